@@ -1,0 +1,14 @@
+"""A file a command: parse, call one plain function, print."""
+
+from graphopt.commands.bench import bench
+from graphopt.commands.compile import compile
+from graphopt.commands.eval import eval
+from graphopt.commands.inspect import inspect
+from graphopt.commands.optimize import optimize
+from graphopt.commands.passes import passes_app
+from graphopt.commands.run import run
+
+ALL = (optimize, compile, run, eval, bench, inspect)
+"""The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
+
+__all__ = ["ALL", "bench", "compile", "eval", "inspect", "optimize", "passes_app", "run"]

@@ -1,0 +1,80 @@
+"""Something that turns named input arrays into named output arrays: an engine.
+
+`run`, `eval`, `bench` and the verification of passes know networks only through this contract, so
+that a compiled bundle, onnxruntime and any competitor are judged by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.errors import InputError
+
+Array = NDArray[np.generic]
+Shape = tuple[int | None, ...]
+"""A tensor's extents; None where any extent will do."""
+
+
+class Engine(Protocol):
+    """A network that is ready to run."""
+
+    name: str
+    """As users know it: `graphopt`, `onnxruntime` …"""
+    inputs: Mapping[str, Shape]
+    outputs: Sequence[str]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name, in freshly allocated arrays."""
+        ...
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file or serialised model, run by onnxruntime on the CPU.
+
+    Args:
+        model: the file's path, or the serialised ModelProto.
+        threads: intra-op threads; 0 leaves it to onnxruntime.
+        optimize: False runs the graph as it is written, node by node.
+
+    Raises:
+        InputError: when onnxruntime refuses the model; the message is onnxruntime's reason.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path | bytes, *, threads: int = 0, optimize: bool = True) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # onnxruntime raises a class of its own for each status code
+            what = model if isinstance(model, Path) else "the model"
+            raise InputError(f"onnxruntime cannot load {what}: {error}") from error
+        self.inputs: Mapping[str, Shape] = {
+            i.name: tuple(d if isinstance(d, int) else None for d in i.shape)
+            for i in self._session.get_inputs()
+        }
+        self.outputs: Sequence[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        try:
+            values = self._session.run(list(self.outputs), dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in feeds.items())
+            raise InputError(f"onnxruntime failed on {shapes}: {error}") from error
+        return dict(zip(self.outputs, values, strict=True))
