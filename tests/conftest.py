@@ -1,0 +1,43 @@
+"""What several tests share: where the real models and photos are, and what this machine can do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of trained models and photos; the test is skipped where it is missing."""
+    folder = Path(os.environ.get("GRAPHOPT_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no trained models at {folder} (set GRAPHOPT_ASSETS)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lwop(assets: Path) -> Path:
+    """Lightweight OpenPose, trained; input `data` [1,3,H,W], dynamic H and W."""
+    return assets / "models" / "lwop_ov0001_i8deq_dynHW.onnx"
+
+
+@pytest.fixture(scope="session")
+def tfpose(assets: Path) -> Path:
+    """tf-pose MobileNetV2-small: 99 unfused BatchNormalization, dynamic H and W, six stages."""
+    return assets / "models" / "tfpose_mnv2small_frozenbn_dynHW.onnx"
+
+
+@pytest.fixture(scope="session")
+def efficientpose(assets: Path) -> Path:
+    """EfficientPose I: Swish, e-Swish, squeeze-and-excitation gates, ConvTranspose; 256 x 256."""
+    return assets / "models" / "efficientpose_I_256.onnx"
+
+
+@pytest.fixture(scope="session")
+def photos(assets: Path) -> list[Path]:
+    """Six photos with several people each."""
+    return sorted((assets / "photos").glob("*.jpg"))
