@@ -1,0 +1,1 @@
+"""From photo to people: pre-processing, decoding, drawing and judging poses."""
