@@ -1,0 +1,89 @@
+"""`graphopt optimize`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+class Verify(str, Enum):
+    """When to compare with the original network."""
+
+    each = "each"
+    end = "end"
+    off = "off"
+
+
+class OnFail(str, Enum):
+    """What a failed comparison does."""
+
+    stop = "stop"
+    revert = "revert"
+    warn = "warn"
+
+
+def optimize(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
+    output: Annotated[
+        Optional[Path],
+        typer.Option("-o", "--output", help="The result; IN.opt.onnx beside the input if left out."),
+    ] = None,
+    preset: Annotated[
+        Optional[str],
+        typer.Option(help="A ready-made pipeline: exact (default) or mobile."),
+    ] = None,
+    passes: Annotated[
+        Optional[str],
+        typer.Option(help="A pipeline such as 'a{x=1}, b'; it follows the preset if both are given."),
+    ] = None,
+    skip_passes: Annotated[
+        str, typer.Option(help="Passes of the pipeline to leave out: a,b.", metavar="A,B")
+    ] = "",
+    load: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="A Python file that defines more passes; may be repeated."),
+    ] = None,
+    input_shape: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
+            metavar="[NAME:]SHAPE",
+        ),
+    ] = None,
+    verify: Annotated[
+        Verify, typer.Option(help="Compare with the original after each pass, at the end, or never.")
+    ] = Verify.each,
+    on_fail: Annotated[
+        OnFail, typer.Option(help="If a comparison fails: stop, take the pass back, or only warn.")
+    ] = OnFail.stop,
+    report: Annotated[
+        Optional[Path], typer.Option(help="Write what was done as JSON.", metavar="F.json")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
+) -> None:
+    """Rewrite a network pass by pass, each checked against the original."""
+    from rich.console import Console
+
+    from graphopt.model import parse_input_shapes
+    from graphopt.optimize import optimize as run
+    from graphopt.report import console
+
+    with Console(stderr=True).status("reading the network") as status:
+        result = run(
+            model,
+            output,
+            preset=preset,
+            passes=passes,
+            skip_passes=[name.strip() for name in skip_passes.split(",") if name.strip()],
+            load=load or [],
+            input_shapes=parse_input_shapes(input_shape or []),
+            verify=verify.value,
+            on_fail=on_fail.value,
+            report=report,
+            force=force,
+            progress=lambda name: status.update(f"running {name}"),
+        )
+    console().print(result)

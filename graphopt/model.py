@@ -1,0 +1,422 @@
+"""ONNX files in and out: load, check, fix shapes; save whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
+
+from graphopt.errors import InputError, Unsupported
+from graphopt.graph import STANDARD_DOMAINS, infer_shapes, refresh_shapes, sort_nodes
+
+# onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+
+OLDEST_OPSET = 11
+"""Before it, Clip, Pad, Dropout and BatchNormalization meant other things."""
+INLINE_LIMIT = 2**31 - 2**24
+"""Bytes of weights that still fit into one protobuf message (2 GB) with room for the graph."""
+RUNTIME_DOMAINS = ("ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc")
+"""Domains beyond the standard one whose operators onnxruntime may know."""
+_LOST_ATTRIBUTES = {
+    onnx.AttributeProto.SPARSE_TENSOR,
+    onnx.AttributeProto.TENSORS,
+    onnx.AttributeProto.GRAPHS,
+    onnx.AttributeProto.SPARSE_TENSORS,
+    onnx.AttributeProto.TYPE_PROTO,
+    onnx.AttributeProto.TYPE_PROTOS,
+}
+"""Attribute types that onnx_graphsurgeon would drop without a word."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an ONNX file says about itself beyond its graph; it survives a round trip.
+
+    Doc strings of single nodes and tensors do not.
+    """
+
+    producer: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    data_files: tuple[Path, ...] = ()
+    """External data that the graph was read from."""
+
+
+def header_of(graph: gs.Graph) -> Header:
+    """The header that `load_model` found; an empty one for a graph made by hand."""
+    header: Header = vars(graph).get("header", Header())
+    return header
+
+
+def copy_model(graph: gs.Graph) -> gs.Graph:
+    """A copy with its header; constant arrays are shared (passes never edit them in place)."""
+    copied = graph.copy()
+    copied.header = header_of(graph)
+    return copied
+
+
+def sha256_of(path: Path) -> str:
+    """The hex digest of a file (its external data, where it has some, is not covered)."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> gs.Graph:
+    """Read an ONNX file, check it, and infer every tensor's shape.
+
+    External data is read, model-local functions are kept, and an initializer that is also listed
+    as an input (as old exporters do) becomes a plain constant.
+
+    Args:
+        path: the file.
+        input_shapes: sizes to fix inputs at, by name; the name "" means the only input.
+
+    Raises:
+        InputError: no such file, no ONNX model, damaged, external data missing or short, the
+            checker's objection, or shapes that do not fit the model.
+        Unsupported: an opset or operator that the installed onnxruntime does not run.
+    """
+    model = _read(path)
+    _check_opset(model, path)
+    _check_operators(model, path)
+    data_files = _read_external_data(model, path)
+    _check(model, path)
+    graph = gs.import_onnx(model)
+    # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
+    graph.ir_version = max(model.ir_version, 4)
+    graph.header = Header(
+        producer=model.producer_name,
+        producer_version=model.producer_version,
+        domain=model.domain,
+        model_version=model.model_version,
+        doc_string=model.doc_string,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        data_files=data_files,
+    )
+    sort_nodes(graph)
+    if input_shapes:
+        _fix_inputs(graph, input_shapes)
+    refresh_shapes(graph)
+    return graph
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise InputError(
+            f"{path} is not an ONNX model, or is damaged",
+            hint="export it again, and compare the file's size with the original's",
+        ) from error
+    if not model.ir_version or not model.graph.node:
+        raise InputError(
+            f"{path} is not a whole ONNX model: it holds no graph",
+            hint="a download or copy may have been cut short",
+        )
+    return model
+
+
+def _check_opset(model: onnx.ModelProto, path: Path) -> None:
+    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), None)
+    if opset is None:
+        raise InputError(f"{path} does not say which ONNX opset it uses")
+    if opset < OLDEST_OPSET:
+        raise Unsupported(
+            f"{path} uses opset {opset}; the oldest supported is {OLDEST_OPSET}",
+            hint=f"export it again with opset_version={OLDEST_OPSET} or newer, "
+            "or use onnx.version_converter",
+        )
+    if not _runtime_accepts(opset):
+        newest = next(n for n in range(opset - 1, 0, -1) if _runtime_accepts(n))
+        raise Unsupported(
+            f"{path} uses opset {opset}; "
+            f"the newest that onnxruntime {ort.__version__} runs is {newest}",
+            hint=f"export it with opset_version={newest}, or upgrade onnxruntime",
+        )
+
+
+@cache
+def _runtime_accepts(opset: int) -> bool:
+    """Whether the installed onnxruntime runs models of this opset: it is asked, not looked up."""
+    helper = onnx.helper
+    value = [onnx.TensorProto.FLOAT, [1]]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", *value)],
+        [helper.make_tensor_value_info("y", *value)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:  # onnxruntime raises a class of its own for each status code
+        return False
+    return True
+
+
+def _nodes_of(
+    graph: onnx.GraphProto | onnx.FunctionProto,
+) -> Iterator[onnx.NodeProto]:
+    """Every node, those of subgraphs too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes_of(attribute.g)
+
+
+def _check_operators(model: onnx.ModelProto, path: Path) -> None:
+    functions = {(f.domain, f.name) for f in model.functions}
+    for holder in (model.graph, *model.functions):
+        for node in _nodes_of(holder):
+            name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            standard = node.domain in STANDARD_DOMAINS
+            known = (
+                (node.domain, node.op_type) in functions
+                or (standard and onnx.defs.has(node.op_type, ""))
+                or node.domain in RUNTIME_DOMAINS
+            )
+            if not known:
+                raise Unsupported(
+                    f"{path} uses the operator {name}, which neither ONNX nor the model defines",
+                    node=node.name or node.output[0],
+                    hint="export with standard operators, or add it as a model-local function",
+                )
+            for attribute in node.attribute:
+                if attribute.type in _LOST_ATTRIBUTES:
+                    kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+                    raise Unsupported(
+                        f"{path}: attribute {attribute.name} of {name} is a {kind}, "
+                        "which cannot be carried through",
+                        node=node.name or node.output[0],
+                    )
+
+
+def _read_external_data(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    """Load the weights that are stored beside the model; say which file is missing or short."""
+    helper = onnx.external_data_helper
+    files = set()
+    for tensor in helper._get_all_tensors(model):
+        if not helper.uses_external_data(tensor):
+            continue
+        info = helper.ExternalDataInfo(tensor)
+        file = path.parent / info.location
+        if not file.is_file():
+            raise InputError(
+                f"{path} keeps its weights in {info.location}, which is not beside it",
+                hint=f"put {info.location} into {path.parent.resolve()}",
+            )
+        if file.stat().st_size < (info.offset or 0) + (info.length or 0):
+            raise InputError(
+                f"{file} is too short: it ends before the weights of tensor {tensor.name}",
+                hint="a download or copy may have been cut short",
+            )
+        files.add(file)
+    if files:
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except (onnx.checker.ValidationError, OSError, ValueError) as error:
+            raise InputError(f"the external data of {path} cannot be read: {error}") from error
+    return tuple(sorted(files))
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    """The ONNX checker's opinion; weights past protobuf's limit are judged without it."""
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > INLINE_LIMIT:
+        return
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} is not a valid ONNX model: {reason}") from error
+
+
+def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    known = ", ".join(f"{t.name} {_shape_text(t.shape)}" for t in graph.inputs)
+    for given, shape in input_shapes.items():
+        name = given
+        if not given and len(inputs) == 1:
+            (name,) = inputs
+        if name not in inputs:
+            raise InputError(
+                f"the model has no input {name!r}" if name else "the model has several inputs",
+                hint=f"its inputs are: {known}; write NAME:1,3,368,656",
+            )
+        declared = inputs[name].shape
+        text = _shape_text(shape)
+        if declared is not None and len(declared) != len(shape):
+            raise InputError(
+                f"input {name} has {len(declared)} dimensions, but {text} has {len(shape)}",
+                hint=f"the model's inputs are: {known}",
+            )
+        for want, dim in zip(shape, declared or shape, strict=True):
+            if isinstance(dim, int) and dim > 0 and dim != want:
+                raise InputError(
+                    f"input {name} is fixed at {_shape_text(declared)}; it cannot be {text}",
+                    hint="export the model with dynamic axes, or keep the fixed size",
+                )
+        inputs[name].shape = list(shape)
+    known_shapes = infer_shapes(graph, strict=True)
+    for tensor in graph.outputs:
+        _, inferred = known_shapes.get(tensor.name, (None, None))
+        if inferred is not None:
+            tensor.shape = list(inferred)
+
+
+def _shape_text(shape: Sequence[Any] | None) -> str:
+    return "of any shape" if shape is None else "x".join(str(dim or "?") for dim in shape)
+
+
+def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`["data:1,3,368,656"]` to `{"data": (1, 3, 368, 656)}`; without a name the key is "".
+
+    Raises:
+        InputError: when a text is not of that form.
+    """
+    shapes = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        try:
+            shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise InputError(f"{text!r} is not an input shape", hint="write NAME:1,3,368,656")
+        shapes[name] = shape
+    return shapes
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+def to_proto(graph: gs.Graph) -> onnx.ModelProto:
+    """The graph with its header as an ONNX message."""
+    header = header_of(graph)
+    model = gs.export_onnx(graph)
+    model.producer_name = header.producer
+    model.producer_version = header.producer_version
+    model.domain = header.domain
+    model.model_version = header.model_version
+    model.doc_string = header.doc_string
+    onnx.helper.set_model_props(model, dict(header.metadata))
+    return model
+
+
+def weight_bytes(graph: gs.Graph) -> int:
+    """Bytes of all constants of the graph."""
+    return sum(
+        tensor._values.nbytes
+        for tensor in graph.tensors().values()
+        if isinstance(tensor, gs.Constant)
+    )
+
+
+@contextmanager
+def serialised(graph: gs.Graph) -> Iterator[bytes | Path]:
+    """The model as bytes, or past protobuf's 2 GB as a file that lives as long as the context."""
+    if weight_bytes(graph) <= INLINE_LIMIT:
+        yield to_proto(graph).SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "model.onnx"
+        _write_external(graph, path)
+        yield path
+
+
+def _write_external(graph: gs.Graph, path: Path) -> None:
+    onnx.save_model(
+        to_proto(graph),
+        str(path),
+        save_as_external_data=True,
+        location=f"{path.name}.data",
+        size_threshold=1024,
+    )
+
+
+def save_model(
+    graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write an ONNX file, whole or not at all; weights over 2 GB go to `NAME.onnx.data` beside it.
+
+    Args:
+        graph: the graph, its nodes in order.
+        path: the file; one that exists is replaced, missing folders are made.
+        metadata: entries to add to the file's own.
+
+    Raises:
+        InputError: when the folder or disk does not take it; then nothing is left behind.
+    """
+    stamped = copy_model(graph)
+    header = header_of(graph)
+    stamped.header = Header(
+        **{**vars(header), "metadata": {**header.metadata, **(metadata or {})}},
+    )
+    with replacing(path) as fresh:
+        if weight_bytes(graph) <= INLINE_LIMIT:
+            fresh.write_bytes(to_proto(stamped).SerializeToString())
+            return
+        data = path.with_name(f"{path.name}.data")
+        if any(data.resolve() == file.resolve() for file in header.data_files):
+            raise InputError(
+                f"the weights would go to {data}, which the input is read from",
+                hint="choose another output name",
+            )
+        _write_external(stamped, fresh)
+        os.replace(fresh.with_name(data.name), data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, of the same name in a folder beside `path`; then it takes its place.
+
+    Raises:
+        InputError: when the operating system refuses; then nothing is left behind.
+    """
+    folder: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+        fresh = Path(folder) / path.name
+        yield fresh
+        os.replace(fresh, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="choose another folder with -o, or make room on the disk",
+        ) from error
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+

@@ -1,0 +1,109 @@
+"""The plain function behind `graphopt optimize`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from graphopt import __version__
+from graphopt.errors import InputError
+from graphopt.model import load_model, save_model, sha256_of
+from graphopt.pipeline import (
+    PRESETS,
+    OnFail,
+    VerifyMode,
+    format_pipeline,
+    lookup,
+    parse_pipeline,
+    run_pipeline,
+)
+from graphopt.registry import find_passes
+from graphopt.report import Report
+
+
+def optimize(
+    path: Path,
+    output: Path | None = None,
+    *,
+    preset: str | None = None,
+    passes: str | None = None,
+    skip_passes: Collection[str] = (),
+    load: Sequence[Path] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    verify: VerifyMode = "each",
+    on_fail: OnFail = "stop",
+    report: Path | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Rewrite an ONNX file pass by pass, and write the result beside it.
+
+    The result's metadata says which pipeline, version and input made it (`graphopt.pipeline`,
+    `graphopt.version`, `graphopt.input_sha256`).
+
+    Args:
+        path: the network.
+        output: where the result goes; without it `NAME.opt.onnx` beside the input.
+        preset: a pipeline of `PRESETS`; `exact` where neither it nor `passes` is given.
+        passes: a pipeline; after the preset's where both are given.
+        skip_passes: passes of the pipeline to leave out, by name.
+        load: Python files that define more passes.
+        input_shapes: sizes to fix inputs at, see `load_model`.
+        verify: check after each pass, at the end, or not.
+        on_fail: what a failed check does, see `run_pipeline`.
+        report: a file to write the report's JSON to.
+        force: allow the output to replace the input.
+        progress: called with each pass's name before it runs.
+
+    Raises:
+        GraphoptError: see `load_model`, `parse_pipeline` and `run_pipeline`; nothing is written.
+    """
+    output = output or path.with_name(f"{path.stem}.opt.onnx")
+    _check_paths(path, output, report, force=force)
+    known = find_passes(load)
+    for name in skip_passes:
+        lookup(name, known)
+    pipeline = [
+        chosen
+        for chosen in parse_pipeline(_pipeline_text(preset, passes), known)
+        if chosen.name not in skip_passes
+    ]
+    graph = load_model(path, input_shapes)
+    digest = sha256_of(path)
+    result = run_pipeline(graph, pipeline, verify=verify, on_fail=on_fail, progress=progress)
+    text = format_pipeline(pipeline)
+    save_model(
+        result.graph,
+        output,
+        metadata={
+            "graphopt.pipeline": text,
+            "graphopt.version": __version__,
+            "graphopt.input_sha256": digest,
+        },
+    )
+    summary = Report.of(path, output, text, result)
+    if report:
+        summary.write(report)
+    return summary
+
+
+def _pipeline_text(preset: str | None, passes: str | None) -> str:
+    if preset is not None and preset not in PRESETS:
+        raise InputError(
+            f"there is no preset {preset!r}", hint=f"the presets are {', '.join(PRESETS)}"
+        )
+    if preset is None and passes is None:
+        preset = "exact"
+    return ", ".join(text for text in (preset and PRESETS[preset], passes) if text)
+
+
+def _check_paths(path: Path, output: Path, report: Path | None, *, force: bool) -> None:
+    """Refuse what could destroy the input, before any time is spent."""
+    if output.resolve() == path.resolve() and not force:
+        raise InputError(
+            f"the output {output} is the input", hint="choose another with -o, or say --force"
+        )
+    if output.is_dir():
+        raise InputError(f"the output {output} is a folder", hint="give a file name with -o")
+    if report and report.resolve() in (path.resolve(), output.resolve()):
+        raise InputError(f"the report {report} would replace the network", hint="name another file")

@@ -1,0 +1,159 @@
+"""What a pass is: the contract that built-in passes, plug-ins and `--load` files all meet."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+
+import onnx_graphsurgeon as gs
+
+from graphopt.graph import refresh_shapes, sort_nodes
+
+Site = TypeVar("Site")
+
+
+class Numerics(str, Enum):
+    """What a pass promises about the network's outputs."""
+
+    EXACT = "exact"
+    """Nothing but rounding changes; verified."""
+    APPROXIMATE = "approximate"
+    """Outputs move a little; measured and reported."""
+    RETRAIN = "retrain"
+    """Outputs move so much that the network must be trained again."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A place that was rewritten."""
+
+    node: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place that looked right but was left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did to a graph."""
+
+    changes: tuple[Change, ...]
+    skips: tuple[Skip, ...]
+
+
+def option(default: Any, help: str) -> Any:
+    """A pass's option: a dataclass field with a default and a line for the manual page."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Pass(ABC, Generic[Site]):
+    """A rewriting of graphs.
+
+    A pass is a frozen dataclass: its fields are its options on the command line, and its docstring
+    is its manual page, with the sections *Rewrite*, *Numerics*, *Why* and *When it skips*. It
+    defines `name`, `numerics`, `match` and `rewrite`; finding sites and changing them are apart, so
+    that a site that is left alone can say why.
+    """
+
+    name: ClassVar[str]
+    """As pipelines write it; a built-in pass lives in the file of that name."""
+    numerics: ClassVar[Numerics]
+    repeat: ClassVar[bool] = False
+    """Whether changes may open new sites: then the graph is swept until nothing changes."""
+
+    @abstractmethod
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        """Yield the sites, and a `Skip` for each place that is no site for a reason worth saying.
+
+        It is consumed lazily: each site is rewritten before the search goes on, so walk over a copy
+        of `graph.nodes`. A node that a rewrite has taken out has no outputs any more.
+        """
+
+    @abstractmethod
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        """Rewrite one site; the order of `graph.nodes` and inner shapes are restored later."""
+
+    def run(self, graph: gs.Graph) -> Outcome:
+        """Find and rewrite every site of `graph`, in place."""
+        changes: list[Change] = []
+        while True:
+            results = [
+                found if isinstance(found, Skip) else self.rewrite(graph, found)
+                for found in self.match(graph)
+            ]
+            fresh = [result for result in results if isinstance(result, Change)]
+            changes += fresh
+            if fresh:
+                sort_nodes(graph)
+                refresh_shapes(graph)
+            if not fresh or not self.repeat:
+                skips = (result for result in results if isinstance(result, Skip))
+                return Outcome(tuple(changes), tuple(dict.fromkeys(skips)))
+
+    def __str__(self) -> str:
+        """The pass as a pipeline writes it; options at their defaults are left out."""
+        given = ", ".join(
+            f"{f.name}={_text(getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"{self.name}{{{given}}}" if given else self.name
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a pass, for its manual page and for reading pipelines."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
+    """A pass's options by name; the default is `dataclasses.MISSING` where one must be given."""
+    hints = get_type_hints(pass_type, include_extras=True)
+    return {
+        f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("help", ""))
+        for f in fields(pass_type)
+        if f.init
+    }
+
+
+def manual_of(pass_type: type[Pass[Any]]) -> str:
+    """The manual page: the docstring, then the options with their types and defaults."""
+    lines = [inspect.cleandoc(pass_type.__doc__ or "(no manual page)")]
+    options = options_of(pass_type).values()
+    if options:
+        lines += ["", "Options:"]
+        for o in options:
+            default = "required" if o.default is MISSING else f"default {_text(o.default)}"
+            lines.append(f"    {o.name}: {type_text(o.type)} ({default})")
+            if o.help:
+                lines.append(f"        {o.help}")
+    return "\n".join(lines)
+
+
+def type_text(hint: Any) -> str:
+    """A type as people write it: `int`, `hard | hardtanh`."""
+    origin_args = getattr(hint, "__args__", ())
+    if getattr(hint, "__metadata__", None):  # Annotated[int, …]
+        return type_text(hint.__origin__)
+    if origin_args:
+        return " | ".join(a.__name__ if isinstance(a, type) else str(a) for a in origin_args)
+    return str(getattr(hint, "__name__", hint))

@@ -1,0 +1,184 @@
+"""The result of `graphopt optimize`: as JSON, and as tables for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.cost import Cost
+from graphopt.model import replacing
+from graphopt.pipeline import PipelineResult, Step
+
+
+class Totals(BaseModel):
+    """What a network costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: int
+    macs: int
+    bytes: int
+    nodes: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> Totals:
+        """The sums of a cost."""
+        return cls(params=cost.params, macs=cost.macs, bytes=cost.bytes, nodes=cost.nodes)
+
+
+class SkipEntry(BaseModel):
+    """A place that a pass left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    reason: str
+
+
+class PassEntry(BaseModel):
+    """What one pass did."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    changes: int
+    skips: tuple[SkipEntry, ...]
+    max_abs_diff: float | None
+    """Largest absolute difference of an output to the original network's, divided by that output's
+    range; null when it was not measured, or when an output is not finite."""
+    numerics: str
+    seconds: float
+    after: Totals = Field(exclude=True)
+    failure: str | None = Field(exclude=True)
+    reverted: bool = Field(exclude=True)
+
+    @classmethod
+    def of(cls, step: Step) -> PassEntry:
+        """The entry of one step."""
+        return cls(
+            name=step.name,
+            changes=len(step.changes),
+            skips=tuple(SkipEntry(node=s.node, reason=s.reason) for s in step.skips),
+            max_abs_diff=step.difference,
+            numerics=step.numerics.value,
+            seconds=step.seconds,
+            after=Totals.of(step.cost),
+            failure=step.failure,
+            reverted=step.reverted,
+        )
+
+
+class Report(BaseModel):
+    """What `graphopt optimize` did; its JSON form is stable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    output: str
+    pipeline: str
+    before: Totals
+    after: Totals
+    passes: tuple[PassEntry, ...]
+    sizes: Mapping[str, tuple[int, ...]] = Field(exclude=True)
+    """The input sizes that MACs were counted and outputs compared at."""
+    uncounted: int = Field(exclude=True)
+    """Layers whose MACs are not in the sums, since their shapes are not known."""
+
+    @classmethod
+    def of(cls, source: Path, output: Path, pipeline: str, result: PipelineResult) -> Report:
+        """The report of a pipeline's result."""
+        return cls(
+            input=str(source),
+            output=str(output),
+            pipeline=pipeline,
+            before=Totals.of(result.before),
+            after=Totals.of(result.after),
+            passes=tuple(PassEntry.of(step) for step in result.steps),
+            sizes=result.input_shapes,
+            uncounted=max(result.before.uncounted, result.after.uncounted),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the JSON form, whole or not at all."""
+        with replacing(path) as fresh:
+            fresh.write_text(self.model_dump_json(indent=2) + "\n")
+
+    def __rich__(self) -> RenderableType:
+        """Pass by pass, then what was left alone, then before and after."""
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        table = Table(title=f"{self.input} → {self.output}", title_justify="left")
+        for name in ("pass", "numerics"):
+            table.add_column(name, overflow="fold")
+        for name in ("changed", "skipped", "params", "MACs", "bytes", "difference", "seconds"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_row("(input)", "", "", "", *_totals(self.before), "", "", style="dim")
+        for entry in self.passes:
+            table.add_row(
+                entry.name,
+                "reverted" if entry.reverted else entry.numerics,
+                str(entry.changes),
+                str(len(entry.skips)),
+                *_totals(entry.after),
+                "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
+                f"{entry.seconds:.2f}",
+                style="red" if entry.failure else None,
+            )
+        yield table
+        yield from self._skipped()
+        for entry in self.passes:
+            if entry.failure:
+                done = "was taken back" if entry.reverted else "failed its check"
+                yield Text(f"{entry.name} {done}: {entry.failure}", style="red")
+        at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.sizes.items())
+        yield Text(f"MACs and differences at {at or 'no known input size'}.", style="dim")
+        if self.uncounted:
+            yield Text(f"{self.uncounted} layers of unknown shape are not in the MACs.", style="dim")
+        yield Text(
+            f"nodes {self.before.nodes} → {self.after.nodes}, "
+            + ", ".join(
+                f"{name} {old} → {new}"
+                for name, old, new in zip(
+                    ("params", "MACs", "bytes"),
+                    _totals(self.before),
+                    _totals(self.after),
+                    strict=True,
+                )
+            ),
+            style="bold",
+        )
+
+    def _skipped(self) -> Iterator[RenderableType]:
+        """The reasons of the last run of each pass: earlier ones may have been settled since."""
+        last = {entry.name: entry for entry in self.passes}
+        for entry in last.values():
+            for reason, count in Counter(skip.reason for skip in entry.skips).most_common():
+                example = next(skip.node for skip in entry.skips if skip.reason == reason)
+                yield Text(f"{entry.name} left {count}: {reason} (such as {example})")
+
+
+def _totals(totals: Totals) -> tuple[str, str, str]:
+    return human(totals.params), human(totals.macs), human(totals.bytes)
+
+
+def human(count: int) -> str:
+    """A count with three significant digits and a suffix: 4.10 M."""
+    value = float(count)
+    for suffix in ("", " k", " M", " G"):
+        if value < 1000 or suffix == " G":
+            break
+        value /= 1000
+    return f"{count}" if not suffix else f"{value:.{max(0, 3 - len(str(int(value))))}f}{suffix}"
+
+
+def console() -> Console:
+    """The console for results; into a file or pipe, wide enough that no table is cut."""
+    wide = Console()
+    return wide if wide.is_terminal else Console(width=140)

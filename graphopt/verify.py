@@ -1,0 +1,263 @@
+"""Whether a rewritten network still is the network: well-formed, and equal within its numerics.
+
+Networks are run by onnxruntime, node by node as they are written, on seeded images with the
+statistics of natural ones: a power spectrum that falls with the square of the spatial frequency
+(D. J. Field, "Relations between the statistics of natural images and the response properties of
+cortical cells", JOSA A 4(12), 1987). Each network sees them at three scales, since nothing in an
+ONNX file says whether it expects pixels or normalised values: 0 to 255, 0 to 1, and mean 0 with
+deviation 1. The worst scale counts. A difference is the largest absolute one in a tensor, relative
+to the range of that tensor's values in the reference (maximum minus minimum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.errors import CheckFailed, GraphoptError, InputError
+from graphopt.graph import Dim, static_shape
+from graphopt.model import copy_model, serialised
+from graphopt.passbase import Numerics
+
+EXACT_LIMITS = {"float16": 1e-2, "bfloat16": 1e-1}
+"""The largest difference that an exact pass may make, where outputs are stored in half precision."""
+EXACT_LIMIT = 1e-4
+"""The same for every other element type."""
+
+_SIZES = ((96, 128), (128, 192), (192, 256), (256, 256), (224, 224), (368, 368), (512, 512))
+"""Heights and widths to try for dynamic inputs, modest first and not square, so that a transposed
+image shows."""
+_SEED = 20240607
+
+Feeds = Mapping[str, Array]
+
+
+def natural_image(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """A random image, mean 0 and deviation 1, with a 1/f amplitude spectrum in its last two axes.
+
+    Args:
+        shape: of any rank from 2 on; the last two axes are height and width.
+        rng: where the randomness comes from.
+    """
+    height, width = shape[-2:]
+    fy = np.fft.fftfreq(height)[:, None]
+    fx = np.fft.rfftfreq(width)[None, :]
+    frequency = np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
+    white = np.fft.rfft2(rng.standard_normal(shape))
+    image = np.fft.irfft2(white / frequency, s=(height, width))
+    return (image - image.mean()) / max(image.std(), 1e-12)
+
+
+def _pixels(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.clip(image * 0.25 + 0.5, 0.0, 1.0)
+
+
+_SCALES = (
+    lambda image: 255.0 * _pixels(image),
+    _pixels,
+    lambda image: image,
+)
+
+
+def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[Feeds]:
+    """The seeded inputs that networks are compared on: one set for each scale.
+
+    Inputs that are no floating-point images get normal noise, small numbers or coin tosses.
+    """
+    feeds: list[Feeds] = []
+    for scale in _SCALES:
+        rng = np.random.default_rng(_SEED)
+        feed = {}
+        for tensor in graph.inputs:
+            shape, dtype = tuple(shapes[tensor.name]), np.dtype(tensor.dtype)
+            if not np.issubdtype(dtype, np.floating):
+                feed[tensor.name] = rng.integers(0, 2, shape).astype(dtype)
+            elif len(shape) >= 3 and min(shape[-2:]) > 1:
+                feed[tensor.name] = scale(natural_image(shape, rng)).astype(dtype)
+            else:
+                feed[tensor.name] = rng.standard_normal(shape).astype(dtype)
+        feeds.append(feed)
+    return feeds
+
+
+def example_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
+    """A size for every input: its own where it is fixed, else the first modest one that runs.
+
+    Raises:
+        InputError: when the network runs at none of them.
+    """
+    fixed = {tensor.name: static_shape(tensor) for tensor in graph.inputs}
+    if all(shape is not None for shape in fixed.values()):
+        return {name: shape for name, shape in fixed.items() if shape is not None}
+    with serialised(graph) as model:
+        engine = OnnxRuntimeEngine(model, optimize=False)
+        reason = ""
+        for size in _SIZES:
+            shapes = _bound(graph, size)
+            try:
+                engine.run(sample_feeds(graph, shapes)[0])
+            except InputError as error:
+                reason = error.message
+            else:
+                return shapes
+    raise InputError(
+        f"the network runs at no usual input size: {reason}",
+        hint="give one with --input-shape NAME:1,3,368,656",
+    )
+
+
+def _bound(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Every input's shape with its dynamic extents chosen; a name means the same extent anywhere."""
+    names: dict[str, int] = {}
+
+    def bind(dim: Dim, choice: int) -> int:
+        if isinstance(dim, int) and dim > 0:
+            return dim
+        return names.setdefault(dim, choice) if isinstance(dim, str) and dim else choice
+
+    shapes = {}
+    for tensor in graph.inputs:
+        dims = list(tensor.shape or (None,) * 4)
+        choices = [1, 3, *size] if len(dims) == 4 else [1] * len(dims)
+        shapes[tensor.name] = tuple(bind(d, c) for d, c in zip(dims, choices, strict=True))
+    return shapes
+
+
+def difference(value: Array, reference: Array) -> float:
+    """The largest absolute difference, relative to the reference's range; inf where one is not
+    finite and the other differs, or the shapes do."""
+    if value.shape != reference.shape:
+        return float("inf")
+    if not value.size:
+        return 0.0
+    a, b = value.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    inside = b[finite]
+    spread = float(np.ptp(inside)) or float(np.abs(inside).max()) or 1.0
+    return float(np.abs(a[finite] - inside).max()) / spread
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a rewritten graph found."""
+
+    difference: float | None
+    """Of the outputs, to the original network's; None when the graph could not be run."""
+    failure: str | None = None
+    """Why the check failed, in a sentence; None when it passed."""
+
+
+class Verifier:
+    """Holds a network's outputs, and compares what passes make of it with them.
+
+    Args:
+        original: the network before any pass.
+        input_shapes: the sizes to run at.
+    """
+
+    def __init__(self, original: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
+        self._feeds = sample_feeds(original, input_shapes)
+        self._original = self._run(original)
+        self._outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in original.outputs}
+        # What exact passes are held to: the network as the last pass that may change values left it.
+        self._baseline, self._baseline_values = copy_model(original), self._original
+
+    def check(self, graph: gs.Graph, numerics: Numerics) -> Verdict:
+        """Judge a graph; when it passes, later exact passes are compared with it where they must.
+
+        Raises:
+            Nothing: whatever goes wrong is the verdict.
+        """
+        try:
+            self._check_form(graph)
+            values = self._run(graph)
+        except GraphoptError as error:
+            return Verdict(None, str(error.message))
+        moved = self._difference(values, self._original)
+        if numerics is not Numerics.EXACT:
+            if not np.isfinite(moved):
+                return Verdict(moved, f"outputs are not finite; {self._blame(graph)}")
+            self._baseline, self._baseline_values = copy_model(graph), values
+        elif self._breaks(values, self._baseline_values):
+            worst = self._difference(values, self._baseline_values)
+            return Verdict(
+                moved, f"an exact pass moved outputs by {worst:.1e} of their range; {self._blame(graph)}"
+            )
+        return Verdict(moved)
+
+    def _check_form(self, graph: gs.Graph) -> None:
+        outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in graph.outputs}
+        if outputs != self._outputs:
+            raise CheckFailed(f"the outputs changed from {self._outputs} to {outputs}")
+        with serialised(graph) as model:
+            try:
+                onnx.checker.check_model(model, full_check=True)
+            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise CheckFailed(f"the graph is no longer valid ONNX: {reason}") from error
+
+    def _run(self, graph: gs.Graph) -> list[dict[str, Array]]:
+        with serialised(graph) as model:
+            engine = OnnxRuntimeEngine(model, optimize=False)
+            return [engine.run(feed) for feed in self._feeds]
+
+    @staticmethod
+    def _pairs(
+        values: list[dict[str, Array]], references: list[dict[str, Array]]
+    ) -> Iterator[tuple[Array, Array]]:
+        for value, reference in zip(values, references, strict=True):
+            yield from ((value[name], reference[name]) for name in reference if name in value)
+
+    def _difference(
+        self, values: list[dict[str, Array]], references: list[dict[str, Array]]
+    ) -> float:
+        return max((difference(a, b) for a, b in self._pairs(values, references)), default=0.0)
+
+    def _breaks(self, values: list[dict[str, Array]], references: list[dict[str, Array]]) -> bool:
+        return any(
+            difference(a, b) > EXACT_LIMITS.get(str(b.dtype), EXACT_LIMIT)
+            for a, b in self._pairs(values, references)
+        )
+
+    def _blame(self, graph: gs.Graph) -> str:
+        """Name the first tensor, in the graph's order, that departs from the baseline's of its name."""
+        ours, theirs = graph.tensors(), self._baseline.tensors()
+        names = [
+            name
+            for name, tensor in ours.items()
+            if isinstance(tensor, gs.Variable) and tensor.inputs and name in theirs
+            and isinstance(theirs[name], gs.Variable)
+        ]
+        try:
+            values = self._run(_exposing(graph, names))
+            references = self._run(_exposing(self._baseline, names))
+        except GraphoptError as error:
+            return f"which tensor departs first could not be found: {error.message}"
+        for name in names:
+            a = [value[name] for value in values]
+            b = [reference[name] for reference in references]
+            pairs = [({name: x}, {name: y}) for x, y in zip(a, b, strict=True)]
+            worst = max(difference(x[name], y[name]) for x, y in pairs)
+            if any(self._breaks([x], [y]) for x, y in pairs):
+                return f"the first tensor that departs is {name} ({worst:.1e} of its range)"
+        return "no inner tensor departs that much"
+
+
+def _exposing(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
+    """A copy whose outputs are the named tensors."""
+    copied = copy_model(graph)
+    tensors = copied.tensors()
+    copied.outputs = [tensors[name] for name in names]
+    for tensor in copied.outputs:
+        tensor.dtype = tensor.dtype or np.dtype(np.float32)
+    return copied
