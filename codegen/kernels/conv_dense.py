@@ -1,0 +1,234 @@
+"""Dense convolution, any kernel size, stride, padding and dilation, direct on blocked activations.
+
+CPU: a register tile is some pixels of a row times some blocks of filters. Its loop runs over input
+channels; each input value is broadcast and multiplied into every block's vector of filters. Which
+taps fall outside the picture is known where the code is made for the leftmost and rightmost tiles,
+so padding costs neither a copy nor a test; rows outside are skipped by the bounds of the ky loop.
+
+GPU: a work-item computes the same tile, with tests at the borders.
+
+Reference for the blocked direct convolution: Georganas et al., "Anatomy of High-Performance Deep
+Learning Convolutions on SIMD Architectures", SC 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.conv import (
+    ConvSpec,
+    Parameters,
+    RegisterTile,
+    blocks,
+    pack_channels,
+)
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, vector
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.targets import Target
+
+
+def handles(spec: ConvSpec) -> bool:
+    """Whether this kernel computes that convolution."""
+    return not spec.depthwise
+
+
+class Tile(NamedTuple):
+    """A register tile: blocks of filters times pixels of a row."""
+
+    filters: int
+    pixels: int
+
+
+def choose_tile(spec: ConvSpec, target: Target, width: int) -> Tile:
+    """The tile that wastes least: filters that divide the blocks, few narrow last tiles.
+
+    Args:
+        width: pixels in a row of tiles.
+    """
+    out_blocks = blocks((spec.out_channels,), target.lanes)
+
+    def cost(tile: Tile) -> float:
+        full, rest = divmod(width, tile.pixels)
+        widths = [tile.pixels] * full + [rest] * (rest > 0)
+        # A step of the inner loop: one multiply-add an accumulator, but never fewer than hide the
+        # unit's latency; plus the loads of weights and inputs (two of them share a cycle).
+        step = sum(max(tile.filters * w, 8) + (tile.filters + w) / 2 for w in widths)
+        return step * (out_blocks // tile.filters)
+
+    tiles = [
+        Tile(filters, max(1, min(width, target.registers // filters)))
+        for filters in range(1, target.filter_blocks + 1)
+        if out_blocks % filters == 0
+    ]
+    narrower = [Tile(t.filters, p) for t in tiles for p in range(max(1, t.pixels // 2), t.pixels)]
+    return min(tiles + narrower, key=cost)
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+    """(O, I, kh, kw) to (O groups, I blocks, kh, kw, I lanes, filters of a tile, lanes)."""
+    tile = choose_tile(spec, target, spec.out_size[1])
+    filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
+    if spec.planar:
+        inputs = np.moveaxis(filters, 1, 0)[None]  # (1, I, OB, kh, kw, lanes)
+    else:
+        split = pack_channels(np.moveaxis(filters, 1, 0), target.lanes, spec.in_channels)
+        inputs = np.moveaxis(split, -1, 1)  # (IB, I lanes, OB, kh, kw, lanes)
+    ib, il, ob, kh, kw, lanes = inputs.shape
+    grouped = inputs.reshape(ib, il, ob // tile.filters, tile.filters, kh, kw, lanes)
+    return np.ascontiguousarray(grouped.transpose(2, 0, 4, 5, 1, 3, 6))
+
+
+def weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
+    """The shape that `pack_weight` gives."""
+    tile = choose_tile(spec, target, spec.out_size[1])
+    out_blocks = blocks((spec.out_channels,), target.lanes)
+    channels = sum(spec.in_channels)
+    in_blocks, in_lanes = (
+        (1, channels) if spec.planar else (blocks(spec.in_channels, target.lanes), target.lanes)
+    )
+    groups = out_blocks // tile.filters
+    return (groups, in_blocks, *spec.kernel, in_lanes, tile.filters, target.lanes)
+
+
+def build(spec: ConvSpec, target: Target) -> Any:
+    """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+    with kernel("conv_dense") as get:
+        p = Parameters(spec, target, weight_shape(spec, target))
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
+    return get()
+
+
+def rows_inside(spec: ConvSpec, first: Expr) -> tuple[Expr, Expr]:
+    """The range of ky whose input rows lie inside the picture.
+
+    Args:
+        first: the input row that ky = 0 reads.
+    """
+    kh, dilation = spec.kernel[0], spec.dilations[0]
+    if spec.pads[0] == 0 and spec.pads[2] == 0:
+        return 0, kh
+    low = T.max(0, tirx.floordiv(dilation - 1 - first, dilation))
+    high = T.min(kh, tirx.floordiv(spec.size[0] - 1 - first, dilation) + 1)
+    return low, high
+
+
+def tile_weights(p: Parameters, tile: Tile, target: Target, *index: Expr) -> list[Expr]:
+    """A tile's vectors of weights at (group, block, ky, kx, lane)."""
+    lanes = vector(target.lanes)
+    return [T.bind(p.weight[(*index, f, lanes)]) for f in range(tile.filters)]
+
+
+def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+    tile = choose_tile(spec, target, spec.out_size[1])
+    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target)
+    width, out_height = spec.size[1], spec.out_size[0]
+    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
+
+    def compute(group: Expr, row: Expr, column: Expr, pixels: int, inside: bool) -> None:
+        """One tile from `column`, which is a number unless all its taps are inside."""
+        sums = RegisterTile(target, tile.filters, pixels)
+        first = T.bind(row * spec.strides[0] - spec.pads[0])
+        with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:
+            in_row = T.bind(first + ky * spec.dilations[0])
+            with T.serial(0, in_lanes) as lane:
+                for kx in range(kw):
+                    weights = tile_weights(p, tile, target, group, block, ky, kx, lane)
+                    for pixel in range(pixels):
+                        at = (column + pixel) * stride + kx * dilation - pad
+                        if not inside and not 0 <= at < width:
+                            continue
+                        index = (lane, in_row, at) if spec.planar else (block, in_row, at, lane)
+                        value = T.bind(broadcast(p.x[(0, *index)], target.lanes))
+                        sums.add(pixel, weights, value)
+        for pixel in range(pixels):
+            sums.store(p, group * tile.filters, row, column, pixel)
+
+    # A task takes rows whose input stays in cache and runs every filter over them, in turn.
+    row_bytes = 4 * spec.strides[0] * width * in_blocks * in_lanes
+    rows = max(1, min(target.cache_bytes // row_bytes, -(-out_height // 8)))
+    with grid(target, -(-out_height // rows), groups) as (chunk, group):
+        with T.serial(0, T.min(rows, out_height - chunk * rows)) as r:
+            row = T.bind(chunk * rows + r)
+            walk_row(spec, tile.pixels, lambda *at: compute(group, row, *at))
+
+
+def walk_row(
+    spec: ConvSpec, pixels: int, compute: Callable[[Expr, int, bool], None]
+) -> None:
+    """Cover an output row with tiles: `compute(column, pixels, inside)`.
+
+    Tiles that touch no padding share one loop (`inside`); each of the others gets code of its own,
+    for which its column is a number.
+    """
+    out_width = spec.out_size[1]
+    first, last = _inner_tiles(spec, pixels)
+    for column in range(0, out_width, pixels):
+        if not first <= column // pixels < last:
+            compute(column, min(pixels, out_width - column), False)
+    if first < last:
+        with T.serial(first, last) as i:
+            compute(i * pixels, pixels, True)
+
+
+def _inner_tiles(spec: ConvSpec, pixels: int) -> tuple[int, int]:
+    """The range of full tiles that touch no padding, for which one loop body serves."""
+    width, out_width = spec.size[1], spec.out_size[1]
+    stride, pad, reach = spec.strides[1], spec.pads[1], spec.dilations[1] * (spec.kernel[1] - 1)
+
+    def touches_padding(i: int) -> bool:
+        first = i * pixels * stride - pad
+        last = (i * pixels + pixels - 1) * stride - pad + reach
+        return first < 0 or last >= width
+
+    inside = [i for i in range(out_width // pixels) if not touches_padding(i)]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+    tile = choose_tile(spec, target, spec.out_size[1])
+    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target)
+    out_height, out_width = spec.out_size
+    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
+    with grid(target, groups, out_height, -(-out_width // tile.pixels)) as (group, row, i):
+        column = T.bind(i * tile.pixels)
+        sums = RegisterTile(target, tile.filters, tile.pixels)
+        first = T.bind(row * spec.strides[0] - spec.pads[0])
+        with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:
+            in_row = T.bind(first + ky * spec.dilations[0])
+            for kx in range(kw):
+                columns = [
+                    (column + pixel) * stride + kx * dilation - pad for pixel in range(tile.pixels)
+                ]
+                values = [input_lanes(spec, target, p.x, block, in_row, at) for at in columns]
+                for lane in range(in_lanes):
+                    weights = tile_weights(p, tile, target, group, block, ky, kx, lane)
+                    for pixel in range(tile.pixels):
+                        sums.add(pixel, weights, values[pixel][lane])
+        for pixel in range(tile.pixels):
+            with T.If(column + pixel < out_width), T.Then():
+                sums.store(p, group * tile.filters, row, column, pixel)
+
+
+def input_lanes(
+    spec: ConvSpec, target: Target, x: Expr, block: Expr, row: Expr, column: Expr
+) -> list[Expr]:
+    """The input channels of one pixel, each broadcast to a vector; zeros outside the picture."""
+    inside = tirx.all(column >= 0, column < spec.size[1])
+    lanes = target.lanes
+    if spec.planar:
+        zero = T.float32(0)
+        scalars = [
+            T.if_then_else(inside, x[0, channel, row, column], zero)
+            for channel in range(sum(spec.in_channels))
+        ]
+    else:
+        pixel = T.bind(
+            T.if_then_else(inside, x[0, block, row, column, vector(lanes)], broadcast(0.0, lanes))
+        )
+        scalars = [tirx.Shuffle([pixel], [lane]) for lane in range(lanes)]
+    return [T.bind(broadcast(scalar, lanes)) for scalar in scalars]

@@ -1,0 +1,99 @@
+"""Depthwise convolution on blocked activations: a vector of channels at a time, no reduction.
+
+The taps of a row slide over the tile, so each input vector is loaded once a row and used for every
+tap that covers it. Padding is handled as in `conv_dense`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels import conv_dense
+from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, blocks, pack_channels
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, vector
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.targets import Target
+
+
+def handles(spec: ConvSpec) -> bool:
+    """Whether this kernel computes that convolution."""
+    return spec.depthwise and not spec.planar and len(spec.in_channels) == 1
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+    """(C, 1, kh, kw) to (blocks, kh, kw, lanes)."""
+    return np.ascontiguousarray(pack_channels(weight[:, 0], target.lanes))
+
+
+def build(spec: ConvSpec, target: Target) -> Any:
+    """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+    lanes = target.lanes
+    shape = (blocks((spec.out_channels,), lanes), *spec.kernel, lanes)
+    with kernel("conv_depthwise") as get:
+        p = Parameters(spec, target, shape)
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
+    return get()
+
+
+def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+    lanes, kw = vector(target.lanes), spec.kernel[1]
+    out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
+    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
+    # Leave room for a row of weights beside the sums.
+    pixels = min(out_width, max(1, min(8, target.registers - kw)))
+
+    def compute(block: Expr, row: Expr, column: Expr, pixels: int, inside: bool) -> None:
+        sums = RegisterTile(target, 1, pixels)
+        first = T.bind(row * spec.strides[0] - spec.pads[0])
+        with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
+            in_row = T.bind(first + ky * spec.dilations[0])
+            weights = [T.bind(p.weight[block, ky, kx, lanes]) for kx in range(kw)]
+            loaded: dict[int, Expr] = {}
+            for kx in range(kw):
+                for pixel in range(pixels):
+                    tap = pixel * stride + kx * dilation - pad
+                    if not inside and not 0 <= column * stride + tap < spec.size[1]:
+                        continue
+                    if tap not in loaded:
+                        loaded[tap] = T.bind(p.x[0, block, in_row, column * stride + tap, lanes])
+                    sums.add(pixel, [weights[kx]], loaded[tap])
+        for pixel in range(pixels):
+            sums.store(p, block, row, column, pixel)
+
+    with grid(target, out_blocks, out_height) as (block, row):
+        conv_dense.walk_row(spec, pixels, lambda *tile: compute(block, row, *tile))
+
+
+def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+    lanes, kw = vector(target.lanes), spec.kernel[1]
+    out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
+    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
+    pixels = min(out_width, 4)
+    with grid(target, out_blocks, out_height, -(-out_width // pixels)) as (block, row, i):
+        column = T.bind(i * pixels)
+        sums = RegisterTile(target, 1, pixels)
+        first = T.bind(row * spec.strides[0] - spec.pads[0])
+        with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
+            in_row = T.bind(first + ky * spec.dilations[0])
+            loaded: dict[int, Expr] = {}
+            for kx in range(kw):
+                weight = T.bind(p.weight[block, ky, kx, lanes])
+                for pixel in range(pixels):
+                    tap = pixel * stride + kx * dilation - pad
+                    if tap not in loaded:
+                        at = T.bind(column * stride + tap)
+                        loaded[tap] = T.bind(
+                            T.if_then_else(
+                                tirx.all(at >= 0, at < spec.size[1]),
+                                p.x[0, block, in_row, at, lanes],
+                                broadcast(0.0, target.lanes),
+                            )
+                        )
+                    sums.add(pixel, [weight], loaded[tap])
+        for pixel in range(pixels):
+            with T.If(column + pixel < out_width), T.Then():
+                sums.store(p, block, row, column, pixel)

@@ -1,0 +1,113 @@
+"""The words that kernel templates are written in: vectors, accumulators, and the walk over a grid.
+
+A template is a Python function that builds a TIR `PrimFunc` with TVM's IR builder. What Python
+unrolls (the pixels and filters of a register tile) becomes straight-line code that stays in
+registers; what must stay a loop is a `T.serial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.targets import Target
+
+Expr = Any
+"""A TIR expression or buffer: TVM's Python classes carry no types that mypy could check."""
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[Callable[[], Any]]:
+    """Open a PrimFunc; after the block, the function that it yields returns it.
+
+    `op_pattern` 8 (opaque) keeps TVM from fusing it with its own kernels, `is_scheduled` keeps it
+    from being scheduled again.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
+            yield builder.get
+
+
+def argument(name: str, shape: Sequence[int]) -> Expr:
+    """Declare the kernel's next parameter: a contiguous float32 tensor of `shape`."""
+    return T.arg(name, T.buffer(tuple(shape), "float32", layout=None))
+
+
+def view(buffer: Expr, shape: Sequence[int]) -> Expr:
+    """The same memory under another shape."""
+    return T.decl_buffer(tuple(shape), "float32", data=buffer.data, layout=None)
+
+
+def vector(lanes: int) -> Expr:
+    """The innermost index of a whole vector: 0 … lanes-1."""
+    return tirx.Ramp(0, 1, lanes)
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    """A scalar in every lane; a Python number becomes a float32."""
+    scalar = T.float32(value) if isinstance(value, (int, float)) else value
+    return tirx.Broadcast(scalar, lanes)
+
+
+class Accumulator:
+    """One vector that the compiler keeps in a register.
+
+    It is a buffer of its own: TVM puts small ones of scope `global` on the stack, where LLVM finds
+    them and promotes them; larger ones would go to the heap. OpenCL calls the same thing private.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._lanes = target.lanes
+        scope = "global" if target.kind == "cpu" else "local"
+        self._buffer = T.alloc_buffer((self._lanes,), "float32", scope=scope, layout=None)
+
+    @property
+    def value(self) -> Expr:
+        """The vector as it is now."""
+        return self._buffer[vector(self._lanes)]
+
+    @value.setter
+    def value(self, new: Expr) -> None:
+        T.buffer_store(self._buffer, new, [vector(self._lanes)])
+
+
+@contextmanager
+def grid(target: Target, *extents: int) -> Iterator[list[Expr]]:
+    """Walk all index tuples of a box in parallel, the last index fastest.
+
+    On a CPU, each thread takes a contiguous run of tuples. On a GPU, each work-item takes one, and
+    groups of `target.work_group` follow the last index, so that neighbours read neighbouring
+    memory.
+    """
+    total = 1
+    for extent in extents:
+        total *= extent
+
+    def unravel(flat: Expr) -> list[Expr]:
+        index: list[Expr] = []
+        for extent in reversed(extents):
+            index.insert(0, T.bind(tirx.floormod(flat, extent)))
+            flat = tirx.floordiv(flat, extent)
+        return index
+
+    if target.kind == "cpu":
+        with T.parallel(0, total) as flat:
+            yield unravel(flat)
+        return
+    group = min(target.work_group, total)
+    with T.thread_binding(0, -(-total // group), "blockIdx.x") as block:
+        with T.thread_binding(0, group, "threadIdx.x") as thread:
+            flat = block * group + thread
+            if total % group == 0:
+                yield unravel(flat)
+            else:
+                with T.If(flat < total):
+                    with T.Then():
+                        yield unravel(flat)

@@ -1,0 +1,352 @@
+"""Relax -> Relax: convolutions become calls of our kernels, activations become channel-blocked.
+
+Every 4-D tensor may exist planar, (1, C, H, W), or blocked, (1, blocks, H, W, lanes), or both; a
+form is made when it is first asked for. Operators that can work on blocked tensors (element-wise,
+pooling, resizing, concatenation) follow their inputs; whatever else there is gets planar tensors
+and stays with TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx
+
+from graphopt.codegen import kernels
+from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
+from graphopt.codegen.targets import Target
+from graphopt.errors import Unsupported
+
+Expr = Any
+Runs = tuple[int, ...]
+"""Channels of a blocked tensor: runs that each start a new block (see `ConvSpec.in_channels`)."""
+
+
+class Layer(NamedTuple):
+    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds."""
+
+    kernel: str
+    node: str
+    macs: int
+
+
+@dataclass
+class _Forms:
+    """The forms in which a tensor exists so far."""
+
+    planar: Expr | None = None
+    blocked: Expr | None = None
+    runs: Runs = ()
+
+
+def use_our_kernels(
+    module: tvm.IRModule, target: Target, node_of: dict[str, str]
+) -> tuple[tvm.IRModule, list[Layer]]:
+    """Rewrite `main` of an imported network.
+
+    Args:
+        module: from `importer.import_onnx`.
+        target: gives the lanes of a block and the kernels' tiles.
+        node_of: variable name to ONNX node name.
+
+    Returns:
+        The new module, and the calls of our kernels in execution order.
+
+    Raises:
+        Unsupported: a batch size other than 1.
+    """
+    return _Rewrite(module, target, node_of).run()
+
+
+class _Rewrite:
+    def __init__(self, module: tvm.IRModule, target: Target, node_of: dict[str, str]) -> None:
+        self._module = module
+        self._target = target
+        self._node_of = node_of
+        self._builder = relax.BlockBuilder()
+        self._forms: dict[Expr, _Forms] = {}
+        self._built: dict[ConvSpec, Expr] = {}
+        self._layers: list[Layer] = []
+
+    def run(self) -> tuple[tvm.IRModule, list[Layer]]:
+        main = self._module["main"]
+        bindings = [binding for block in main.body.blocks for binding in block.bindings]
+        outputs = [main.body.body]
+        if isinstance(bindings[-1].value, relax.Tuple):
+            outputs = list(bindings.pop().value.fields)
+        regions = {
+            region.result: (region, spec)
+            for region in find_regions(bindings, outputs)
+            if (spec := _conv_spec(region)) is not None
+        }
+        absorbed = {member for region, _ in regions.values() for member in region.members}
+        for parameter in main.params:
+            self._forms[parameter] = _Forms(planar=parameter)
+        with self._builder.function("main", params=list(main.params)):
+            with self._builder.dataflow():
+                for binding in bindings:
+                    if binding.var in regions:
+                        self._convolution(*regions[binding.var])
+                    elif binding.var not in absorbed:
+                        self._forms[binding.var] = self._other(binding.var, binding.value)
+                planar = [self._planar(output) for output in outputs]
+                result = self._builder.emit_output(relax.Tuple(planar))
+            self._builder.emit_func_output(result)
+        return self._builder.get(), self._layers
+
+    # The two forms of a tensor
+
+    def _planar(self, variable: Expr) -> Expr:
+        forms = self._forms[variable]
+        if forms.planar is None:
+            forms.planar = self._builder.emit_te(
+                _unpack, forms.blocked, shape_of(variable), forms.runs, primfunc_name_hint="unpack"
+            )
+        return forms.planar
+
+    def _blocked(self, variable: Expr, runs: Runs | None = None) -> Expr:
+        """The blocked form; with `runs`, of exactly those runs of channels."""
+        forms = self._forms[variable]
+        wanted = runs or forms.runs or (shape_of(variable)[1],)
+        if forms.blocked is None or forms.runs != wanted:
+            planar = self._planar(variable)
+            forms.blocked = self._builder.emit_te(
+                _pack, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
+            )
+            forms.runs = wanted
+        return forms.blocked
+
+    def _is_blocked(self, expr: Expr) -> bool:
+        return isinstance(expr, relax.Var) and self._forms[expr].blocked is not None
+
+    # Convolutions
+
+    def _convolution(self, region: Region, spec: ConvSpec) -> None:
+        source = region.call.args[0]
+        lanes = self._target.lanes
+        if self._is_blocked(source):
+            # A depthwise convolution keeps its channels apart: one run in, one run out.
+            runs = spec.in_channels if spec.depthwise else self._forms[source].runs
+            spec = replace(spec, in_channels=runs)
+            x = self._blocked(source, runs)
+        elif sum(spec.in_channels) < lanes and not spec.depthwise:
+            # A photo's three channels would leave most of a block empty.
+            spec = replace(spec, planar=True)
+            x = self._planar(source)
+        else:
+            x = self._blocked(source)
+        template = kernels.convolution_for(spec)
+        weight = template.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
+        operands = [
+            x,
+            relax.const(weight),
+            *(relax.const(pack_channels(values, lanes)) for values in region.channels),
+            *(self._blocked(tensor, (spec.out_channels,)) for tensor in region.tensors),
+        ]
+        function = self._kernel(spec)
+        node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
+        self._layers.append(Layer(function.name_hint, node, spec.macs))
+        shape = relax.TensorType(spec.output_shape(lanes), "float32")
+        result = self._builder.emit(relax.call_tir(function, operands, shape))
+        self._forms[region.result] = _Forms(blocked=result, runs=(spec.out_channels,))
+
+    def _kernel(self, spec: ConvSpec) -> Expr:
+        """The function that computes a convolution; equal convolutions share one."""
+        if spec not in self._built:
+            template = kernels.convolution_for(spec)
+            name = f"{template.__name__.rpartition('.')[2]}_{len(self._built)}"
+            function = template.build(spec, self._target)
+            self._built[spec] = self._builder.add_func(function, name)
+        return self._built[spec]
+
+    # Everything else
+
+    def _other(self, variable: Expr, value: Expr) -> _Forms:
+        """Emit a binding that belongs to no kernel of ours."""
+        name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
+        rule = _BLOCKED_RULES.get(name)
+        if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
+            blocked = rule(self, variable, value)
+            if blocked is not None:
+                expr, runs = blocked
+                return _Forms(blocked=self._builder.emit(expr), runs=runs)
+        return _Forms(planar=self._builder.emit(self._with_planar_inputs(value)))
+
+    def _with_planar_inputs(self, value: Expr) -> Expr:
+        """The same expression over planar tensors, calling functions of the new module."""
+
+        def visit(expr: Expr) -> Expr:
+            if isinstance(expr, relax.Var) and expr in self._forms:
+                return self._planar(expr)
+            if isinstance(expr, relax.Tuple):
+                return relax.Tuple([visit(f) for f in expr.fields])
+            if isinstance(expr, relax.TupleGetItem):
+                return relax.TupleGetItem(visit(expr.tuple_value), expr.index)
+            if isinstance(expr, relax.GlobalVar):
+                return self._builder.add_func(self._module[expr], expr.name_hint)
+            return expr
+
+        if isinstance(value, relax.Call):
+            arguments = [visit(argument) for argument in value.args]
+            return relax.Call(value.op, arguments, value.attrs, value.ty_args)
+        return visit(value)
+
+    def _elementwise(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+        """Element-wise over blocked tensors; constants of one value a channel are blocked too."""
+        lead = next(a for a in call.args if self._is_blocked(a))
+        runs = self._forms[lead].runs
+        channels = sum(runs)
+        arguments = []
+        for argument in call.args:
+            if isinstance(argument, tvm.ir.GenericConst):
+                value = argument.value.numpy()
+                if value.size == 1:
+                    arguments.append(relax.const(value.reshape(())))
+                    continue
+                shape = (1,) * (4 - value.ndim) + value.shape
+                if shape[:2] != (1, channels):
+                    return None
+                packed = pack_channels(value.reshape(shape)[0], self._target.lanes, runs)
+                # Lanes past the last channel must stay finite, so nothing is divided by zero.
+                if call.op.name == "relax.divide":
+                    packed[_empty_lanes(runs, self._target.lanes)] = 1.0
+                arguments.append(relax.const(packed[None]))
+            elif len(argument.ty.shape) == 4 and shape_of(argument)[:2] == (1, channels):
+                arguments.append(self._blocked(argument, runs))
+            else:
+                return None
+        return relax.Call(call.op, arguments, call.attrs, call.ty_args), runs
+
+    def _concatenate(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+        parts = list(call.args[0].fields)
+        if int(call.attrs.axis) not in (1, -3) or any(len(p.ty.shape) != 4 for p in parts):
+            return None
+        tensors = [self._blocked(part) for part in parts]
+        runs = tuple(run for part in parts for run in self._forms[part].runs)
+        return relax.op.concat(tensors, axis=1), runs
+
+    def _pool(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+        runs = self._forms[call.args[0]].runs
+        a = call.attrs
+        operator = {
+            "relax.nn.max_pool2d": relax.op.nn.max_pool2d,
+            "relax.nn.avg_pool2d": relax.op.nn.avg_pool2d,
+        }[call.op.name]
+        layout = f"NCHW{self._target.lanes}c"
+        pooled = operator(
+            self._blocked(call.args[0]),
+            pool_size=list(a.pool_size),
+            strides=list(a.strides),
+            padding=list(a.padding),
+            dilation=list(a.dilation),
+            ceil_mode=bool(a.ceil_mode),
+            count_include_pad=bool(a.count_include_pad),
+            layout=layout,
+            out_layout=layout,
+        )
+        return pooled, runs
+
+    def _mean(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
+            return None
+        blocked = self._blocked(call.args[0])
+        return relax.op.mean(blocked, axis=[2, 3], keepdims=True), self._forms[call.args[0]].runs
+
+
+_BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr, Expr], tuple[Expr, Runs] | None]] = {
+    **dict.fromkeys(ELEMENTWISE, _Rewrite._elementwise),
+    "relax.concat": _Rewrite._concatenate,
+    "relax.nn.max_pool2d": _Rewrite._pool,
+    "relax.nn.avg_pool2d": _Rewrite._pool,
+    "relax.mean": _Rewrite._mean,
+}
+"""Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""
+
+
+def _conv_spec(region: Region) -> ConvSpec | None:
+    """What our kernels must compute for a region; None where they cannot."""
+    attrs = region.call.attrs
+    batch, channels, height, width = shape_of(region.call.args[0])
+    filters, _, kh, kw = region.call.args[1].value.numpy().shape
+    if batch != 1:
+        raise Unsupported(
+            f"the batch size is {batch}, but a bundle processes one photo at a time",
+            hint="--input-shape 1,3,HEIGHT,WIDTH",
+        )
+    groups = int(attrs.groups)
+    depthwise = groups == channels == filters and groups > 1
+    if (groups != 1 and not depthwise) or attrs.data_layout != "NCHW":
+        return None
+    top, left, bottom, right = (int(v) for v in attrs.padding)
+    return ConvSpec(
+        in_channels=(channels,),
+        out_channels=filters,
+        size=(height, width),
+        kernel=(kh, kw),
+        strides=(int(attrs.strides[0]), int(attrs.strides[1])),
+        pads=(top, left, bottom, right),
+        dilations=(int(attrs.dilation[0]), int(attrs.dilation[1])),
+        depthwise=depthwise,
+        epilogue=region.epilogue,
+    )
+
+
+def _flat(arguments: Sequence[Expr]) -> list[Expr]:
+    return [
+        leaf
+        for a in arguments
+        for leaf in (a.fields if isinstance(a, relax.Tuple) else [a])
+        if isinstance(leaf, (relax.Var, tvm.ir.GenericConst))
+    ]
+
+
+def _empty_lanes(runs: Runs, lanes: int) -> Floats:
+    """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
+    ones = pack_channels(np.ones((sum(runs), 1, 1), np.float32), lanes, runs)
+    return ones == 0
+
+
+def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:
+    """(1, C, H, W) to (1, blocks, H, W, lanes), zeros where there is no channel."""
+    height, width = x.shape[2], x.shape[3]
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        result = tirx.FloatImm("float32", 0.0)
+        first_block = first_channel = 0
+        for run in runs:
+            channel = (block - first_block) * lanes + lane
+            here = tirx.all(block >= first_block, channel < run)
+            element = x[n, tirx.min(tirx.max(first_channel + channel, 0), sum(runs) - 1), row, column]
+            # Later runs win, since `here` is true of every run before them as far as it reaches.
+            result = tirx.if_then_else(here, element, result)
+            first_block += blocks((run,), lanes)
+            first_channel += run
+        return result
+
+    return te.compute((1, blocks(runs, lanes), height, width, lanes), value, name="pack")
+
+
+def _unpack(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
+    """(1, blocks, H, W, lanes) to (1, C, H, W)."""
+    lanes = int(x.shape[4])
+
+    def value(n: Expr, channel: Expr, row: Expr, column: Expr) -> Expr:
+        # Where a channel lies: in the last run that starts at or before it.
+        block, lane = channel // lanes, channel % lanes
+        first_block = first_channel = 0
+        for run in runs:
+            inner = channel - first_channel
+            started = channel >= first_channel
+            block = tirx.if_then_else(started, first_block + inner // lanes, block)
+            lane = tirx.if_then_else(started, inner % lanes, lane)
+            first_block += blocks((run,), lanes)
+            first_channel += run
+        return x[n, block, row, column, lane]
+
+    return te.compute(tuple(shape), value, name="unpack")

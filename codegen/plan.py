@@ -1,0 +1,142 @@
+"""The straight-line Relax program -> the static plan, the weights, and the kernels that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
+from graphopt.codegen.layout import Layer
+from graphopt.codegen.regions import shape_of
+from graphopt.errors import Unsupported
+
+Expr = Any
+
+
+class _Weights:
+    """Constants one after another, each at an aligned offset; equal ones are stored once."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._offset_of: dict[str, int] = {}
+        self._size = 0
+
+    def add(self, data: bytes) -> int:
+        key = sha256(data)
+        if key not in self._offset_of:
+            padding = -len(data) % ALIGNMENT
+            self._offset_of[key] = self._size
+            self._parts += [data, bytes(padding)]
+            self._size += len(data) + padding
+        return self._offset_of[key]
+
+    def content(self) -> bytes:
+        return b"".join(self._parts)
+
+
+class _Planner:
+    def __init__(self, module: tvm.IRModule, layers: Sequence[Layer]) -> None:
+        self._module = module
+        self._layers = list(layers)
+        self._weights = _Weights()
+        self._arenas: list[int] = []
+        self._arena_of: dict[Expr, int] = {}
+        self._tensors: list[Tensor] = []
+        self._index_of: dict[Expr, int] = {}
+        self._launches: list[Launch] = []
+
+    def run(
+        self, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> tuple[Plan, bytes, dict[str, Any]]:
+        main = self._module["main"]
+        for parameter in main.params:
+            self._index_of[parameter] = self._tensor(parameter, arena=None, offset=0)
+        bindings = [binding for block in main.body.blocks for binding in block.bindings]
+        for binding in bindings:
+            self._visit(binding.var, binding.value)
+        results = next(b.value for b in bindings if b.var.same_as(main.body.body))
+        plan = Plan(
+            arenas=tuple(self._arenas),
+            tensors=tuple(self._tensors),
+            launches=tuple(self._launches),
+            inputs={n: self._index_of[p] for n, p in zip(inputs, main.params, strict=True)},
+            outputs={
+                n: self._argument(r) for n, r in zip(outputs, results.fields, strict=True)
+            },
+        )
+        called = {launch.kernel for launch in self._launches}
+        functions = {
+            g.name_hint: f for g, f in self._module.functions.items() if g.name_hint in called
+        }
+        return plan, self._weights.content(), functions
+
+    def _tensor(self, expr: Expr, arena: int | None, offset: int) -> int:
+        tensor = Tensor(shape=shape_of(expr), dtype=str(expr.ty.dtype), arena=arena, offset=offset)
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def _argument(self, expr: Expr) -> int:
+        """The tensor that an expression stands for; a constant becomes one in weights.bin."""
+        if isinstance(expr, tvm.ir.GenericConst):
+            data = np.ascontiguousarray(expr.value.numpy())
+            return self._tensor(expr, arena=-1, offset=self._weights.add(data.tobytes()))
+        return self._index_of[expr]
+
+    def _visit(self, variable: Expr, value: Expr) -> None:
+        if isinstance(value, (relax.Var, tvm.ir.GenericConst)):
+            self._index_of[variable] = self._argument(value)
+        elif isinstance(value, relax.Tuple):
+            return
+        elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
+            self._launch(value)
+        else:
+            self._memory(variable, value)
+
+    def _memory(self, variable: Expr, value: Expr) -> None:
+        name = getattr(getattr(value, "op", None), "name", type(value).__name__)
+        if name == "relax.memory.alloc_storage":
+            (size,) = value.args[0].values
+            self._arena_of[variable] = len(self._arenas)
+            self._arenas.append(int(size))
+        elif name == "relax.memory.alloc_tensor":
+            arena = self._arena_of[value.args[0]]
+            offset = int(value.args[1])
+            self._index_of[variable] = self._tensor(variable, arena, offset)
+        elif name == "relax.reshape":
+            # The same memory under another shape.
+            source = self._tensors[self._argument(value.args[0])]
+            self._index_of[variable] = self._tensor(variable, source.arena, source.offset)
+        else:
+            raise Unsupported(f"the network needs {name}, which a static plan cannot hold")
+
+    def _launch(self, call: Expr) -> None:
+        kernel = call.op.name_hint
+        layer, macs = kernel, 0
+        if self._layers and self._layers[0].kernel == kernel:
+            _, layer, macs = self._layers.pop(0)
+        arguments = tuple(self._argument(argument) for argument in call.args)
+        self._launches.append(Launch(kernel=kernel, arguments=arguments, layer=layer, macs=macs))
+
+
+def make_plan(
+    module: tvm.IRModule, layers: Sequence[Layer], inputs: Sequence[str], outputs: Sequence[str]
+) -> tuple[Plan, bytes, dict[str, Any]]:
+    """Read the plan off a lowered module.
+
+    Args:
+        module: after `stages.MEMORY`; `main` is a list of allocations and calls.
+        layers: the calls of our kernels, in order, from `layout.use_our_kernels`.
+        inputs: the network's input names, in order.
+        outputs: its output names, in order.
+
+    Returns:
+        The plan, the content of weights.bin, and the TIR of every kernel that the plan calls.
+
+    Raises:
+        Unsupported: something whose shape or place is not known before the run.
+    """
+    return _Planner(module, layers).run(inputs, outputs)

@@ -1,0 +1,102 @@
+"""The compile pipeline, phase by phase: ONNX in; plan, weights and kernels out.
+
+    import      ONNX -> Relax, names kept                                  importer.py
+    kernels     convolutions -> our TIR kernels, blocked activations       layout.py, kernels/
+    legalise    every other operator -> TIR by TVM, fused                  TVM
+    schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
+    memory      all tensors -> arenas, lifetimes known                     TVM
+    plan        the straight-line program -> plan, weights, kernels        plan.py
+    code        TIR -> machine code or OpenCL C                            machine_code.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+import tvm
+from tvm import relax
+
+from graphopt.bundle import Plan
+from graphopt.codegen import machine_code
+from graphopt.codegen.importer import import_onnx
+from graphopt.codegen.layout import use_our_kernels
+from graphopt.codegen.plan import make_plan
+from graphopt.codegen.schedule import schedule_rest
+from graphopt.codegen.targets import Target
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What compiling gives: the contents of a bundle.
+
+    Args:
+        plan: the static plan.
+        weights: the content of weights.bin.
+        code: the content of the kernels' file.
+        code_file: its name, `kernels.so` or `kernels.cl`.
+    """
+
+    plan: Plan
+    weights: bytes
+    code: bytes
+    code_file: str
+
+
+LEGALISE = (
+    relax.transform.LegalizeOps(),
+    relax.transform.AnnotateTIROpPattern(),
+    relax.transform.FoldConstant(),
+    relax.transform.FuseOps(),
+    relax.transform.FuseTIR(),
+    relax.transform.DeadCodeElimination(),
+)
+"""What our kernels do not cover, as TIR from TVM; runs of element-wise operators become one."""
+
+MEMORY = (
+    relax.transform.RewriteDataflowReshape(),
+    relax.transform.ToNonDataflow(),
+    relax.transform.RemovePurityChecking(),
+    relax.transform.CallTIRRewrite(),
+    relax.transform.StaticPlanBlockMemory(),
+    relax.transform.LowerAllocTensor(),
+)
+"""Calls with explicit outputs, in storages that are shared by tensors never alive together."""
+
+
+def compile_network(
+    model: onnx.ModelProto, target: Target, progress: Callable[[str], None] = lambda phase: None
+) -> Compiled:
+    """Compile a network.
+
+    Args:
+        model: static shapes, batch 1; every node has a name.
+        target: what to compile for.
+        progress: told each phase as it begins, and each kernel as its code is made.
+
+    Raises:
+        Unsupported: an operator that neither our kernels nor TVM have; names the node.
+    """
+    device = machine_code.tvm_target(target)
+    with device:
+        progress("import")
+        module, node_of = import_onnx(model)
+        progress("kernels")
+        module, layers = use_our_kernels(module, target, node_of)
+        progress("legalise")
+        module = tvm.transform.Sequential(list(LEGALISE))(module)
+        progress("schedule")
+        module = schedule_rest(module, target)
+        progress("memory")
+        module = tvm.transform.Sequential(list(MEMORY))(module)
+        progress("plan")
+        inputs = [i.name for i in model.graph.input]
+        outputs = [o.name for o in model.graph.output]
+        plan, weights, functions = make_plan(module, layers, inputs, outputs)
+        progress("code")
+        if target.kind == "cpu":
+            code = machine_code.shared_library(functions, device, progress)
+            return Compiled(plan, weights, code, "kernels.so")
+        source, launches = machine_code.opencl_source(functions, device, progress)
+        return Compiled(machine_code.with_launches(plan, launches), weights, source, "kernels.cl")

@@ -1,0 +1,57 @@
+"""A target is a page of differences: vector width, register budget, how a grid is walked.
+
+`codegen/targets/NAME.py` defines one `TARGET`; a new device is one new file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from graphopt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What kernel templates and the compile pipeline must know of a device.
+
+    Args:
+        name: as typed after `--target`.
+        kind: `cpu` kernels are loops over all cores; `gpu` kernels are grids of work-items.
+        lanes: channels in a block of the blocked layout NCHW[lanes]c, and floats in a vector.
+        registers: vector accumulators that a register tile may use.
+        filter_blocks: most blocks of output channels in a register tile.
+        cache_bytes: bytes of input that a task should keep in the cache nearest to one core.
+        work_group: work-items in a group (gpu).
+        tvm: TVM's description of the target (a dict for `tvm.target.Target`).
+        cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    lanes: int
+    registers: int
+    filter_blocks: int
+    cache_bytes: int
+    work_group: int
+    tvm: dict[str, Any]
+    cpu_features: tuple[str, ...] = ()
+
+
+def names() -> list[str]:
+    """The targets that `--target` takes."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load_target(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        InputError: no target has that name.
+    """
+    if name not in names():
+        raise InputError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
+    target: Target = importlib.import_module(f"graphopt.codegen.targets.{name}").make()
+    return target

@@ -1,0 +1,200 @@
+"""A compiled network on disk: a folder that Python here and the device runner on a phone both run.
+
+    manifest.json   what it is: format version, target, model, inputs, outputs, sizes and hashes
+    plan.json       the static plan: arenas, tensors, launches in order (`Plan`)
+    weights.bin     constants, each at a 64-byte boundary, in the byte order of the plan's tensors
+    kernels.so      machine code (target kind cpu), or
+    kernels.cl      OpenCL C (target kind gpu)
+    pose.json       how photos become inputs and maps become people (`graphopt.pose.spec.PoseSpec`)
+
+All numbers are little-endian float32 unless a tensor's dtype says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphopt.errors import InputError
+
+FORMAT = 1
+"""Raised when a bundle made before can no longer be read."""
+
+ALIGNMENT = 64
+"""Every tensor starts at a multiple of this many bytes: one cache line, one AVX-512 vector."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Record):
+    """A tensor's place.
+
+    `arena` -1 is weights.bin; n is the n-th arena; None is a network input, whose memory the caller
+    brings. `offset` is in bytes from the start of that memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    arena: int | None
+    offset: int = 0
+
+
+class Launch(_Record):
+    """One kernel call.
+
+    `arguments` are indices of `Plan.tensors`, in the order of the kernel's parameters.
+    `grid` and `group` are global and local work sizes (gpu), empty on a CPU. `layer` is the ONNX
+    node that it computes (or TVM's name for a fused kernel) and `macs` its multiply-adds.
+    """
+
+    kernel: str
+    arguments: tuple[int, ...]
+    layer: str
+    macs: int = 0
+    grid: tuple[int, ...] = ()
+    group: tuple[int, ...] = ()
+
+
+class Plan(_Record):
+    """Everything that happens in one run of the network, decided when it was compiled."""
+
+    arenas: tuple[int, ...]
+    """Bytes of each block of working memory."""
+    tensors: tuple[Tensor, ...]
+    launches: tuple[Launch, ...]
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+class Model(_Record):
+    """The ONNX file that a bundle was compiled from."""
+
+    path: str
+    sha256: str
+
+
+class Target(_Record):
+    """What a bundle runs on."""
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    cpu_features: tuple[str, ...] = ()
+    description: str
+
+
+class File(_Record):
+    """Size and hash of a file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """What a bundle is; written last, so that a folder with a manifest is whole."""
+
+    format: int
+    graphopt: str
+    tvm: str
+    target: Target
+    model: Model
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    macs: int
+    files: dict[str, File]
+
+
+class Bundle(_Record):
+    """A bundle that was read and checked."""
+
+    path: Path
+    manifest: Manifest
+    plan: Plan
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return (self.path / name).read_bytes()
+
+
+def sha256(data: bytes) -> str:
+    """The hash that manifests carry."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path looks like a bundle: a folder with a manifest."""
+    return (path / "manifest.json").is_file()
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write a bundle, whole or not at all; an older bundle at `path` is replaced.
+
+    Args:
+        manifest: its `files` is filled in here.
+        files: name to content.
+
+    Raises:
+        InputError: the place cannot be written, or holds something that is no bundle.
+    """
+    if path.exists() and not is_bundle(path):
+        raise InputError(
+            f"{path} exists and is not a bundle", hint="give another folder to -o, or remove it"
+        )
+    sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
+    text = manifest.model_copy(update={"files": sized}).model_dump_json(indent=1)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        for name, data in {**files, "manifest.json": text.encode()}.items():
+            (temporary / name).write_bytes(data)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and check that every file is the one that was written.
+
+    Raises:
+        InputError: not a bundle, made by another format version, truncated or altered; says which.
+    """
+    if not is_bundle(path):
+        raise InputError(
+            f"{path} is not a bundle (no manifest.json in it)",
+            hint="graphopt compile MODEL.onnx -o BUNDLE makes one",
+        )
+    again = "compile it again: graphopt compile MODEL.onnx -o BUNDLE"
+    try:
+        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+        if manifest.format != FORMAT:
+            raise InputError(
+                f"{path} has bundle format {manifest.format}; this graphopt reads {FORMAT}",
+                hint=again,
+            )
+        for name, file in manifest.files.items():
+            data = (path / name).read_bytes()
+            if len(data) != file.bytes or sha256(data) != file.sha256:
+                raise InputError(f"{path / name} is damaged: not what its manifest says", hint=again)
+        plan = Plan.model_validate_json((path / "plan.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is damaged: {where}: {first['msg']}", hint=again) from error
+    except OSError as error:
+        raise InputError(f"cannot read the bundle {path}: {error.strerror}", hint=again) from error
+    return Bundle(path=path, manifest=manifest, plan=plan)

@@ -1,0 +1,199 @@
+"""Runs a bundle on this machine: CPU kernels through TVM's runtime, OpenCL kernels through pyopencl.
+
+Both walk the same static plan; the device runner for phones does it the same way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.bundle import ALIGNMENT, Bundle, Tensor, read_bundle
+from graphopt.engine import Array, Engine, Shape
+from graphopt.errors import InputError, Unsupported
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """The time of one launch: ONNX node, kernel, median milliseconds, multiply-adds."""
+
+    layer: str
+    kernel: str
+    ms: float
+    macs: int
+
+
+def open_bundle(path: Path, *, threads: int = 0) -> Engine:
+    """A bundle, ready to run.
+
+    Args:
+        path: the bundle's folder.
+        threads: CPU threads; 0 takes every core. The first bundle opened in a process decides for
+            all, since TVM's thread pool is one a process.
+
+    Raises:
+        InputError: no bundle, or a damaged one.
+        Unsupported: this machine cannot run it; the message says what it lacks.
+    """
+    bundle = read_bundle(path)
+    runner = CpuRunner if bundle.manifest.target.kind == "cpu" else OpenClRunner
+    return runner(bundle, threads)
+
+
+class _Runner:
+    """What both kinds share: inputs checked, launches timed."""
+
+    name = "graphopt"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._plan = bundle.plan
+        self.inputs: Mapping[str, Shape] = dict(bundle.manifest.inputs)
+        self.outputs: Sequence[str] = list(bundle.manifest.outputs)
+
+    def _check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The feeds as contiguous arrays of the right type."""
+        checked = {}
+        for name, shape in self.inputs.items():
+            if name not in feeds:
+                raise InputError(f"the input {name} is missing")
+            value = feeds[name]
+            if value.shape != shape:
+                raise InputError(
+                    f"the input {name} is {list(value.shape)}, but {self.bundle.path} was compiled "
+                    f"for {list(shape)}",
+                    hint="compile for the size you need: graphopt compile --input-shape",
+                )
+            dtype = self._plan.tensors[self._plan.inputs[name]].dtype
+            checked[name] = np.ascontiguousarray(value, dtype)
+        return checked
+
+    def _launch_times(self, launch: Callable[[int], object], runs: int) -> list[LayerTime]:
+        """Median time of every launch over `runs` whole runs; `launch(i)` returns when it is done."""
+        count = len(self._plan.launches)
+        seconds = np.zeros((runs, count))
+        for run in range(runs):
+            for i in range(count):
+                start = time.perf_counter()
+                launch(i)
+                seconds[run, i] = time.perf_counter() - start
+        return [
+            LayerTime(step.layer, step.kernel, float(ms), step.macs)
+            for step, ms in zip(self._plan.launches, np.median(seconds, axis=0) * 1e3, strict=True)
+        ]
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Uninitialised bytes that start at a multiple of `ALIGNMENT`."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def _as_array(memory: NDArray[np.uint8], tensor: Tensor) -> Array:
+    size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+    flat = memory[tensor.offset : tensor.offset + size]
+    return flat.view(tensor.dtype).reshape(tensor.shape)
+
+
+class CpuRunner(_Runner):
+    """Kernels of a shared library, called in order on views of the arenas; nothing is allocated."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        super().__init__(bundle)
+        self._require_cpu(bundle)
+        tvm_ffi = _load_tvm_runtime(threads)
+        module = tvm_ffi.load_module(str(bundle.path / "kernels.so"))
+        weights = _aligned(bundle.manifest.files["weights.bin"].bytes)
+        weights[:] = np.frombuffer(bundle.read("weights.bin"), np.uint8)
+        arenas = [_aligned(size) for size in bundle.plan.arenas]
+        memories = {-1: weights, **dict(enumerate(arenas))}
+        self._arrays = [
+            _as_array(
+                memories[t.arena]
+                if t.arena is not None
+                else _aligned(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize),
+                t if t.arena is not None else t.model_copy(update={"offset": 0}),
+            )
+            for t in bundle.plan.tensors
+        ]
+        tensors = [tvm_ffi.from_dlpack(array) for array in self._arrays]
+        self._calls = [
+            (module[launch.kernel], [tensors[i] for i in launch.arguments])
+            for launch in bundle.plan.launches
+        ]
+
+    @staticmethod
+    def _require_cpu(bundle: Bundle) -> None:
+        flags = next(
+            (
+                set(line.partition(":")[2].split())
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("flags")
+            ),
+            set(),
+        )
+        missing = [f for f in bundle.manifest.target.cpu_features if f not in flags]
+        if missing:
+            raise Unsupported(
+                f"{bundle.path} was compiled for a CPU with {', '.join(missing)}, "
+                "which this one lacks",
+                hint="compile it on this machine",
+            )
+
+    def _feed(self, feeds: Mapping[str, Array]) -> None:
+        for name, value in self._check(feeds).items():
+            self._arrays[self._plan.inputs[name]][...] = value
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        self._feed(feeds)
+        for kernel, arguments in self._calls:
+            kernel(*arguments)
+        return {name: self._arrays[i].copy() for name, i in self._plan.outputs.items()}
+
+    def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
+        """Median time of every launch."""
+        self._feed(feeds)
+
+        def launch(i: int) -> None:
+            kernel, arguments = self._calls[i]
+            kernel(*arguments)
+
+        return self._launch_times(launch, runs)
+
+
+def _load_tvm_runtime(threads: int) -> Any:
+    """TVM's C runtime without its Python package, which takes a second to import."""
+    if threads:
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+    else:
+        # TVM would count two hardware threads to a core and use half of them.
+        os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    # Idle workers should sleep soon: a phone's battery and other programs want the core.
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+    import tvm_ffi
+
+    package = importlib.util.find_spec("tvm")
+    if package is None or not package.submodule_search_locations:
+        raise Unsupported("a cpu bundle needs TVM's runtime", hint="pip install apache-tvm")
+    library = Path(package.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return tvm_ffi
+
+
+class OpenClRunner(_Runner):
+    """Kernels of OpenCL C on buffers, one for each arena."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        super().__init__(bundle)
+        raise Unsupported("todo")
