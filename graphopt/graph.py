@@ -272,30 +272,32 @@ def remove_unread(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
 
 
 def absorb(graph: gs.Graph, producer: gs.Node, consumer: gs.Node) -> None:
-    """Let `producer` make what its only reader `consumer` made; the tensor between them vanishes."""
+    """Let `producer` make what its only reader `consumer` made; the tensor between vanishes."""
     result = consumer.outputs[0]
     remove_nodes(graph, [consumer])
     producer.outputs[0] = result
 
 
-def rewire(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> bool:
-    """Let everyone who reads `old` read `new`, which has the same value; `old` vanishes.
+def can_rewire(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> bool:
+    """Whether `rewire` can do it: not when the names of both tensors belong to the caller."""
+    inner = new.inputs and not is_graph_output(graph, new) and not is_graph_input(graph, new)
+    return bool(inner) or not is_graph_output(graph, old)
 
-    An output of the graph keeps its name: there `new`, if it is nothing but an inner tensor, is
-    renamed instead. False, with nothing changed, where both names belong to the caller.
+
+def rewire(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let everyone who reads `old` read `new`, which has the same value; `old` has no maker then.
+
+    An output of the graph keeps its name: then `new`, an inner tensor, takes it over instead.
     """
     if is_graph_output(graph, old):
-        maker = producer_of(new)
-        if maker is None or is_graph_output(graph, new) or is_graph_input(graph, new):
-            return False
-        _replace_reads(new, old)
+        maker = new.inputs[0]
         old.inputs.clear()
+        _replace_reads(new, old)
         index = next(i for i, t in enumerate(maker.outputs) if t is new)
         maker.outputs[index] = old
     else:
-        _replace_reads(old, new)
         old.inputs.clear()
-    return True
+        _replace_reads(old, new)
 
 
 def _replace_reads(old: gs.Tensor, new: gs.Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.graph import STANDARD_DOMAINS, infer_shapes, refresh_shapes, sort_nodes
@@ -115,6 +114,9 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
         metadata={entry.key: entry.value for entry in model.metadata_props},
         data_files=data_files,
     )
+    for tensor in graph.inputs:
+        if tensor.shape is not None:  # old exporters write unknown extents as 0 or -1
+            tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
     sort_nodes(graph)
     if input_shapes:
         _fix_inputs(graph, input_shapes)
@@ -176,9 +178,7 @@ def _runtime_accepts(opset: int) -> bool:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # onnxruntime raises a class of its own for each status code
         return False
     return True
@@ -281,7 +281,7 @@ def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> N
                 hint=f"the model's inputs are: {known}",
             )
         for want, dim in zip(shape, declared or shape, strict=True):
-            if isinstance(dim, int) and dim > 0 and dim != want:
+            if isinstance(dim, int) and dim != want:
                 raise InputError(
                     f"input {name} is fixed at {_shape_text(declared)}; it cannot be {text}",
                     hint="export the model with dynamic axes, or keep the fixed size",
@@ -364,9 +364,7 @@ def _write_external(graph: gs.Graph, path: Path) -> None:
     )
 
 
-def save_model(
-    graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | None = None
-) -> None:
+def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write an ONNX file, whole or not at all; weights over 2 GB go to `NAME.onnx.data` beside it.
 
     Args:
@@ -393,7 +391,7 @@ def save_model(
                 hint="choose another output name",
             )
         _write_external(stamped, fresh)
-        os.replace(fresh.with_name(data.name), data)
+        fresh.with_name(data.name).replace(data)
 
 
 @contextmanager
@@ -409,7 +407,7 @@ def replacing(path: Path) -> Iterator[Path]:
         folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
         fresh = Path(folder) / path.name
         yield fresh
-        os.replace(fresh, path)
+        fresh.replace(path)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written: {error.strerror or error}",
@@ -418,5 +416,3 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-
-

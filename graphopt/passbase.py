@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
@@ -157,3 +157,25 @@ def type_text(hint: Any) -> str:
     if origin_args:
         return " | ".join(a.__name__ if isinstance(a, type) else str(a) for a in origin_args)
     return str(getattr(hint, "__name__", hint))
+
+
+def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
+    """Passes as plain data, for lists and for JSON."""
+    return [
+        {
+            "name": p.name,
+            "numerics": p.numerics.value,
+            "summary": inspect.cleandoc(p.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+            "manual": manual_of(p),
+            "options": [
+                {
+                    "name": o.name,
+                    "type": type_text(o.type),
+                    "default": None if o.default is MISSING else o.default,
+                    "help": o.help,
+                }
+                for o in options_of(p).values()
+            ],
+        }
+        for p in pass_types
+    ]

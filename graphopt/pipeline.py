@@ -78,7 +78,9 @@ def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
         InputError: when there is none, naming near matches.
     """
     if name not in known:
-        raise InputError(f"there is no pass {name!r}", hint=_near(name, known, "graphopt passes list"))
+        raise InputError(
+            f"there is no pass {name!r}", hint=_near(name, known, "graphopt passes list")
+        )
     return known[name]
 
 
@@ -109,8 +111,9 @@ def _build(pass_type: PassType, text: str) -> Pass[Any]:
         try:
             given[name] = TypeAdapter(options[name].type).validate_strings(value)
         except ValidationError as error:
+            reason = error.errors()[0]["msg"]
             raise InputError(
-                f"option {name} of {pass_type.name} cannot be {value!r}: {error.errors()[0]['msg']}",
+                f"option {name} of {pass_type.name} cannot be {value!r}: {reason}",
                 hint=f"it takes {type_text(options[name].type)}",
             ) from error
     missing = [n for n, o in options.items() if o.default is MISSING and n not in given]

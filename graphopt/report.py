@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import typer
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -140,7 +142,9 @@ class Report(BaseModel):
         at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.sizes.items())
         yield Text(f"MACs and differences at {at or 'no known input size'}.", style="dim")
         if self.uncounted:
-            yield Text(f"{self.uncounted} layers of unknown shape are not in the MACs.", style="dim")
+            yield Text(
+                f"{self.uncounted} layers of unknown shape are not in the MACs.", style="dim"
+            )
         yield Text(
             f"nodes {self.before.nodes} → {self.after.nodes}, "
             + ", ".join(
@@ -182,3 +186,8 @@ def console() -> Console:
     """The console for results; into a file or pipe, wide enough that no table is cut."""
     wide = Console()
     return wide if wide.is_terminal else Console(width=140)
+
+
+def print_json(value: object) -> None:
+    """Write JSON to stdout, for programs to read."""
+    typer.echo(json.dumps(value, indent=2))

@@ -11,13 +11,14 @@ to the range of that tensor's values in the reference (maximum minus minimum).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError
@@ -26,7 +27,7 @@ from graphopt.model import copy_model, serialised
 from graphopt.passbase import Numerics
 
 EXACT_LIMITS = {"float16": 1e-2, "bfloat16": 1e-1}
-"""The largest difference that an exact pass may make, where outputs are stored in half precision."""
+"""The largest difference that an exact pass may make to an output stored in half precision."""
 EXACT_LIMIT = 1e-4
 """The same for every other element type."""
 
@@ -35,10 +36,11 @@ _SIZES = ((96, 128), (128, 192), (192, 256), (256, 256), (224, 224), (368, 368),
 image shows."""
 _SEED = 20240607
 
-Feeds = Mapping[str, Array]
+Feeds: TypeAlias = Mapping[str, Array]
+Floats: TypeAlias = NDArray[np.float64]
 
 
-def natural_image(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def natural_image(shape: Sequence[int], rng: np.random.Generator) -> Floats:
     """A random image, mean 0 and deviation 1, with a 1/f amplitude spectrum in its last two axes.
 
     Args:
@@ -51,14 +53,15 @@ def natural_image(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray[
     frequency = np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
     white = np.fft.rfft2(rng.standard_normal(shape))
     image = np.fft.irfft2(white / frequency, s=(height, width))
-    return (image - image.mean()) / max(image.std(), 1e-12)
+    normalised: Floats = (image - image.mean()) / max(image.std(), 1e-12)
+    return normalised
 
 
-def _pixels(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _pixels(image: Floats) -> Floats:
     return np.clip(image * 0.25 + 0.5, 0.0, 1.0)
 
 
-_SCALES = (
+_SCALES: tuple[Callable[[Floats], Floats], ...] = (
     lambda image: 255.0 * _pixels(image),
     _pixels,
     lambda image: image,
@@ -113,11 +116,11 @@ def example_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
 
 
 def _bound(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Every input's shape with its dynamic extents chosen; a name means the same extent anywhere."""
+    """Every input's shape, its dynamic extents chosen; a name means the same extent anywhere."""
     names: dict[str, int] = {}
 
     def bind(dim: Dim, choice: int) -> int:
-        if isinstance(dim, int) and dim > 0:
+        if isinstance(dim, int):
             return dim
         return names.setdefault(dim, choice) if isinstance(dim, str) and dim else choice
 
@@ -131,14 +134,18 @@ def _bound(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]
 
 def difference(value: Array, reference: Array) -> float:
     """The largest absolute difference, relative to the reference's range; inf where one is not
-    finite and the other differs, or the shapes do."""
+    finite and the other differs, or the shapes do.
+    """
     if value.shape != reference.shape:
         return float("inf")
     if not value.size:
         return 0.0
     a, b = value.astype(np.float64), reference.astype(np.float64)
     finite = np.isfinite(b)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+    if (
+        not np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        or not np.isfinite(a[finite]).all()
+    ):
         return float("inf")
     if not finite.any():
         return 0.0
@@ -169,7 +176,7 @@ class Verifier:
         self._feeds = sample_feeds(original, input_shapes)
         self._original = self._run(original)
         self._outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in original.outputs}
-        # What exact passes are held to: the network as the last pass that may change values left it.
+        # What exact passes are held to: the network as the last inexact pass left it.
         self._baseline, self._baseline_values = copy_model(original), self._original
 
     def check(self, graph: gs.Graph, numerics: Numerics) -> Verdict:
@@ -191,7 +198,8 @@ class Verifier:
         elif self._breaks(values, self._baseline_values):
             worst = self._difference(values, self._baseline_values)
             return Verdict(
-                moved, f"an exact pass moved outputs by {worst:.1e} of their range; {self._blame(graph)}"
+                moved,
+                f"an exact pass moved outputs by {worst:.1e} of their range; {self._blame(graph)}",
             )
         return Verdict(moved)
 
@@ -230,12 +238,14 @@ class Verifier:
         )
 
     def _blame(self, graph: gs.Graph) -> str:
-        """Name the first tensor, in the graph's order, that departs from the baseline's of its name."""
+        """Name the first tensor, in the graph's order, that departs from its namesake before."""
         ours, theirs = graph.tensors(), self._baseline.tensors()
         names = [
             name
             for name, tensor in ours.items()
-            if isinstance(tensor, gs.Variable) and tensor.inputs and name in theirs
+            if isinstance(tensor, gs.Variable)
+            and tensor.inputs
+            and name in theirs
             and isinstance(theirs[name], gs.Variable)
         ]
         try:
@@ -244,11 +254,10 @@ class Verifier:
         except GraphoptError as error:
             return f"which tensor departs first could not be found: {error.message}"
         for name in names:
-            a = [value[name] for value in values]
-            b = [reference[name] for reference in references]
-            pairs = [({name: x}, {name: y}) for x, y in zip(a, b, strict=True)]
-            worst = max(difference(x[name], y[name]) for x, y in pairs)
-            if any(self._breaks([x], [y]) for x, y in pairs):
+            ours_only = [{name: value[name]} for value in values]
+            theirs_only = [{name: reference[name]} for reference in references]
+            if self._breaks(ours_only, theirs_only):
+                worst = self._difference(ours_only, theirs_only)
                 return f"the first tensor that departs is {name} ({worst:.1e} of its range)"
         return "no inner tensor departs that much"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -28,39 +28,44 @@ class OnFail(str, Enum):
 def optimize(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
-        Optional[Path],
-        typer.Option("-o", "--output", help="The result; IN.opt.onnx beside the input if left out."),
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The result; IN.opt.onnx beside the input if left out."
+        ),
     ] = None,
     preset: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="A ready-made pipeline: exact (default) or mobile."),
     ] = None,
     passes: Annotated[
-        Optional[str],
-        typer.Option(help="A pipeline such as 'a{x=1}, b'; it follows the preset if both are given."),
+        str | None,
+        typer.Option(
+            help="A pipeline such as 'a{x=1}, b'; it follows the preset if both are given."
+        ),
     ] = None,
     skip_passes: Annotated[
         str, typer.Option(help="Passes of the pipeline to leave out: a,b.", metavar="A,B")
     ] = "",
     load: Annotated[
-        Optional[list[Path]],
+        list[Path] | None,
         typer.Option(help="A Python file that defines more passes; may be repeated."),
     ] = None,
     input_shape: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(
             help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
             metavar="[NAME:]SHAPE",
         ),
     ] = None,
     verify: Annotated[
-        Verify, typer.Option(help="Compare with the original after each pass, at the end, or never.")
+        Verify,
+        typer.Option(help="Compare with the original after each pass, at the end, or never."),
     ] = Verify.each,
     on_fail: Annotated[
         OnFail, typer.Option(help="If a comparison fails: stop, take the pass back, or only warn.")
     ] = OnFail.stop,
     report: Annotated[
-        Optional[Path], typer.Option(help="Write what was done as JSON.", metavar="F.json")
+        Path | None, typer.Option(help="Write what was done as JSON.", metavar="F.json")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
 ) -> None:

@@ -1,0 +1,36 @@
+"""`graphopt inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="IN", help="The network.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[IN2]", help="A second one to compare with.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The size to count at: NAME:1,3,368,656, or without NAME if there is only one.",
+            metavar="[NAME:]SHAPE",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a network layer by layer, or what differs between two."""
+    from graphopt.inspection import Comparison, inspect_models
+    from graphopt.model import parse_input_shapes
+    from graphopt.report import console, print_json
+
+    paths = [model] if other is None else [model, other]
+    a, *b = inspect_models(paths, parse_input_shapes(input_shape or []))
+    shown = Comparison(a=a, b=b[0]) if b else a
+    if json:
+        print_json(shown.model_dump(mode="json"))
+    else:
+        console().print(shown)

@@ -1,0 +1,57 @@
+"""`graphopt passes`: which passes there are, and their manual pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+passes_app = typer.Typer(
+    help="List the passes there are, and show their manual pages.", no_args_is_help=True
+)
+
+Load = Annotated[
+    list[Path] | None,
+    typer.Option(help="A Python file that defines more passes; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@passes_app.command("list")
+def list_passes(load: Load = None, json: Json = False) -> None:
+    """Every pass with its numerics and what it does, then the presets."""
+    from graphopt.passbase import catalogue
+    from graphopt.pipeline import PRESETS
+    from graphopt.registry import find_passes
+    from graphopt.report import console, print_json
+
+    entries = catalogue(find_passes(load or []).values())
+    if json:
+        print_json({"passes": entries, "presets": dict(PRESETS)})
+        return
+    from rich.table import Table
+
+    table = Table("pass", "numerics", "what it does")
+    for entry in entries:
+        table.add_row(entry["name"], entry["numerics"], entry["summary"])
+    console().print(table)
+    for name, pipeline in PRESETS.items():
+        console().print(f"preset {name}: {pipeline}", highlight=False)
+
+
+@passes_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The pass.")], load: Load = None, json: Json = False
+) -> None:
+    """A pass's manual page and options."""
+    from graphopt.passbase import catalogue, manual_of
+    from graphopt.pipeline import lookup
+    from graphopt.registry import find_passes
+    from graphopt.report import print_json
+
+    chosen = lookup(name, find_passes(load or []))
+    if json:
+        print_json(catalogue([chosen])[0])
+    else:
+        typer.echo(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")

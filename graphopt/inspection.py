@@ -1,0 +1,197 @@
+"""What `graphopt inspect` shows: a network layer by layer, or two side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+from pydantic import BaseModel, ConfigDict, computed_field
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.cost import cost_of
+from graphopt.graph import Dim, static_shape
+from graphopt.model import header_of, load_model
+from graphopt.report import Totals, human
+from graphopt.verify import example_shapes
+
+
+class LayerEntry(BaseModel):
+    """One node. Spatial attributes are empty where the node is no convolution."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+    name: str
+    op: str
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    group: int | None
+    output_shape: tuple[Dim, ...] | None
+    params: int
+    macs: int | None
+    bytes: int
+
+
+class Inspection(BaseModel):
+    """A network's layers and totals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    opset: int
+    producer: str
+    metadata: Mapping[str, str]
+    inputs: Mapping[str, tuple[Dim, ...] | None]
+    outputs: Mapping[str, tuple[Dim, ...] | None]
+    sizes: Mapping[str, tuple[int, ...]]
+    """The input sizes that shapes and MACs are given at."""
+    totals: Totals
+    ops: Mapping[str, int]
+    layers: tuple[LayerEntry, ...]
+
+    def __rich__(self) -> RenderableType:
+        """Layers, operator counts, totals."""
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        table = Table(title=self.model, title_justify="left")
+        table.add_column("layer", overflow="fold")
+        for name in ("op", "kernel", "stride", "dilation", "group"):
+            table.add_column(name, no_wrap=True)
+        for name in ("output", "params", "MACs"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for layer in self.layers:
+            table.add_row(
+                layer.name,
+                layer.op,
+                _by(layer.kernel),
+                _by(layer.stride),
+                _by(layer.dilation),
+                "" if layer.group is None else str(layer.group),
+                _by(layer.output_shape),
+                human(layer.params) if layer.params else "",
+                "?" if layer.macs is None else human(layer.macs) if layer.macs else "",
+            )
+        yield table
+        yield Text("  ".join(f"{op} {count}" for op, count in self.ops.items()))
+        ends = [
+            f"{name} {_by(shape)}" for name, shape in (*self.inputs.items(), *self.outputs.items())
+        ]
+        yield Text(f"opset {self.opset}; inputs and outputs: {', '.join(ends)}")
+        for key, value in self.metadata.items():
+            yield Text(f"{key}: {value}", style="dim")
+        at = ", ".join(f"{name} {_by(shape)}" for name, shape in self.sizes.items())
+        totals = self.totals
+        yield Text(
+            f"nodes {totals.nodes}, params {human(totals.params)}, bytes {human(totals.bytes)}, "
+            f"MACs {human(totals.macs)} at {at or 'no known input size'}",
+            style="bold",
+        )
+
+
+class Difference(BaseModel):
+    """A layer that two networks do not share: only in one, or with other attributes or cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    a: LayerEntry | None
+    b: LayerEntry | None
+
+
+class Comparison(BaseModel):
+    """Two networks side by side; layers are paired by name, and several of a name in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    a: Inspection
+    b: Inspection
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def difference(self) -> tuple[Difference, ...]:
+        """Layers that are not the same in both, in the order of the first, then of the second."""
+        left, right = _named(self.a.layers), _named(self.b.layers)
+        return tuple(
+            Difference(name=key[0], a=left.get(key), b=right.get(key))
+            for key in dict.fromkeys((*left, *right))
+            if left.get(key) != right.get(key)
+        )
+
+    def __rich__(self) -> RenderableType:
+        """Layers that differ, then operator counts and totals side by side."""
+        layers = Table("layer", self.a.model, self.b.model, title="layers that differ")
+        for entry in self.difference:
+            layers.add_row(entry.name, _brief(entry.a), _brief(entry.b))
+        sums = Table("", self.a.model, self.b.model, title="totals")
+        for name in Totals.model_fields:
+            sums.add_row(name, *(human(getattr(one.totals, name)) for one in (self.a, self.b)))
+        for op in dict.fromkeys((*self.a.ops, *self.b.ops)):
+            counts = [str(one.ops.get(op, 0)) for one in (self.a, self.b)]
+            sums.add_row(op, *counts, style="" if counts[0] == counts[1] else "bold")
+        return Group(layers, sums)
+
+
+def inspect_models(
+    paths: Sequence[Path], input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[Inspection]:
+    """Load networks and describe them, all at the same input size where they take the same inputs.
+
+    Args:
+        paths: the ONNX files.
+        input_shapes: the size to count at, see `load_model`. Dynamic inputs left out of it are
+            counted at the size of a network that is fixed, or else at a modest one that runs.
+
+    Raises:
+        GraphoptError: see `load_model` and `example_shapes`.
+    """
+    graphs = [load_model(path, input_shapes) for path in paths]
+    fixed = [graph for graph in graphs if all(static_shape(t) for t in graph.inputs)]
+    common = example_shapes((fixed or graphs)[0])
+    return [_inspection(p, g, common) for p, g in zip(paths, graphs, strict=True)]
+
+
+def _inspection(path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...]]) -> Inspection:
+    fits = all(
+        tensor.name in common and static_shape(tensor) in (None, common[tensor.name])
+        for tensor in graph.inputs
+    )
+    sizes = dict(common) if fits else example_shapes(graph)
+    cost = cost_of(graph, sizes)
+    return Inspection(
+        model=str(path),
+        opset=graph.opset,
+        producer=header_of(graph).producer,
+        metadata=header_of(graph).metadata,
+        inputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.inputs},
+        outputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.outputs},
+        sizes=sizes,
+        totals=Totals.of(cost),
+        ops=dict(Counter(layer.op for layer in cost.layers).most_common()),
+        layers=tuple(LayerEntry.model_validate(layer) for layer in cost.layers),
+    )
+
+
+def _named(layers: Iterable[LayerEntry]) -> dict[tuple[str, int], LayerEntry]:
+    seen: Counter[str] = Counter()
+    named = {}
+    for layer in layers:
+        named[layer.name, seen[layer.name]] = layer
+        seen[layer.name] += 1
+    return named
+
+
+def _by(dims: Sequence[Dim] | None) -> str:
+    return "?" if dims is None else "x".join("?" if dim is None else str(dim) for dim in dims)
+
+
+def _brief(layer: LayerEntry | None) -> str:
+    if layer is None:
+        return "–"
+    shape = f" {_by(layer.kernel)}" if layer.kernel else ""
+    cost = f" {human(layer.params)} params" if layer.params else ""
+    return f"{layer.op}{shape} → {_by(layer.output_shape)}{cost}"

@@ -1,0 +1,367 @@
+"""`fold-batchnorm`: per-channel scales and shifts go into the weights next to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from graphopt.engine import Array
+from graphopt.graph import (
+    CONV_OPS,
+    ConvSpec,
+    absorb,
+    constant,
+    constant_of,
+    input_of,
+    is_standard,
+    label,
+    only_consumer,
+    producer_of,
+    remove_nodes,
+)
+from graphopt.passbase import Change, Numerics, Pass, Skip
+
+Floats = NDArray[np.float64]
+
+LINEAR_OPS = (*CONV_OPS, "Gemm")
+ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`scale * x + shift`, one value for each channel, or one for all."""
+
+    x: gs.Tensor
+    scale: Floats
+    shift: Floats
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A linear layer's new constants, in double precision."""
+
+    weight: Floats
+    bias: Floats | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A per-channel affine node, and the linear layer that takes it in."""
+
+    affine: gs.Node
+    linear: gs.Node
+    weights: Weights
+    before: bool
+    """Whether the affine comes before the linear layer."""
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass[Site]):
+    """Fold BatchNormalization and per-channel arithmetic into the weights beside it.
+
+    Rewrite:
+        y = BatchNormalization(Conv(x, W, b))  ->  y = Conv(x, W', b')
+        with s = gamma / sqrt(var + epsilon), W' = W * s, b' = (b - mean) * s + beta.
+        The same for ConvTranspose and Gemm, and for Mul, Div, Add and Sub by constants that have
+        one value for each channel (or one for all); chains of them go in one by one.
+        In the other order, y = Conv(scale * x + shift), the scale goes into W's input channels and
+        the shift, through W, into the bias.
+
+    Numerics:
+        Exact up to rounding: the new weights are computed in double precision. With zero padding a
+        shift in front of a convolution is not folded: padding happens after it, so that the border
+        would see the shift where it saw zeros.
+
+    Why:
+        An inference-time BatchNormalization reads and writes a whole feature map to do what the
+        convolution before it can do for nothing (Jacob et al., "Quantization and Training of Neural
+        Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2).
+
+    When it skips:
+        The layer's output is also read by others or is an output of the network; the parameters are
+        not constant, or not one for each channel; the normalization is in training mode; there is
+        no convolution or Gemm on either side; a folded weight would overflow its element type.
+    """
+
+    name: ClassVar[str] = "fold-batchnorm"
+    numerics: ClassVar[Numerics] = Numerics.EXACT
+    repeat: ClassVar[bool] = True
+
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        for node in list(graph.nodes):
+            if not is_standard(node, "BatchNormalization", *ARITHMETIC) or not node.outputs:
+                continue
+            found = _find(graph, node)
+            if isinstance(found, Site):
+                yield found
+            elif node.op == "BatchNormalization" or (found and _beside_linear(node)):
+                yield Skip(label(node), found)
+
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        linear, affine, new = site.linear, site.affine, site.weights
+        dtype = linear.inputs[1].dtype
+        with np.errstate(over="ignore"):
+            weight = new.weight.astype(dtype)
+            bias = None if new.bias is None else new.bias.astype(dtype)
+        if not all(np.isfinite(a).all() for a in (weight, bias) if a is not None):
+            return Skip(label(affine), f"a folded weight overflows {np.dtype(dtype).name}")
+        change = Change(label(affine), f"{affine.op} into {linear.op} {label(linear)}")
+        if site.before:
+            x = _variable_input(affine)
+            remove_nodes(graph, [affine])
+            linear.inputs[0] = x
+        else:
+            absorb(graph, linear, affine)
+        # New values get new names, after the tensor they make; others may still read the old ones.
+        linear.inputs[1] = constant(graph, f"{linear.outputs[0].name}.weight", weight)
+        if bias is not None:
+            fresh = constant(graph, f"{linear.outputs[0].name}.bias", bias)
+            if len(linear.inputs) > 2:
+                linear.inputs[2] = fresh
+            else:
+                linear.inputs.append(fresh)
+        if linear.op == "Gemm":
+            linear.attrs["beta"] = 1.0
+        return change
+
+
+# --- the affine ---------------------------------------------------------------------------------
+
+
+def _variable_input(node: gs.Node) -> gs.Tensor:
+    return next(t for t in node.inputs if not isinstance(t, gs.Constant))
+
+
+def _affine_of(node: gs.Node) -> Affine | str:
+    """What a node computes, or why that is no per-channel affine map."""
+    return _batchnorm(node) if node.op == "BatchNormalization" else _arithmetic(node)
+
+
+def _batchnorm(node: gs.Node) -> Affine | str:
+    extra = [t for t in node.outputs[1:] if not t.is_empty()]
+    if node.attrs.get("training_mode", 0) or extra:
+        return "it is in training mode"
+    values = [constant_of(tensor) for tensor in node.inputs[1:5]]
+    if any(value is None for value in values):
+        return "its parameters are not constant"
+    gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    if not np.isfinite(scale).all():
+        return "its variance is not positive"
+    return Affine(node.inputs[0], scale, beta - mean * scale)
+
+
+def _arithmetic(node: gs.Node) -> Affine | str:
+    constants = [constant_of(tensor) for tensor in node.inputs]
+    if (constants[0] is None) == (constants[1] is None):
+        return ""  # two variables: no affine at all
+    side = 0 if constants[1] is None else 1
+    x, given = node.inputs[1 - side], constants[side]
+    assert given is not None
+    values = _per_channel(given, _rank(x))
+    if values is None:
+        return "its constant is not one value for each channel"
+    one, zero = np.ones_like(values), np.zeros_like(values)
+    if node.op == "Mul":
+        return Affine(x, values, zero)
+    if node.op == "Add":
+        return Affine(x, one, values)
+    if node.op == "Sub":
+        return Affine(x, one, -values) if side == 1 else Affine(x, -one, values)
+    if side == 0:
+        return "it divides a constant by the feature map"
+    if not values.all():
+        return "it divides by zero"
+    return Affine(x, one / values, zero)
+
+
+def _rank(tensor: gs.Tensor) -> int | None:
+    if tensor.shape is not None:
+        return len(tensor.shape)
+    maker = producer_of(tensor)
+    if maker is not None and is_standard(maker, *CONV_OPS) and maker.inputs[1].shape:
+        return len(maker.inputs[1].shape)
+    return None
+
+
+def _per_channel(values: Array, rank: int | None) -> Floats | None:
+    """A constant as (1,) or (channels,), if it broadcasts along axis 1 of a tensor of that rank."""
+    if rank is None or rank < 2 or values.ndim > rank:
+        return None
+    shape = (1,) * (rank - values.ndim) + values.shape
+    if any(dim != 1 for axis, dim in enumerate(shape) if axis != 1):
+        return None
+    return values.astype(np.float64).reshape(-1)
+
+
+def _beside_linear(node: gs.Node) -> bool:
+    neighbours = [m for t in node.inputs for m in t.inputs]
+    neighbours += [reader for t in node.outputs for reader in t.outputs]
+    return any(is_standard(n, *LINEAR_OPS) for n in neighbours)
+
+
+def _find(graph: gs.Graph, node: gs.Node) -> Site | str:
+    """The layer that takes a node in: the one before it if possible, else the one after it."""
+    affine = _affine_of(node)
+    if isinstance(affine, str):
+        return affine
+    after = _after(graph, node, affine)
+    if isinstance(after, Site):
+        return after
+    before = _before(graph, node, affine)
+    return before if isinstance(before, Site) else f"{after}; {before}"
+
+
+# --- linear layers ------------------------------------------------------------------------------
+
+
+def _after(graph: gs.Graph, node: gs.Node, affine: Affine) -> Site | str:
+    linear = producer_of(affine.x)
+    if linear is None or not is_standard(linear, *LINEAR_OPS):
+        return f"its input comes from {linear.op if linear else 'outside'}"
+    if only_consumer(graph, affine.x) is not node:
+        return f"others read the output of the {linear.op} before it"
+    weights = _scaled_gemm(linear, affine) if linear.op == "Gemm" else _scaled_conv(linear, affine)
+    return weights if isinstance(weights, str) else Site(node, linear, weights, before=False)
+
+
+def _before(graph: gs.Graph, node: gs.Node, affine: Affine) -> Site | str:
+    linear = only_consumer(graph, node.outputs[0])
+    if linear is None:
+        return "its output has several readers, or none"
+    if not is_standard(linear, *LINEAR_OPS) or linear.inputs[0] is not node.outputs[0]:
+        return f"its output goes into {linear.op}"
+    widest = max(affine.scale.size, affine.shift.size)
+    if widest > 1 and (affine.x.shape is None or affine.x.shape[1] != widest):
+        return "it may spread one channel over several"
+    weights = _fed_gemm(linear, affine) if linear.op == "Gemm" else _fed_conv(linear, affine)
+    return weights if isinstance(weights, str) else Site(node, linear, weights, before=True)
+
+
+NOT_CONSTANT = "the weight or bias beside it is not constant"
+
+
+def _channels(values: Floats, count: int) -> Floats | None:
+    """One value for each of `count` channels."""
+    return np.broadcast_to(values, (count,)) if values.size in (1, count) else None
+
+
+def _grouped(spec: ConvSpec) -> tuple[Floats, int, int]:
+    """The weight with the group as an axis of its own, and the axes of output and input channels.
+
+    Conv: (group, out / group, in / group, *kernel). ConvTranspose: (group, in / group, out / group,
+    *kernel).
+    """
+    rows, columns, *kernel = spec.weight.shape
+    weight = spec.weight.astype(np.float64)
+    weight = weight.reshape(spec.group, rows // spec.group, columns, *kernel)
+    return (weight, 1, 2) if spec.op == "Conv" else (weight, 2, 1)
+
+
+def _along(values: Floats, weight: Floats, group: int, axis: int) -> Floats:
+    """Per-channel values, shaped to multiply a grouped weight along one of its channel axes."""
+    shape = [1] * weight.ndim
+    shape[0], shape[axis] = group, -1
+    return values.reshape(shape)
+
+
+def _scaled_conv(linear: gs.Node, affine: Affine) -> Weights | str:
+    spec = ConvSpec.of(linear)
+    if spec is None:
+        return NOT_CONSTANT
+    scale = _channels(affine.scale, spec.out_channels)
+    shift = _channels(affine.shift, spec.out_channels)
+    if scale is None or shift is None:
+        return "it has another number of channels"
+    weight, out_axis, _ = _grouped(spec)
+    scaled = (weight * _along(scale, weight, spec.group, out_axis)).reshape(spec.weight.shape)
+    if spec.bias is None and not shift.any():
+        return Weights(scaled, None)
+    bias = 0.0 if spec.bias is None else spec.bias.astype(np.float64)
+    return Weights(scaled, bias * scale + shift)
+
+
+def _fed_conv(linear: gs.Node, affine: Affine) -> Weights | str:
+    spec = ConvSpec.of(linear)
+    if spec is None:
+        return NOT_CONSTANT
+    scale = _channels(affine.scale, spec.in_channels)
+    shift = _channels(affine.shift, spec.in_channels)
+    if scale is None or shift is None:
+        return "it has another number of channels"
+    if shift.any() and (spec.op == "ConvTranspose" or spec.pads is None or any(spec.pads)):
+        return f"the {spec.op} after it pads with zeros, which its shift would change"
+    weight, out_axis, in_axis = _grouped(spec)
+    scaled = (weight * _along(scale, weight, spec.group, in_axis)).reshape(spec.weight.shape)
+    if not shift.any():
+        return Weights(scaled, None)
+    kept = (0, out_axis)
+    axes = tuple(axis for axis in range(weight.ndim) if axis not in kept)
+    through = (weight * _along(shift, weight, spec.group, in_axis)).sum(axis=axes).reshape(-1)
+    return Weights(scaled, through if spec.bias is None else spec.bias + through)
+
+
+@dataclass(frozen=True)
+class _Gemm:
+    """`Gemm` with constant weights: alpha * x @ weight + bias, weight (in, out)."""
+
+    weight: Floats
+    bias: Floats | None
+    transposed: bool
+
+    @classmethod
+    def of(cls, node: gs.Node) -> _Gemm | None:
+        weight = constant_of(node.inputs[1])
+        tensor = input_of(node, 2)
+        bias = None if tensor is None else constant_of(tensor)
+        if weight is None or (tensor is not None and bias is None):
+            return None
+        transposed = bool(node.attrs.get("transB", 0))
+        matrix = weight.astype(np.float64)
+        beta = node.attrs.get("beta", 1.0)
+        return cls(
+            matrix.T if transposed else matrix,
+            None if bias is None else bias.astype(np.float64) * beta,
+            transposed,
+        )
+
+    def stored(self, weight: Floats, bias: Floats | None) -> Weights:
+        return Weights(weight.T if self.transposed else weight, bias)
+
+
+def _scaled_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
+    gemm = _Gemm.of(linear)
+    if gemm is None:
+        return NOT_CONSTANT
+    count = gemm.weight.shape[1]
+    scale, shift = _channels(affine.scale, count), _channels(affine.shift, count)
+    if scale is None or shift is None:
+        return "it has another number of channels"
+    if gemm.bias is None and not shift.any():
+        return gemm.stored(gemm.weight * scale, None)
+    return gemm.stored(
+        gemm.weight * scale, (0.0 if gemm.bias is None else gemm.bias) * scale + shift
+    )
+
+
+def _fed_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
+    gemm = _Gemm.of(linear)
+    if gemm is None:
+        return NOT_CONSTANT
+    if linear.attrs.get("transA", 0):
+        return "the Gemm after it transposes its input"
+    count = gemm.weight.shape[0]
+    scale, shift = _channels(affine.scale, count), _channels(affine.shift, count)
+    if scale is None or shift is None:
+        return "it has another number of channels"
+    weight = gemm.weight * scale[:, None]
+    through = linear.attrs.get("alpha", 1.0) * (shift @ gemm.weight)
+    if not shift.any():
+        return gemm.stored(weight, gemm.bias)
+    return gemm.stored(weight, through if gemm.bias is None else gemm.bias + through)
