@@ -1,0 +1,340 @@
+"""How long a network takes, beside other engines and layer by layer.
+
+A machine's speed drifts, with its temperature and with what else it does. So engines take turns
+(A B C, B C A, C A B …), and what counts is a median over rounds and how far rounds disagree; a
+single measurement says little. A fast wrong answer is no answer: every engine's outputs are
+compared with onnxruntime's on the same input, and the difference stands beside the time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.competitors import Job, check_names, open_competitor
+from graphopt.engine import Array, Engine, OnnxRuntimeEngine
+from graphopt.errors import GraphoptError, InputError
+from graphopt.model import load_model, replacing
+from graphopt.runtime import LayerTime, open_bundle
+from graphopt.verify import difference, example_shapes, sample_feeds
+
+SUSPICIOUS = 1e-3
+"""A difference, relative to an output's range, that float32 rounding does not explain."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timing(_Record):
+    """Milliseconds for one run of the network: the median over rounds, and how far they spread."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+    @classmethod
+    def of(cls, milliseconds: NDArray[np.float64]) -> Timing:
+        """The summary of one time a round."""
+        low, middle, high = np.percentile(milliseconds, (10, 50, 90))
+        return cls(median_ms=middle, p10_ms=low, p90_ms=high)
+
+
+class BenchReport(_Record):
+    """What `graphopt bench` measured; its JSON form is stable."""
+
+    engines: dict[str, Timing]
+    ratios: dict[str, float]
+    """graphopt's median time / each engine's: below 1, graphopt is faster."""
+    ratio_p10_p90: dict[str, tuple[float, float]]
+    """How far the ratio spreads when it is taken within each round."""
+    difference: dict[str, float]
+    """The largest difference from onnxruntime's outputs, relative to the output's range."""
+    unavailable: dict[str, str]
+    """Engines that were asked for and did not run, and why."""
+    threads: int
+    rounds: int
+    model: str
+    input: dict[str, tuple[int, ...]]
+    compiled_here: bool
+    """True when the model was an ONNX file and graphopt's bundle was made for this measurement."""
+    layers: tuple[LayerTime, ...] | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the JSON form, whole or not at all."""
+        with replacing(path) as fresh:
+            fresh.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n")
+
+    def __rich__(self) -> RenderableType:
+        """Engine by engine, then who is missing, then layer by layer."""
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        table = Table(title=self.model, title_justify="left")
+        table.add_column("engine")
+        for name in ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
+            off = self.difference[name]
+            low, high = self.ratio_p10_p90.get(name, (None, None))
+            table.add_row(
+                name,
+                *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
+                f"{self.ratios[name]:.2f}" if name in self.ratios else "",
+                f"{low:.2f} … {high:.2f}" if low is not None else "",
+                Text(f"{off:.1e}", style="bold red" if off > SUSPICIOUS else ""),
+            )
+        yield table
+        for name, reason in self.unavailable.items():
+            yield Text(f"{name} is missing: {reason}", style="yellow")
+        at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.input.items())
+        yield Text(
+            f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
+            "onnxruntime's outputs, relative to their range.",
+            style="dim",
+        )
+        if self.compiled_here:
+            yield Text("graphopt: compiled for this measurement, target cpu.", style="dim")
+        if self.layers is not None:
+            yield _layer_table(self.layers)
+
+
+def _layer_table(layers: Sequence[LayerTime]) -> Table:
+    total = sum(layer.ms for layer in layers) or 1.0
+    table = Table(title="graphopt, layer by layer", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    table.add_column("kernel", overflow="fold")
+    for name in ("ms", "share", "GFLOP/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in layers:
+        # One multiply-add is two floating-point operations; MFLOP / ms = GFLOP/s.
+        speed = 2e-6 * layer.macs / layer.ms if layer.macs and layer.ms else 0.0
+        table.add_row(
+            layer.layer,
+            layer.kernel,
+            f"{layer.ms:.3f}",
+            f"{layer.ms / total:.1%}",
+            f"{speed:.1f}" if speed else "",
+        )
+    return table
+
+
+def physical_cores() -> int:
+    """The cores that this process may use, hardware threads of one core counted once."""
+    usable = os.sched_getaffinity(0)
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(topology.format(cpu)).read_text() for cpu in usable})
+    except OSError:  # containers may hide it
+        return len(usable)
+
+
+def measure(
+    engines: Sequence[Engine],
+    feeds: Mapping[str, Array],
+    *,
+    rounds: int,
+    warmup_rounds: int,
+    after_round: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> NDArray[np.float64]:
+    """Run engines in turns.
+
+    A turn is one run that is not counted and one that is: threads of the engine before it may still
+    be spinning, and its data still fills the caches. The order rotates from round to round.
+
+    Args:
+        engines: whom to run.
+        feeds: their input.
+        rounds: how often each has its turn.
+        warmup_rounds: rounds before those, which are not counted.
+        after_round: called after each round, warm-up rounds too.
+        clock: seconds.
+
+    Returns:
+        [engines, rounds]: milliseconds.
+    """
+    times = np.empty((len(engines), rounds))
+    for number in range(-warmup_rounds, rounds):
+        for turn in range(len(engines)):
+            which = (number + turn) % len(engines)
+            engines[which].run(feeds)
+            start = clock()
+            engines[which].run(feeds)
+            if number >= 0:
+                times[which, number] = 1e3 * (clock() - start)
+        after_round()
+    return times
+
+
+def summarise(
+    names: Sequence[str], times: NDArray[np.float64], subject: str = "graphopt"
+) -> tuple[dict[str, Timing], dict[str, float], dict[str, tuple[float, float]]]:
+    """Timings, ratios and their spread, by name.
+
+    Args:
+        names: the engines.
+        times: [engines, rounds], as `measure` gives them.
+        subject: the engine whose time the ratios are of; it need not have run.
+
+    Returns:
+        Each engine's timing; the subject's median / each other's median; and the 10th and 90th
+        percentile of that ratio within single rounds.
+    """
+    timings = {name: Timing.of(row) for name, row in zip(names, times, strict=True)}
+    ratios: dict[str, float] = {}
+    spread: dict[str, tuple[float, float]] = {}
+    if subject in timings:
+        own = times[list(names).index(subject)]
+        for name, row in zip(names, times, strict=True):
+            if name != subject:
+                ratios[name] = timings[subject].median_ms / timings[name].median_ms
+                low, high = np.percentile(own / row, (10, 90))
+                spread[name] = (float(low), float(high))
+    return timings, ratios, spread
+
+
+class _Profiler(Protocol):
+    def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]: ...
+
+
+@dataclass
+class LineUp:
+    """The engines that take part, and those that cannot."""
+
+    engines: list[Engine] = field(default_factory=list)
+    difference: dict[str, float] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+def line_up(
+    openers: Mapping[str, Callable[[], Engine]],
+    feeds: Mapping[str, Array],
+    expected: Mapping[str, Array],
+) -> LineUp:
+    """Open every engine and compare its outputs with what is expected.
+
+    Args:
+        openers: what opens an engine, by name. A `GraphoptError` that one of them, or its engine's
+            first run, raises makes the engine unavailable.
+        feeds: the input.
+        expected: the right outputs.
+    """
+    result = LineUp()
+    for name, opener in openers.items():
+        try:
+            engine = opener()
+            answer = engine.run(feeds)
+        except GraphoptError as error:
+            result.unavailable[name] = str(error)
+            continue
+        result.engines.append(engine)
+        result.difference[name] = max(difference(answer[n], expected[n]) for n in expected)
+    return result
+
+
+def bench(
+    path: Path,
+    *,
+    vs: Sequence[str] = ("onnxruntime",),
+    threads: int | None = None,
+    rounds: int = 20,
+    warmup_rounds: int = 3,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    per_layer: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchReport:
+    """Measure a compiled network beside other engines.
+
+    Args:
+        path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
+        vs: competitors, see `graphopt.competitors.COMPETITORS`; they run the bundle's `model.onnx`,
+            the network as it was compiled.
+        threads: of every engine; without it as many as there are physical cores.
+        rounds: see `measure`.
+        warmup_rounds: see `measure`.
+        input_shapes: for an ONNX file with dynamic inputs; without it the first modest size that
+            the network accepts.
+        per_layer: measure the bundle's layers too.
+        progress: called with what is being done.
+
+    Raises:
+        GraphoptError: the file cannot be read, compiled or run. A competitor that fails is no
+            error: it is reported as unavailable.
+    """
+    check_names(vs)
+    threads = threads or physical_cores()
+    # PoCL, OpenCL on the CPU, reads its number of threads when the first device is opened.
+    os.environ |= dict.fromkeys(("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT"), str(threads))
+    with TemporaryDirectory(prefix="graphopt-bench-") as folder:
+        scratch = Path(folder)
+        bundle = path if path.is_dir() else scratch / "bundle"
+        if bundle is not path:
+            progress(f"compiling {path.name}")
+            _compile(path, bundle, input_shapes or {})
+        elif input_shapes:
+            raise InputError(
+                "--input-shape: a bundle is compiled for one size",
+                hint="give the ONNX file, or compile it again with --input-shape",
+            )
+        subject = open_bundle(bundle, threads=threads)
+        model = bundle / "model.onnx"
+        shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
+        feeds = sample_feeds(load_model(model), shapes)[0]
+        subject.run(feeds)  # a competitor may fail; this one must not
+        expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
+        outputs = {name: value.shape for name, value in expected.items()}
+
+        def opener(name: str) -> Callable[[], Engine]:
+            place = scratch / name
+            place.mkdir()
+            return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place))
+
+        progress("loading the network into each engine")
+        openers = {name: opener(name) for name in dict.fromkeys(vs)}
+        ready = line_up({"graphopt": lambda: subject} | openers, feeds, expected)
+
+        total, done = warmup_rounds + rounds, 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(f"round {done} of {total}")
+
+        times = measure(
+            ready.engines, feeds, rounds=rounds, warmup_rounds=warmup_rounds, after_round=count
+        )
+        layers = cast(_Profiler, subject).profile(feeds, rounds) if per_layer else None
+    timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
+    return BenchReport(
+        engines=timings,
+        ratios=ratios,
+        ratio_p10_p90=spread,
+        difference=ready.difference,
+        unavailable=ready.unavailable,
+        threads=threads,
+        rounds=rounds,
+        model=str(path),
+        input=shapes,
+        compiled_here=bundle is not path,
+        layers=tuple(layers) if layers is not None else None,
+    )
+
+
+def _compile(path: Path, bundle: Path, input_shapes: Mapping[str, Sequence[int]]) -> None:
+    from graphopt.compile import compile_model
+
+    shapes = example_shapes(load_model(path, input_shapes))
+    compile_model(path, bundle, target="cpu", input_shapes=shapes)

@@ -1,0 +1,253 @@
+"""Measuring engines in turns: the order, the sums, and what is said of engines that fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from graphopt import benchmark, competitors
+from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
+from graphopt.errors import InputError, Unsupported
+from graphopt.runtime import LayerTime
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "examples" / "demo.onnx"
+SIZE = (1, 3, 64, 96)
+
+
+class Clock:
+    """Time that passes only when a fake engine runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeEngine:
+    """Takes its next duration, in milliseconds, from a list; remembers in a log that it ran."""
+
+    inputs: Mapping[str, Shape] = MappingProxyType({"x": (1,)})
+    outputs: Sequence[str] = ("y",)
+
+    def __init__(
+        self, name: str, clock: Clock, log: list[str], durations: Callable[[int], float]
+    ) -> None:
+        self.name, self._clock, self._log, self._durations = name, clock, log, durations
+        self._runs = 0
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        self._clock.now += self._durations(self._runs) / 1e3
+        self._runs += 1
+        self._log.append(self.name)
+        return {"y": np.ones(1, np.float32)}
+
+
+def test_engines_take_turns_in_rotating_order() -> None:
+    clock, log = Clock(), []
+    engines = [FakeEngine(name, clock, log, lambda _: 1.0) for name in "abc"]
+    rounds: list[int] = []
+    benchmark.measure(
+        engines, {}, rounds=3, warmup_rounds=0, after_round=lambda: rounds.append(1), clock=clock
+    )
+    turns = log[::2]
+    assert log[1::2] == turns  # each turn is two runs
+    assert ["".join(turns[i : i + 3]) for i in (0, 3, 6)] == ["abc", "bca", "cab"]
+    assert len(rounds) == 3
+
+
+def test_only_second_runs_after_the_warm_up_count() -> None:
+    clock = Clock()
+    # Runs 0 to 3 are the warm-up's; of the rest the even ones open a turn.
+    slow_start = FakeEngine(
+        "a", clock, [], lambda run: 1000.0 if run < 4 or run % 2 == 0 else 2.0 + run
+    )
+    times = benchmark.measure([slow_start], {}, rounds=2, warmup_rounds=2, clock=clock)
+    np.testing.assert_allclose(times, [[7.0, 9.0]])
+
+
+def test_ratios_are_of_medians_and_spread_is_within_rounds() -> None:
+    # The machine is three times slower in the last round: the ratio must not care.
+    machine = np.array([1.0, 1.0, 3.0])
+    timings, ratios, spread = benchmark.summarise(
+        ["graphopt", "other"], np.stack([2.0 * machine, 4.0 * machine])
+    )
+    assert timings["graphopt"].median_ms == pytest.approx(2.0)
+    assert timings["other"].p90_ms == pytest.approx(np.percentile(4.0 * machine, 90))
+    assert ratios == {"other": pytest.approx(0.5)}
+    assert spread["other"] == pytest.approx((0.5, 0.5))
+
+
+def test_without_graphopt_there_is_no_ratio() -> None:
+    timings, ratios, _ = benchmark.summarise(["a", "b"], np.ones((2, 3)))
+    assert set(timings) == {"a", "b"}
+    assert ratios == {}
+
+
+def test_a_wrong_answer_shows_and_a_failing_engine_is_named() -> None:
+    clock = Clock()
+
+    def broken() -> Engine:
+        raise Unsupported("no such thing", hint="pip install it")
+
+    result = benchmark.line_up(
+        {"right": lambda: FakeEngine("right", clock, [], lambda _: 1.0), "broken": broken},
+        {},
+        {"y": np.full(1, 1.5, np.float32)},
+    )
+    assert [engine.name for engine in result.engines] == ["right"]
+    assert result.difference["right"] == pytest.approx(0.5 / 1.5)
+    assert "pip install it" in result.unavailable["broken"]
+
+
+def test_an_engine_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(InputError, match="'onnxruntme'") as caught:
+        competitors.check_names(["openvino", "onnxruntme"])
+    assert "onnxruntime, openvino, ncnn" in str(caught.value)
+
+
+def _job(name: str, scratch: Path, threads: int = 1) -> tuple[competitors.Job, dict[str, Array]]:
+    feeds = {"image": np.random.default_rng(0).uniform(-1, 1, SIZE).astype(np.float32)}
+    expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
+    outputs = {n: v.shape for n, v in expected.items()}
+    place = scratch / name
+    place.mkdir()
+    return competitors.Job(DEMO, {"image": SIZE}, outputs, threads, place), feeds
+
+
+def test_an_engine_that_is_not_installed_comes_with_its_pip_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def absent(job: competitors.Job) -> Engine:
+        raise ModuleNotFoundError("No module named 'swift'")
+
+    table = {"swift": competitors.Competitor(absent, "pip install swift")}
+    monkeypatch.setattr(competitors, "COMPETITORS", table)
+    job, _ = _job("swift", tmp_path)
+    with pytest.raises(Unsupported, match="swift is not installed") as caught:
+        competitors.open_competitor("swift", job)
+    assert caught.value.hint == "pip install swift"
+
+
+def test_an_engine_that_crashes_on_the_network_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def crashes(job: competitors.Job) -> Engine:
+        raise RuntimeError("first line\nsecond line")
+
+    table = {"swift": competitors.Competitor(crashes, "pip install swift")}
+    monkeypatch.setattr(competitors, "COMPETITORS", table)
+    job, _ = _job("swift", tmp_path)
+    with pytest.raises(Unsupported, match=r"cannot load the network: first line$"):
+        competitors.open_competitor("swift", job)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [("onnxruntime", ()), ("openvino", ("openvino",)), ("ncnn", ("ncnn", "pnnx"))],
+)
+def test_competitors_agree_with_onnxruntime(
+    name: str, modules: Sequence[str], tmp_path: Path
+) -> None:
+    if missing := [module for module in modules if find_spec(module) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    job, feeds = _job(name, tmp_path)
+    expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
+    engine = competitors.open_competitor(name, job)
+    for _ in range(2):  # the second answer must not be the first one's memory
+        answer = engine.run(feeds)
+        for output, value in expected.items():
+            np.testing.assert_allclose(answer[output], value, atol=1e-4)
+        feeds = {"image": -feeds["image"]}
+        expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
+
+
+class FakeBundle(OnnxRuntimeEngine):
+    """A bundle's runner whose numbers come from onnxruntime."""
+
+    name = "graphopt"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        super().__init__(path / "model.onnx", threads=threads)
+        self.inputs = {"image": SIZE}
+
+    def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]:
+        return [LayerTime("stem", "conv_dense", 0.5, 1_000_000)]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is opened as a bundle."""
+    folder = tmp_path / "demo.graphopt"
+    folder.mkdir()
+    shutil.copy(DEMO, folder / "model.onnx")
+    monkeypatch.setattr(
+        benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
+    )
+    return folder
+
+
+def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(job: competitors.Job) -> Engine:
+        raise ModuleNotFoundError("No module named 'swift'")
+
+    table = {
+        **competitors.COMPETITORS,
+        "swift": competitors.Competitor(absent, "pip install swift"),
+    }
+    monkeypatch.setattr(competitors, "COMPETITORS", table)
+    report = benchmark.bench(
+        bundle,
+        vs=("onnxruntime", "swift"),
+        threads=1,
+        rounds=2,
+        warmup_rounds=0,
+        per_layer=True,
+    )
+    report.write(tmp_path / "bench.json")
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert set(data["engines"]) == {"graphopt", "onnxruntime"}
+    assert set(data["engines"]["graphopt"]) == {"median_ms", "p10_ms", "p90_ms"}
+    own, other = (data["engines"][name]["median_ms"] for name in ("graphopt", "onnxruntime"))
+    assert data["ratios"] == {"onnxruntime": pytest.approx(own / other)}
+    assert data["threads"] == 1
+    assert data["model"] == str(bundle)
+    assert data["input"] == {"image": list(SIZE)}
+    assert data["difference"]["graphopt"] < 1e-6
+    assert "pip install swift" in data["unavailable"]["swift"]
+    assert data["layers"] == [
+        {"layer": "stem", "kernel": "conv_dense", "ms": 0.5, "macs": 1_000_000}
+    ]
+
+
+def test_what_is_printed(bundle: Path) -> None:
+    from rich.console import Console
+
+    report = benchmark.bench(
+        bundle, vs=("onnxruntime",), threads=1, rounds=1, warmup_rounds=0, per_layer=True
+    )
+    report = report.model_copy(
+        update={
+            "difference": {"graphopt": 0.25, "onnxruntime": 0.0},
+            "unavailable": {"swift": "swift is not installed"},
+        }
+    )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(report)
+    text = capture.get()
+    for part in ("2.5e-01", "swift is missing", "image 1x3x64x96", "1 threads", "4.0", "100.0%"):
+        assert part in text
+
+
+def test_a_bundle_has_one_size(bundle: Path) -> None:
+    with pytest.raises(InputError, match="one size"):
+        benchmark.bench(bundle, input_shapes={"image": (1, 3, 32, 32)})
