@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.pose.spec import PoseSpec
 
 Array = NDArray[np.generic]
 Shape = tuple[int | None, ...]
@@ -78,3 +81,44 @@ class OnnxRuntimeEngine:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in feeds.items())
             raise InputError(f"onnxruntime failed on {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+ENGINES = ("graphopt", "onnxruntime")
+"""What `--engine` takes."""
+
+
+def open_engine(
+    path: Path, *, engine: str | None = None, threads: int = 0, **choices: Any
+) -> tuple[Engine, PoseSpec]:
+    """Open a pose network: a compiled bundle (a folder) or an ONNX file.
+
+    Args:
+        path: the bundle or the file.
+        engine: one of `ENGINES`; by default graphopt for a bundle, onnxruntime for an ONNX file.
+            onnxruntime runs the network that a bundle was compiled from.
+        threads: CPU threads; 0 leaves it to the engine.
+        choices: what the user says about the network (`PoseSpec.with_choices`).
+
+    Raises:
+        InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
+    """
+    from graphopt.pose.spec import detect_pose_spec, read_pose_spec
+
+    if engine not in (None, *ENGINES):
+        raise InputError(f"there is no engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if not path.is_dir():
+        if engine == "graphopt":
+            raise InputError(
+                f"{path} is an ONNX file; graphopt runs compiled bundles",
+                hint=f"compile it first: graphopt compile {path} -o BUNDLE",
+            )
+        spec = detect_pose_spec(path, **choices)
+        return OnnxRuntimeEngine(path, threads=threads), spec
+    spec = read_pose_spec(path / "pose.json").with_choices(**choices)
+    if engine == "onnxruntime":
+        return OnnxRuntimeEngine(path / "model.onnx", threads=threads), spec
+    from graphopt.runtime import open_bundle
+
+    return open_bundle(path, threads=threads), spec

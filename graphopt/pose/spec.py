@@ -7,14 +7,15 @@ A compiled bundle keeps it as `pose.json`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
@@ -25,6 +26,7 @@ METADATA_KEY = "graphopt.pose"
 Triple = tuple[float, float, float]
 Color = Literal["bgr", "rgb"]
 FloatArray = NDArray[np.float32]
+_CHOICES = ("color", "mean", "scale", "pad_value")
 
 
 class _Frozen(BaseModel):
@@ -78,12 +80,99 @@ class PoseSpec(_Frozen):
     stride: Annotated[int, Field(gt=0)]
     """Input pixels to a heat map's pixel."""
     notes: dict[str, Finding] = {}
-    """How each part was found, by its name: skeleton, maps, color, mean, scale, pad_value."""
+    """How each part was found: skeleton, color, mean, scale, pad_value."""
+
+    @model_validator(mode="after")
+    def _maps_fit(self) -> PoseSpec:
+        wanted = {"heat maps": (self.heat, len(self.skeleton.parts))}
+        if self.paf is not None:
+            wanted["PAF channels"] = (self.paf, self.skeleton.paf_channels)
+        for what, (maps, least) in wanted.items():
+            if maps.count < least or not least:
+                raise ValueError(
+                    f"skeleton {self.skeleton.name} has {least} {what}, the network {maps.count}"
+                )
+        return self
+
+    def with_choices(
+        self,
+        *,
+        skeleton: str | Path | None = None,
+        color: Color | None = None,
+        mean: Triple | None = None,
+        scale: Triple | None = None,
+        pad_value: float | None = None,
+    ) -> PoseSpec:
+        """A copy with what a user says in place of what was found (None keeps it).
+
+        Raises:
+            InputError: no such skeleton, or one that the network's maps do not fit.
+        """
+        values = (color, mean, scale, pad_value)
+        given: dict[str, Any] = {
+            name: v for name, v in zip(_CHOICES, values, strict=True) if v is not None
+        }
+        fields = dict(self) | {"preprocess": self.preprocess.model_copy(update=given)}
+        if skeleton is not None:
+            fields["skeleton"] = load_skeleton(skeleton)
+            given["skeleton"] = skeleton
+        fields["notes"] = self.notes | dict.fromkeys(given, Finding(how="given", why="by flag"))
+        try:
+            return PoseSpec(**fields)
+        except ValidationError as error:
+            raise InputError(first_complaint(error)) from error
 
     @property
-    def guesses(self) -> dict[str, str]:
-        """What was only guessed, and why."""
-        return {name: f.why for name, f in self.notes.items() if f.how == "guessed"}
+    def guesses(self) -> list[str]:
+        """What was only guessed, a line for each reason, with the flags that change it."""
+        reasons: dict[str, list[str]] = {}
+        for name, finding in self.notes.items():
+            if finding.how == "guessed":
+                reasons.setdefault(finding.why, []).append(name)
+        lines = []
+        for why, names in reasons.items():
+            said = ", ".join(f"{name} {getattr(self.preprocess, name)}" for name in names)
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+            lines.append(f"guessed: {said} ({why}; change it with {flags})")
+        return lines
+
+
+def choices(
+    skeleton: str | None = None,
+    color: str | None = None,
+    mean: str | None = None,
+    scale: str | None = None,
+    pad_value: float | None = None,
+) -> dict[str, Any]:
+    """What a user said on a command line, as arguments of `detect_pose_spec` and `with_choices`.
+
+    Raises:
+        InputError: a colour order or a number that is none.
+    """
+    if color not in (None, *get_args(Color)):
+        raise InputError(f"--color {color}: not bgr or rgb")
+    return {
+        "skeleton": skeleton,
+        "color": color,
+        "mean": _triple("--mean", mean),
+        "scale": _triple("--scale", scale),
+        "pad_value": pad_value,
+    }
+
+
+def _triple(flag: str, text: str | None) -> Triple | None:
+    """`128`, `1/256` or `a,b,c` as three numbers."""
+    if text is None:
+        return None
+    try:
+        quotients = [item.split("/") for item in text.split(",")]
+        values = [math.prod([float(q[0]), *(1 / float(d) for d in q[1:])]) for q in quotients]
+        first, second, third = values * 3 if len(values) == 1 else values
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{flag} {text}: neither a number nor three", hint=f"such as {flag} 1/256 or 1,2,3"
+        ) from error
+    return first, second, third
 
 
 def detect_pose_spec(
@@ -113,69 +202,64 @@ def detect_pose_spec(
         Unsupported: the input is no single [N,3,H,W] tensor.
     """
     proto = _as_proto(model)
-    given = {"color": color, "mean": mean, "scale": scale, "pad_value": pad_value}
-    given = {name: value for name, value in given.items() if value is not None}
     stored = next((p.value for p in proto.metadata_props if p.key == METADATA_KEY), None)
     if stored is not None:
-        return _from_metadata(stored, given, skeleton)
-
+        spec = _parse(stored, where=f"the file's metadata {METADATA_KEY!r}")
+        how = Finding(how="metadata", why=METADATA_KEY)
+        return spec.model_copy(
+            update={"notes": dict.fromkeys(("skeleton", *_CHOICES), how)}
+        ).with_choices(skeleton=skeleton, color=color, mean=mean, scale=scale, pad_value=pad_value)
     probe = _probe(proto)
     chosen = load_skeleton(skeleton) if skeleton is not None else None
     body, heat, paf = _find_maps(probe.outputs, chosen)
     stride = round(probe.height / probe.outputs[heat.output][1])
     preprocess, notes = _normalisation(proto, probe, family="paf" if paf else "single")
-    notes |= {name: Finding(how="given", why="by the caller") for name in given}
-    notes |= {
-        "skeleton": Finding(
-            how="given" if chosen else "detected",
-            why=f"{body.name}: {heat.count} heat maps, {paf.count if paf else 0} PAF channels",
-        )
-    }
+    notes["skeleton"] = Finding(
+        how="given" if chosen else "detected",
+        why=f"{body.name}: {heat.count} heat maps, {paf.count if paf else 0} PAF channels",
+    )
     return PoseSpec(
         preprocess=Preprocess(
-            **(preprocess | given), multiple=max(stride, _downsampling(proto)), height=probe.default
+            **preprocess, multiple=max(stride, _downsampling(proto)), height=probe.default
         ),
         skeleton=body,
         heat=heat,
         paf=paf,
         stride=stride,
         notes=notes,
-    )
+    ).with_choices(color=color, mean=mean, scale=scale, pad_value=pad_value)
 
 
-def _from_metadata(text: str, given: Mapping[str, Any], skeleton: str | Path | None) -> PoseSpec:
+def read_pose_spec(path: Path) -> PoseSpec:
+    """The PoseSpec that a bundle keeps as `pose.json`.
+
+    Raises:
+        InputError: the file cannot be read, or holds no pose spec.
+    """
     try:
-        spec = PoseSpec.model_validate_json(text)
-    except ValidationError as error:
+        return _parse(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"the file's metadata {METADATA_KEY!r} is no pose spec: {first_complaint(error)}",
-            hint="write it again, or remove it and give --skeleton, --color, --mean and --scale",
+            f"{path} cannot be read: {error}",
+            hint="a bundle is made by: graphopt compile MODEL.onnx -o BUNDLE",
         ) from error
-    body = load_skeleton(skeleton) if skeleton is not None else spec.skeleton
-    notes = {name: Finding(how="metadata", why=METADATA_KEY) for name in Preprocess.model_fields}
-    notes |= {name: Finding(how="given", why="by the caller") for name in given}
-    return spec.model_copy(
-        update={
-            "preprocess": Preprocess.model_validate(spec.preprocess.model_dump() | dict(given)),
-            "skeleton": body,
-            "notes": {"skeleton": Finding(how="metadata", why=METADATA_KEY)} | notes,
-        }
-    )
+
+
+def _parse(text: str, *, where: str) -> PoseSpec:
+    try:
+        return PoseSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{where} holds no pose spec: {first_complaint(error)}") from error
 
 
 def _as_proto(model: Any) -> Any:
     import onnx
 
+    from graphopt.model import load_model, to_proto
+
     if isinstance(model, onnx.ModelProto):
         return model
-    if isinstance(model, str | Path):
-        try:
-            return onnx.load(str(model))
-        except Exception as error:  # protobuf and onnx raise several unrelated classes
-            raise InputError(f"{model} is no readable ONNX file: {error}") from error
-    import onnx_graphsurgeon
-
-    return onnx_graphsurgeon.export_onnx(model)
+    return to_proto(load_model(Path(model)) if isinstance(model, str | Path) else model)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""Options that several commands share: what a user can say about a pose network."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Skeleton = Annotated[
+    str | None,
+    typer.Option(
+        help="coco18, body25, mpii16, or a TOML file written like them.", metavar="NAME|F.toml"
+    ),
+]
+Color = Annotated[
+    str | None,
+    typer.Option(help="Channel order that the network expects.", metavar="bgr|rgb"),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Subtracted from pixels 0..255; one number or M,M,M.", metavar="M"),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(help="Multiplied after that, such as 1/256; one number or S,S,S.", metavar="S"),
+]
+PadValue = Annotated[float | None, typer.Option(min=0, max=255, help="Pixel value of the border.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="What runs the network; a bundle's default is graphopt.", metavar="NAME"),
+]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to the engine.")]
+Height = Annotated[
+    int | None,
+    typer.Option(min=32, help="Input rows, where the network takes any; 368 is usual."),
+]

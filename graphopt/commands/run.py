@@ -1,0 +1,74 @@
+"""`graphopt run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands import options
+
+
+def run(
+    model: Annotated[Path, typer.Argument(metavar="BUNDLE|IN.onnx", help="The pose network.")],
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTO...", help="Photos, folders, videos.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Picture with the poses drawn; a folder for several."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the poses here.", metavar="F.json")
+    ] = None,
+    engine: options.Engine = None,
+    threads: options.Threads = 0,
+    height: options.Height = None,
+    skeleton: options.Skeleton = None,
+    color: options.Color = None,
+    mean: options.Mean = None,
+    scale: options.Scale = None,
+    pad_value: options.PadValue = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out people with a lower score.")
+    ] = 0.0,
+) -> None:
+    """Find the people in photos, folders of photos and videos.
+
+    The JSON is a list of {"image", "width", "height", "people": [{"score", "keypoints":
+    [[x, y, score], ...]}], "skeleton"}: key points in the skeleton's order and in photo pixels (the
+    centre of the first pixel is 0, 0), [0, 0, 0] where a part was not found.
+    """
+    from rich.console import Console
+
+    from graphopt.engine import open_engine
+    from graphopt.pose.decode import DecodeOptions
+    from graphopt.pose.estimate import Estimator, Job
+    from graphopt.pose.spec import choices
+
+    console = Console(stderr=True)
+    job = Job.plan(photos, output, json_file)
+    opened, spec = open_engine(
+        model,
+        engine=engine,
+        threads=threads,
+        **choices(skeleton, color, mean, scale, pad_value),
+    )
+    for line in spec.guesses:
+        console.print(line, style="dim", markup=False)
+    estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
+    skipped = 0
+    for result in job.run(estimator, console):
+        if result is None:
+            skipped += 1
+            continue
+        for warning in result.poses.warnings:
+            console.print(f"{result.image}: {warning}", style="yellow", markup=False)
+        count = len(result.poses.people)
+        typer.echo(
+            f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
+            f"{result.milliseconds:.0f} ms"
+        )
+    if skipped:
+        console.print(f"skipped {skipped} files that are no photos", style="dim")

@@ -1,0 +1,221 @@
+"""Photo in, people out: an engine, a pose spec and the decoder, put together."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from graphopt.engine import Engine
+from graphopt.errors import InputError
+from graphopt.model import replacing
+from graphopt.pose.decode import DecodeOptions, Poses, decode
+from graphopt.pose.draw import draw
+from graphopt.pose.images import (
+    check_picture_suffix,
+    expand,
+    is_picture,
+    is_video,
+    read_photo,
+    read_video,
+    write_picture,
+    write_video,
+)
+from graphopt.pose.preprocess import prepare
+from graphopt.pose.skeleton import Skeleton
+from graphopt.pose.spec import PoseSpec
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A pose network that is ready for photos."""
+
+    engine: Engine
+    spec: PoseSpec
+    options: DecodeOptions = field(default_factory=DecodeOptions)
+    height: int | None = None
+    """Rows of the input where the network takes any; None leaves it to the spec."""
+
+    def __call__(self, photo: Image.Image) -> Poses:
+        """The people in an RGB photo, in its pixels."""
+        ((name, shape),) = self.engine.inputs.items()
+        tensor, placement = prepare(photo, self.spec.preprocess, shape[2:], height=self.height)
+        return decode(self.engine.run({name: tensor}), self.spec, placement, self.options)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one photo, or one frame."""
+
+    image: str
+    """The photo's path as it was given; for a frame the video's and `#number`, from 0."""
+    width: int
+    height: int
+    poses: Poses
+    milliseconds: float
+    """From decoded pixels to people: pre-processing, network and decoding."""
+
+    def to_json(self, skeleton: Skeleton) -> dict[str, Any]:
+        """The JSON shape of `graphopt run --json`.
+
+        Key points are in the skeleton's order, x and y in pixels of the photo with the centre of
+        the first pixel at (0, 0); a part that was not found is [0, 0, 0].
+        """
+        return {
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "people": [
+                {
+                    "score": round(person.score, 5),
+                    "keypoints": [
+                        [round(float(x), 3), round(float(y), 3), round(float(score), 5)]
+                        for x, y, score in person.keypoints
+                    ],
+                }
+                for person in self.poses.people
+            ],
+            "skeleton": skeleton.name,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """Photos, folders and videos to look at, and where the pictures go."""
+
+    files: Sequence[tuple[Path, bool]]
+    """Each file, and whether it was named itself (or found in a folder)."""
+    output: Path | None
+    into_folder: bool
+    json_file: Path | None = None
+
+    @staticmethod
+    def plan(inputs: Sequence[Path], output: Path | None, json_file: Path | None = None) -> Job:
+        """Look at what is given before any work is done.
+
+        One photo goes to the file `output`, one video to a video if `output` is named like one;
+        everything else goes to a folder, under the names of the inputs.
+
+        Raises:
+            InputError: an input is missing, two would become one, or an output is an input.
+        """
+        files = expand(inputs)
+        if not files:
+            raise InputError(f"no file in {', '.join(map(str, inputs))}")
+        single = len(inputs) == 1 and not inputs[0].is_dir()
+        to_file = single and output is not None and not output.is_dir()
+        if to_file and output is not None and not (is_video(inputs[0]) and is_video(output)):
+            to_file = not is_video(inputs[0])
+            if to_file:
+                check_picture_suffix(output)
+        if output is not None and not to_file and output.is_file():
+            raise InputError(f"{output} is a file; several pictures go to a folder")
+        job = Job(files, output, not to_file, json_file)
+        sources: dict[Path, Path] = {}
+        for path, _ in files:
+            if json_file is not None and json_file.exists() and json_file.samefile(path):
+                raise InputError(f"{json_file} is an input", hint="choose another --json")
+            target = job.target(path)
+            if target is None:
+                continue
+            if target.exists() and target.samefile(path):
+                raise InputError(f"{target} is an input", hint="choose another output with -o")
+            if target in sources:
+                raise InputError(f"{sources[target]} and {path} would both become {target}")
+            sources[target] = path
+        return job
+
+    def target(self, path: Path) -> Path | None:
+        """Where the picture of a photo goes; the video, or the folder of frames, of a video."""
+        if self.output is None or not self.into_folder:
+            return self.output
+        if is_video(path):
+            return self.output / path.stem
+        return self.output / (path.name if is_picture(path) else f"{path.name}.png")
+
+    def run(self, estimator: Estimator, console: Console) -> Iterator[Result | None]:
+        """Work through the files, with a progress bar on the console if there are several.
+
+        Each result comes after its picture was written; None stands for a file of a folder that is
+        no photo. The JSON file is written at the end.
+        """
+        results = []
+        with Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=len(self.files) == 1 and not is_video(self.files[0][0]),
+        ) as progress:
+            task = progress.add_task("", total=len(self.files))
+
+            def expect(more: int) -> None:
+                progress.update(task, total=(progress.tasks[task].total or 0) + more)
+
+            for path, named in self.files:
+                for result in self._file(path, named, estimator, expect):
+                    progress.advance(task)
+                    if result is not None:
+                        results.append(result.to_json(estimator.spec.skeleton))
+                    yield result
+        if self.json_file is not None:
+            with replacing(self.json_file) as fresh:
+                fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def _file(
+        self, path: Path, named: bool, estimator: Estimator, expect: Callable[[int], None]
+    ) -> Iterator[Result | None]:
+        if is_video(path):
+            yield from self._video(path, estimator, expect)
+            return
+        try:
+            photo = read_photo(path)
+        except InputError:
+            if named:
+                raise
+            yield None
+            return
+        yield _look(str(path), photo, estimator, self._picture_to(self.target(path)))
+
+    def _video(
+        self, path: Path, estimator: Estimator, expect: Callable[[int], None]
+    ) -> Iterator[Result]:
+        target = self.target(path)
+        with ExitStack() as stack:
+            video = stack.enter_context(read_video(path))
+            expect(video.count - 1)
+            append = None
+            if target is not None and not self.into_folder:
+                append = stack.enter_context(write_video(target, video.fps))
+            for number, frame in enumerate(video.frames):
+                show = append
+                if target is not None and show is None:
+                    show = self._picture_to(target / f"{number:06d}.png")
+                yield _look(f"{path}#{number}", frame, estimator, show)
+
+    @staticmethod
+    def _picture_to(path: Path | None) -> Callable[[Image.Image], None] | None:
+        return None if path is None else lambda image: write_picture(image, path)
+
+
+def _look(
+    name: str,
+    photo: Image.Image,
+    estimator: Estimator,
+    show: Callable[[Image.Image], None] | None,
+) -> Result:
+    start = time.perf_counter()
+    poses = estimator(photo)
+    milliseconds = 1e3 * (time.perf_counter() - start)
+    if show is not None:
+        show(draw(photo, poses.people, estimator.spec.skeleton))
+    return Result(name, photo.width, photo.height, poses, milliseconds)

@@ -1,0 +1,229 @@
+"""How good poses are: COCO's key-point AP, and how far two sets of people are apart."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from graphopt.errors import InputError, Unsupported
+from graphopt.pose.decode import Person
+from graphopt.pose.estimate import Estimator
+from graphopt.pose.images import read_photo
+from graphopt.pose.skeleton import COCO_PARTS, Skeleton
+
+# fmt: off
+COCO_SIGMAS = np.array([
+    .026, .025, .025, .035, .035, .079, .079, .072, .072,
+    .062, .062, .107, .107, .087, .087, .089, .089,
+])
+# fmt: on
+"""Deviation of human annotators, by COCO key point, as a share of the person's scale
+(cocodataset.org, Keypoint Evaluation, section 1.3)."""
+
+OTHER_SIGMA = 0.079
+"""For parts that COCO does not have: that of a shoulder."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """COCO key-point scores of a run."""
+
+    AP: float
+    AP50: float
+    AP75: float
+    AR: float
+    images: int
+    seconds: float
+
+
+def evaluate(
+    estimator: Estimator,
+    images: Path,
+    annotations: Path,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Scores:
+    """COCO's key-point AP (pycocotools) of a pose network on a folder of annotated photos.
+
+    Key points are shifted by half a pixel, from pixel centres to COCO's corners. Parts that COCO
+    lacks are left out; parts that the skeleton lacks count as missed.
+
+    Args:
+        images: the folder of photos, named as in the annotations.
+        annotations: a COCO key-point file (`person_keypoints_*.json`).
+        limit: only the first so many photos, by image id.
+        progress: told how many photos are done, of how many.
+
+    Raises:
+        InputError: a file is missing or is no such file, or the skeleton shares no part with COCO.
+        Unsupported: pycocotools is not installed.
+    """
+    if find_spec("pycocotools") is None:
+        raise Unsupported(
+            "COCO evaluation needs pycocotools, which is not installed",
+            hint="pip install 'graphopt[eval]'",
+        )
+    skeleton = estimator.spec.skeleton
+    if (skeleton.to_coco < 0).all():
+        raise InputError(f"skeleton {skeleton.name} shares no part with COCO's key points")
+    truth = _read_annotations(annotations)
+    photos = sorted(truth["images"], key=lambda image: int(image["id"]))[:limit]
+    missing = [
+        image["file_name"] for image in photos if not (images / image["file_name"]).is_file()
+    ]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(photos)} annotated photos are not in {images}, "
+            f"the first is {missing[0]}",
+            hint="give the folder that holds the photos themselves to --images",
+        )
+    found: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    for done, image in enumerate(photos):
+        progress(done, len(photos))
+        poses = estimator(read_photo(images / image["file_name"]))
+        found += [
+            {
+                "image_id": image["id"],
+                "category_id": 1,
+                "keypoints": to_coco(person, skeleton).ravel().tolist(),
+                "score": person.score,
+            }
+            for person in poses.people
+        ]
+    progress(len(photos), len(photos))
+    ap, ap50, ap75, ar = _coco_scores(truth, found, [image["id"] for image in photos])
+    return Scores(ap, ap50, ap75, ar, len(photos), time.perf_counter() - start)
+
+
+def to_coco(person: Person, skeleton: Skeleton) -> NDArray[np.float64]:
+    """COCO's 17 key points [17, 3]: x, y (corner convention) and 1, or zeros where not found."""
+    source = skeleton.to_coco
+    keypoints = np.where(source[:, None] >= 0, person.keypoints[source].astype(np.float64), 0)
+    seen = keypoints[:, 2] > 0
+    return np.where(seen[:, None], np.column_stack([keypoints[:, :2] + 0.5, seen]), 0)
+
+
+def _read_annotations(path: Path) -> dict[str, Any]:
+    try:
+        truth = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    wanted = {"images", "annotations", "categories"}
+    if not isinstance(truth, dict) or not wanted <= truth.keys():
+        raise InputError(
+            f"{path} is no COCO annotation file: it lacks {', '.join(sorted(wanted))}",
+            hint="COCO's own is called person_keypoints_val2017.json",
+        )
+    if not any("keypoints" in annotation for annotation in truth["annotations"]):
+        raise InputError(f"{path} holds no key points; it may be COCO's instances or captions file")
+    return truth
+
+
+def _coco_scores(
+    truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]], images: Sequence[int]
+) -> tuple[float, float, float, float]:
+    """AP, AP50, AP75 and AR over these images."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if not found:
+        return 0.0, 0.0, 0.0, 0.0  # pycocotools does not take an empty list
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = truth
+        reference.createIndex()
+        judge = COCOeval(reference, reference.loadRes(list(found)), "keypoints")
+        judge.params.imgIds = list(images)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    # Without a person in the truth COCO says -1.
+    ap, ap50, ap75, ar = (max(0.0, float(judge.stats[i])) for i in (0, 1, 2, 5))
+    return ap, ap50, ap75, ar
+
+
+@dataclass(frozen=True)
+class PoseShift:
+    """What became of people when a network was changed."""
+
+    matched: int
+    lost: int
+    """People of the first set without a counterpart."""
+    added: int
+    """People of the second set without a counterpart."""
+    mean_pixels: float
+    """Mean distance of the key points that both of a pair have; 0 without any."""
+    max_pixels: float
+    parts_lost: int
+    """Key points that only the first of a pair has."""
+    parts_added: int
+
+
+def pose_shift(
+    before: Sequence[Person], after: Sequence[Person], skeleton: Skeleton, *, min_oks: float = 0.5
+) -> PoseShift:
+    """Match two sets of people of one photo and measure how far their key points moved.
+
+    Pairs maximise the sum of object key-point similarity (OKS; cocodataset.org, Keypoint
+    Evaluation), with the bounding box of the first one's key points as the scale; pairs below
+    `min_oks` are no pairs.
+    """
+    similarity = np.array([[oks(a, b, skeleton) for b in after] for a in before])
+    similarity = similarity.reshape(len(before), len(after))
+    rows, columns = linear_sum_assignment(-similarity)
+    pairs = [(a, b) for a, b in zip(rows, columns, strict=True) if similarity[a, b] >= min_oks]
+    distances: list[float] = []
+    lost = added = 0
+    for a, b in pairs:
+        first, second = before[a].keypoints, after[b].keypoints
+        seen_first, seen_second = first[:, 2] > 0, second[:, 2] > 0
+        both = seen_first & seen_second
+        distances += np.hypot(*(first[both, :2] - second[both, :2]).T).tolist()
+        lost += int((seen_first & ~seen_second).sum())
+        added += int((seen_second & ~seen_first).sum())
+    return PoseShift(
+        matched=len(pairs),
+        lost=len(before) - len(pairs),
+        added=len(after) - len(pairs),
+        mean_pixels=float(np.mean(distances)) if distances else 0.0,
+        max_pixels=max(distances, default=0.0),
+        parts_lost=lost,
+        parts_added=added,
+    )
+
+
+def oks(reference: Person, other: Person, skeleton: Skeleton) -> float:
+    """Object key-point similarity, 0..1, over the parts that the reference has.
+
+    Its scale is the area of the box around the reference's key points; a part that `other` lacks
+    counts as 0.
+    """
+    seen = reference.keypoints[:, 2] > 0
+    if not seen.any():
+        return 0.0
+    points = reference.keypoints[seen, :2].astype(np.float64)
+    width, height = np.maximum(np.ptp(points, axis=0), 1.0)
+    sigma = np.array(
+        [
+            COCO_SIGMAS[COCO_PARTS.index(part.coco)] if part.coco else OTHER_SIGMA
+            for part in skeleton.parts
+        ]
+    )[seen]
+    squared = ((points - other.keypoints[seen, :2]) ** 2).sum(axis=1)
+    similarity = np.exp(-squared / (2 * width * height * (2 * sigma) ** 2))
+    return float(np.where(other.keypoints[seen, 2] > 0, similarity, 0).mean())
