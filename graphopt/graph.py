@@ -215,7 +215,7 @@ def _names(graph: gs.Graph) -> set[str]:
 
 def constant(graph: gs.Graph, base: str, values: Array) -> gs.Constant:
     """A new constant named `base`, or `base_1`, `base_2` … where that name is taken."""
-    return gs.Constant(_free(base, _names(graph)), np.ascontiguousarray(values))
+    return gs.Constant(_free(base, _names(graph)), np.asarray(values, order="C"))
 
 
 def emit(

@@ -80,11 +80,11 @@ def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[F
         for tensor in graph.inputs:
             shape, dtype = tuple(shapes[tensor.name]), np.dtype(tensor.dtype)
             if not np.issubdtype(dtype, np.floating):
-                feed[tensor.name] = rng.integers(0, 2, shape).astype(dtype)
+                feed[tensor.name] = np.asarray(rng.integers(0, 2, shape), dtype)
             elif len(shape) >= 3 and min(shape[-2:]) > 1:
-                feed[tensor.name] = scale(natural_image(shape, rng)).astype(dtype)
+                feed[tensor.name] = np.asarray(scale(natural_image(shape, rng)), dtype)
             else:
-                feed[tensor.name] = rng.standard_normal(shape).astype(dtype)
+                feed[tensor.name] = np.asarray(rng.standard_normal(shape), dtype)
         feeds.append(feed)
     return feeds
 

@@ -160,7 +160,7 @@ def _becomes(node: gs.Node, value: Array, why: str) -> Site:
     def edit(graph: gs.Graph) -> None:
         tensor = node.outputs[0]
         remove_nodes(graph, [node])
-        tensor.to_constant(np.ascontiguousarray(value))
+        tensor.to_constant(np.asarray(value, order="C"))
 
     return Site(node, f"{node.op} becomes a constant ({why})", edit)
 

@@ -1,0 +1,89 @@
+"""Small networks written as text, and comparing what passes make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.model import copy_model, load_model, to_proto
+from graphopt.passbase import Outcome, Pass
+from graphopt.verify import difference
+
+IR = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 17: 8, 21: 10, 24: 12}
+
+
+@pytest.fixture
+def proto() -> Callable[..., onnx.ModelProto]:
+    """proto("float[1,3,8,8] x", "float[1,4,8,8] y", "y = Conv(x, w)", w=array) -> ModelProto."""
+
+    def make(
+        inputs: str, outputs: str, body: str, *, opset: int = 17, **constants: np.ndarray
+    ) -> onnx.ModelProto:
+        model = onnx.parser.parse_model(
+            f'<ir_version: {IR[opset]}, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
+            f"net ({inputs}) => ({outputs}) {{ {body} }}"
+        )
+        for name, values in constants.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def network(proto: Callable[..., onnx.ModelProto], tmp_path: Path) -> Callable[..., gs.Graph]:
+    """The same as a graph, by way of a file."""
+
+    def make(*args: str, **kwargs: np.ndarray | int) -> gs.Graph:
+        path = tmp_path / "network.onnx"
+        onnx.save(proto(*args, **kwargs), path)
+        return load_model(path)
+
+    return make
+
+
+def run(graph: gs.Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for tensor in graph.inputs:
+        shape = [dim if isinstance(dim, int) else 2 for dim in tensor.shape]
+        feeds[tensor.name] = np.asarray(3 * rng.standard_normal(shape), tensor.dtype)
+    return OnnxRuntimeEngine(to_proto(graph).SerializeToString(), threads=1).run(feeds)
+
+
+@pytest.fixture
+def rewrite() -> Callable[..., tuple[gs.Graph, Outcome]]:
+    """Run a pass on a copy; the copy is valid ONNX with the same outputs up to `tolerance`."""
+
+    def check(
+        graph: gs.Graph, chosen: Pass, *, tolerance: float = 1e-5
+    ) -> tuple[gs.Graph, Outcome]:
+        rewritten = copy_model(graph)
+        outcome = chosen.run(rewritten)
+        onnx.checker.check_model(to_proto(rewritten), full_check=True)
+        before, after = run(graph), run(rewritten)
+        assert list(before) == list(after)
+        for name, values in before.items():
+            assert difference(after[name], values) <= tolerance, name
+        return rewritten, outcome
+
+    return check
+
+
+@pytest.fixture
+def ops() -> Callable[[gs.Graph], list[str]]:
+    """The operators of a graph, in order."""
+    return lambda graph: [node.op for node in graph.nodes]
+
+
+@pytest.fixture
+def normal() -> Callable[..., np.ndarray]:
+    """Seeded normal weights: normal(4, 3, 3, 3)."""
+    rng = np.random.default_rng(7)
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
