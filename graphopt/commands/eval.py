@@ -55,7 +55,7 @@ def eval(
         **choices(skeleton, color, mean, scale, pad_value),
     )
     for line in spec.guesses:
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("photos", total=None)
         scores = evaluate(

@@ -56,7 +56,7 @@ def run(
         **choices(skeleton, color, mean, scale, pad_value),
     )
     for line in spec.guesses:
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim", markup=False, soft_wrap=True)
     estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
     skipped = 0
     for result in job.run(estimator, console):
@@ -64,7 +64,7 @@ def run(
             skipped += 1
             continue
         for warning in result.poses.warnings:
-            console.print(f"{result.image}: {warning}", style="yellow", markup=False)
+            console.print(f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True)
         count = len(result.poses.people)
         typer.echo(
             f"{result.image}: {count} {'person' if count == 1 else 'people'}, "

@@ -13,7 +13,7 @@ it from the network's own output, a step at a time:
    replicated, and sampled every quarter of a pixel up to one pixel around the peak: 9 x 9 samples
    from 5 x 5 pixels. The greatest sample (the first of equals in raster order) is the score; a
    parabola through it and its two neighbours along each axis gives the position, which is then
-   clamped to the map.
+   clamped to the map's pixel centres.
 3. **Limb scores** (`score_limbs`). For each limb and each pair of its parts' peaks: the mean over
    `samples` evenly spaced points from one peak to the other, both ends included, of the PAF's
    projection on the direction between them; the PAF is interpolated bilinearly, clamped at the
@@ -225,8 +225,8 @@ def refine(
     )
     position = np.stack(
         [
-            np.clip(x + _OFFSETS[column] + horizontal / STEPS, -0.5, width - 0.5),
-            np.clip(y + _OFFSETS[row] + vertical / STEPS, -0.5, height - 0.5),
+            np.clip(x + _OFFSETS[column] + horizontal / STEPS, 0, width - 1),
+            np.clip(y + _OFFSETS[row] + vertical / STEPS, 0, height - 1),
         ],
         axis=1,
     )

@@ -131,10 +131,16 @@ class PoseSpec(_Frozen):
                 reasons.setdefault(finding.why, []).append(name)
         lines = []
         for why, names in reasons.items():
-            said = ", ".join(f"{name} {getattr(self.preprocess, name)}" for name in names)
+            said = ", ".join(f"{name} {_brief(getattr(self.preprocess, name))}" for name in names)
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
             lines.append(f"guessed: {said} ({why}; change it with {flags})")
         return lines
+
+
+def _brief(value: str | float | Triple) -> str:
+    if isinstance(value, tuple):
+        return "/".join(dict.fromkeys(f"{number:.4g}" for number in value))
+    return str(value)
 
 
 def choices(
