@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
@@ -112,7 +113,8 @@ class Pass(ABC, Generic[Site]):
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if re.fullmatch(r"[^\s,\"{}]+", text) else f'"{text}"'
 
 
 @dataclass(frozen=True)

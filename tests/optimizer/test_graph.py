@@ -1,0 +1,175 @@
+"""The vocabulary of pass authors."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from graphopt.errors import InputError
+from graphopt.graph import (
+    ConvSpec,
+    absorb,
+    can_rewire,
+    constant_of,
+    emit,
+    live_nodes,
+    only_consumer,
+    refresh_shapes,
+    remove_unread,
+    rewire,
+    scalar_of,
+    sort_nodes,
+)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (12, 9)])
+@pytest.mark.parametrize(
+    ("auto_pad", "geometry"),
+    [
+        *product(["SAME_UPPER", "SAME_LOWER"], ["[1,1] 1", "[2,2] 1", "[2,3] 1"]),
+        *product(["VALID", "NOTSET"], ["[1,1] 1", "[2,3] 2"]),
+    ],
+)
+def test_resolved_pads_are_what_onnxruntime_does(network, proto, normal, size, auto_pad, geometry):
+    strides, dilation = geometry.split()
+    attrs = f"strides={strides}, dilations=[{dilation},{dilation}]"
+    shapes = (f"float[1,2,{size[0]},{size[1]}] x", "float[1,3,H,W] y")
+    weight = normal(3, 2, 4, 3)
+    spec = ConvSpec.of(
+        network(*shapes, f'y = Conv<{attrs}, auto_pad="{auto_pad}">(x, w)', w=weight).nodes[0]
+    )
+    assert (spec.in_channels, spec.out_channels, spec.kernel) == (2, 3, (4, 3))
+    x = normal(1, 2, *size)
+    results = []
+    pads = f"pads={list(spec.pads)}"
+    for padding in (f'auto_pad="{auto_pad}"', pads):
+        model = proto(*shapes, f"y = Conv<{attrs}, {padding}>(x, w)", w=weight)
+        session = ort.InferenceSession(model.SerializeToString())
+        results.append(session.run(None, {"x": x})[0])
+    assert np.allclose(*results, atol=1e-5)
+
+
+def test_pads_that_depend_on_an_unknown_size(network, normal):
+    args = ("float[1,2,H,W] x", "float[1,3,A,B] y")
+    strided = 'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)'
+    plain = 'y = Conv<auto_pad="SAME_UPPER">(x, w)'
+    assert ConvSpec.of(network(*args, strided, w=normal(3, 2, 3, 3)).nodes[0]).pads is None
+    assert ConvSpec.of(network(*args, plain, w=normal(3, 2, 3, 3)).nodes[0]).pads == (1, 1, 1, 1)
+
+
+def test_conv_spec_of_other_things(network, normal):
+    graph = network(
+        "float[1,4,8,8] x, float[4] b",
+        "float[1,4,8,8] y, float[1,6,H,W] t",
+        "c = Conv(x, w, b) y = Relu(x) t = ConvTranspose<group=2, strides=[2,2]>(x, v)",
+        w=normal(4, 4, 1, 1),
+        v=normal(4, 3, 2, 2),
+    )
+    conv, relu, transposed = graph.nodes
+    assert ConvSpec.of(conv) is None  # its bias is not constant
+    assert ConvSpec.of(relu) is None
+    spec = ConvSpec.of(transposed)
+    assert (spec.in_channels, spec.out_channels, spec.group, spec.depthwise) == (4, 6, 2, False)
+
+
+def test_constants_and_consumers(network):
+    graph = network(
+        "float[4] x",
+        "float[4] y, float[4] z",
+        "a = Mul(x, k) y = Relu(a) s = Sigmoid(y) z = Add(s, s)",
+        k=np.float32([2]),
+    )
+    tensors = graph.tensors()
+    assert scalar_of(tensors["k"]) == 2
+    assert constant_of(tensors["x"]) is None
+    assert only_consumer(graph, tensors["a"]).op == "Relu"
+    assert only_consumer(graph, tensors["y"]) is None  # an output of the network
+    assert only_consumer(graph, tensors["s"]) is None  # read twice
+
+
+def test_emit_names_are_free_and_numbers_take_the_tensors_type(network):
+    graph = network("float16[4] x", "float16[4] y", "y = Relu(x)")
+    x = graph.inputs[0]
+    first = emit(graph, "Clip", x, 0.0, 6.0, out="y")
+    second = emit(graph, "Clip", x, None, 6.0, out="y")
+    names = list(graph.tensors())
+    assert len(names) == len(set(names))
+    assert {first.name, second.name} == {"y_1", "y_2"}
+    assert all(constant_of(t).dtype == np.float16 for t in graph.nodes[1].inputs[1:])
+    assert graph.nodes[2].inputs[1].is_empty()
+
+
+def test_rewire_inner_and_outer(network):
+    graph = network(
+        "float[4] x", "float[4] y", "a = Relu(x) b = Identity(a) s = Neg(b) y = Identity(s)"
+    )
+    _, inner, neg, last = graph.nodes
+    tensors = graph.tensors()
+    rewire(graph, tensors["b"], tensors["a"])
+    assert neg.inputs[0] is tensors["a"]
+    rewire(graph, tensors["y"], tensors["s"])
+    assert neg.outputs[0] is graph.outputs[0]
+    assert not can_rewire(graph, tensors["y"], tensors["x"])
+    remove_unread(graph, [inner, last])
+    assert [n.op for n in graph.nodes] == ["Relu", "Neg"]
+
+
+def test_absorb_keeps_the_later_name(network):
+    graph = network("float[4] x", "float[4] y", "a = Neg(x) y = Relu(a)")
+    absorb(graph, *graph.nodes)
+    assert [(n.op, n.outputs[0].name) for n in graph.nodes] == [("Neg", "y")]
+
+
+def test_sorting_is_stable_and_finds_cycles(network):
+    graph = network(
+        "float[4] x", "float[4] y", "a = Neg(x) b = Relu(x) c = Abs(x) y = Sum(a, b, c)"
+    )
+    tensors = graph.tensors()
+    emit(graph, "Exp", tensors["a"], out="late")
+    graph.nodes[2].inputs[0] = graph.nodes[-1].outputs[0]
+    sort_nodes(graph)
+    assert [n.op for n in graph.nodes] == ["Neg", "Relu", "Exp", "Abs", "Sum"]
+    graph.nodes[0].inputs[0] = tensors["c"]
+    with pytest.raises(InputError, match="cycle"):
+        sort_nodes(graph)
+
+
+def test_sorting_a_very_long_chain_backwards(network):
+    graph = network("float[4] x", "float[4] y", "a = Neg(x) y = Relu(a)")
+    tensor = graph.tensors()["a"]
+    for _ in range(3000):
+        node = graph.nodes[0].__class__("Neg", inputs=[tensor], outputs=[tensor.__class__(f"t{_}")])
+        graph.nodes.insert(0, node)
+        tensor = node.outputs[0]
+    sort_nodes(graph)
+    assert graph.nodes[0].outputs[0].name == "a"
+
+
+def test_refreshed_shapes_do_not_depend_on_weights_values(network, normal):
+    graph = network(
+        "float[1,64,8,8] x",
+        "float[1,64,8,8] y",
+        "c = Conv(x, w) y = Relu(c)",
+        w=normal(64, 64, 1, 1),
+    )
+    graph.tensors()["c"].shape = None
+    refresh_shapes(graph)
+    assert graph.tensors()["c"].shape == [1, 64, 8, 8]
+    assert graph.tensors()["w"].values.shape == (64, 64, 1, 1)
+
+
+def test_live_nodes(network):
+    graph = network("float[4] x", "float[4] y", "y = Relu(x) a = Neg(x) b = Abs(a)")
+    assert live_nodes(graph) == {id(graph.nodes[0])}
+
+
+def test_the_proto_is_valid(network):
+    from graphopt.model import to_proto
+
+    graph = network("float[4] x", "float[4] y", "a = Neg(x) y = Relu(a)")
+    emit(graph, "Abs", graph.inputs[0], out="unread")
+    onnx.checker.check_model(to_proto(graph), full_check=True)

@@ -1,0 +1,258 @@
+"""ONNX files in and out: what survives the trip, and what bad files are told."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from graphopt import model as model_module
+from graphopt.errors import InputError, Unsupported
+from graphopt.model import load_model, parse_input_shapes, save_model
+
+CONV = ("float[N,3,H,W] x", "float[N,4,Ho,Wo] y", "y = Conv<pads=[1,1,1,1]>(x, w)")
+
+
+@pytest.fixture
+def conv(proto, normal):
+    return proto(*CONV, w=normal(4, 3, 3, 3))
+
+
+@pytest.fixture
+def saved(conv, tmp_path):
+    path = tmp_path / "conv.onnx"
+    onnx.save(conv, path)
+    return path
+
+
+def test_header_and_metadata_survive(conv, tmp_path):
+    conv.producer_name, conv.producer_version = "trainer", "1.2"
+    conv.domain, conv.model_version, conv.doc_string = "org.pose", 7, "a network"
+    conv.graph.doc_string = "a graph"
+    onnx.helper.set_model_props(conv, {"author": "someone"})
+    onnx.save(conv, tmp_path / "in.onnx")
+    graph = load_model(tmp_path / "in.onnx")
+    save_model(graph, tmp_path / "out.onnx", metadata={"graphopt.pipeline": "none"})
+    out = onnx.load(tmp_path / "out.onnx")
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        assert getattr(out, name) == getattr(conv, name), name
+    assert out.graph.doc_string == "a graph"
+    assert {p.key: p.value for p in out.metadata_props} == {
+        "author": "someone",
+        "graphopt.pipeline": "none",
+    }
+    assert [d.dim_param for d in out.graph.input[0].type.tensor_type.shape.dim] == [
+        "N",
+        "",
+        "H",
+        "W",
+    ]
+
+
+def test_model_local_functions_survive(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+        net (float[1,2] x) => (float[1,2] y) { y = own.twice(x) }
+        <domain: "own", opset_import: ["": 17]> twice (a) => (b) { b = Add(a, a) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "in.onnx")
+    save_model(load_model(tmp_path / "in.onnx"), tmp_path / "out.onnx")
+    out = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(out, full_check=True)
+    assert [f.name for f in out.functions] == ["twice"]
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 17, 21])
+def test_opsets(proto, normal, tmp_path, opset):
+    path = tmp_path / "m.onnx"
+    onnx.save(proto(*CONV, opset=opset, w=normal(4, 3, 3, 3)), path)
+    assert load_model(path).opset == opset
+
+
+def test_initializers_that_are_inputs_become_constants(conv, saved):
+    value = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
+    conv.graph.input.append(value)
+    conv.ir_version = 3
+    onnx.save(conv, saved)
+    graph = load_model(saved)
+    assert [t.name for t in graph.inputs] == ["x"]
+    save_model(graph, saved.with_name("out.onnx"))
+    onnx.checker.check_model(onnx.load(saved.with_name("out.onnx")), full_check=True)
+
+
+@pytest.mark.parametrize("name", ["x", ""])
+def test_input_shape_is_fixed_and_followed(saved, name):
+    graph = load_model(saved, {name: (1, 3, 16, 24)})
+    assert graph.inputs[0].shape == [1, 3, 16, 24]
+    assert graph.outputs[0].shape == [1, 4, 16, 24]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"x": (1, 3, 16)}, "has 4 dimensions, but 1x3x16 has 3"),
+        ({"x": (1, 4, 16, 24)}, "is fixed at Nx3xHxW; it cannot be 1x4x16x24"),
+        ({"image": (1, 3, 16, 24)}, "no input 'image'"),
+    ],
+)
+def test_input_shapes_that_do_not_fit(saved, shapes, message):
+    with pytest.raises(InputError, match=message):
+        load_model(saved, shapes)
+
+
+def test_a_size_that_an_operator_rejects(proto, normal, tmp_path):
+    onnx.save(
+        proto("float[1,C,8,8] x", "float[1,3,8,8] y", "y = Add(x, k)", k=normal(3, 1, 1)),
+        tmp_path / "m.onnx",
+    )
+    with pytest.raises(InputError, match="shapes do not fit"):
+        load_model(tmp_path / "m.onnx", {"x": (1, 5, 8, 8)})
+
+
+def test_parsing_input_shapes():
+    assert parse_input_shapes(["image:0:1,3,368,656", "1x3x8x8"]) == {
+        "image:0": (1, 3, 368, 656),
+        "": (1, 3, 8, 8),
+    }
+    for text in ("x:", "x:1,three", "x:1,0,2", "x:-1,3"):
+        with pytest.raises(InputError, match="is not an input shape"):
+            parse_input_shapes([text])
+
+
+# --- bad files ----------------------------------------------------------------------------------
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_model(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a not a network at all", b"\x08\x08", bytes(100)])
+def test_not_onnx(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"not an? (whole )?ONNX model"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+def test_truncated(saved, part):
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(InputError):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("opset", [10, 7])
+def test_old_opset(conv, saved, opset):
+    conv.opset_import[0].version = opset
+    onnx.save(conv, saved)
+    with pytest.raises(Unsupported, match=f"opset {opset}; the oldest supported is 11"):
+        load_model(saved)
+
+
+def test_an_opset_from_the_future(conv, saved):
+    conv.opset_import[0].version = 999
+    onnx.save(conv, saved)
+    with pytest.raises(Unsupported, match=f"the newest that onnxruntime {onnxruntime.__version__}"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(("domain", "op"), [("", "Cnov"), ("org.custom", "Conv")])
+def test_unknown_operator(conv, saved, domain, op):
+    conv.graph.node[0].domain, conv.graph.node[0].op_type = domain, op
+    conv.opset_import.append(onnx.helper.make_opsetid("org.custom", 1))
+    onnx.save(conv, saved)
+    with pytest.raises(Unsupported, match=f"{op}, which neither ONNX nor the model defines"):
+        load_model(saved)
+
+
+def test_invalid_graph(conv, saved):
+    conv.graph.node[0].input[0] = "nothing"
+    onnx.save(conv, saved)
+    with pytest.raises(InputError, match="not a valid ONNX model"):
+        load_model(saved)
+
+
+def test_attributes_that_would_be_lost(conv, saved):
+    sparse = onnx.helper.make_sparse_tensor(
+        onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [1.0]),
+        onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [1], [2]),
+        [4],
+    )
+    conv.graph.node.append(onnx.helper.make_node("Constant", [], ["k"], sparse_value=sparse))
+    onnx.save(conv, saved)
+    with pytest.raises(Unsupported, match="sparse_value of Constant is a SPARSE_TENSOR"):
+        load_model(saved)
+
+
+# --- external data ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def external(conv, tmp_path):
+    path = tmp_path / "ext.onnx"
+    onnx.save(conv, path, save_as_external_data=True, location="ext.weights", size_threshold=0)
+    return path
+
+
+def test_external_data_is_read(external):
+    graph = load_model(external)
+    weight = onnx.numpy_helper.to_array(onnx.load(external).graph.initializer[0])
+    assert np.array_equal(graph.tensors()["w"].values, weight)
+
+
+def test_external_data_is_missing(external):
+    external.with_name("ext.weights").unlink()
+    with pytest.raises(InputError, match=r"keeps its weights in ext\.weights, which is not beside"):
+        load_model(external)
+
+
+def test_external_data_is_short(external):
+    data = external.with_name("ext.weights")
+    data.write_bytes(data.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"ext\.weights is too short"):
+        load_model(external)
+
+
+def test_weights_past_the_limit_go_beside_the_model(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "INLINE_LIMIT", 100)
+    graph = load_model(saved)
+    out = tmp_path / "new" / "big.onnx"
+    graph.tensors()["w"].values = np.arange(4 * 3 * 300, dtype=np.float32).reshape(4, 3, 30, 10)
+    save_model(graph, out)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["big.onnx", "big.onnx.data"]
+    again = load_model(out)
+    assert np.array_equal(again.tensors()["w"].values, graph.tensors()["w"].values)
+    with pytest.raises(InputError, match="which the input is read from"):
+        save_model(again, out)
+
+
+# --- bad disks ----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_nothing(saved, tmp_path, monkeypatch):
+    out = tmp_path / "sub" / "out.onnx"
+    out.parent.mkdir()
+    out.write_text("what was there before")
+    real = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        real(self, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    graph = load_model(saved)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"out\.onnx cannot be written: No space left"):
+        save_model(graph, out)
+    assert [p.name for p in out.parent.iterdir()] == ["out.onnx"]
+    assert out.read_text() == "what was there before"
+
+
+def test_a_folder_that_cannot_be(saved, tmp_path):
+    graph = load_model(saved)
+    for out in (saved / "out.onnx", Path("/proc/none/out.onnx")):
+        with pytest.raises(InputError, match="cannot be written"):
+            save_model(graph, out)

@@ -1,0 +1,339 @@
+"""Pipelines as text, the registry, and verification that names the culprit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from graphopt import passes as builtin
+from graphopt.errors import CheckFailed, InputError
+from graphopt.graph import constant, is_standard, label
+from graphopt.model import load_model
+from graphopt.passbase import Change, Numerics, Pass, Skip, manual_of, option
+from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
+from graphopt.registry import find_passes
+from graphopt.verify import Verifier, difference, example_shapes, natural_image
+
+
+@dataclass(frozen=True)
+class Typed(Pass):
+    """A pass with an option of every type."""
+
+    name = "typed"
+    numerics = Numerics.EXACT
+    count: int = option(1, "a number")
+    ratio: Annotated[float, Field(gt=0)] = option(0.5, "")
+    on: bool = option(False, "")
+    kind: Literal["a", "b c"] = option("a", "")
+    text: str = option("", "")
+    file: Path = option(Path("x"), "")  # noqa: RUF009
+
+    def match(self, graph):
+        yield from ()
+
+    def rewrite(self, graph, site):
+        raise AssertionError
+
+
+KNOWN = {"typed": Typed, **find_passes()}
+
+
+@given(
+    st.builds(
+        Typed,
+        count=st.integers(),
+        ratio=st.floats(min_value=1e-9, allow_infinity=False),
+        on=st.booleans(),
+        kind=st.sampled_from(["a", "b c"]),
+        text=st.text(st.characters(categories=("L", "N", "P", "Zs"), exclude_characters='"')),
+        file=st.sampled_from([Path("x"), Path("/a/b, c"), Path("{}")]),
+    )
+)
+def test_pipelines_round_trip(chosen):
+    text = format_pipeline([chosen, chosen])
+    assert parse_pipeline(text, KNOWN) == [chosen, chosen]
+
+
+def test_reading_pipelines():
+    first, second = parse_pipeline(' typed { count=3 kind="b c",on=true } ,replace-swish ', KNOWN)
+    assert first == Typed(count=3, kind="b c", on=True)
+    assert second.gate == "hard"
+    assert parse_pipeline("", KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fold-batchnrom", "did you mean fold-batchnorm"),
+        ("typed{cuont=1}", "did you mean count"),
+        ("typed{count=one}", "cannot be 'one'"),
+        ("typed{ratio=-1}", "greater than 0"),
+        ("typed{kind=c}", "it takes a | b c"),
+        ("typed{count}", "cannot be read"),
+        ("typed{count=1", "cannot be read from"),
+        ("typed canonicalize", "cannot be read from"),
+        ("typed; canonicalize", "cannot be read from"),
+        ("zzz", "graphopt passes list"),
+    ],
+)
+def test_bad_pipelines(text, message):
+    with pytest.raises(InputError) as caught:
+        parse_pipeline(text, KNOWN)
+    assert message in str(caught.value)
+
+
+def test_presets_parse_and_builtin_passes_are_what_they_say():
+    for text in PRESETS.values():
+        assert format_pipeline(parse_pipeline(text)) == text
+    files = {p.stem.replace("_", "-") for p in Path(builtin.__path__[0]).glob("*.py")} - {
+        "--init--"
+    }
+    found = {n for n, p in find_passes().items() if p.__module__.startswith("graphopt.passes.")}
+    assert found == files
+    for name in found:
+        manual = manual_of(KNOWN[name])
+        for section in ("Rewrite:", "Numerics:", "Why:", "When it skips:"):
+            assert section in manual, name
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+PASS = """
+from dataclasses import dataclass
+from graphopt.passbase import Numerics, Pass
+@dataclass(frozen=True)
+class Mine(Pass):
+    name = "{}"
+    numerics = Numerics.EXACT
+    def match(self, graph): yield from ()
+    def rewrite(self, graph, site): pass
+"""
+
+
+def test_loading_files(tmp_path):
+    for folder, name in (("a", "one"), ("b", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text(PASS.format(name))
+    files = [tmp_path / "a" / "same.py", tmp_path / "b" / "same.py", tmp_path / "a" / "same.py"]
+    assert {"one", "two", "canonicalize"} <= set(find_passes(files))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PASS.format("canonicalize"), "two passes are named canonicalize"),
+        ("x = 1", "defines no pass"),
+        ("import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
+        ("def", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_files_that_cannot_be_loaded(tmp_path, content, message):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        find_passes([file])
+    with pytest.raises(InputError, match="no Python file"):
+        find_passes([tmp_path / "none.py"])
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale(Pass):
+    """Multiplies the weights of a convolution: a pass that lies about being exact."""
+
+    name = "scale"
+    numerics = Numerics.EXACT
+    node: str = option("", "the convolution")
+    by: float = option(1.01, "the factor")
+
+    def match(self, graph):
+        for node in list(graph.nodes):
+            if is_standard(node, "Conv") and label(node) == self.node:
+                yield node
+            elif is_standard(node, "Conv"):
+                yield Skip(label(node), "not asked for")
+
+    def rewrite(self, graph, site):
+        scaled = (site.inputs[1].values * self.by).astype(np.float32)
+        site.inputs[1] = constant(graph, f"{site.outputs[0].name}.w", scaled)
+        return Change(label(site), "scaled")
+
+
+class Approximate(Scale):
+    numerics = Numerics.APPROXIMATE
+
+
+class Crash(Scale):
+    name = "crash"
+
+    def rewrite(self, graph, site):
+        site.inputs.clear()
+        raise KeyError("oops")
+
+
+class Rename(Scale):
+    name = "rename"
+
+    def rewrite(self, graph, site):
+        graph.outputs[0].name = "other"
+        return Change(label(site), "renamed")
+
+
+@pytest.fixture
+def chain(network, normal):
+    body = "a = Conv(x, w0) b = Relu(a) c = Conv(b, w1) d = Relu(c) y = Conv(d, w2)"
+    weights = {f"w{i}": normal(4, 4, 1, 1) for i in range(3)}
+    graph = network("float[N,4,H,W] x", "float[N,4,H,W] y", body, **weights)
+    for node in graph.nodes:
+        node.name = f"make {node.outputs[0].name}"
+    return graph
+
+
+@pytest.mark.parametrize("verify", ["each", "end"])
+def test_blame_names_the_pass_and_the_first_tensor(chain, verify):
+    passes = [*parse_pipeline("canonicalize"), Scale("make c"), *parse_pipeline("canonicalize")]
+    with pytest.raises(CheckFailed) as caught:
+        run_pipeline(chain, passes, verify=verify)
+    assert caught.value.pass_name == 'scale{node="make c"}'
+    assert "the first tensor that departs is c " in caught.value.message
+    assert caught.value.exit_code == 3
+
+
+def test_a_failed_pass_is_reverted(chain):
+    passes = [Scale("make c"), Approximate("make y", by=2.0)]
+    result = run_pipeline(chain, passes, on_fail="revert")
+    assert [step.reverted for step in result.steps] == [True, False]
+    assert result.steps[0].changes == ()
+    assert result.steps[0].failure
+    assert np.allclose(result.graph.nodes[2].inputs[1].values, chain.nodes[2].inputs[1].values)
+    assert result.steps[1].difference == pytest.approx(1.0, abs=0.6)
+
+
+def test_a_failed_pass_is_kept_with_a_warning(chain):
+    result = run_pipeline(chain, [Scale("make c")], on_fail="warn")
+    (step,) = result.steps
+    assert not step.reverted
+    assert step.failure
+    assert step.difference == pytest.approx(0.01, abs=0.01)
+    assert len(step.skips) == 2
+
+
+def test_exact_passes_after_an_approximate_one_are_judged_from_there(chain):
+    passes = [Approximate("make c", by=1.5), *parse_pipeline("canonicalize")]
+    steps = run_pipeline(chain, passes).steps
+    assert steps[1].failure is None
+    assert steps[1].difference == steps[0].difference > 1e-2
+    with pytest.raises(CheckFailed, match="departs is y "):
+        run_pipeline(chain, [*passes, Scale("make y")])
+
+
+@pytest.mark.parametrize("on_fail", ["revert", "warn"])
+@pytest.mark.parametrize("verify", ["each", "end", "off"])
+def test_a_crashing_pass_is_always_taken_back(chain, on_fail, verify):
+    result = run_pipeline(chain, [Crash("make c")], verify=verify, on_fail=on_fail)
+    assert result.steps[0].reverted
+    assert "it crashed: KeyError: 'oops'" in result.steps[0].failure
+    assert len(result.graph.nodes[2].inputs) == 2
+
+
+def test_outputs_must_keep_their_names(chain):
+    with pytest.raises(CheckFailed, match="the outputs changed"):
+        run_pipeline(chain, [Rename("make c")])
+
+
+def test_the_given_graph_is_not_changed(chain):
+    before = chain.nodes[2].inputs[1].values.copy()
+    run_pipeline(chain, [Approximate("make c", by=2.0)], verify="off")
+    assert chain.nodes[2].inputs[1].name == "w1"
+    assert np.array_equal(chain.nodes[2].inputs[1].values, before)
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def test_difference_is_relative_to_the_range():
+    reference = np.array([0.0, 5.0, 10.0])
+    assert difference(reference + 0.1, reference) == pytest.approx(0.01)
+    assert difference(reference[:2], reference) == float("inf")
+    nan = np.array([np.nan, 1.0])
+    assert difference(nan, nan) == 0
+    assert difference(np.array([0.0, 1.0]), nan) == float("inf")
+    assert difference(nan, np.array([0.0, 1.0])) == float("inf")
+    assert difference(np.array([4.0, 4.0]), np.array([4.0, 5.0])) == 1
+    assert difference(np.array([3.0]), np.array([4.0])) == 0.25
+    assert difference(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_images_have_the_statistics_of_natural_ones():
+    image = natural_image((64, 128, 128), np.random.default_rng(0))
+    assert image.mean() == pytest.approx(0, abs=1e-9)
+    assert image.std() == pytest.approx(1)
+    power = (np.abs(np.fft.fft2(image)) ** 2).mean(axis=0)
+    low, high = power[4, 0] + power[0, 4], power[32, 0] + power[0, 32]
+    assert low / high == pytest.approx(64, rel=0.5)  # amplitude 1/f: power falls by 8 squared
+
+
+def test_dynamic_sizes_are_the_first_that_run(network, normal):
+    """A network that joins a map of half the size and its double: the width must be even."""
+    graph = network(
+        "float[N,3,H,W] x, float[N,2] z",
+        "float[N,3,H,W] y",
+        """p = MaxPool<kernel_shape=[128,2], strides=[128,2]>(x) u = Resize(p, roi, s)
+           a = Add(x, u) k = ReduceSum<keepdims=0>(z) y = Add(a, k)""",
+        roi=np.zeros(0, np.float32),
+        s=np.float32([1, 1, 128, 2]),
+    )
+    assert example_shapes(graph) == {"x": (1, 3, 128, 192), "z": (1, 2)}
+
+
+def test_a_network_that_runs_at_no_usual_size(network, normal):
+    graph = network(
+        "float[N,3,H,W] x", "float[N,3,A,B] y", "y = Add(x, k)", k=normal(1, 3, 777, 777)
+    )
+    with pytest.raises(InputError, match="--input-shape"):
+        run_pipeline(graph, [])
+    assert run_pipeline(graph, [], verify="off").input_shapes == {}
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("preset", ["exact"])
+@pytest.mark.parametrize("name", ["lwop", "tfpose", "efficientpose"])
+def test_presets_on_trained_models(request, name, preset):
+    graph = load_model(request.getfixturevalue(name))
+    result = run_pipeline(graph, parse_pipeline(PRESETS[preset]))
+    assert all(step.failure is None for step in result.steps)
+    assert result.steps[-1].difference < 1e-4
+    kept = {node.op for node in result.graph.nodes}
+    assert "BatchNormalization" not in kept
+    if name == "tfpose":
+        folded = next(step for step in result.steps if step.name == "fold-batchnorm")
+        assert len(folded.changes) == 99
+    # An independent look, with onnxruntime's own optimizations on.
+    from graphopt.engine import OnnxRuntimeEngine
+    from graphopt.model import to_proto
+    from graphopt.verify import sample_feeds
+
+    for feed in sample_feeds(graph, result.input_shapes):
+        a, b = (
+            OnnxRuntimeEngine(to_proto(g).SerializeToString()).run(feed)
+            for g in (result.graph, graph)
+        )
+        assert all(difference(a[key], b[key]) < 1e-4 for key in b)
+
+
+def test_integer_and_scalar_inputs_are_fed(network):
+    graph = network(
+        "float[1,3,8,8] x, int64 i, bool c, float s",
+        "float[1,3,8,8] y",
+        "f = Cast<to=1>(i) g = Cast<to=1>(c) h = Sum(f, g, s) y = Add(x, h)",
+    )
+    assert Verifier(graph, example_shapes(graph)).check(graph, Numerics.EXACT).difference == 0
