@@ -16,6 +16,10 @@ from PIL import Image
 
 from graphopt.pose.spec import Preprocess
 
+MAX_ASPECT = 8
+"""A photo that is wider than this many times its height is scaled to this width instead, so that a
+strip of pixels does not become an input that no memory holds."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -47,7 +51,8 @@ def prepare(
     Where the network's input is free, this is the validation of Lightweight OpenPose (Osokin,
     arXiv 1811.12004; val.py): `height` rows, the width that follows from the aspect, padded to at
     least the height and to a multiple of `preprocess.multiple`. Where it is fixed, the photo is
-    scaled to fit into it. Either way it is padded evenly on both sides.
+    scaled to fit into it. Either way it is padded evenly on both sides, and Pillow's bicubic filter
+    scales it, which takes in every pixel where it shrinks (OpenCV's skips some).
 
     Args:
         photo: an RGB image.
@@ -60,10 +65,10 @@ def prepare(
     """
     rows, columns = shape
     wanted = rows or height or preprocess.height
-    scale = min(
-        ([rows / photo.height] if rows else []) + ([columns / photo.width] if columns else [])
-        or [wanted / photo.height]
-    )
+    if columns is None:
+        scale = min(wanted / photo.height, MAX_ASPECT * wanted / photo.width)
+    else:
+        scale = min(columns / photo.width, rows / photo.height if rows else math.inf)
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
 
     def padded(extent: int) -> int:
