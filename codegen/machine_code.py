@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import tvm
 from tvm import s_tir, tirx
+from tvm.s_tir.pipeline import finalize_device_passes
 
-from graphopt.bundle import Plan
+from graphopt.bundle import Plan, Tensor
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError, Unsupported
 
 
-class LaunchShape(NamedTuple):
-    """How a kernel is launched: parameters of the TIR function by position, and work sizes."""
+@dataclass(frozen=True)
+class DeviceCall:
+    """One OpenCL kernel launch inside a TIR function.
+
+    Args:
+        kernel: the kernel's name in the source.
+        arguments: for each kernel parameter, the function's parameter by position, or past those
+            the function's own working buffers.
+        grid: global work size.
+        group: local work size.
+    """
 
     kernel: str
     arguments: tuple[int, ...]
     grid: tuple[int, ...]
     group: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DeviceFunction:
+    """A TIR function on an OpenCL device: its launches, and its working buffers' tensors."""
+
+    calls: tuple[DeviceCall, ...]
+    buffers: tuple[Tensor, ...]
 
 
 def tvm_target(target: Target) -> Any:
@@ -70,3 +91,116 @@ def _linker() -> list[str]:
             hint="install gcc or clang, or: pip install ziglang",
         ) from None
     return ["python", "-m", "ziglang", "cc"]
+
+
+LOWER = (
+    s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.UnifyThreadBinding(),
+    s_tir.transform.LowerMatchBuffer(),
+    s_tir.transform.StmtSimplify(),
+    s_tir.transform.LowerOpaqueBlock(),
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    tirx.transform.VectorizeLoop(True),
+    tirx.transform.StorageRewrite(),
+    tirx.transform.UnrollLoop(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+    s_tir.transform.RewriteUnsafeSelect(),
+    tirx.transform.AnnotateEntryFunc(),
+    tirx.transform.SplitHostDevice(),
+)
+"""TVM's lowering for devices, as far as the split: what is left of the host function is a list of
+launches, from which names, argument orders and work sizes can be read."""
+
+
+def opencl_source(
+    functions: Mapping[str, Any], device: Any, progress: Callable[[str], None]
+) -> tuple[bytes, dict[str, DeviceFunction]]:
+    """OpenCL C of all kernels, and how each function launches them."""
+    generate = tvm.get_global_func("target.build.opencl")
+    sources, launched = [], {}
+    for name, function in functions.items():
+        progress(f"code {name}")
+        function = function.with_attrs({"global_symbol": name, "target": device})
+        module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
+        launched[name] = _read_host(module[name])
+        kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
+        source = generate(finalize_device_passes()(kernels), device).inspect_source("cl")
+        # TVM declares every kernel before it defines it; the definitions are enough.
+        lines = [x for x in source.splitlines() if not re.fullmatch(r"__kernel .*;", x)]
+        if "tirx.is_scheduled" in function.attrs:
+            lines = [x.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(") for x in lines]
+        sources.append("\n".join(lines))
+    return "\n".join([PRELUDE, *sources]).encode(), launched
+
+
+PRELUDE = """
+#define LOAD4(p) (*(__global const float4*)(p))
+#define STORE4(value, zero, p) (*(__global float4*)(p) = (value))
+"""
+"""In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
+that to the compiler, and PoCL calls them as functions, with all registers spilled."""
+
+
+def _read_host(host: Any) -> DeviceFunction:
+    """The launches in a host function, which is straight-line code after the split."""
+    place = {parameter: i for i, parameter in enumerate(host.params)}
+    buffers: list[Tensor] = []
+    calls = []
+    for statement in getattr(host.body, "seq", [host.body]):
+        if isinstance(statement, tirx.DeclBuffer):
+            place[statement.buffer] = place[statement.data.args[0]]
+        elif isinstance(statement, tirx.AllocBuffer):
+            place[statement.buffer] = len(host.params) + len(buffers)
+            shape = tuple(int(extent) for extent in statement.buffer.shape)
+            buffers.append(Tensor(shape=shape, dtype=str(statement.buffer.dtype), arena=None))
+        elif isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tvm.ir.Call):
+            calls.append(_read_launch(statement.value, place))
+        else:
+            raise GraphoptError(f"TVM made a host program that is no list of launches: {statement}")
+    return DeviceFunction(tuple(calls), tuple(buffers))
+
+
+def _read_launch(call: Any, place: Mapping[Any, int]) -> DeviceCall:
+    tags = [str(tag) for tag in call.attrs.launch_params]
+    name, *operands = call.args
+    values = dict(zip(tags, operands[len(operands) - len(tags) :], strict=True))
+    buffers = operands[: len(operands) - len(tags)]
+    # OpenCL's global size counts work-items, TVM's blockIdx groups.
+    used = [axis for axis in "xyz" if f"blockIdx.{axis}" in values or f"threadIdx.{axis}" in values]
+    group = tuple(int(values.get(f"threadIdx.{axis}", 1)) for axis in used)
+    blocks = tuple(int(values.get(f"blockIdx.{axis}", 1)) for axis in used)
+    return DeviceCall(
+        kernel=str(name.value),
+        arguments=tuple(place[buffer.args[0]] for buffer in buffers),
+        grid=tuple(b * g for b, g in zip(blocks, group, strict=True)) or (1,),
+        group=group or (1,),
+    )
+
+
+def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
+    """The plan with each function call replaced by the device's kernel launches."""
+    arenas, tensors, launches = list(plan.arenas), list(plan.tensors), []
+    for launch in plan.launches:
+        function = functions[launch.kernel]
+        arguments = list(launch.arguments)
+        for buffer in function.buffers:
+            arguments.append(len(tensors))
+            tensors.append(buffer.model_copy(update={"arena": len(arenas)}))
+            arenas.append(int(np.prod(buffer.shape)) * np.dtype(buffer.dtype).itemsize)
+        for i, call in enumerate(function.calls):
+            step = {
+                "kernel": call.kernel,
+                "arguments": tuple(arguments[a] for a in call.arguments),
+                "grid": call.grid,
+                "group": call.group,
+                "macs": launch.macs if i == 0 else 0,
+            }
+            launches.append(launch.model_copy(update=step))
+    update = {"arenas": tuple(arenas), "tensors": tuple(tensors), "launches": tuple(launches)}
+    return plan.model_copy(update=update)

@@ -2,7 +2,7 @@
 
     manifest.json   what it is: format version, target, model, inputs, outputs, sizes and hashes
     plan.json       the static plan: arenas, tensors, launches in order (`Plan`)
-    weights.bin     constants, each at a 64-byte boundary, in the byte order of the plan's tensors
+    weights.bin     constants, each at a 512-byte boundary, in the byte order of the plan's tensors
     kernels.so      machine code (target kind cpu), or
     kernels.cl      OpenCL C (target kind gpu)
     pose.json       how photos become inputs and maps become people (`graphopt.pose.spec.PoseSpec`)
@@ -27,8 +27,9 @@ from graphopt.errors import InputError
 FORMAT = 1
 """Raised when a bundle made before can no longer be read."""
 
-ALIGNMENT = 64
-"""Every tensor starts at a multiple of this many bytes: one cache line, one AVX-512 vector."""
+ALIGNMENT = 512
+"""Every tensor starts at a multiple of this many bytes: OpenCL devices cut sub-buffers only at a
+multiple of their CL_DEVICE_MEM_BASE_ADDR_ALIGN (128 bytes on phones, up to 512 elsewhere)."""
 
 
 class _Record(BaseModel):

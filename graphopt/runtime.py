@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import ALIGNMENT, Bundle, Tensor, read_bundle
+from graphopt.bundle import ALIGNMENT, Bundle, Launch, Tensor, read_bundle
 from graphopt.engine import Array, Engine, Shape
 from graphopt.errors import InputError, Unsupported
 
@@ -192,8 +192,92 @@ def _load_tvm_runtime(threads: int) -> Any:
 
 
 class OpenClRunner(_Runner):
-    """Kernels of OpenCL C on buffers, one for each arena."""
+    """Kernels of OpenCL C on one buffer an arena; a tensor is a sub-buffer.
+
+    The device is the first GPU, or else the first device; `PYOPENCL_CTX` (as pyopencl reads it)
+    chooses another. Drivers keep compiled programs in pyopencl's cache, so a second start is quick.
+    """
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
-        raise Unsupported("todo")
+        try:
+            import pyopencl as cl
+        except ImportError:
+            raise Unsupported(
+                "running an opencl bundle needs pyopencl", hint="pip install 'graphopt[opencl]'"
+            ) from None
+        if threads:
+            os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
+        self._cl = cl
+        self._queue = cl.CommandQueue(_context(cl))
+        context = self._queue.context
+        try:
+            program = cl.Program(context, bundle.read("kernels.cl").decode()).build()
+        except cl.Error as error:
+            device = context.devices[0].name.strip()
+            raise Unsupported(f"{device} cannot compile the kernels: {error}") from error
+        flags = cl.mem_flags
+        weights = np.frombuffer(bundle.read("weights.bin"), np.uint8)
+        memories = {
+            -1: cl.Buffer(context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=weights),
+            **{
+                i: cl.Buffer(context, flags.READ_WRITE, max(size, 1))
+                for i, size in enumerate(bundle.plan.arenas)
+            },
+        }
+        self._buffers = [self._tensor(context, memories, t) for t in bundle.plan.tensors]
+        self._calls = [self._kernel(program, launch) for launch in bundle.plan.launches]
+
+    def _tensor(self, context: Any, memories: Mapping[int, Any], tensor: Tensor) -> Any:
+        size = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+        if tensor.arena is None:
+            return self._cl.Buffer(context, self._cl.mem_flags.READ_ONLY, size)
+        return memories[tensor.arena].get_sub_region(tensor.offset, size)
+
+    def _kernel(self, program: Any, launch: Launch) -> tuple[Any, Launch]:
+        # A kernel object of its own for every launch: its arguments are set once.
+        kernel = self._cl.Kernel(program, launch.kernel)
+        kernel.set_args(*(self._buffers[i] for i in launch.arguments))
+        return kernel, launch
+
+    def _enqueue(self, i: int) -> Any:
+        kernel, launch = self._calls[i]
+        return self._cl.enqueue_nd_range_kernel(self._queue, kernel, launch.grid, launch.group)
+
+    def _feed(self, feeds: Mapping[str, Array]) -> None:
+        for name, value in self._check(feeds).items():
+            self._cl.enqueue_copy(self._queue, self._buffers[self._plan.inputs[name]], value)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        self._feed(feeds)
+        for i in range(len(self._calls)):
+            self._enqueue(i)
+        results = {}
+        for name, i in self._plan.outputs.items():
+            tensor = self._plan.tensors[i]
+            results[name] = np.empty(tensor.shape, tensor.dtype)
+            self._cl.enqueue_copy(self._queue, results[name], self._buffers[i])
+        return results
+
+    def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
+        """Median time of every launch, each waited for."""
+        self._feed(feeds)
+        return self._launch_times(lambda i: self._enqueue(i).wait(), runs)
+
+
+def _context(cl: Any) -> Any:
+    """A context on the device to use."""
+    if "PYOPENCL_CTX" in os.environ:
+        return cl.create_some_context(interactive=False)
+    try:
+        devices = [device for platform in cl.get_platforms() for device in platform.get_devices()]
+    except cl.Error:
+        devices = []
+    if not devices:
+        raise Unsupported(
+            "this machine has no OpenCL device",
+            hint="pip install 'pyopencl[pocl]' brings one that runs on the CPU",
+        )
+    gpus = [device for device in devices if device.type & cl.device_type.GPU]
+    return cl.Context([(gpus or devices)[0]])

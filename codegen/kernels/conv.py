@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.tirx.script import builder as T
-
-from graphopt.codegen.kernels.emit import Accumulator, Expr, argument, broadcast, vector, view
+from graphopt.codegen.kernels.emit import (
+    Accumulator,
+    Expr,
+    Vectors,
+    argument,
+    broadcast,
+    view,
+)
 from graphopt.codegen.kernels.epilogue import Epilogue, Floats
 from graphopt.codegen.targets import Target
 
@@ -150,29 +155,34 @@ class Parameters:
         lanes, out = target.lanes, spec.output_shape(target.lanes)
         epilogue = spec.epilogue
         self._spec, self._target = spec, target
-        self.x = argument("x", spec.input_shape(lanes))
-        self.weight = argument("weight", weight_shape)
-        self._channels = [
-            argument(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
-        ]
-        self._tensors = [argument(f"tensor{n}", out) for n in range(epilogue.count("tensor"))]
-        self.y = argument("y", out)
+        x = argument("x", spec.input_shape(lanes))
+        weight = argument("weight", weight_shape)
+        channels = [argument(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))]
+        tensors = [argument(f"tensor{n}", out) for n in range(epilogue.count("tensor"))]
+        y = argument("y", out)
         if seen_as is not None:
-            self.x = view(self.x, seen_as.input_shape(lanes))
-            self.y = view(self.y, seen_as.output_shape(lanes))
-            self._tensors = [view(t, seen_as.output_shape(lanes)) for t in self._tensors]
+            x = view(x, seen_as.input_shape(lanes))
+            y = view(y, seen_as.output_shape(lanes))
+            tensors = [view(t, seen_as.output_shape(lanes)) for t in tensors]
+        self.scalars = x
+        """The input, element by element."""
+        self.vectors = Vectors(x)
+        """The input (unless planar), a block of channels at a time: [0, block, row, column]."""
+        self.weight = Vectors(weight)
+        """The packed weight, a vector of filters at a time."""
+        self._channels = [Vectors(c) for c in channels]
+        self._tensors = [Vectors(t) for t in tensors]
+        self._y = Vectors(y)
 
     def store(self, total: Expr, block: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of sums and store it."""
-        lanes = vector(self._target.lanes)
-        index = (0, block, row, column, lanes)
         value = self._spec.epilogue.emit(
             self._target,
             total,
-            channel=lambda n: self._channels[n][block, lanes],
-            tensor=lambda n: self._tensors[n][index],
+            channel=lambda n: self._channels[n][(block,)],
+            tensor=lambda n: self._tensors[n][0, block, row, column],
         )
-        T.buffer_store(self.y, value, list(index))
+        self._y[0, block, row, column] = value
 
 
 class RegisterTile:

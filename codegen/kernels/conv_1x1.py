@@ -54,9 +54,9 @@ def _cpu(row: ConvSpec, target: Target, p: Parameters) -> None:
     def compute(group: Expr, column: Expr, pixels: int) -> None:
         sums = RegisterTile(target, tile.filters, pixels)
         with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
-            weights = conv_dense.tile_weights(p, tile, target, group, block, 0, 0, lane)
+            weights = conv_dense.tile_weights(p, tile, group, block, 0, 0, lane)
             for pixel in range(pixels):
-                value = broadcast(p.x[0, block, 0, column + pixel, lane], lanes)
+                value = broadcast(p.scalars[0, block, 0, column + pixel, lane], lanes)
                 sums.add(pixel, weights, T.bind(value))
         for pixel in range(pixels):
             sums.store(p, group * tile.filters, 0, column, pixel)
@@ -85,11 +85,11 @@ def _gpu(row: ConvSpec, target: Target, p: Parameters) -> None:
         sums = RegisterTile(target, tile.filters, tile.pixels)
         with T.serial(0, in_blocks) as block:
             values = [
-                conv_dense.input_lanes(row, target, p.x, block, 0, column + pixel)
+                conv_dense.input_lanes(row, target, p, block, 0, column + pixel)
                 for pixel in range(tile.pixels)
             ]
             for lane in range(lanes):
-                weights = conv_dense.tile_weights(p, tile, target, group, block, 0, 0, lane)
+                weights = conv_dense.tile_weights(p, tile, group, block, 0, 0, lane)
                 for pixel in range(tile.pixels):
                     sums.add(pixel, weights, values[pixel][lane])
         for pixel in range(tile.pixels):

@@ -27,7 +27,7 @@ from graphopt.codegen.kernels.conv import (
     blocks,
     pack_channels,
 )
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, vector
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -117,10 +117,9 @@ def rows_inside(spec: ConvSpec, first: Expr) -> tuple[Expr, Expr]:
     return low, high
 
 
-def tile_weights(p: Parameters, tile: Tile, target: Target, *index: Expr) -> list[Expr]:
+def tile_weights(p: Parameters, tile: Tile, *index: Expr) -> list[Expr]:
     """A tile's vectors of weights at (group, block, ky, kx, lane)."""
-    lanes = vector(target.lanes)
-    return [T.bind(p.weight[(*index, f, lanes)]) for f in range(tile.filters)]
+    return [T.bind(p.weight[(*index, f)]) for f in range(tile.filters)]
 
 
 def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
@@ -137,13 +136,13 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
             in_row = T.bind(first + ky * spec.dilations[0])
             with T.serial(0, in_lanes) as lane:
                 for kx in range(kw):
-                    weights = tile_weights(p, tile, target, group, block, ky, kx, lane)
+                    weights = tile_weights(p, tile, group, block, ky, kx, lane)
                     for pixel in range(pixels):
                         at = (column + pixel) * stride + kx * dilation - pad
                         if not inside and not 0 <= at < width:
                             continue
                         index = (lane, in_row, at) if spec.planar else (block, in_row, at, lane)
-                        value = T.bind(broadcast(p.x[(0, *index)], target.lanes))
+                        value = T.bind(broadcast(p.scalars[(0, *index)], target.lanes))
                         sums.add(pixel, weights, value)
         for pixel in range(pixels):
             sums.store(p, group * tile.filters, row, column, pixel)
@@ -204,9 +203,9 @@ def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
                 columns = [
                     (column + pixel) * stride + kx * dilation - pad for pixel in range(tile.pixels)
                 ]
-                values = [input_lanes(spec, target, p.x, block, in_row, at) for at in columns]
+                values = [input_lanes(spec, target, p, block, in_row, at) for at in columns]
                 for lane in range(in_lanes):
-                    weights = tile_weights(p, tile, target, group, block, ky, kx, lane)
+                    weights = tile_weights(p, tile, group, block, ky, kx, lane)
                     for pixel in range(tile.pixels):
                         sums.add(pixel, weights, values[pixel][lane])
         for pixel in range(tile.pixels):
@@ -214,21 +213,33 @@ def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
                 sums.store(p, group * tile.filters, row, column, pixel)
 
 
-def input_lanes(
-    spec: ConvSpec, target: Target, x: Expr, block: Expr, row: Expr, column: Expr
-) -> list[Expr]:
-    """The input channels of one pixel, each broadcast to a vector; zeros outside the picture."""
+def input_pixel(
+    spec: ConvSpec, target: Target, p: Parameters, block: Expr, row: Expr, column: Expr
+) -> Expr:
+    """A block of channels of one pixel; zeros outside the picture.
+
+    The load itself is always inside: a branch in the inner loop would cost more than a load.
+    """
+    at = T.bind(T.min(T.max(column, 0), spec.size[1] - 1))
+    pixel = p.vectors[0, block, row, at]
+    if not any(spec.pads):
+        return T.bind(pixel)
     inside = tirx.all(column >= 0, column < spec.size[1])
-    lanes = target.lanes
+    return T.bind(tirx.Select(inside, pixel, broadcast(0.0, target.lanes)))
+
+
+def input_lanes(
+    spec: ConvSpec, target: Target, p: Parameters, block: Expr, row: Expr, column: Expr
+) -> list[Expr]:
+    """The channels of one pixel (of one block, unless planar), each broadcast to a vector."""
     if spec.planar:
-        zero = T.float32(0)
+        inside = tirx.all(column >= 0, column < spec.size[1])
+        at = T.bind(T.min(T.max(column, 0), spec.size[1] - 1))
         scalars = [
-            T.if_then_else(inside, x[0, channel, row, column], zero)
+            tirx.Select(inside, p.scalars[0, channel, row, at], T.float32(0))
             for channel in range(sum(spec.in_channels))
         ]
     else:
-        pixel = T.bind(
-            T.if_then_else(inside, x[0, block, row, column, vector(lanes)], broadcast(0.0, lanes))
-        )
-        scalars = [tirx.Shuffle([pixel], [lane]) for lane in range(lanes)]
-    return [T.bind(broadcast(scalar, lanes)) for scalar in scalars]
+        pixel = input_pixel(spec, target, p, block, row, column)
+        scalars = [tirx.Shuffle([pixel], [lane]) for lane in range(target.lanes)]
+    return [T.bind(broadcast(scalar, target.lanes)) for scalar in scalars]

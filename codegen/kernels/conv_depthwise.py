@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
 from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, blocks, pack_channels
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, vector
+from graphopt.codegen.kernels.emit import Expr, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -40,7 +39,7 @@ def build(spec: ConvSpec, target: Target) -> Any:
 
 
 def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    lanes, kw = vector(target.lanes), spec.kernel[1]
+    kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
     # Leave room for a row of weights beside the sums.
@@ -51,7 +50,7 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
         first = T.bind(row * spec.strides[0] - spec.pads[0])
         with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
             in_row = T.bind(first + ky * spec.dilations[0])
-            weights = [T.bind(p.weight[block, ky, kx, lanes]) for kx in range(kw)]
+            weights = [T.bind(p.weight[block, ky, kx]) for kx in range(kw)]
             loaded: dict[int, Expr] = {}
             for kx in range(kw):
                 for pixel in range(pixels):
@@ -59,7 +58,7 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
                     if not inside and not 0 <= column * stride + tap < spec.size[1]:
                         continue
                     if tap not in loaded:
-                        loaded[tap] = T.bind(p.x[0, block, in_row, column * stride + tap, lanes])
+                        loaded[tap] = T.bind(p.vectors[0, block, in_row, column * stride + tap])
                     sums.add(pixel, [weights[kx]], loaded[tap])
         for pixel in range(pixels):
             sums.store(p, block, row, column, pixel)
@@ -69,7 +68,7 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
 
 
 def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    lanes, kw = vector(target.lanes), spec.kernel[1]
+    kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
     pixels = min(out_width, 4)
@@ -81,18 +80,12 @@ def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
             in_row = T.bind(first + ky * spec.dilations[0])
             loaded: dict[int, Expr] = {}
             for kx in range(kw):
-                weight = T.bind(p.weight[block, ky, kx, lanes])
+                weight = T.bind(p.weight[block, ky, kx])
                 for pixel in range(pixels):
                     tap = pixel * stride + kx * dilation - pad
                     if tap not in loaded:
-                        at = T.bind(column * stride + tap)
-                        loaded[tap] = T.bind(
-                            T.if_then_else(
-                                tirx.all(at >= 0, at < spec.size[1]),
-                                p.x[0, block, in_row, at, lanes],
-                                broadcast(0.0, target.lanes),
-                            )
-                        )
+                        at = column * stride + tap
+                        loaded[tap] = conv_dense.input_pixel(spec, target, p, block, in_row, at)
                     sums.add(pixel, [weight], loaded[tap])
         for pixel in range(pixels):
             with T.If(column + pixel < out_width), T.Then():

@@ -45,9 +45,18 @@ def view(buffer: Expr, shape: Sequence[int]) -> Expr:
     return T.decl_buffer(tuple(shape), "float32", data=buffer.data, layout=None)
 
 
-def vector(lanes: int) -> Expr:
-    """The innermost index of a whole vector: 0 … lanes-1."""
-    return tirx.Ramp(0, 1, lanes)
+class Vectors:
+    """A buffer read and written whole vectors at a time: its innermost dimension is the vector."""
+
+    def __init__(self, buffer: Expr) -> None:
+        self._buffer = buffer
+        self._lanes = tirx.Ramp(0, 1, int(buffer.shape[-1]))
+
+    def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
+        return self._buffer[(*index, self._lanes)]
+
+    def __setitem__(self, index: tuple[Expr, ...], value: Expr) -> None:
+        T.buffer_store(self._buffer, value, [*index, self._lanes])
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:
@@ -64,18 +73,18 @@ class Accumulator:
     """
 
     def __init__(self, target: Target) -> None:
-        self._lanes = target.lanes
         scope = "global" if target.kind == "cpu" else "local"
-        self._buffer = T.alloc_buffer((self._lanes,), "float32", scope=scope, layout=None)
+        dtype = f"float32x{target.lanes}"
+        self._buffer = T.alloc_buffer((1,), dtype, scope=scope, layout=None)
 
     @property
     def value(self) -> Expr:
         """The vector as it is now."""
-        return self._buffer[vector(self._lanes)]
+        return self._buffer[0]
 
     @value.setter
     def value(self, new: Expr) -> None:
-        T.buffer_store(self._buffer, new, [vector(self._lanes)])
+        T.buffer_store(self._buffer, new, [0])
 
 
 @contextmanager
