@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -154,6 +155,8 @@ class Job:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            # rich would send what is printed meanwhile to the console, past a redirected stdout.
+            redirect_stdout=sys.stdout.isatty(),
             disable=len(self.files) == 1 and not is_video(self.files[0][0]),
         ) as progress:
             task = progress.add_task("", total=len(self.files))
