@@ -17,10 +17,11 @@ CHANNELS = 4
 
 
 def _conv(graph, x, rng):
-    group = int(rng.choice([1, 2, 4]))
-    weight = rng.standard_normal((CHANNELS, CHANNELS // group, 3, 3)).astype(np.float32) / 3
+    group, pad = int(rng.choice([1, 2, 4])), int(rng.integers(2))
+    size = 1 + 2 * pad
+    weight = rng.standard_normal((CHANNELS, CHANNELS // group, size, size)).astype(np.float32) / 3
     bias = rng.standard_normal(CHANNELS).astype(np.float32) if rng.random() < 0.5 else None
-    return emit(graph, "Conv", x, weight, bias, out="conv", group=group, pads=[1, 1, 1, 1])
+    return emit(graph, "Conv", x, weight, bias, out="conv", group=group, pads=[pad] * 4)
 
 
 def _shared_conv(graph, x, rng):
@@ -80,10 +81,8 @@ def _swish(graph, x, rng):
     return emit(graph, "Mul", x, emit(graph, "Sigmoid", x, out="gate"), out="swish")
 
 
-STEPS = [
-    _conv, _shared_conv, _transposed, _norm, _affine, _unary, _clip,
-    _transposes, _reshapes, _pad, _twice, _swish,
-]  # fmt: skip
+LINEAR = [_conv, _norm, _affine, _shared_conv, _transposed]
+OTHER = [_unary, _clip, _transposes, _reshapes, _pad, _twice, _swish]
 
 
 @st.composite
@@ -92,13 +91,16 @@ def networks(draw):
     x = gs.Variable("x", np.dtype(np.float32), [1, CHANNELS, 8, 8])
     graph = gs.Graph(inputs=[x], opset=17, ir_version=8)
     made = [x]
-    for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=12)):
-        # Mostly a chain, sometimes a branch.
-        source = made[-1] if draw(st.booleans()) else draw(st.sampled_from(made))
-        made.append(step(graph, source, rng))
-    outputs = draw(st.sets(st.sampled_from(range(1, len(made))), max_size=2)) | {len(made) - 1}
-    chosen = {made[i].name: made[i] for i in sorted(outputs) if made[i] is not x}
-    graph.outputs = list(chosen.values()) or [emit(graph, "Neg", x, out="y")]
+    for _ in range(draw(st.integers(1, 16))):
+        # Mostly a chain of convolutions and what stands between them, sometimes a branch.
+        kinds = LINEAR if rng.random() < 0.6 else OTHER
+        source = made[-1] if rng.random() < 0.85 else made[rng.integers(len(made))]
+        made.append(kinds[rng.integers(len(kinds))](graph, source, rng))
+    # What nobody reads is an output, mostly; so is now and then what somebody does.
+    chances = [0.1 if tensor.outputs else 0.8 for tensor in made]
+    chosen = [t for t, chance in zip(made, chances, strict=True) if rng.random() < chance]
+    graph.outputs = list({t.name: t for t in chosen if t is not x}.values())
+    graph.outputs = graph.outputs or [emit(graph, "Neg", made[-1], out="y")]
     for tensor in graph.outputs:
         tensor.shape = [1, CHANNELS, 8, 8]
     refresh_shapes(graph)
