@@ -168,6 +168,14 @@ def test_values_that_are_not_finite_are_reported_and_harmless() -> None:
     assert any("not finite" in warning for warning in poses.warnings)
 
 
+def test_outputs_that_are_not_there_are_named() -> None:
+    outputs = draw_maps(CROWD)
+    with pytest.raises(InputError, match=r"'heat'[\s\S]*other \[1, 19, 46, 46\]"):
+        decode({"other": outputs["heat"]}, SPEC, UNMOVED)
+    with pytest.raises(InputError, match="channels 0 to 37 of output 'paf'"):
+        decode(outputs | {"paf": outputs["paf"][:, :30]}, SPEC, UNMOVED)
+
+
 def test_scores_order_people_and_drop_them() -> None:
     partial = figure(300, 80)
     partial[8:14] = np.nan
@@ -391,6 +399,9 @@ def test_a_video_becomes_a_video_or_frames(estimator: Estimator, tmp_path: Path)
     results = list(Job.plan([clip], tmp_path / "out.mp4").run(estimator, QUIET))
     assert [r.image for r in results if r] == [f"{clip}#{i}" for i in range(6)]
     assert imageio.get_reader(tmp_path / "out.mp4", "ffmpeg").count_frames() == 6
+    clip.with_name("torn.mp4").write_bytes(clip.read_bytes()[:99])
+    with pytest.raises(InputError, match=r"torn.mp4 is no video that can be read: [^\n]+$"):
+        list(Job.plan([clip.with_name("torn.mp4")], None).run(estimator, QUIET))
     list(Job.plan([clip], tmp_path / "frames").run(estimator, QUIET))
     assert len(list((tmp_path / "frames" / "clip").glob("*.png"))) == 6
 

@@ -33,7 +33,7 @@ def eval(
 ) -> None:
     """Measure COCO key-point AP on annotated photos.
 
-    The JSON is {"AP", "AP50", "AP75", "AR", "images", "seconds"}.
+    --json writes AP, AP50, AP75, AR, images and seconds.
     """
     import json
     from dataclasses import asdict

@@ -36,9 +36,9 @@ def run(
 ) -> None:
     """Find the people in photos, folders of photos and videos.
 
-    The JSON is a list of {"image", "width", "height", "people": [{"score", "keypoints":
-    [[x, y, score], ...]}], "skeleton"}: key points in the skeleton's order and in photo pixels (the
-    centre of the first pixel is 0, 0), [0, 0, 0] where a part was not found.
+    --json writes a list with image, width, height, people and skeleton for each photo; a person is
+    a score 0..1 and key points in the skeleton's order: x and y in photo pixels (the centre of the
+    first pixel is 0, 0) and a score; all zero where a part was not found.
     """
     from rich.console import Console
 
@@ -64,7 +64,9 @@ def run(
             skipped += 1
             continue
         for warning in result.poses.warnings:
-            console.print(f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True)
+            console.print(
+                f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True
+            )
         count = len(result.poses.people)
         typer.echo(
             f"{result.image}: {count} {'person' if count == 1 else 'people'}, "

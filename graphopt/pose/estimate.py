@@ -111,27 +111,25 @@ class Job:
         files = expand(inputs)
         if not files:
             raise InputError(f"no file in {', '.join(map(str, inputs))}")
-        single = len(inputs) == 1 and not inputs[0].is_dir()
-        to_file = single and output is not None and not output.is_dir()
-        if to_file and output is not None and not (is_video(inputs[0]) and is_video(output)):
-            to_file = not is_video(inputs[0])
-            if to_file:
+        only = inputs[0] if len(inputs) == 1 and not inputs[0].is_dir() else None
+        into_folder = True
+        if only is not None and output is not None and not output.is_dir():
+            into_folder = is_video(only) and not is_video(output)
+            if not is_video(only):
                 check_picture_suffix(output)
-        if output is not None and not to_file and output.is_file():
+        if into_folder and output is not None and output.is_file():
             raise InputError(f"{output} is a file; several pictures go to a folder")
-        job = Job(files, output, not to_file, json_file)
+        job = Job(files, output, into_folder, json_file)
         sources: dict[Path, Path] = {}
         for path, _ in files:
-            if json_file is not None and json_file.exists() and json_file.samefile(path):
-                raise InputError(f"{json_file} is an input", hint="choose another --json")
             target = job.target(path)
-            if target is None:
-                continue
-            if target.exists() and target.samefile(path):
-                raise InputError(f"{target} is an input", hint="choose another output with -o")
-            if target in sources:
+            for written in (target, json_file):
+                if written is not None and written.exists() and written.samefile(path):
+                    raise InputError(f"{written} is an input", hint="choose another output")
+            if target is not None and target in sources:
                 raise InputError(f"{sources[target]} and {path} would both become {target}")
-            sources[target] = path
+            if target is not None:
+                sources[target] = path
         return job
 
     def target(self, path: Path) -> Path | None:

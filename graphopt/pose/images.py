@@ -93,7 +93,8 @@ def read_video(path: Path) -> Iterator[Video]:
     try:
         reader = imageio.get_reader(path, "ffmpeg")
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is no video that can be read: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # ffmpeg's log follows
+        raise InputError(f"{path} is no video that can be read: {reason}") from error
     try:
         facts = reader.get_meta_data()
         yield Video(

@@ -56,7 +56,18 @@ class MapSlice(_Frozen):
     count: Annotated[int, Field(gt=0)]
 
     def of(self, outputs: Mapping[str, NDArray[np.generic]]) -> FloatArray:
-        """These channels of the first batch item, as float32 [count, h, w]."""
+        """These channels of the first batch item, as float32 [count, h, w].
+
+        Raises:
+            InputError: there is no such output, or it has fewer channels.
+        """
+        shape = outputs[self.output].shape if self.output in outputs else ()
+        if len(shape) != 4 or shape[1] < self.first + self.count:
+            raise InputError(
+                f"the pose spec reads channels {self.first} to {self.first + self.count - 1} of "
+                f"output {self.output!r}, and the network has no such maps",
+                hint=f"outputs: {', '.join(f'{n} {list(v.shape)}' for n, v in outputs.items())}",
+            )
         maps = outputs[self.output][0, self.first : self.first + self.count]
         return maps.astype(np.float32, copy=False)
 
