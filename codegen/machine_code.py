@@ -66,7 +66,7 @@ def shared_library(
         objects = []
         # One module a kernel, so that a crash inside LLVM is known by the kernel's name.
         for name, function in functions.items():
-            progress(f"code {name}")
+            progress(name)
             module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
             built = tvm.tirx.build(module, target=device, pipeline="s_tir")
             objects.append(str(Path(folder) / f"{len(objects)}.o"))
@@ -125,7 +125,7 @@ def opencl_source(
     generate = tvm.get_global_func("target.build.opencl")
     sources, launched = [], {}
     for name, function in functions.items():
-        progress(f"code {name}")
+        progress(name)
         function = function.with_attrs({"global_symbol": name, "target": device})
         module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
         launched[name] = _read_host(module[name])

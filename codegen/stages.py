@@ -27,6 +27,10 @@ from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
 
 
+Progress = Callable[..., None]
+"""Called with a phase's name, and what it is working on."""
+
+
 @dataclass(frozen=True)
 class Compiled:
     """What compiling gives: the contents of a bundle.
@@ -66,14 +70,15 @@ MEMORY = (
 
 
 def compile_network(
-    model: onnx.ModelProto, target: Target, progress: Callable[[str], None] = lambda phase: None
+    model: onnx.ModelProto, target: Target, progress: Progress = lambda phase, detail="": None
 ) -> Compiled:
     """Compile a network.
 
     Args:
         model: static shapes, batch 1; every node has a name.
         target: what to compile for.
-        progress: told each phase as it begins, and each kernel as its code is made.
+        progress: told each phase as it begins, and in the last one each kernel as its code is
+            made, with a layer that needs it.
 
     Raises:
         Unsupported: an operator that neither our kernels nor TVM have; names the node.
@@ -94,9 +99,13 @@ def compile_network(
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
         plan, weights, functions = make_plan(module, layers, inputs, outputs)
-        progress("code")
+        layer_of = {launch.kernel: launch.layer for launch in plan.launches}
+
+        def making(kernel: str) -> None:
+            progress("code", f"{kernel} for {layer_of[kernel]}")
+
         if target.kind == "cpu":
-            code = machine_code.shared_library(functions, device, progress)
+            code = machine_code.shared_library(functions, device, making)
             return Compiled(plan, weights, code, "kernels.so")
-        source, launches = machine_code.opencl_source(functions, device, progress)
+        source, launches = machine_code.opencl_source(functions, device, making)
         return Compiled(machine_code.with_launches(plan, launches), weights, source, "kernels.cl")

@@ -124,6 +124,24 @@ class Bundle(_Record):
         """The content of one of its files."""
         return (self.path / name).read_bytes()
 
+    def source(self) -> Path:
+        """The ONNX file that the bundle was compiled from.
+
+        Raises:
+            InputError: it is no longer there, or is another file by now.
+        """
+        path = Path(self.manifest.model.path)
+        try:
+            same = sha256(path.read_bytes()) == self.manifest.model.sha256
+        except OSError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{self.path} was compiled from {path}, which is gone or has changed",
+                hint="name the ONNX file instead of the bundle, or compile again",
+            )
+        return path
+
 
 def sha256(data: bytes) -> str:
     """The hash that manifests carry."""
@@ -135,12 +153,15 @@ def is_bundle(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Write a bundle, whole or not at all; an older bundle at `path` is replaced.
 
     Args:
         manifest: its `files` is filled in here.
         files: name to content.
+
+    Returns:
+        The manifest as written.
 
     Raises:
         InputError: the place cannot be written, or holds something that is no bundle.
@@ -150,12 +171,12 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             f"{path} exists and is not a bundle", hint="give another folder to -o, or remove it"
         )
     sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
-    text = manifest.model_copy(update={"files": sized}).model_dump_json(indent=1)
+    manifest = manifest.model_copy(update={"files": sized})
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        for name, data in {**files, "manifest.json": text.encode()}.items():
+        for name, data in {**files, "manifest.json": manifest.model_dump_json(indent=1).encode()}.items():
             (temporary / name).write_bytes(data)
         temporary.chmod(0o755)
         if path.exists():
@@ -166,6 +187,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -102,6 +102,7 @@ def open_engine(
     Raises:
         InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
     """
+    from graphopt.bundle import read_bundle
     from graphopt.pose.spec import detect_pose_spec, read_pose_spec
 
     if engine not in (None, *ENGINES):
@@ -118,7 +119,11 @@ def open_engine(
         return OnnxRuntimeEngine(path, threads=threads), spec
     spec = read_pose_spec(path / "pose.json").with_choices(**choices)
     if engine == "onnxruntime":
-        return OnnxRuntimeEngine(path / "model.onnx", threads=threads), spec
+        bundle = read_bundle(path)
+        reference = OnnxRuntimeEngine(bundle.source(), threads=threads)
+        # The same input size as the bundle's, also where the ONNX file takes any.
+        reference.inputs = dict(bundle.manifest.inputs)
+        return reference, spec
     from graphopt.runtime import open_bundle
 
     return open_bundle(path, threads=threads), spec

@@ -37,8 +37,8 @@ def open_bundle(path: Path, *, threads: int = 0) -> Engine:
 
     Args:
         path: the bundle's folder.
-        threads: CPU threads; 0 takes every core. The first bundle opened in a process decides for
-            all, since TVM's thread pool is one a process.
+        threads: CPU threads; 0 takes every core. The bundle opened last decides for the process,
+            which has one thread pool.
 
     Raises:
         InputError: no bundle, or a damaged one.
@@ -174,11 +174,6 @@ class CpuRunner(_Runner):
 
 def _load_tvm_runtime(threads: int) -> Any:
     """TVM's C runtime without its Python package, which takes a second to import."""
-    if threads:
-        os.environ["TVM_NUM_THREADS"] = str(threads)
-    else:
-        # TVM would count two hardware threads to a core and use half of them.
-        os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     # Idle workers should sleep soon: a phone's battery and other programs want the core.
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
     import tvm_ffi
@@ -188,6 +183,10 @@ def _load_tvm_runtime(threads: int) -> Any:
         raise Unsupported("a cpu bundle needs TVM's runtime", hint="pip install apache-tvm")
     library = Path(package.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    # Left alone, TVM would count two hardware threads to a core and use half of them.
+    cores = threads or len(os.sched_getaffinity(0))
+    big_cores = 1
+    tvm_ffi.get_global_func("runtime.config_threadpool")(big_cores, cores)
     return tvm_ffi
 
 

@@ -1,0 +1,71 @@
+"""`graphopt compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands import options
+
+
+def compile(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write.")
+    ],
+    target: Annotated[
+        str,
+        typer.Option(help="cpu: this machine's, as wide as its vectors; opencl: any device."),
+    ] = "cpu",
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
+            metavar="[NAME:]SHAPE",
+        ),
+    ] = None,
+    skeleton: options.Skeleton = None,
+    color: options.Color = None,
+    mean: options.Mean = None,
+    scale: options.Scale = None,
+    pad_value: options.PadValue = None,
+) -> None:
+    """Compile a network with TVM into a bundle for one input size, and check it."""
+    from rich.console import Console
+
+    from graphopt.compile import compile_model
+    from graphopt.model import parse_input_shapes
+    from graphopt.pose.spec import choices
+
+    console = Console(stderr=True)
+    with console.status("reading the network") as status:
+        done = compile_model(
+            model,
+            output,
+            target=target,
+            input_shapes=parse_input_shapes(input_shape or []),
+            pose_choices=choices(skeleton, color, mean, scale, pad_value),
+            progress=lambda step: status.update(step),
+        )
+    for line in done.pose.guesses if done.pose else ():
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+    if done.pose is None:
+        console.print(
+            "no pose maps recognised: the bundle can be timed, but not run on photos",
+            style="yellow",
+        )
+    size = sum(file.bytes for file in done.manifest.files.values())
+    sizes = ", ".join(
+        f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
+    )
+    typer.echo(
+        f"{output}: target {target}, input {sizes}, {done.manifest.macs / 1e9:.2f} GMACs, "
+        f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
+        f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
+    )
+    if isinstance(done.difference, float):
+        typer.echo(f"outputs equal onnxruntime's within {done.difference:.0e} of their range")
+    else:
+        console.print(f"not compared with onnxruntime: {done.difference}", style="yellow")

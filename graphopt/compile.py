@@ -1,0 +1,202 @@
+"""The plain function behind `graphopt compile`: ONNX in, a checked bundle out.
+
+The compiler runs in a child process (`graphopt.codegen.worker`), so that this side never imports
+TVM, and a crash inside it becomes a message that names the layer.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from graphopt import __version__
+from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
+from graphopt.model import load_model, save_model, serialised, sha256_of
+from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.verify import difference, sample_feeds
+
+TOLERANCE = 1e-3
+"""Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show."""
+
+ASPECT = 16 / 9
+"""Width to height of the input where nobody says a size: what cameras give."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What came of compiling.
+
+    Args:
+        manifest: of the bundle that was written.
+        plan: its plan.
+        pose: how photos and people fit the network; None where no pose maps were recognised.
+        difference: largest difference to onnxruntime's outputs as a part of their range, or why it
+            was not measured.
+    """
+
+    manifest: Manifest
+    plan: Plan
+    pose: PoseSpec | None
+    difference: float | str
+
+
+def compile_model(
+    path: Path,
+    bundle: Path,
+    *,
+    target: str = "cpu",
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    pose_choices: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Compilation:
+    """Compile a network into a bundle.
+
+    The graph is first cleaned by the preset `exact`. Where its input has dynamic extents and no
+    size is given, height is the pose network's usual one and the width 16/9 of it.
+
+    Args:
+        path: the ONNX file.
+        bundle: the folder to write; an older bundle there is replaced.
+        target: a file name of `graphopt/codegen/targets`.
+        input_shapes: sizes to fix inputs at, see `graphopt.model.load_model`.
+        pose_choices: what the user says about the network, see `detect_pose_spec`.
+        progress: told what is being done.
+
+    Raises:
+        GraphoptError: the network cannot be read or compiled; nothing is written.
+        CheckFailed: the bundle's outputs differ from onnxruntime's; nothing is written.
+    """
+    progress("reading the network")
+    graph = load_model(path, input_shapes)
+    pose = _pose_spec(path, dict(pose_choices or {}))
+    shapes = _sizes(graph, pose, path)
+    if shapes != (input_shapes or {}):
+        graph = load_model(path, shapes)
+    progress("cleaning the graph")
+    graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        work = Path(folder)
+        save_model(graph, work / "model.onnx")
+        _run_worker(work, target, progress)
+        description = json.loads((work / "description.json").read_text())
+        plan = Plan.model_validate_json((work / "plan.json").read_bytes())
+        names = ["plan.json", "weights.bin", description["code_file"]]
+        files = {name: (work / name).read_bytes() for name in names}
+        if pose is not None:
+            files["pose.json"] = pose.model_dump_json(indent=1).encode()
+        manifest = Manifest(
+            format=FORMAT,
+            graphopt=__version__,
+            tvm=description["tvm"],
+            target=Target(**description["target"]),
+            model=Model(path=str(path.resolve()), sha256=sha256_of(path)),
+            inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
+            outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
+            macs=sum(launch.macs for launch in plan.launches),
+            files={},
+        )
+        progress("comparing with onnxruntime")
+        write_bundle(work / "bundle", manifest, files)
+        measured = _difference(graph, work / "bundle")
+        if isinstance(measured, float) and not measured <= TOLERANCE:
+            raise CheckFailed(
+                f"the bundle's outputs differ from onnxruntime's by {measured:.1e} of their range",
+                hint="please report the network: this is an error in graphopt",
+            )
+        manifest = write_bundle(bundle, manifest, files)
+    return Compilation(manifest, plan, pose, measured)
+
+
+def _pose_spec(path: Path, choices: dict[str, Any]) -> PoseSpec | None:
+    try:
+        return detect_pose_spec(path, **choices)
+    except GraphoptError:
+        # Any network can be compiled and timed; but what the user says must not be ignored.
+        if any(value is not None for value in choices.values()):
+            raise
+        return None
+
+
+def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
+    """A static shape for every input."""
+    sizes = {}
+    for tensor in graph.inputs:
+        shape = list(tensor.shape or [None] * 4)
+        if any(not isinstance(extent, int) for extent in shape):
+            if pose is None or len(shape) != 4:
+                raise InputError(
+                    f"{path}: the input {tensor.name} has no fixed size {shape}",
+                    hint=f"give one: --input-shape {tensor.name}:1,3,368,656",
+                )
+            multiple, height = pose.preprocess.multiple, pose.preprocess.height
+            wide = [1, 3, height, round(height * ASPECT / multiple) * multiple]
+            shape = [e if isinstance(e, int) else w for e, w in zip(shape, wide, strict=True)]
+        sizes[tensor.name] = tuple(shape)
+    return sizes
+
+
+def _run_worker(work: Path, target: str, progress: Callable[[str], None]) -> None:
+    job = work / "job.json"
+    job.write_text(json.dumps({"model": str(work / "model.onnx"), "target": target}))
+    last: dict[str, str] = {"phase": "start", "detail": ""}
+    with (work / "log.txt").open("w+") as log, _worker(job, log) as process:
+        for line in process.stdout or ():
+            event = json.loads(line)
+            if "error" in event:
+                kind = Unsupported if event["unsupported"] else InputError
+                raise kind(event["error"], node=event["node"], hint=event["hint"])
+            last = event
+            progress(f"{event['phase']} {event['detail']}".strip())
+        if process.wait():
+            log.seek(0)
+            reason = (log.read().strip().splitlines() or ["it said nothing"])[-1]
+            how = f"died of signal {-process.returncode}" if process.returncode < 0 else "failed"
+            raise Unsupported(
+                f"the compiler {how} in phase {last['phase']} {last['detail']}: {reason}",
+                hint="another --input-shape or --target may work; please report the network",
+            )
+
+
+@contextmanager
+def _worker(job: Path, log: Any) -> Iterator[subprocess.Popen[str]]:
+    """The child process; it does not outlive the block."""
+    command = [sys.executable, "-m", "graphopt.codegen.worker", str(job)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _difference(graph: gs.Graph, bundle: Path) -> float | str:
+    """How far the bundle is from onnxruntime on the cleaned graph, or why that cannot be told."""
+    from graphopt.runtime import open_bundle
+
+    try:
+        engine = open_bundle(bundle)
+    except Unsupported as error:
+        return error.message
+    shapes = {name: tuple(extent or 1 for extent in s) for name, s in engine.inputs.items()}
+    with serialised(graph) as model:
+        reference = OnnxRuntimeEngine(model)
+        worst = 0.0
+        for feeds in sample_feeds(graph, shapes):
+            expected, got = reference.run(feeds), engine.run(feeds)
+            worst = max(worst, *(difference(got[name], expected[name]) for name in expected))
+    return worst
