@@ -23,15 +23,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
+from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
 from graphopt.errors import GraphoptError, InputError
-from graphopt.model import load_model, replacing
+from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.runtime import LayerTime, open_bundle
-from graphopt.verify import difference, example_shapes, sample_feeds
+from graphopt.verify import difference, sample_feeds
 
 SUSPICIOUS = 1e-3
 """A difference, relative to an output's range, that float32 rounding does not explain."""
+
+THREAD_VARIABLES = ("TVM_NUM_THREADS", "POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
+"""Where TVM and PoCL (OpenCL on the CPU) read their number of threads, once a process."""
 
 
 class _Record(BaseModel):
@@ -260,13 +265,12 @@ def bench(
 
     Args:
         path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
-        vs: competitors, see `graphopt.competitors.COMPETITORS`; they run the bundle's `model.onnx`,
-            the network as it was compiled.
+        vs: competitors, see `graphopt.competitors.COMPETITORS`; they run the ONNX file that the
+            bundle was compiled from.
         threads: of every engine; without it as many as there are physical cores.
         rounds: see `measure`.
         warmup_rounds: see `measure`.
-        input_shapes: for an ONNX file with dynamic inputs; without it the first modest size that
-            the network accepts.
+        input_shapes: for an ONNX file; see `compile_model`.
         per_layer: measure the bundle's layers too.
         progress: called with what is being done.
 
@@ -276,23 +280,24 @@ def bench(
     """
     check_names(vs)
     threads = threads or physical_cores()
-    # PoCL, OpenCL on the CPU, reads its number of threads when the first device is opened.
-    os.environ |= dict.fromkeys(("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT"), str(threads))
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
         scratch = Path(folder)
         bundle = path if path.is_dir() else scratch / "bundle"
         if bundle is not path:
             progress(f"compiling {path.name}")
-            _compile(path, bundle, input_shapes or {})
+            compile_model(path, bundle, input_shapes=input_shapes, progress=progress)
         elif input_shapes:
             raise InputError(
                 "--input-shape: a bundle is compiled for one size",
                 hint="give the ONNX file, or compile it again with --input-shape",
             )
         subject = open_bundle(bundle, threads=threads)
-        model = bundle / "model.onnx"
         shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
-        feeds = sample_feeds(load_model(model), shapes)[0]
+        graph = load_model(_network_of(bundle), shapes)
+        model = scratch / "model.onnx"
+        save_model(graph, model)
+        feeds = sample_feeds(graph, shapes)[0]
         subject.run(feeds)  # a competitor may fail; this one must not
         expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
         outputs = {name: value.shape for name, value in expected.items()}
@@ -333,8 +338,13 @@ def bench(
     )
 
 
-def _compile(path: Path, bundle: Path, input_shapes: Mapping[str, Sequence[int]]) -> None:
-    from graphopt.compile import compile_model
-
-    shapes = example_shapes(load_model(path, input_shapes))
-    compile_model(path, bundle, target="cpu", input_shapes=shapes)
+def _network_of(bundle: Path) -> Path:
+    """The ONNX file that a bundle was compiled from, unchanged since."""
+    source = read_bundle(bundle).manifest.model
+    path = Path(source.path)
+    if not path.is_file() or sha256_of(path) != source.sha256:
+        raise InputError(
+            f"{path}, which {bundle} was compiled from, is gone or has changed",
+            hint="bring it back, or compile it again: other engines are given that file",
+        )
+    return path

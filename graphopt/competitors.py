@@ -97,10 +97,9 @@ class NcnnEngine:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
         extractor = self._net.create_extractor()
-        # ncnn keeps only a pointer to what it is given: the batches must outlive the run.
-        batches = {blob: np.ascontiguousarray(feeds[name][0]) for name, blob in self._blobs.items()}
-        for blob, batch in batches.items():
-            extractor.input(blob, self._ncnn.Mat(batch))
+        for name, blob in self._blobs.items():
+            # A clone: ncnn computes in place, and knows nothing of who else owns NumPy's memory.
+            extractor.input(blob, self._ncnn.Mat(np.ascontiguousarray(feeds[name][0])).clone())
         values = [np.array(extractor.extract(name)[1])[None] for name in self._net.output_names()]
         outputs = {}
         for name, shape in self._shapes.items():

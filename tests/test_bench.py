@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from graphopt import benchmark, competitors
+from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
 from graphopt.errors import InputError, Unsupported
+from graphopt.model import sha256_of
 from graphopt.runtime import LayerTime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,7 +165,9 @@ def test_competitors_agree_with_onnxruntime(
     expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
     engine = competitors.open_competitor(name, job)
     for _ in range(2):  # the second answer must not be the first one's memory
+        before = {name: value.copy() for name, value in feeds.items()}
         answer = engine.run(feeds)
+        np.testing.assert_equal(feeds, before)  # engines share their input
         for output, value in expected.items():
             np.testing.assert_allclose(answer[output], value, atol=1e-4)
         feeds = {"image": -feeds["image"]}
@@ -176,7 +180,7 @@ class FakeBundle(OnnxRuntimeEngine):
     name = "graphopt"
 
     def __init__(self, path: Path, threads: int) -> None:
-        super().__init__(path / "model.onnx", threads=threads)
+        super().__init__(benchmark._network_of(path), threads=threads)
         self.inputs = {"image": SIZE}
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]:
@@ -185,13 +189,28 @@ class FakeBundle(OnnxRuntimeEngine):
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is opened as a bundle."""
+    """A bundle of the demo network that has no kernels: it is opened as a `FakeBundle`."""
+    model = tmp_path / "demo.onnx"
+    shutil.copy(DEMO, model)
+    manifest = Manifest(
+        format=FORMAT,
+        graphopt="0",
+        tvm="0",
+        target=Target(name="cpu", kind="cpu", description=""),
+        model=Model(path=str(model), sha256=sha256_of(model)),
+        inputs={"image": SIZE},
+        outputs={},
+        macs=0,
+        files={},
+    )
+    plan = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
     folder = tmp_path / "demo.graphopt"
-    folder.mkdir()
-    shutil.copy(DEMO, folder / "model.onnx")
+    write_bundle(folder, manifest, {"plan.json": plan.model_dump_json().encode()})
     monkeypatch.setattr(
         benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
     )
+    for variable in benchmark.THREAD_VARIABLES:  # put back what `bench` sets
+        monkeypatch.setenv(variable, "1")
     return folder
 
 
@@ -251,3 +270,9 @@ def test_what_is_printed(bundle: Path) -> None:
 def test_a_bundle_has_one_size(bundle: Path) -> None:
     with pytest.raises(InputError, match="one size"):
         benchmark.bench(bundle, input_shapes={"image": (1, 3, 32, 32)})
+
+
+def test_a_network_that_has_changed_is_no_yardstick(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo.onnx").write_bytes(DEMO.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="is gone or has changed"):
+        benchmark.bench(bundle, threads=1)
