@@ -253,13 +253,6 @@ def test_opening_an_onnx_file(tmp_path: Path) -> None:
         open_engine(tmp_path / "none.onnx")
     with pytest.raises(InputError, match=r"pose\.json"):
         open_engine(tmp_path)
-    (tmp_path / "pose.json").write_text(spec.model_dump_json())
-    with pytest.raises(InputError, match="does not hold the ONNX file"):
-        open_engine(tmp_path, engine="onnxruntime")
-    file.rename(tmp_path / "model.onnx")
-    _, again = open_engine(tmp_path, engine="onnxruntime", color="rgb")
-    assert again.skeleton == spec.skeleton
-    assert again.preprocess.color == "rgb"
 
 
 @pytest.mark.assets
