@@ -56,6 +56,6 @@ def bench(
             per_layer=per_layer,
             progress=status.update,
         )
+    console().print(result)
     if result_json:
         result.write(result_json)
-    console().print(result)
