@@ -43,6 +43,13 @@ def _elu(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
     return relax.op.nn.relu(inputs[0]) + alpha * negative
 
 
+def _without_empty(inputs: list[Expr]) -> None:
+    """Leave out a region or scales that are empty, as exporters write them beside sizes."""
+    for i, value in enumerate(inputs):
+        if isinstance(value, tvm.ir.GenericConst) and value.value.numpy().size == 0:
+            inputs[i] = None
+
+
 CONVERTERS: dict[str, Callable[[Sequence[Expr], dict[str, Any]], Expr | None]] = {
     "Clip": _clip,
     "Elu": _elu,
@@ -61,6 +68,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(
         self, op_name: str, inputs: list[Expr], attrs: dict[str, Any], opset: int
     ) -> Expr:
+        if op_name == "Resize":
+            _without_empty(inputs)
         convert = CONVERTERS.get(op_name)
         result = convert(list(inputs), attrs) if convert else None
         if result is None:

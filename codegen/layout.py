@@ -131,10 +131,8 @@ class _Rewrite:
         source = region.call.args[0]
         lanes = self._target.lanes
         if self._is_blocked(source):
-            # A depthwise convolution keeps its channels apart: one run in, one run out.
-            runs = spec.in_channels if spec.depthwise else self._forms[source].runs
-            spec = replace(spec, in_channels=runs)
-            x = self._blocked(source, runs)
+            spec = replace(spec, in_channels=self._forms[source].runs)
+            x = self._blocked(source)
         elif sum(spec.in_channels) < lanes and not spec.depthwise:
             # A photo's three channels would leave most of a block empty.
             spec = replace(spec, planar=True)
@@ -146,15 +144,15 @@ class _Rewrite:
         operands = [
             x,
             relax.const(weight),
-            *(relax.const(pack_channels(values, lanes)) for values in region.channels),
-            *(self._blocked(tensor, (spec.out_channels,)) for tensor in region.tensors),
+            *(relax.const(pack_channels(v, lanes, spec.out_runs)) for v in region.channels),
+            *(self._blocked(tensor, spec.out_runs) for tensor in region.tensors),
         ]
         function = self._kernel(spec)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
         self._layers.append(Layer(function.name_hint, node, spec.macs))
         shape = relax.TensorType(spec.output_shape(lanes), "float32")
         result = self._builder.emit(relax.call_tir(function, operands, shape))
-        self._forms[region.result] = _Forms(blocked=result, runs=(spec.out_channels,))
+        self._forms[region.result] = _Forms(blocked=result, runs=spec.out_runs)
 
     def _kernel(self, spec: ConvSpec) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""

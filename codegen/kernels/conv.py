@@ -81,9 +81,14 @@ class ConvSpec:
             return (1, sum(self.in_channels), *self.size)
         return (1, blocks(self.in_channels, lanes), *self.size, lanes)
 
+    @property
+    def out_runs(self) -> tuple[int, ...]:
+        """Runs of output channels: a depthwise convolution leaves them where they are."""
+        return self.in_channels if self.depthwise else (self.out_channels,)
+
     def output_shape(self, lanes: int) -> tuple[int, ...]:
         """The output buffer's shape, always blocked."""
-        return (1, blocks((self.out_channels,), lanes), *self.out_size, lanes)
+        return (1, blocks(self.out_runs, lanes), *self.out_size, lanes)
 
     def meaning(
         self,

@@ -20,18 +20,18 @@ from graphopt.codegen.targets import Target
 
 def handles(spec: ConvSpec) -> bool:
     """Whether this kernel computes that convolution."""
-    return spec.depthwise and not spec.planar and len(spec.in_channels) == 1
+    return spec.depthwise and not spec.planar
 
 
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
     """(C, 1, kh, kw) to (blocks, kh, kw, lanes)."""
-    return np.ascontiguousarray(pack_channels(weight[:, 0], target.lanes))
+    return np.ascontiguousarray(pack_channels(weight[:, 0], target.lanes, spec.out_runs))
 
 
 def build(spec: ConvSpec, target: Target) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     lanes = target.lanes
-    shape = (blocks((spec.out_channels,), lanes), *spec.kernel, lanes)
+    shape = (blocks(spec.out_runs, lanes), *spec.kernel, lanes)
     with kernel("conv_depthwise") as get:
         p = Parameters(spec, target, shape)
         (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
