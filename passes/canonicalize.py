@@ -407,21 +407,14 @@ def _neutral(element: float, *, either_side: bool) -> Callable[[gs.Node], Source
 
     def rule(node: gs.Node) -> Source:
         for x, other in ((0, 1), (1, 0))[: 2 if either_side else 1]:
-            values = constant_of(node.inputs[other])
-            result, source = node.outputs[0].shape, node.inputs[x].shape
-            if values is None or source is None or result != source or len(source) < values.ndim:
+            values, source = constant_of(node.inputs[other]), node.inputs[x]
+            if values is None or not values.size or (values != element).any():
                 continue
-            if values.size and (values == element).all() and _cannot_widen(values, source):
-                return node.inputs[x]
+            if source.shape is not None and source.shape == node.outputs[0].shape:
+                return source
         return None
 
     return rule
-
-
-def _cannot_widen(values: Array, shape: list[Any]) -> bool:
-    """Whether broadcasting with the constant keeps a tensor's shape, dynamic extents included."""
-    tail = shape[len(shape) - values.ndim :]
-    return all(n in (1, dim) for n, dim in zip(values.shape, tail, strict=True))
 
 
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp"}

@@ -72,6 +72,17 @@ def test_after_and_before_a_gemm(network, rewrite, ops, normal, stats, attrs):
     assert len(outcome.changes) == 2
 
 
+def test_a_shift_before_a_gemm_with_a_factor(network, rewrite, ops, normal):
+    graph = network(
+        "float[2,4] x",
+        "float[2,5] y",
+        "a = Add(x, k) y = Gemm<alpha=0.5>(a, w)",
+        w=normal(4, 5),
+        k=normal(4),
+    )
+    assert ops(rewrite(graph, FoldBatchNorm())[0]) == ["Gemm"]
+
+
 def test_a_chain_of_arithmetic_goes_in(network, rewrite, ops, normal):
     graph = network(
         "float[1,3,8,8] x",
