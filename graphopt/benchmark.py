@@ -152,19 +152,22 @@ def measure(
     *,
     rounds: int,
     warmup_rounds: int,
+    pause: float = 0.1,
     after_round: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> NDArray[np.float64]:
     """Run engines in turns.
 
-    A turn is one run that is not counted and one that is: threads of the engine before it may still
-    be spinning, and its data still fills the caches. The order rotates from round to round.
+    A turn is a pause, one run that is not counted and one that is. The pause lets the idle threads
+    of the engine before it, which spin for a while, go to sleep: without it the slowest to wake is
+    robbed of a core. The run refills the caches. The order rotates from round to round.
 
     Args:
         engines: whom to run.
         feeds: their input.
         rounds: how often each has its turn.
         warmup_rounds: rounds before those, which are not counted.
+        pause: seconds before each turn.
         after_round: called after each round, warm-up rounds too.
         clock: seconds.
 
@@ -175,6 +178,7 @@ def measure(
     for number in range(-warmup_rounds, rounds):
         for turn in range(len(engines)):
             which = (number + turn) % len(engines)
+            time.sleep(pause)
             engines[which].run(feeds)
             start = clock()
             engines[which].run(feeds)

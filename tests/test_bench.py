@@ -58,7 +58,13 @@ def test_engines_take_turns_in_rotating_order() -> None:
     engines = [FakeEngine(name, clock, log, lambda _: 1.0) for name in "abc"]
     rounds: list[int] = []
     benchmark.measure(
-        engines, {}, rounds=3, warmup_rounds=0, after_round=lambda: rounds.append(1), clock=clock
+        engines,
+        {},
+        rounds=3,
+        warmup_rounds=0,
+        pause=0,
+        after_round=lambda: rounds.append(1),
+        clock=clock,
     )
     turns = log[::2]
     assert log[1::2] == turns  # each turn is two runs
@@ -72,7 +78,7 @@ def test_only_second_runs_after_the_warm_up_count() -> None:
     slow_start = FakeEngine(
         "a", clock, [], lambda run: 1000.0 if run < 4 or run % 2 == 0 else 2.0 + run
     )
-    times = benchmark.measure([slow_start], {}, rounds=2, warmup_rounds=2, clock=clock)
+    times = benchmark.measure([slow_start], {}, rounds=2, warmup_rounds=2, pause=0, clock=clock)
     np.testing.assert_allclose(times, [[7.0, 9.0]])
 
 
