@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -27,6 +28,10 @@ OLDEST_OPSET = 11
 """Before it, Clip, Pad, Dropout and BatchNormalization meant other things."""
 INLINE_LIMIT = 2**31 - 2**24
 """Bytes of weights that still fit into one protobuf message (2 GB) with room for the graph."""
+_SMALL = 1024
+"""Bytes of a constant that stays in the model file even when weights go beside it."""
+_ALIGNMENT = 4096
+"""Weights in a file of their own start at multiples of a page, so that they can be mapped."""
 RUNTIME_DOMAINS = ("ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc")
 """Domains beyond the standard one whose operators onnxruntime may know."""
 _LOST_ATTRIBUTES = {
@@ -355,13 +360,32 @@ def serialised(graph: gs.Graph) -> Iterator[bytes | Path]:
 
 
 def _write_external(graph: gs.Graph, path: Path) -> None:
-    onnx.save_model(
-        to_proto(graph),
-        str(path),
-        save_as_external_data=True,
-        location=f"{path.name}.data",
-        size_threshold=1024,
+    """Write a model with its weights in `NAME.data`; protobuf never sees them, nor their 2 GB."""
+    light = copy_model(graph)
+    name = f"{path.name}.data"
+    with path.with_name(name).open("wb") as data:
+        for tensor in light.tensors().values():
+            if isinstance(tensor, gs.Constant) and tensor._values.nbytes > _SMALL:
+                tensor._values = gs.ir.tensor.LazyValues(_moved(tensor, data, name))
+    path.write_bytes(to_proto(light).SerializeToString())
+
+
+def _moved(tensor: gs.Constant, data: BinaryIO, location: str) -> onnx.TensorProto:
+    """Append a constant's bytes to an open file, and return the tensor that points there."""
+    whole = gs.exporters.onnx_exporter.OnnxExporter.export_tensor_proto(tensor)
+    raw = whole.raw_data or onnx.numpy_helper.to_array(whole).tobytes()
+    data.seek(-data.tell() % _ALIGNMENT, os.SEEK_CUR)
+    pointer = onnx.TensorProto(
+        name=whole.name,
+        data_type=whole.data_type,
+        dims=whole.dims,
+        data_location=onnx.TensorProto.EXTERNAL,
     )
+    place = {"location": location, "offset": data.tell(), "length": len(raw)}
+    for key, value in place.items():
+        pointer.external_data.add(key=key, value=str(value))
+    data.write(raw)
+    return pointer
 
 
 def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
