@@ -95,9 +95,11 @@ def _linker() -> list[str]:
 
 LOWER = (
     s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerCrossThreadReduction(),
     s_tir.transform.LowerInitBlock(),
     s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
     s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.LiftThreadBinding(),
     s_tir.transform.CompactBufferAllocation(),
     s_tir.transform.UnifyThreadBinding(),
     s_tir.transform.LowerMatchBuffer(),
@@ -105,13 +107,20 @@ LOWER = (
     s_tir.transform.LowerOpaqueBlock(),
     tirx.transform.FlattenBuffer(),
     tirx.transform.NarrowDataType(32),
+    s_tir.transform.LoopPartition(),
     tirx.transform.VectorizeLoop(True),
+    s_tir.transform.InjectVirtualThread(),
     tirx.transform.StorageRewrite(),
     tirx.transform.UnrollLoop(),
+    s_tir.transform.RenormalizeSplitPattern(),
     tirx.transform.StmtSimplify(),
     tirx.transform.RemoveNoOp(),
     s_tir.transform.RewriteUnsafeSelect(),
+    tirx.transform.CommonSubexprElim(),
     tirx.transform.AnnotateEntryFunc(),
+    s_tir.transform.ThreadSync("shared"),
+    s_tir.transform.LowerThreadAllreduce(),
+    s_tir.transform.MergeSharedMemoryAllocations(),
     tirx.transform.SplitHostDevice(),
 )
 """TVM's lowering for devices, as far as the split: what is left of the host function is a list of
