@@ -54,7 +54,9 @@ def tvm_target(target: Target) -> Any:
 
 
 def shared_library(
-    functions: Mapping[str, Any], device: Any, progress: Callable[[str], None]
+    functions: Mapping[str, Any],
+    device: Any,
+    progress: Callable[[str], None] = lambda kernel: None,
 ) -> bytes:
     """Compile with LLVM and link; each kernel is the symbol `__tvm_ffi_NAME`.
 
@@ -128,7 +130,9 @@ launches, from which names, argument orders and work sizes can be read."""
 
 
 def opencl_source(
-    functions: Mapping[str, Any], device: Any, progress: Callable[[str], None]
+    functions: Mapping[str, Any],
+    device: Any,
+    progress: Callable[[str], None] = lambda kernel: None,
 ) -> tuple[bytes, dict[str, DeviceFunction]]:
     """OpenCL C of all kernels, and how each function launches them."""
     generate = tvm.get_global_func("target.build.opencl")

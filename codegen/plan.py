@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
@@ -17,32 +18,33 @@ from graphopt.errors import Unsupported
 Expr = Any
 
 
-class _Weights:
-    """Constants one after another, each at an aligned offset; equal ones are stored once."""
+def pack_weights(constants: Sequence[NDArray[np.generic]]) -> tuple[bytes, list[int]]:
+    """The content of weights.bin, each array at an aligned offset, equal ones stored once.
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._offset_of: dict[str, int] = {}
-        self._size = 0
-
-    def add(self, data: bytes) -> int:
+    Returns:
+        The bytes, and the offset of every array.
+    """
+    offset_of: dict[str, int] = {}
+    parts: list[bytes] = []
+    size = 0
+    offsets = []
+    for constant in constants:
+        data = np.ascontiguousarray(constant).tobytes()
         key = sha256(data)
-        if key not in self._offset_of:
+        if key not in offset_of:
             padding = -len(data) % ALIGNMENT
-            self._offset_of[key] = self._size
-            self._parts += [data, bytes(padding)]
-            self._size += len(data) + padding
-        return self._offset_of[key]
-
-    def content(self) -> bytes:
-        return b"".join(self._parts)
+            offset_of[key] = size
+            parts += [data, bytes(padding)]
+            size += len(data) + padding
+        offsets.append(offset_of[key])
+    return b"".join(parts), offsets
 
 
 class _Planner:
     def __init__(self, module: tvm.IRModule, layers: Sequence[Layer]) -> None:
         self._module = module
         self._layers = list(layers)
-        self._weights = _Weights()
+        self._constants: dict[int, NDArray[np.generic]] = {}
         self._arenas: list[int] = []
         self._arena_of: dict[Expr, int] = {}
         self._tensors: list[Tensor] = []
@@ -59,20 +61,26 @@ class _Planner:
         for binding in bindings:
             self._visit(binding.var, binding.value)
         results = next(b.value for b in bindings if b.var.same_as(main.body.body))
+        found = {
+            name: self._argument(result)
+            for name, result in zip(outputs, results.fields, strict=True)
+        }
+        weights, offsets = pack_weights(list(self._constants.values()))
+        for index, offset in zip(self._constants, offsets, strict=True):
+            placed = self._tensors[index].model_copy(update={"offset": offset})
+            self._tensors[index] = placed
         plan = Plan(
             arenas=tuple(self._arenas),
             tensors=tuple(self._tensors),
             launches=tuple(self._launches),
             inputs={n: self._index_of[p] for n, p in zip(inputs, main.params, strict=True)},
-            outputs={
-                n: self._argument(r) for n, r in zip(outputs, results.fields, strict=True)
-            },
+            outputs=found,
         )
         called = {launch.kernel for launch in self._launches}
         functions = {
             g.name_hint: f for g, f in self._module.functions.items() if g.name_hint in called
         }
-        return plan, self._weights.content(), functions
+        return plan, weights, functions
 
     def _tensor(self, expr: Expr, arena: int | None, offset: int) -> int:
         tensor = Tensor(shape=shape_of(expr), dtype=str(expr.ty.dtype), arena=arena, offset=offset)
@@ -82,8 +90,9 @@ class _Planner:
     def _argument(self, expr: Expr) -> int:
         """The tensor that an expression stands for; a constant becomes one in weights.bin."""
         if isinstance(expr, tvm.ir.GenericConst):
-            data = np.ascontiguousarray(expr.value.numpy())
-            return self._tensor(expr, arena=-1, offset=self._weights.add(data.tobytes()))
+            index = self._tensor(expr, arena=-1, offset=0)
+            self._constants[index] = expr.value.numpy()
+            return index
         return self._index_of[expr]
 
     def _visit(self, variable: Expr, value: Expr) -> None:

@@ -1,0 +1,225 @@
+"""Every kernel template against its NumPy meaning, on every target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphopt import bundle
+from graphopt.codegen import kernels, machine_code
+from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
+from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
+from graphopt.codegen.plan import pack_weights
+from graphopt.codegen.targets import Target, load_target
+from graphopt.engine import Array
+from graphopt.runtime import open_bundle
+
+SUM = Operand("step", -1)
+BIAS = Step("add", (SUM, Operand("channel", 0)))
+RELU = Step("maximum", (Operand("step", 0), Operand("scalar", 0.0)))
+RESIDUAL = Step("add", (Operand("step", 1), Operand("tensor", 0)))
+SWISH = (
+    BIAS,
+    Step("sigmoid", (Operand("step", 0),)),
+    Step("multiply", (Operand("step", 0), Operand("step", 1))),
+)
+
+DENSE = {
+    "3x3": ConvSpec((32,), 32, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
+    "channels that fill no block": ConvSpec((5,), 7, (6, 5), (3, 3), pads=(1, 1, 1, 1)),
+    "runs of channels": ConvSpec((3, 19, 16), 24, (8, 9), (3, 3), pads=(1, 1, 1, 1)),
+    "stride 2": ConvSpec((16,), 48, (15, 30), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    "dilation 2": ConvSpec((16,), 16, (11, 27), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
+    "dilation past the picture": ConvSpec(
+        (8,), 8, (4, 3), (3, 3), pads=(4, 4, 4, 4), dilations=(4, 4)
+    ),
+    "7x7": ConvSpec((16,), 16, (10, 40), (7, 7), pads=(3, 3, 3, 3)),
+    "5x1, uneven strides": ConvSpec((16,), 16, (12, 31), (5, 1), (2, 3), pads=(2, 0, 2, 0)),
+    "uneven pads": ConvSpec((16,), 16, (7, 18), (3, 3), (2, 2), pads=(0, 2, 3, 1)),
+    "no pads": ConvSpec((16,), 16, (8, 33), (3, 3)),
+    "narrower than a tile": ConvSpec((16,), 32, (5, 1), (3, 3), pads=(1, 1, 1, 1)),
+    "planar": ConvSpec((3,), 24, (13, 29), (3, 3), (2, 2), (1, 1, 1, 1), planar=True),
+    "1x1, stride 2": ConvSpec((16,), 16, (9, 13), strides=(2, 2)),
+}
+POINTWISE = {
+    "1x1": ConvSpec((64,), 32, (9, 23)),
+    "1x1 of one pixel": ConvSpec((20,), 40, (1, 1)),
+    "1x1, runs of channels": ConvSpec((38, 19, 32), 64, (7, 11)),
+    "1x1, many filters": ConvSpec((16,), 208, (6, 6)),
+}
+DEPTHWISE = {
+    name: replace(spec, depthwise=True)
+    for name, spec in {
+        "depthwise 3x3": ConvSpec((32,), 32, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
+        "depthwise 5x5, stride 2": ConvSpec((20,), 20, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
+        "depthwise dilation 2": ConvSpec((16,), 16, (9, 9), (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+        "depthwise 7x7": ConvSpec((16,), 16, (8, 30), (7, 7), pads=(3, 3, 3, 3)),
+        "depthwise, runs of channels": ConvSpec((6, 18), 24, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
+        "depthwise, uneven pads": ConvSpec((8,), 8, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
+    }.items()
+}
+EPILOGUES = {
+    "bias": Epilogue((BIAS,)),
+    "bias, relu, residual": Epilogue((BIAS, RELU, RESIDUAL)),
+    "swish": Epilogue(SWISH),
+    "two vectors and two tensors": Epilogue(
+        (
+            Step("multiply", (SUM, Operand("channel", 0))),
+            Step("add", (Operand("step", 0), Operand("channel", 1))),
+            Step("multiply", (Operand("step", 1), Operand("tensor", 0))),
+            Step("subtract", (Operand("tensor", 1), Operand("step", 2))),
+        )
+    ),
+    **{
+        name: Epilogue((Step(name, (SUM,) if name in ("exp", "sigmoid", "tanh") else (SUM, c)),))
+        for name in OPERATIONS
+        for c in [Operand("scalar", 0.75)]
+    },
+}
+CASES = {
+    **DENSE,
+    **POINTWISE,
+    **DEPTHWISE,
+    **{
+        f"{name}, then {what}": replace(spec, epilogue=epilogue)
+        for what, epilogue in EPILOGUES.items()
+        for name, spec in [("3x3", DENSE["channels that fill no block"])]
+    },
+    **{
+        f"{name}, then bias, relu, residual": replace(
+            spec, epilogue=EPILOGUES["bias, relu, residual"]
+        )
+        for name, spec in {**DEPTHWISE, **POINTWISE}.items()
+    },
+}
+
+
+@pytest.fixture(params=["cpu", pytest.param("opencl", marks=pytest.mark.opencl)])
+def target(request: pytest.FixtureRequest) -> Target:
+    if request.param == "opencl":
+        pytest.importorskip("pyopencl", reason="pyopencl is not installed")
+    return load_target(request.param)
+
+
+def run_kernel(
+    function: object, operands: list[Array], out: tuple[int, ...], target: Target, folder: Path
+) -> Array:
+    """One kernel as a network: the first operand is the input, the others are weights."""
+    x, *constants = operands
+    weights, offsets = pack_weights(constants)
+    tensors = (
+        bundle.Tensor(shape=x.shape, dtype="float32", arena=None),
+        *(
+            bundle.Tensor(shape=c.shape, dtype="float32", arena=-1, offset=offset)
+            for c, offset in zip(constants, offsets, strict=True)
+        ),
+        bundle.Tensor(shape=out, dtype="float32", arena=0),
+    )
+    last = len(tensors) - 1
+    plan = bundle.Plan(
+        arenas=(int(np.prod(out)) * 4,),
+        tensors=tensors,
+        launches=(bundle.Launch(kernel="k", arguments=tuple(range(len(tensors))), layer=""),),
+        inputs={"x": 0},
+        outputs={"y": last},
+    )
+    device = machine_code.tvm_target(target)
+    with device:
+        if target.kind == "cpu":
+            file, code = "kernels.so", machine_code.shared_library({"k": function}, device)
+        else:
+            file = "kernels.cl"
+            code, launches = machine_code.opencl_source({"k": function}, device)
+            plan = machine_code.with_launches(plan, launches)
+    manifest = bundle.Manifest(
+        format=bundle.FORMAT,
+        graphopt="",
+        tvm="",
+        target=bundle.Target(name=target.name, kind=target.kind, description=""),
+        model=bundle.Model(path="", sha256=""),
+        inputs={"x": x.shape},
+        outputs={"y": out},
+        macs=0,
+        files={},
+    )
+    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
+    bundle.write_bundle(folder / "bundle", manifest, files)
+    return open_bundle(folder / "bundle").run({"x": x})["y"]
+
+
+def blocked(values: Array, lanes: int, runs: tuple[int, ...]) -> Array:
+    """(1, C, H, W) to (1, blocks, H, W, lanes)."""
+    return pack_channels(values[0], lanes, runs)[None]
+
+
+def planar(values: Array, runs: tuple[int, ...]) -> Array:
+    """(1, blocks, H, W, lanes) to (1, C, H, W)."""
+    _, _, height, width, lanes = values.shape
+    channels = np.moveaxis(values[0], -1, 1).reshape(-1, height, width)
+    kept, first = [], 0
+    for run in runs:
+        kept.append(channels[first : first + run])
+        first += -(-run // lanes) * lanes
+    return np.concatenate(kept)[None]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
+    spec, lanes = CASES[case], target.lanes
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    channels_in = sum(spec.in_channels)
+    x = normal(1, channels_in, *spec.size)
+    weight = normal(spec.out_channels, 1 if spec.depthwise else channels_in, *spec.kernel)
+    weight /= np.sqrt(weight[0].size)
+    vectors = [normal(spec.out_channels) for _ in range(spec.epilogue.count("channel"))]
+    tensors = [
+        normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
+    ]
+    template = kernels.convolution_for(spec)
+    operands = [
+        x if spec.planar else blocked(x, lanes, spec.in_channels),
+        template.pack_weight(weight, spec, target),
+        *(pack_channels(v, lanes, spec.out_runs) for v in vectors),
+        *(blocked(t, lanes, spec.out_runs) for t in tensors),
+    ]
+    got = run_kernel(
+        template.build(spec, target), operands, spec.output_shape(lanes), target, tmp_path
+    )
+    expected = spec.meaning(x, weight, vectors, tensors)
+    np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("cases", "name"),
+    [(DENSE, "conv_dense"), (POINTWISE, "conv_1x1"), (DEPTHWISE, "conv_depthwise")],
+)
+def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str) -> None:
+    chosen = {kernels.convolution_for(spec).__name__.rpartition(".")[2] for spec in cases.values()}
+    assert chosen == {name}
+
+
+@pytest.mark.parametrize("operation", ["exp", "sigmoid", "tanh"])
+def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path) -> None:
+    target = load_target("cpu")
+    ramp = np.linspace(-200, 85, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
+    spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((Step(operation, (SUM,)),)))
+    identity = np.eye(16, dtype=np.float32)[:, :, None, None]
+    template = kernels.convolution_for(spec)
+    operands = [
+        blocked(ramp, target.lanes, (16,)),
+        template.pack_weight(identity, spec, target),
+    ]
+    out = spec.output_shape(target.lanes)
+    got = run_kernel(template.build(spec, target), operands, out, target, tmp_path)
+    meaning: Callable[..., Array] = OPERATIONS[operation].meaning
+    with np.errstate(over="ignore"):
+        expected = meaning(ramp.astype(np.float64))
+    np.testing.assert_allclose(planar(got, (16,)), expected, rtol=5e-7, atol=3e-7)
