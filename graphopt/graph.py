@@ -397,7 +397,7 @@ def infer_shapes(
             gs.export_onnx(skeleton, do_type_check=False), strict_mode=strict, data_prop=True
         )
     except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"shapes do not fit: {_first_reason(error)}") from error
+        raise InputError(f"shapes do not fit: {reason_of(error)}") from error
     importer = gs.importers.onnx_importer
     return {
         value.name: (
@@ -410,9 +410,9 @@ def infer_shapes(
     }
 
 
-def _first_reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Error" in line), lines[0] if lines else "unknown")
+def reason_of(error: Exception) -> str:
+    """What ONNX's checker or shape inference says, on one line, without the node's whole text."""
+    return " ".join(str(error).partition("==> Context")[0].split())
 
 
 def refresh_shapes(graph: gs.Graph) -> None:

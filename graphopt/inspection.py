@@ -16,7 +16,7 @@ from graphopt.cost import cost_of
 from graphopt.graph import Dim, static_shape
 from graphopt.model import header_of, load_model
 from graphopt.report import Totals, human
-from graphopt.verify import example_shapes
+from graphopt.verify import example_shapes_if_any
 
 
 class LayerEntry(BaseModel):
@@ -147,11 +147,11 @@ def inspect_models(
             counted at the size of a network that is fixed, or else at a modest one that runs.
 
     Raises:
-        GraphoptError: see `load_model` and `example_shapes`.
+        GraphoptError: see `load_model`.
     """
     graphs = [load_model(path, input_shapes) for path in paths]
     fixed = [graph for graph in graphs if all(static_shape(t) for t in graph.inputs)]
-    common = example_shapes((fixed or graphs)[0])
+    common = example_shapes_if_any((fixed or graphs)[0])
     return [_inspection(p, g, common) for p, g in zip(paths, graphs, strict=True)]
 
 
@@ -160,7 +160,7 @@ def _inspection(path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...
         tensor.name in common and static_shape(tensor) in (None, common[tensor.name])
         for tensor in graph.inputs
     )
-    sizes = dict(common) if fits else example_shapes(graph)
+    sizes = dict(common) if fits else example_shapes_if_any(graph)
     cost = cost_of(graph, sizes)
     return Inspection(
         model=str(path),

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import InputError, Unsupported
-from graphopt.graph import STANDARD_DOMAINS, infer_shapes, refresh_shapes, sort_nodes
+from graphopt.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
 
 # onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
@@ -262,8 +262,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path} is not a valid ONNX model: {reason}") from error
+        raise InputError(f"{path} is not a valid ONNX model: {reason_of(error)}") from error
 
 
 def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from graphopt import __version__
 from graphopt.errors import InputError
-from graphopt.model import load_model, save_model, sha256_of
+from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.pipeline import (
     PRESETS,
     OnFail,
@@ -71,19 +72,16 @@ def optimize(
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
     result = run_pipeline(graph, pipeline, verify=verify, on_fail=on_fail, progress=progress)
-    text = format_pipeline(pipeline)
-    save_model(
-        result.graph,
-        output,
-        metadata={
-            "graphopt.pipeline": text,
-            "graphopt.version": __version__,
-            "graphopt.input_sha256": digest,
-        },
-    )
-    summary = Report.of(path, output, text, result)
-    if report:
-        summary.write(report)
+    summary = Report.of(path, output, format_pipeline(pipeline), result)
+    stamp = {
+        "graphopt.pipeline": summary.pipeline,
+        "graphopt.version": __version__,
+        "graphopt.input_sha256": digest,
+    }
+    with ExitStack() as files:
+        if report:  # in place only once the network is: both files appear, or neither
+            files.enter_context(replacing(report)).write_text(summary.to_json())
+        save_model(result.graph, output, metadata=stamp)
     return summary
 
 

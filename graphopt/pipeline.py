@@ -21,7 +21,7 @@ from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.model import copy_model
 from graphopt.passbase import Change, Numerics, Outcome, Pass, Skip, options_of, type_text
 from graphopt.registry import PassType, find_passes
-from graphopt.verify import Verdict, Verifier, example_shapes
+from graphopt.verify import Verdict, Verifier, example_shapes, example_shapes_if_any
 
 PRESETS: Mapping[str, str] = {
     # Same outputs, fewer nodes.
@@ -179,7 +179,7 @@ def run_pipeline(
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
-    shapes = _sizes(graph, needed=verify != "off")
+    shapes = example_shapes_if_any(graph) if verify == "off" else example_shapes(graph)
     verifier = None if verify == "off" else Verifier(graph, shapes)
     current = copy_model(graph)
     before = cost = cost_of(current, shapes)
@@ -221,15 +221,6 @@ def run_pipeline(
             )
         )
     return PipelineResult(current, tuple(steps), before, cost, shapes)
-
-
-def _sizes(graph: gs.Graph, *, needed: bool) -> dict[str, tuple[int, ...]]:
-    try:
-        return example_shapes(graph)
-    except InputError:
-        if needed:
-            raise
-        return {}
 
 
 def _run(chosen: Pass[Any], graph: gs.Graph) -> tuple[Outcome, str | None]:

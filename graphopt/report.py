@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.cost import Cost
-from graphopt.model import replacing
 from graphopt.pipeline import PipelineResult, Step
 
 
@@ -106,10 +105,9 @@ class Report(BaseModel):
             uncounted=max(result.before.uncounted, result.after.uncounted),
         )
 
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2) + "\n")
+    def to_json(self) -> str:
+        """The JSON form."""
+        return self.model_dump_json(indent=2) + "\n"
 
     def __rich__(self) -> RenderableType:
         """Pass by pass, then what was left alone, then before and after."""
@@ -140,7 +138,9 @@ class Report(BaseModel):
                 done = "was taken back" if entry.reverted else "failed its check"
                 yield Text(f"{entry.name} {done}: {entry.failure}", style="red")
         at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.sizes.items())
-        yield Text(f"MACs and differences at {at or 'no known input size'}.", style="dim")
+        measured = any(entry.max_abs_diff is not None for entry in self.passes)
+        what = "MACs and differences" if measured else "MACs"
+        yield Text(f"{what} at {at or 'no known input size'}.", style="dim")
         if self.uncounted:
             yield Text(
                 f"{self.uncounted} layers of unknown shape are not in the MACs.", style="dim"

@@ -129,21 +129,23 @@ def test_the_input_is_never_overwritten_unasked(graphopt, model, tmp_path):
 
 
 BAD = [
-    ((), ["--preset", "fast"], 1, "the presets are exact, mobile"),
-    ((), ["--passes", "fold-batchnrom"], 1, "did you mean fold-batchnorm"),
-    ((), ["--skip-passes", "fold"], 1, "there is no pass 'fold'"),
-    ((), ["--input-shape", "1,3"], 1, "has 4 dimensions, but 1x3 has 2"),
-    ((), ["--input-shape", "big"], 1, "is not an input shape"),
-    ((), ["--load", "none.py"], 1, "no Python file"),
-    ((), ["--verify", "sometimes"], 2, "each"),
-    ((), ["-o", "/proc/none/out.onnx"], 1, "cannot be written"),
-    ((), ["-o", "/"], 1, "is a folder"),
+    (["--preset", "fast"], 1, "the presets are exact, mobile"),
+    (["--passes", "fold-batchnrom"], 1, "did you mean fold-batchnorm"),
+    (["--skip-passes", "fold"], 1, "there is no pass 'fold'"),
+    (["--input-shape", "1,3"], 1, "has 4 dimensions, but 1x3 has 2"),
+    (["--input-shape", "big"], 1, "is not an input shape"),
+    (["--load", "none.py"], 1, "no Python file"),
+    (["--verify", "sometimes"], 2, "each"),
+    (["-o", "/proc/none/out.onnx"], 1, "cannot be written"),
+    (["-o", "/"], 1, "is a folder"),
+    (["--report", "/proc/none/report.json"], 1, "report.json cannot be written"),
+    (["--report", "report.json", "-o", "/proc/none/out.onnx"], 1, "out.onnx cannot be written"),
 ]
 
 
-@pytest.mark.parametrize(("_", "args", "exit_code", "message"), BAD)
+@pytest.mark.parametrize(("args", "exit_code", "message"), BAD)
 def test_bad_input_is_a_sentence_and_leaves_nothing(
-    graphopt, model, tmp_path, monkeypatch, _, args, exit_code, message
+    graphopt, model, tmp_path, monkeypatch, args, exit_code, message
 ):
     monkeypatch.chdir(tmp_path)
     code, out, err = graphopt("optimize", model, *args)
@@ -185,6 +187,39 @@ def test_exit_codes_of_bad_files(graphopt, model, tmp_path):
     code, out, _ = graphopt(*args, "--on-fail", "revert")
     assert code == 0
     assert "was taken back" in out
+
+
+@pytest.mark.parametrize(
+    ("inputs", "body"),
+    [
+        ("float[1,3,8,8] x", "y = com.microsoft.NoSuch(x)"),
+        ("bfloat16[1,3,8,8] x", "y = Relu(x)"),
+        ("seq(float[3]) x", "y = ConcatFromSequence<axis=0>(x)"),
+    ],
+)
+def test_what_onnxruntime_does_not_run(graphopt, proto, tmp_path, inputs, body):
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        proto(inputs, inputs.replace("x", "y").replace("seq(float[3])", "float[N]"), body), path
+    )
+    code, _, err = graphopt("optimize", path)
+    assert code == 4
+    assert "--verify off" in err
+    code, out, _ = graphopt("optimize", path, "--verify", "off")
+    assert code == 0
+    assert "differences" not in out
+    assert graphopt("inspect", path)[0] == 0
+
+
+def test_a_size_at_which_the_network_fails(graphopt, proto, normal, tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        proto("float[1,C,8,8] x", "float[1,4,8,8] y", "y = Conv(x, w)", w=normal(4, 3, 1, 1)), path
+    )
+    code, _, err = graphopt("optimize", path, "--input-shape", "1,5,8,8")
+    assert code == 1
+    assert "try another size with --input-shape" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def _small_files() -> None:
