@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -140,3 +143,17 @@ def test_mannequins_it_never_saw_are_found(script: ModuleType) -> None:
 def test_an_empty_picture_is_empty(script: ModuleType) -> None:
     wall = script.background(np.random.default_rng(5), script.DEMO_SIZE)
     assert _estimator(DEMO)(wall).people == ()
+
+
+def test_the_readmes_main_command(script: ModuleType, tmp_path: Path) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if "graphopt optimize examples/" in line)
+    steps = [step for step in line.split(" && ") if step.startswith("graphopt ")]
+    assert [step.split()[1] for step in steps] == ["optimize", "compile", "run"]
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    for step in steps:
+        command = [sys.executable, "-c", "from graphopt.cli import main; main()"]
+        subprocess.run([*command, *shlex.split(step)[1:]], cwd=tmp_path, check=True)
+    (photo,) = json.loads((tmp_path / "demo" / "poses.json").read_text())
+    assert len(photo["people"]) == len(script.DEMO_FIGURES)
+    assert Image.open(tmp_path / "demo" / "poses.png").size == (photo["width"], photo["height"])
