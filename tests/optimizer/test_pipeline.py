@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,6 +256,22 @@ def test_the_given_graph_is_not_changed(chain):
     run_pipeline(chain, [Approximate("make c", by=2.0)], verify="off")
     assert chain.nodes[2].inputs[1].name == "w1"
     assert np.array_equal(chain.nodes[2].inputs[1].values, before)
+
+
+def test_declared_shapes_that_never_fitted_are_no_pass_s_fault(proto, tmp_path):
+    model = proto("float[1,3,8,8] x", "float[1,3,8,8] y", "a = Identity(x) y = Relu(a)")
+    wrong = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 3, 9, 9])
+    model.graph.value_info.append(wrong)
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 9
+    onnx.save(model, tmp_path / "m.onnx")
+    (step,) = run_pipeline(load_model(tmp_path / "m.onnx"), parse_pipeline("canonicalize")).steps
+    assert (step.failure, len(step.changes)) == (None, 1)
+
+
+def test_contrib_operators_pass_the_checks(network):
+    graph = network("float[1,3,8,8] x", "float[1,3,8,8] y", "y = com.microsoft.QuickGelu(x)")
+    first, *_ = run_pipeline(graph, parse_pipeline("canonicalize, replace-swish")).steps
+    assert first.difference == 0
 
 
 # --- measuring ----------------------------------------------------------------------------------
