@@ -41,7 +41,9 @@ class ReplaceSwish(Pass[Site]):
         slope, x * sigmoid(a * x); and as e-Swish, with a constant factor on either operand.
 
     Numerics:
-        Approximate. |swish(x) - hard(x)| is at most 0.142, at |x| = 3, and vanishes far from zero.
+        Approximate. |swish(x) - hard(x)| is at most 0.143, at |x| = 3, and vanishes far from zero.
+        It adds up with depth: EfficientPose I, 59 sites and no training afterwards, moves its
+        outputs on a photo by 0.5 to 0.9 of their range. Measure before relying on it.
         gate=hardtanh is another function: bounded, and negative for every negative x. It needs
         training afterwards; it is here since published mobile pose networks were built that way.
 
