@@ -15,6 +15,7 @@ from graphopt.errors import Unsupported
 
 Expr = Any
 
+
 def _constant(expr: Expr) -> float | None:
     """The number in a one-element Relax constant."""
     if isinstance(expr, tvm.ir.GenericConst) and expr.value.numpy().size == 1:
@@ -43,6 +44,11 @@ def _elu(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
     return relax.op.nn.relu(inputs[0]) + alpha * negative
 
 
+def _swish(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
+    alpha = relax.const(float(attributes.get("alpha", 1.0)), "float32")
+    return inputs[0] * relax.op.sigmoid(alpha * inputs[0])
+
+
 def _without_empty(inputs: list[Expr]) -> None:
     """Leave out a region or scales that are empty, as exporters write them beside sizes."""
     for i, value in enumerate(inputs):
@@ -53,9 +59,11 @@ def _without_empty(inputs: list[Expr]) -> None:
 CONVERTERS: dict[str, Callable[[Sequence[Expr], dict[str, Any]], Expr | None]] = {
     "Clip": _clip,
     "Elu": _elu,
+    "Swish": _swish,
 }
 """Operators that we import as plain arithmetic, which fuses into convolutions: TVM makes an opaque
-kernel of Clip, and its Elu evaluates exp where it overflows. None: TVM's own converter after all."""
+kernel of Clip, its Elu evaluates exp where it overflows, and it has no Swish. A result of None
+leaves it to TVM's own converter after all."""
 
 
 class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
@@ -64,6 +72,12 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__({}, "float32", keep_params_in_input=False, sanitize=False)
         self.node_of: dict[str, str] = {}
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        known = onnx_frontend._get_convert_map()
+        for node in graph.node:
+            if node.op_type not in known and node.op_type not in CONVERTERS:
+                raise Unsupported(f"TVM cannot import the operator {node.op_type}", node=node.name)
 
     def _convert_operator(
         self, op_name: str, inputs: list[Expr], attrs: dict[str, Any], opset: int
@@ -99,10 +113,6 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         Unsupported: TVM's importer has no rule for an operator, or refuses one; names the node.
     """
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    known = onnx_frontend._get_convert_map()
-    for node in model.graph.node:
-        if node.op_type not in known and node.op_type not in CONVERTERS:
-            raise Unsupported(f"TVM cannot import the operator {node.op_type}", node=node.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importer = _Importer()

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax, te, tirx
 
 from graphopt.codegen import kernels
 from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
-from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
@@ -103,6 +103,8 @@ class _Rewrite:
     # The two forms of a tensor
 
     def _planar(self, variable: Expr) -> Expr:
+        if isinstance(variable, tvm.ir.GenericConst):
+            return variable
         forms = self._forms[variable]
         if forms.planar is None:
             forms.planar = self._builder.emit_te(
@@ -170,7 +172,7 @@ class _Rewrite:
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         rule = _BLOCKED_RULES.get(name)
         if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
-            blocked = rule(self, variable, value)
+            blocked = rule(self, value)
             if blocked is not None:
                 expr, runs = blocked
                 return _Forms(blocked=self._builder.emit(expr), runs=runs)
@@ -195,7 +197,7 @@ class _Rewrite:
             return relax.Call(value.op, arguments, value.attrs, value.ty_args)
         return visit(value)
 
-    def _elementwise(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+    def _elementwise(self, call: Expr) -> tuple[Expr, Runs] | None:
         """Element-wise over blocked tensors; constants of one value a channel are blocked too."""
         lead = next(a for a in call.args if self._is_blocked(a))
         runs = self._forms[lead].runs
@@ -221,7 +223,7 @@ class _Rewrite:
                 return None
         return relax.Call(call.op, arguments, call.attrs, call.ty_args), runs
 
-    def _concatenate(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+    def _concatenate(self, call: Expr) -> tuple[Expr, Runs] | None:
         parts = list(call.args[0].fields)
         if int(call.attrs.axis) not in (1, -3) or any(len(p.ty.shape) != 4 for p in parts):
             return None
@@ -229,7 +231,7 @@ class _Rewrite:
         runs = tuple(run for part in parts for run in self._forms[part].runs)
         return relax.op.concat(tensors, axis=1), runs
 
-    def _pool(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+    def _pool(self, call: Expr) -> tuple[Expr, Runs] | None:
         runs = self._forms[call.args[0]].runs
         a = call.attrs
         operator = {
@@ -250,14 +252,14 @@ class _Rewrite:
         )
         return pooled, runs
 
-    def _mean(self, variable: Expr, call: Expr) -> tuple[Expr, Runs] | None:
+    def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
         if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
             return None
         blocked = self._blocked(call.args[0])
         return relax.op.mean(blocked, axis=[2, 3], keepdims=True), self._forms[call.args[0]].runs
 
 
-_BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr, Expr], tuple[Expr, Runs] | None]] = {
+_BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {
     **dict.fromkeys(ELEMENTWISE, _Rewrite._elementwise),
     "relax.concat": _Rewrite._concatenate,
     "relax.nn.max_pool2d": _Rewrite._pool,
@@ -304,10 +306,10 @@ def _flat(arguments: Sequence[Expr]) -> list[Expr]:
     ]
 
 
-def _empty_lanes(runs: Runs, lanes: int) -> Floats:
+def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
     """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
-    ones = pack_channels(np.ones((sum(runs), 1, 1), np.float32), lanes, runs)
-    return ones == 0
+    channels = np.ones((sum(runs), 1, 1), np.float32)
+    return np.equal(pack_channels(channels, lanes, runs), 0)
 
 
 def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:
@@ -320,7 +322,8 @@ def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:
         for run in runs:
             channel = (block - first_block) * lanes + lane
             here = tirx.all(block >= first_block, channel < run)
-            element = x[n, tirx.min(tirx.max(first_channel + channel, 0), sum(runs) - 1), row, column]
+            source = tirx.min(tirx.max(first_channel + channel, 0), sum(runs) - 1)
+            element = x[n, source, row, column]
             # Later runs win, since `here` is true of every run before them as far as it reaches.
             result = tirx.if_then_else(here, element, result)
             first_block += blocks((run,), lanes)

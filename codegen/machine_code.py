@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def tvm_target(target: Target) -> Any:
 def shared_library(
     functions: Mapping[str, Any],
     device: Any,
-    progress: Callable[[str], None] = lambda kernel: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> bytes:
     """Compile with LLVM and link; each kernel is the symbol `__tvm_ffi_NAME`.
 
@@ -65,7 +65,7 @@ def shared_library(
     """
     linker = _linker()
     with tempfile.TemporaryDirectory() as folder:
-        objects = []
+        objects: list[str] = []
         # One module a kernel, so that a crash inside LLVM is known by the kernel's name.
         for name, function in functions.items():
             progress(name)
@@ -132,7 +132,7 @@ launches, from which names, argument orders and work sizes can be read."""
 def opencl_source(
     functions: Mapping[str, Any],
     device: Any,
-    progress: Callable[[str], None] = lambda kernel: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[bytes, dict[str, DeviceFunction]]:
     """OpenCL C of all kernels, and how each function launches them."""
     generate = tvm.get_global_func("target.build.opencl")

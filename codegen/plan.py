@@ -1,4 +1,4 @@
-"""The straight-line Relax program -> the static plan, the weights, and the kernels that it calls."""
+"""The straight-line Relax program -> the static plan, the weights, the kernels that it calls."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which element-wise operations can be done by the convolution that they follow.
 
-Starting at a convolution, a region grows over element-wise operations on its result, as long as in the
-end one value alone leaves it. That finds bias, any activation (also those that TVM's importer writes as several
-operations), residual additions and products, without a list of patterns.
+Starting at a convolution, a region grows over element-wise operations on its result, as long as in
+the end one value alone leaves it. That finds bias, any activation (also those that TVM's importer
+writes as several operations), residual additions and products, without a list of patterns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from graphopt.codegen.kernels.epilogue import Epilogue, Floats, Operand, Step
+from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats, Operand, Step
 
 Expr = Any
 Shape = tuple[int, ...]
@@ -84,7 +84,7 @@ class Region:
     call: Expr
     result: Expr
     members: list[Expr] = field(default_factory=list)
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = NOTHING
     channels: list[Floats] = field(default_factory=list)
     tensors: list[Expr] = field(default_factory=list)
 

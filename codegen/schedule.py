@@ -27,7 +27,9 @@ class Parallel(CPUScheduleRule):  # type: ignore[misc]
             return None
         for info in try_inline(schedule, infos):
             loops = schedule.get_loops(info.block_rv)
-            spatial = [loop for loop, kind in zip(loops, info.dom_kind(), strict=True) if kind == "S"]
+            spatial = [
+                loop for loop, kind in zip(loops, info.dom_kind(), strict=True) if kind == "S"
+            ]
             reduction = [loop for loop in loops if loop not in spatial]
             if not spatial:
                 continue

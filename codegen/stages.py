@@ -1,12 +1,12 @@
 """The compile pipeline, phase by phase: ONNX in; plan, weights and kernels out.
 
-    import      ONNX -> Relax, names kept                                  importer.py
-    kernels     convolutions -> our TIR kernels, blocked activations       layout.py, kernels/
-    legalise    every other operator -> TIR by TVM, fused                  TVM
-    schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
-    memory      all tensors -> arenas, lifetimes known                     TVM
-    plan        the straight-line program -> plan, weights, kernels        plan.py
-    code        TIR -> machine code or OpenCL C                            machine_code.py
+import      ONNX -> Relax, names kept                                  importer.py
+kernels     convolutions -> our TIR kernels, blocked activations       layout.py, kernels/
+legalise    every other operator -> TIR by TVM, fused                  TVM
+schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
+memory      all tensors -> arenas, lifetimes known                     TVM
+plan        the straight-line program -> plan, weights, kernels        plan.py
+code        TIR -> machine code or OpenCL C                            machine_code.py
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import make_plan
 from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
-
 
 Progress = Callable[..., None]
 """Called with a phase's name, and what it is working on."""
@@ -70,7 +69,7 @@ MEMORY = (
 
 
 def compile_network(
-    model: onnx.ModelProto, target: Target, progress: Progress = lambda phase, detail="": None
+    model: onnx.ModelProto, target: Target, progress: Progress = lambda *_: None
 ) -> Compiled:
     """Compile a network.
 

@@ -3,7 +3,8 @@
     python -m graphopt.codegen.worker JOB.json
 
 reads the job, writes its results beside it, and prints an event a line as JSON: `{"phase",
-"detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it must stop.
+"detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it must stop, and
+`{"crash"}` where TVM raised.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ def main(job_path: Path) -> int:
             node=error.node,
             unsupported=isinstance(error, Unsupported),
         )
+        return 1
+    except Exception as error:  # TVM raises all kinds; the parent says where it happened
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        tell(crash=lines[-1].strip() if lines else type(error).__name__)
         return 1
     folder = job_path.parent
     (folder / "plan.json").write_text(result.plan.model_dump_json())

@@ -13,7 +13,6 @@ All numbers are little-endian float32 unless a tensor's dtype says otherwise.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -176,12 +175,13 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        for name, data in {**files, "manifest.json": manifest.model_dump_json(indent=1).encode()}.items():
+        for name, data in files.items():
             (temporary / name).write_bytes(data)
+        (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=1))
         temporary.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
     finally:
@@ -212,7 +212,9 @@ def read_bundle(path: Path) -> Bundle:
         for name, file in manifest.files.items():
             data = (path / name).read_bytes()
             if len(data) != file.bytes or sha256(data) != file.sha256:
-                raise InputError(f"{path / name} is damaged: not what its manifest says", hint=again)
+                raise InputError(
+                    f"{path / name} is damaged: not what its manifest says", hint=again
+                )
         plan = Plan.model_validate_json((path / "plan.json").read_bytes())
     except ValidationError as error:
         first = error.errors()[0]

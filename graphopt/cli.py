@@ -1,8 +1,8 @@
 """The command line: wiring only.
 
-A command is a module of `graphopt.commands` that defines one function of the same name; its signature is its
-options and its docstring the help text. Those modules import nothing heavy until they run, which
-keeps `graphopt --help` quick (a test watches it).
+A command is a module of `graphopt.commands` that defines one function of the same name; its
+signature is its options and its docstring the help text. Those modules import nothing heavy until
+they run, which keeps `graphopt --help` quick (a test watches it).
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Make multi-person pose networks fast on phones: photo in, poses out."""

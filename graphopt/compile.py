@@ -30,6 +30,9 @@ from graphopt.verify import difference, sample_feeds
 TOLERANCE = 1e-3
 """Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show."""
 
+WORKER = "graphopt.codegen.worker"
+"""The module that the child process runs."""
+
 ASPECT = 16 / 9
 """Width to height of the input where nobody says a size: what cameras give."""
 
@@ -150,30 +153,34 @@ def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tupl
 def _run_worker(work: Path, target: str, progress: Callable[[str], None]) -> None:
     job = work / "job.json"
     job.write_text(json.dumps({"model": str(work / "model.onnx"), "target": target}))
-    last: dict[str, str] = {"phase": "start", "detail": ""}
-    with (work / "log.txt").open("w+") as log, _worker(job, log) as process:
+    phase, reason = "start", "it said nothing"
+    with _worker(job) as process:
         for line in process.stdout or ():
             event = json.loads(line)
             if "error" in event:
                 kind = Unsupported if event["unsupported"] else InputError
                 raise kind(event["error"], node=event["node"], hint=event["hint"])
-            last = event
-            progress(f"{event['phase']} {event['detail']}".strip())
+            if "crash" in event:
+                reason = event["crash"]
+                continue
+            phase = f"{event['phase']} {event['detail']}".strip()
+            progress(phase)
         if process.wait():
-            log.seek(0)
-            reason = (log.read().strip().splitlines() or ["it said nothing"])[-1]
-            how = f"died of signal {-process.returncode}" if process.returncode < 0 else "failed"
+            if process.returncode < 0:
+                reason = f"it died of signal {-process.returncode}"
             raise Unsupported(
-                f"the compiler {how} in phase {last['phase']} {last['detail']}: {reason}",
+                f"the compiler failed in phase {phase}: {reason}",
                 hint="another --input-shape or --target may work; please report the network",
             )
 
 
 @contextmanager
-def _worker(job: Path, log: Any) -> Iterator[subprocess.Popen[str]]:
-    """The child process; it does not outlive the block."""
-    command = [sys.executable, "-m", "graphopt.codegen.worker", str(job)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+def _worker(job: Path) -> Iterator[subprocess.Popen[str]]:
+    """The child process; it does not outlive the block, and its chatter is not shown."""
+    command = [sys.executable, "-m", WORKER, str(job)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         yield process
     finally:

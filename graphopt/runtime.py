@@ -1,4 +1,4 @@
-"""Runs a bundle on this machine: CPU kernels through TVM's runtime, OpenCL kernels through pyopencl.
+"""Runs a bundle here: CPU kernels through TVM's runtime, OpenCL kernels through pyopencl.
 
 Both walk the same static plan; the device runner for phones does it the same way.
 """
@@ -78,7 +78,7 @@ class _Runner:
         return checked
 
     def _launch_times(self, launch: Callable[[int], object], runs: int) -> list[LayerTime]:
-        """Median time of every launch over `runs` whole runs; `launch(i)` returns when it is done."""
+        """Median time of every launch over `runs` runs; `launch(i)` returns when it is done."""
         count = len(self._plan.launches)
         seconds = np.zeros((runs, count))
         for run in range(runs):
@@ -216,7 +216,8 @@ class OpenClRunner(_Runner):
             device = context.devices[0].name.strip()
             raise Unsupported(f"{device} cannot compile the kernels: {error}") from error
         flags = cl.mem_flags
-        weights = np.frombuffer(bundle.read("weights.bin"), np.uint8)
+        # OpenCL has no empty buffers, and a network may have no weights.
+        weights = np.frombuffer(bundle.read("weights.bin") or bytes(1), np.uint8)
         memories = {
             -1: cl.Buffer(context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=weights),
             **{

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,3 +44,25 @@ def efficientpose(assets: Path) -> Path:
 def photos(assets: Path) -> list[Path]:
     """Six photos with several people each."""
     return sorted((assets / "photos").glob("*.jpg"))
+
+
+IR = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 17: 8, 21: 10, 24: 12}
+"""An IR version that goes with an opset."""
+
+
+@pytest.fixture
+def proto() -> Callable[..., onnx.ModelProto]:
+    """proto("float[1,3,8,8] x", "float[1,4,8,8] y", "y = Conv(x, w)", w=array) -> ModelProto."""
+
+    def make(
+        inputs: str, outputs: str, body: str, *, opset: int = 17, **constants: np.ndarray
+    ) -> onnx.ModelProto:
+        model = onnx.parser.parse_model(
+            f'<ir_version: {IR[opset]}, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
+            f"net ({inputs}) => ({outputs}) {{ {body} }}"
+        )
+        for name, values in constants.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+        return model
+
+    return make

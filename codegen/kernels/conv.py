@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from graphopt.codegen.kernels.emit import (
     Accumulator,
     Expr,
@@ -19,7 +20,7 @@ from graphopt.codegen.kernels.emit import (
     broadcast,
     view,
 )
-from graphopt.codegen.kernels.epilogue import Epilogue, Floats
+from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats
 from graphopt.codegen.targets import Target
 
 
@@ -55,7 +56,7 @@ class ConvSpec:
     dilations: tuple[int, int] = (1, 1)
     depthwise: bool = False
     planar: bool = False
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = NOTHING
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -162,7 +163,9 @@ class Parameters:
         self._spec, self._target = spec, target
         x = argument("x", spec.input_shape(lanes))
         weight = argument("weight", weight_shape)
-        channels = [argument(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))]
+        channels = [
+            argument(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
+        ]
         tensors = [argument(f"tensor{n}", out) for n in range(epilogue.count("tensor"))]
         y = argument("y", out)
         if seen_as is not None:

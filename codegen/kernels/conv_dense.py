@@ -119,7 +119,8 @@ def rows_inside(spec: ConvSpec, first: Expr) -> tuple[Expr, Expr]:
 
 def tile_weights(p: Parameters, tile: Tile, *index: Expr) -> list[Expr]:
     """A tile's vectors of weights at (group, block, ky, kx, lane)."""
-    return [T.bind(p.weight[(*index, f)]) for f in range(tile.filters)]
+    places = [(*index, f) for f in range(tile.filters)]
+    return [T.bind(p.weight[place]) for place in places]
 
 
 def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
@@ -141,8 +142,9 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
                         at = (column + pixel) * stride + kx * dilation - pad
                         if not inside and not 0 <= at < width:
                             continue
-                        index = (lane, in_row, at) if spec.planar else (block, in_row, at, lane)
-                        value = T.bind(broadcast(p.scalars[(0, *index)], target.lanes))
+                        planar, blocked = (0, lane, in_row, at), (0, block, in_row, at, lane)
+                        scalar = p.scalars[planar if spec.planar else blocked]
+                        value = T.bind(broadcast(scalar, target.lanes))
                         sums.add(pixel, weights, value)
         for pixel in range(pixels):
             sums.store(p, group * tile.filters, row, column, pixel)
@@ -150,15 +152,13 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
     # A task takes rows whose input stays in cache and runs every filter over them, in turn.
     row_bytes = 4 * spec.strides[0] * width * in_blocks * in_lanes
     rows = max(1, min(target.cache_bytes // row_bytes, -(-out_height // 8)))
-    with grid(target, -(-out_height // rows), groups) as (chunk, group):
-        with T.serial(0, T.min(rows, out_height - chunk * rows)) as r:
-            row = T.bind(chunk * rows + r)
-            walk_row(spec, tile.pixels, lambda *at: compute(group, row, *at))
+    tasks = grid(target, -(-out_height // rows), groups)
+    with tasks as (chunk, group), T.serial(0, T.min(rows, out_height - chunk * rows)) as r:
+        row = T.bind(chunk * rows + r)
+        walk_row(spec, tile.pixels, lambda *at: compute(group, row, *at))
 
 
-def walk_row(
-    spec: ConvSpec, pixels: int, compute: Callable[[Expr, int, bool], None]
-) -> None:
+def walk_row(spec: ConvSpec, pixels: int, compute: Callable[[Expr, int, bool], None]) -> None:
     """Cover an output row with tiles: `compute(column, pixels, inside)`.
 
     Tiles that touch no padding share one loop (`inside`); each of the others gets code of its own,

@@ -7,6 +7,7 @@ registers; what must stay a loop is a `T.serial`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,11 +29,10 @@ def kernel(name: str) -> Iterator[Callable[[], Any]]:
     `op_pattern` 8 (opaque) keeps TVM from fusing it with its own kernels, `is_scheduled` keeps it
     from being scheduled again.
     """
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
-            yield builder.get
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
+        yield builder.get
 
 
 def argument(name: str, shape: Sequence[int]) -> Expr:
@@ -53,7 +53,8 @@ class Vectors:
         self._lanes = tirx.Ramp(0, 1, int(buffer.shape[-1]))
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
-        return self._buffer[(*index, self._lanes)]
+        place = (*index, self._lanes)
+        return self._buffer[place]
 
     def __setitem__(self, index: tuple[Expr, ...], value: Expr) -> None:
         T.buffer_store(self._buffer, value, [*index, self._lanes])
@@ -95,9 +96,7 @@ def grid(target: Target, *extents: int) -> Iterator[list[Expr]]:
     groups of `target.work_group` follow the last index, so that neighbours read neighbouring
     memory.
     """
-    total = 1
-    for extent in extents:
-        total *= extent
+    total = math.prod(extents)
 
     def unravel(flat: Expr) -> list[Expr]:
         index: list[Expr] = []
@@ -111,12 +110,11 @@ def grid(target: Target, *extents: int) -> Iterator[list[Expr]]:
             yield unravel(flat)
         return
     group = min(target.work_group, total)
-    with T.thread_binding(0, -(-total // group), "blockIdx.x") as block:
-        with T.thread_binding(0, group, "threadIdx.x") as thread:
-            flat = block * group + thread
-            if total % group == 0:
+    groups = T.thread_binding(0, -(-total // group), "blockIdx.x")
+    with groups as block, T.thread_binding(0, group, "threadIdx.x") as thread:
+        flat = block * group + thread
+        if total % group == 0:
+            yield unravel(flat)
+        else:
+            with T.If(flat < total), T.Then():
                 yield unravel(flat)
-            else:
-                with T.If(flat < total):
-                    with T.Then():
-                        yield unravel(flat)

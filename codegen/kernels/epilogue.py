@@ -152,3 +152,7 @@ class Epilogue:
             return (channel if operand.kind == "channel" else tensor)(int(operand.value))
 
         return self._run(fetch, lambda op, xs: T.bind(op.emit(target, *xs)), T.bind(total))
+
+
+NOTHING = Epilogue()
+"""The epilogue that stores the sum as it is."""

@@ -32,14 +32,13 @@ def make() -> Target:
     from tvm.target import codegen
 
     have = _features()
-    for features, lanes, registers in _VECTOR_UNITS:
-        if have.issuperset(features):
-            break
-    else:
+    units = [unit for unit in _VECTOR_UNITS if have.issuperset(unit[0])]
+    if not units:
         raise Unsupported(
             "this CPU has neither AVX-512 nor AVX2 with FMA, which the cpu target needs",
             hint="compile with --target opencl",
         )
+    features, lanes, registers = units[0]
     tvm: dict[str, Any] = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
     if lanes == 16:
         # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.

@@ -15,26 +15,6 @@ from graphopt.model import copy_model, load_model, to_proto
 from graphopt.passbase import Outcome, Pass
 from graphopt.verify import difference
 
-IR = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 17: 8, 21: 10, 24: 12}
-
-
-@pytest.fixture
-def proto() -> Callable[..., onnx.ModelProto]:
-    """proto("float[1,3,8,8] x", "float[1,4,8,8] y", "y = Conv(x, w)", w=array) -> ModelProto."""
-
-    def make(
-        inputs: str, outputs: str, body: str, *, opset: int = 17, **constants: np.ndarray
-    ) -> onnx.ModelProto:
-        model = onnx.parser.parse_model(
-            f'<ir_version: {IR[opset]}, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
-            f"net ({inputs}) => ({outputs}) {{ {body} }}"
-        )
-        for name, values in constants.items():
-            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
-        return model
-
-    return make
-
 
 @pytest.fixture
 def network(proto: Callable[..., onnx.ModelProto], tmp_path: Path) -> Callable[..., gs.Graph]:
