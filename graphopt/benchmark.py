@@ -27,7 +27,7 @@ from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
 from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import InputError
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.runtime import LayerTime, open_bundle
 from graphopt.verify import difference, sample_feeds
@@ -236,8 +236,8 @@ def line_up(
     """Open every engine and compare its outputs with what is expected.
 
     Args:
-        openers: what opens an engine, by name. A `GraphoptError` that one of them, or its engine's
-            first run, raises makes the engine unavailable.
+        openers: what opens an engine, by name. An error of its own, or of its engine's first run,
+            makes the engine unavailable.
         feeds: the input.
         expected: the right outputs.
     """
@@ -246,8 +246,8 @@ def line_up(
         try:
             engine = opener()
             answer = engine.run(feeds)
-        except GraphoptError as error:
-            result.unavailable[name] = str(error)
+        except Exception as error:  # engines have exceptions of their own
+            result.unavailable[name] = str(error) or type(error).__name__
             continue
         result.engines.append(engine)
         result.difference[name] = max(difference(answer[n], expected[n]) for n in expected)

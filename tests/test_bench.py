@@ -106,14 +106,22 @@ def test_a_wrong_answer_shows_and_a_failing_engine_is_named() -> None:
     def broken() -> Engine:
         raise Unsupported("no such thing", hint="pip install it")
 
+    def fails(run: int) -> float:
+        raise RuntimeError("out of memory")
+
     result = benchmark.line_up(
-        {"right": lambda: FakeEngine("right", clock, [], lambda _: 1.0), "broken": broken},
+        {
+            "right": lambda: FakeEngine("right", clock, [], lambda _: 1.0),
+            "broken": broken,
+            "fails": lambda: FakeEngine("fails", clock, [], fails),
+        },
         {},
         {"y": np.full(1, 1.5, np.float32)},
     )
     assert [engine.name for engine in result.engines] == ["right"]
     assert result.difference["right"] == pytest.approx(0.5 / 1.5)
     assert "pip install it" in result.unavailable["broken"]
+    assert result.unavailable["fails"] == "out of memory"
 
 
 def test_an_engine_that_nobody_knows_is_refused() -> None:
