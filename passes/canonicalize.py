@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -17,6 +17,7 @@ from pydantic import Field
 from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.graph import (
+    ConvSpec,
     can_rewire,
     constant_of,
     input_of,
@@ -59,6 +60,8 @@ class Canonicalize(Pass[Site]):
         Resize by one, + 0, - 0, * 1, / 1, and a Relu after something that is never negative.
         Transpose after Transpose becomes one or none; a Reshape reads from before the Reshape,
         Squeeze, Unsqueeze or Flatten that it undoes.
+        A convolution's auto_pad becomes explicit pads where the input's size is known, and a Pad by
+        zeros before a convolution becomes part of its pads.
         Of nodes that compute the same from the same, and of equal initializers, one remains.
         What no output depends on is removed.
 
@@ -433,10 +436,47 @@ def _relu(node: gs.Node) -> Source:
     return None
 
 
+def _conv(node: gs.Node) -> Source:
+    """Padding where every reader understands it: as explicit pads of the convolution itself."""
+    spec = ConvSpec.of(node)
+    if spec is None or spec.pads is None:
+        return None
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return Site(node, "auto_pad becomes explicit pads", _padding(node, spec.pads))
+    maker = producer_of(node.inputs[0])
+    before = _zero_padding(maker) if maker is not None and is_standard(maker, "Pad") else None
+    if maker is None or before is None:
+        return None
+    pads = tuple(int(a + b) for a, b in zip(spec.pads, before, strict=True))
+    return Site(node, f"takes in {label(maker)}", _padding(node, pads, maker.inputs[0]))
+
+
+def _zero_padding(pad: gs.Node) -> list[int] | None:
+    """Begins and ends of the spatial axes, where nothing else is padded and with zeros only."""
+    pads, value = constant_of(pad.inputs[1]), input_of(pad, 2)
+    if pads is None or pad.attrs.get("mode", "constant") != "constant" or input_of(pad, 3):
+        return None
+    if (value is not None and scalar_of(value) != 0) or (pads < 0).any():
+        return None
+    begins, ends = np.split(pads, 2)
+    return None if begins[:2].any() or ends[:2].any() else [*begins[2:], *ends[2:]]
+
+
+def _padding(node: gs.Node, pads: Sequence[int], source: gs.Tensor | None = None) -> Edit:
+    def edit(_: gs.Graph) -> None:
+        node.attrs.pop("auto_pad", None)
+        node.attrs["pads"] = list(pads)
+        if source is not None:
+            node.inputs[0] = source
+
+    return edit
+
+
 _NO_OPS: Mapping[str, Callable[[gs.Node], Source]] = {
     "Identity": _always,
     "Dropout": _dropout,
     "Cast": _cast,
+    "Conv": _conv,
     "Concat": _one_input,
     "Sum": _one_input,
     "Max": _one_input,

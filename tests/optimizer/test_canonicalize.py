@@ -289,3 +289,51 @@ def test_trained_models_settle(request, name):
     graph = load_model(request.getfixturevalue(name))
     Canonicalize().run(graph)
     assert not Canonicalize().run(graph).changes
+
+
+WEIGHT = np.ones((3, 4, 3, 3), np.float32)
+PADDED = {
+    "auto_pad": ('y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)', [0, 0, 1, 1]),
+    "auto_pad, lower": ('y = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, w)', [1, 1, 0, 0]),
+    "VALID": ('y = Conv<auto_pad="VALID">(x, w)', [0, 0, 0, 0]),
+    "Pad": ("p = Pad(x, around) y = Conv<pads=[0,1,0,1]>(p, w)", [1, 2, 2, 4]),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_becomes_part_of_the_convolution(name, network, rewrite):
+    body, pads = PADDED[name]
+    around = ints(0, 0, 1, 1, 0, 0, 2, 3)
+    graph = network(X, "float[n,3,h,v] y", body, w=WEIGHT, around=around)
+    after, _ = rewrite(graph, Canonicalize())
+    (conv,) = after.nodes
+    assert conv.attrs["pads"] == pads
+    assert "auto_pad" not in conv.attrs
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Pad(x, around, one) y = Conv(p, w)",
+        'p = Pad<mode="edge">(x, around) y = Conv(p, w)',
+        "p = Pad(x, channels) y = Conv(p, w5)",
+        "p = Pad(x, cropping) y = Conv(p, w)",
+        'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(d, w)',
+    ],
+)
+def test_padding_that_a_convolution_cannot_express_stays(body, network, rewrite):
+    graph = network(
+        f"{X}, float[1,4,a,b] d",
+        "float[n,3,h,v] y",
+        body,
+        w=WEIGHT,
+        w5=np.ones((3, 5, 3, 3), np.float32),
+        one=np.float32(1),
+        around=ints(0, 0, 1, 1, 0, 0, 2, 3),
+        channels=ints(0, 1, 0, 0, 0, 0, 0, 0),
+        cropping=ints(0, 0, -1, 0, 0, 0, 0, 0),
+    )
+    before = [node.op for node in graph.nodes]
+    after, _ = rewrite(graph, Canonicalize())
+    assert [node.op for node in after.nodes] == before
+    assert after.nodes[-1].attrs.get("auto_pad") == graph.nodes[-1].attrs.get("auto_pad")
