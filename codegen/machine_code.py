@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _linker() -> list[str]:
             "the cpu target needs a linker, and this machine has no C compiler",
             hint="install gcc or clang, or: pip install ziglang",
         ) from None
-    return ["python", "-m", "ziglang", "cc"]
+    return [sys.executable, "-m", "ziglang", "cc"]
 
 
 LOWER = (

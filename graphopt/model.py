@@ -159,8 +159,8 @@ def _check_opset(model: onnx.ModelProto, path: Path) -> None:
             hint=f"export it again with opset_version={OLDEST_OPSET} or newer, "
             "or use onnx.version_converter",
         )
-    if not _runtime_accepts(opset):
-        newest = next(n for n in range(opset - 1, 0, -1) if _runtime_accepts(n))
+    if not runtime_accepts(opset):
+        newest = next(n for n in range(opset - 1, 0, -1) if runtime_accepts(n))
         raise Unsupported(
             f"{path} uses opset {opset}; "
             f"the newest that onnxruntime {ort.__version__} runs is {newest}",
@@ -169,7 +169,7 @@ def _check_opset(model: onnx.ModelProto, path: Path) -> None:
 
 
 @cache
-def _runtime_accepts(opset: int) -> bool:
+def runtime_accepts(opset: int) -> bool:
     """Whether the installed onnxruntime runs models of this opset: it is asked, not looked up."""
     helper = onnx.helper
     value = [onnx.TensorProto.FLOAT, [1]]

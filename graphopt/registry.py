@@ -79,11 +79,12 @@ def _held_by(loaded: object, origin: str) -> Iterator[tuple[PassType, str]]:
 
 def _defined_in(module: ModuleType) -> Iterator[PassType]:
     for value in vars(module).values():
+        # The module first: Python 3.10 takes `list[int]` for a type, and issubclass refuses it.
         if (
-            isinstance(value, type)
+            getattr(value, "__module__", None) == module.__name__
+            and isinstance(value, type)
             and issubclass(value, Pass)
             and not isabstract(value)
-            and value.__module__ == module.__name__
         ):
             yield value
 
