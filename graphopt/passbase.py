@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import refresh_shapes, sort_nodes
+
+if TYPE_CHECKING:
+    from graphopt.calibration import Calibration
 
 Site = TypeVar("Site")
 
@@ -52,6 +55,21 @@ class Outcome:
     skips: tuple[Skip, ...]
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know beside the graph that it rewrites; all of it may be missing."""
+
+    original: gs.Graph | None = None
+    """The network before any pass. Passes keep tensor names, so that `original[name]` and the
+    tensor of that name in the graph can be compared."""
+    calibration: Calibration | None = None
+    """Batches of what the network sees in use."""
+    device: Any = None
+    """What the network is to be fast on."""
+    progress: Callable[[str], None] = lambda _: None
+    """Told what the pass is busy with, in a few words; for passes that take long."""
+
+
 def option(default: Any, help: str) -> Any:
     """A pass's option: a dataclass field with a default and a line for the manual page."""
     return field(default=default, metadata={"help": help})
@@ -85,8 +103,24 @@ class Pass(ABC, Generic[Site]):
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
         """Rewrite one site; the order of `graph.nodes` and inner shapes are restored later."""
 
-    def run(self, graph: gs.Graph) -> Outcome:
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Any]:  # noqa: ARG002
+        """The pass that does the work, for passes that need more than the graph: override it.
+
+        Called once by `run`, before the first `match`. What a pass measures here (activations on
+        the calibration's batches, times on the device) goes into fields of the pass that it
+        returns, commonly of a subclass; `match` and `rewrite` are then called on that one. By
+        default a pass does its own work and ignores the context.
+
+        Raises:
+            InputError: the context lacks what the pass cannot do without.
+        """
+        return self
+
+    def run(self, graph: gs.Graph, context: Context | None = None) -> Outcome:
         """Find and rewrite every site of `graph`, in place."""
+        return self.prepare(graph, context or Context())._sweep(graph)
+
+    def _sweep(self, graph: gs.Graph) -> Outcome:
         changes: list[Change] = []
         while True:
             results = [

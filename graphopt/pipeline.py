@@ -10,7 +10,7 @@ import difflib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from graphopt.cost import Cost, cost_of
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.model import copy_model
-from graphopt.passbase import Change, Numerics, Outcome, Pass, Skip, options_of, type_text
+from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
 from graphopt.registry import PassType, find_passes
 from graphopt.verify import Verdict, Verifier, example_shapes, example_shapes_if_any
 
@@ -161,6 +161,7 @@ def run_pipeline(
     graph: gs.Graph,
     passes: Sequence[Pass[Any]],
     *,
+    context: Context | None = None,
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
     progress: Callable[[str], None] = lambda _: None,
@@ -170,10 +171,11 @@ def run_pipeline(
     Args:
         graph: the network; it is not changed.
         passes: what to run.
+        context: what passes may know beside the graph; `original` is `graph` where it has none.
         verify: check the result after each pass, once at the end, or never.
         on_fail: what a failed check does: stop everything, take that pass back and go on, or go on.
             A pass that crashes is taken back in any case.
-        progress: called with each pass's name before it runs.
+        progress: called with each pass's name before it runs, and with what long ones do.
 
     Raises:
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
@@ -181,6 +183,11 @@ def run_pipeline(
     """
     shapes = example_shapes_if_any(graph) if verify == "off" else example_shapes(graph)
     verifier = None if verify == "off" else Verifier(graph, shapes)
+    context = replace(
+        context or Context(),
+        original=(context and context.original) or copy_model(graph),
+        progress=progress,
+    )
     current = copy_model(graph)
     before = cost = cost_of(current, shapes)
     steps: list[Step] = []
@@ -188,7 +195,7 @@ def run_pipeline(
         progress(chosen.name)
         saved = copy_model(current)
         started = time.perf_counter()
-        outcome, crash = _run(chosen, current)
+        outcome, crash = _run(chosen, current, context)
         seconds = time.perf_counter() - started
         verdict = Verdict(None, crash)
         if verifier and not crash and (verify == "each" or index == len(passes) - 1):
@@ -196,7 +203,9 @@ def run_pipeline(
             verdict = verifier.check(current, numerics)
         if verdict.failure and verify == "end" and not crash:
             # Only a check after each pass can tell which one it was.
-            return run_pipeline(graph, passes, verify="each", on_fail=on_fail, progress=progress)
+            return run_pipeline(
+                graph, passes, context=context, verify="each", on_fail=on_fail, progress=progress
+            )
         if verdict.failure and on_fail == "stop":
             raise CheckFailed(
                 verdict.failure,
@@ -223,10 +232,10 @@ def run_pipeline(
     return PipelineResult(current, tuple(steps), before, cost, shapes)
 
 
-def _run(chosen: Pass[Any], graph: gs.Graph) -> tuple[Outcome, str | None]:
+def _run(chosen: Pass[Any], graph: gs.Graph, context: Context) -> tuple[Outcome, str | None]:
     """Run a pass; a crash, which may be a plug-in's, becomes a sentence."""
     try:
-        return chosen.run(graph), None
+        return chosen.run(graph, context), None
     except GraphoptError as error:
         return Outcome((), ()), error.message
     except Exception as error:

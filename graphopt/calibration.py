@@ -1,0 +1,150 @@
+"""What a network sees in use, to fit weights on and to judge them by, without any labels.
+
+Photos go through the network's own pre-processing. Where there are none, images are made up with
+the statistics of natural ones; they excite a network far less like photos do, and what is fitted
+on them is accordingly worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from PIL import Image
+
+from graphopt.engine import Array, Shape
+from graphopt.errors import InputError
+from graphopt.pose.images import expand, read_photo
+from graphopt.pose.preprocess import prepare
+from graphopt.pose.spec import PoseSpec
+from graphopt.verify import natural_image
+
+SYNTHETIC_WARNING = (
+    "no photos were given (--calib DIR): weights are fitted on made-up images, "
+    "which recovers less accuracy than a hundred photos do"
+)
+HELD_OUT = 0.2
+"""The share of the images that nothing is fitted on."""
+LEAST = 5
+"""Images below which a fit and its judgement mean nothing."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images in a fixed order, some to fit on and others to judge the fit by.
+
+    They are read when they are asked for, one at a time: memory does not grow with their number.
+    """
+
+    spec: PoseSpec
+    """How an image becomes an input, and outputs become people."""
+    input: str
+    """The network's input."""
+    shape: Shape
+    """The input's height and width, None where any will do."""
+    fitting: Sequence[Path | int]
+    """Photos, or the seeds of images that are made up."""
+    held_out: Sequence[Path | int]
+    """The same; nothing is fitted on them."""
+    height: int | None = None
+    """Rows of an input that takes any; None leaves it to the spec."""
+
+    @classmethod
+    def from_photos(
+        cls,
+        folder: Path,
+        graph: gs.Graph,
+        spec: PoseSpec,
+        *,
+        count: int = 200,
+        height: int | None = None,
+        seed: int = 0,
+    ) -> Calibration:
+        """A choice of the photos in a folder: the same one for the same seed and files.
+
+        Args:
+            folder: where the photos are; files that are no photos are passed over.
+            graph: the network, for its input.
+            spec: the network's pre-processing, and how its outputs are read.
+            count: how many to choose at most, held-out ones included.
+            height: rows of an input that takes any.
+            seed: of the choice.
+
+        Raises:
+            InputError: there is no such folder, or it holds fewer than five photos.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder of photos")
+        files = [path for path, _ in expand([folder])]
+        chosen: list[Path] = []
+        for index in np.random.default_rng(seed).permutation(len(files)):
+            if len(chosen) == count:
+                break
+            if _opens(files[index]):
+                chosen.append(files[index])
+        if len(chosen) < LEAST:
+            raise InputError(
+                f"{folder} holds {len(chosen)} photos; fitting needs at least {LEAST}",
+                hint="a hundred or more of what the network will see; labels are not needed",
+            )
+        return cls._split(graph, spec, chosen, height)
+
+    @classmethod
+    def synthetic(
+        cls, graph: gs.Graph, spec: PoseSpec, *, count: int = 50, seed: int = 0
+    ) -> Calibration:
+        """Made-up images with the power spectrum of natural ones (see `SYNTHETIC_WARNING`)."""
+        return cls._split(graph, spec, range(seed, seed + max(count, LEAST)), None)
+
+    @classmethod
+    def _split(
+        cls, graph: gs.Graph, spec: PoseSpec, images: Sequence[Path | int], height: int | None
+    ) -> Calibration:
+        aside = max(1, round(HELD_OUT * len(images)))
+        tensor = graph.inputs[0]
+        extents = list(tensor.shape or (None,) * 4)[2:]
+        return cls(
+            spec=spec,
+            input=tensor.name,
+            shape=tuple(dim if isinstance(dim, int) else None for dim in extents),
+            fitting=images[aside:],
+            held_out=images[:aside],
+            height=height,
+        )
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the images are synthetic."""
+        return not isinstance(self.held_out[0], Path)
+
+    def feeds(self, images: Sequence[Path | int]) -> Iterator[dict[str, Array]]:
+        """The network's input for each of `fitting` or `held_out`, float32 [1,3,H,W]."""
+        for image in images:
+            values, _ = prepare(
+                self.picture(image), self.spec.preprocess, self.shape, height=self.height
+            )
+            yield {self.input: values}
+
+    def picture(self, image: Path | int) -> Image.Image:
+        """One of `fitting` or `held_out` as an RGB image."""
+        return read_photo(image) if isinstance(image, Path) else _imagined(image)
+
+
+def _opens(path: Path) -> bool:
+    """Whether Pillow knows the file; its pixels are not decoded yet."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def _imagined(seed: int) -> Image.Image:
+    """A picture of 3:4 whose channels are correlated at 0.9, with ImageNet's mean and deviation."""
+    rng = np.random.default_rng(seed)
+    grey, tint = natural_image((384, 512), rng), natural_image((3, 384, 512), rng)
+    pixels = 114 + 58 * (0.95 * grey + 0.31 * tint)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0), "RGB")
