@@ -13,7 +13,7 @@ All numbers are little-endian float32 unless a tensor's dtype says otherwise.
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,6 +152,27 @@ def is_bundle(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
+_NAMES = {"manifest.json", "plan.json", "weights.bin", "kernels.so", "kernels.cl", "pose.json"}
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a bundle where something would be lost, or that cannot be written.
+
+    Raises:
+        InputError: says what is there.
+    """
+    if path.exists():
+        others = {file.name for file in path.iterdir()} - _NAMES if path.is_dir() else set()
+        if not is_bundle(path) or others:
+            what = f"also holds {min(others)}" if is_bundle(path) else "is not a bundle"
+            raise InputError(
+                f"{path} exists and {what}", hint="give another folder to -o, or remove it"
+            )
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write the bundle {path}: {parent} is read-only")
+
+
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Write a bundle, whole or not at all; an older bundle at `path` is replaced.
 
@@ -163,30 +184,29 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         The manifest as written.
 
     Raises:
-        InputError: the place cannot be written, or holds something that is no bundle.
+        InputError: see `check_place`, or the disk is full; an older bundle stays as it was.
     """
-    if path.exists() and not is_bundle(path):
-        raise InputError(
-            f"{path} exists and is not a bundle", hint="give another folder to -o, or remove it"
-        )
+    check_place(path)
     sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
     manifest = manifest.model_copy(update={"files": sized})
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=1))
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+            fresh.mkdir()
+            for name, data in files.items():
+                (fresh / name).write_bytes(data)
+            (fresh / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+            if path.exists():
+                path.rename(old)
+            try:
+                fresh.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
     except OSError as error:
         raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 

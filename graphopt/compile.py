@@ -19,7 +19,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, check_place, write_bundle
+from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.model import load_model, save_model, serialised, sha256_of
@@ -81,6 +82,8 @@ def compile_model(
         GraphoptError: the network cannot be read or compiled; nothing is written.
         CheckFailed: the bundle's outputs differ from onnxruntime's; nothing is written.
     """
+    check_place(bundle)
+    check_name(target)
     progress("reading the network")
     graph = load_model(path, input_shapes)
     pose = _pose_spec(path, dict(pose_choices or {}))

@@ -117,9 +117,14 @@ def open_engine(
             )
         spec = detect_pose_spec(path, **choices)
         return OnnxRuntimeEngine(path, threads=threads), spec
+    bundle = read_bundle(path)
+    if "pose.json" not in bundle.manifest.files:
+        raise InputError(
+            f"{path} was compiled from a network whose pose maps were not recognised",
+            hint="compile it again with --skeleton",
+        )
     spec = read_pose_spec(path / "pose.json").with_choices(**choices)
     if engine == "onnxruntime":
-        bundle = read_bundle(path)
         reference = OnnxRuntimeEngine(bundle.source(), threads=threads)
         # The same input size as the bundle's, also where the ONNX file takes any.
         reference.inputs = dict(bundle.manifest.inputs)

@@ -45,13 +45,22 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no target has.
+
+    Raises:
+        InputError: lists the targets.
+    """
+    if name not in names():
+        raise InputError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
+
+
 def load_target(name: str) -> Target:
     """The target of that name.
 
     Raises:
         InputError: no target has that name.
     """
-    if name not in names():
-        raise InputError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
+    check_name(name)
     target: Target = importlib.import_module(f"graphopt.codegen.targets.{name}").make()
     return target
