@@ -453,12 +453,12 @@ def _conv(node: gs.Node) -> Source:
 
 def _zero_padding(pad: gs.Node) -> list[int] | None:
     """Begins and ends of the spatial axes, where nothing else is padded and with zeros only."""
-    pads, value = constant_of(pad.inputs[1]), input_of(pad, 2)
-    if pads is None or pad.attrs.get("mode", "constant") != "constant" or input_of(pad, 3):
+    amounts, value = constant_of(pad.inputs[1]), input_of(pad, 2)
+    if amounts is None or pad.attrs.get("mode", "constant") != "constant" or input_of(pad, 3):
         return None
-    if (value is not None and scalar_of(value) != 0) or (pads < 0).any():
+    begins, ends = np.split(amounts.astype(np.int64), 2)
+    if (value is not None and scalar_of(value) != 0) or min(*begins, *ends) < 0:
         return None
-    begins, ends = np.split(pads, 2)
     return None if begins[:2].any() or ends[:2].any() else [*begins[2:], *ends[2:]]
 
 
