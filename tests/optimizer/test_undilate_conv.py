@@ -1,0 +1,300 @@
+"""`undilate-conv`: phases laid side by side give what the dilated convolution gave."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.graph import emit, refresh_shapes
+from graphopt.model import copy_model, load_model, to_proto
+from graphopt.passes.undilate_conv import UndilateConv
+from graphopt.pipeline import parse_pipeline, run_pipeline
+from graphopt.verify import difference
+
+
+def dilated(graph):
+    return [n for n in graph.nodes if any(d > 1 for d in n.attrs.get("dilations") or [])]
+
+
+def conv(pads, dilation, group=1):
+    return f"Conv<pads={list(pads)}, dilations={list(dilation)}, group={group}>"
+
+
+CASES = {
+    # pads, dilation, kernel, group, height and width out
+    "same": ((2, 2, 2, 2), (2, 2), (3, 3), 1, (9, 12)),
+    "no pads": ((0, 0, 0, 0), (2, 2), (3, 3), 1, (5, 8)),
+    "odd pads": ((1, 3, 3, 1), (2, 2), (3, 3), 1, (9, 12)),
+    "ends only": ((0, 0, 4, 4), (2, 2), (3, 3), 1, (9, 12)),
+    "begins only": ((4, 4, 0, 0), (2, 2), (3, 3), 1, (9, 12)),
+    "three": ((3, 3, 3, 3), (3, 3), (3, 3), 2, (9, 12)),
+    "larger than the image": ((10, 14, 10, 14), (10, 14), (3, 3), 1, (9, 12)),
+    "rows only": ((2, 1, 2, 1), (2, 1), (3, 3), 1, (9, 12)),
+    "columns only, not padded": ((0, 0, 0, 0), (1, 5), (3, 2), 1, (7, 7)),
+    "even kernel": ((1, 2, 2, 4), (3, 2), (2, 4), 1, (9, 12)),
+    "depthwise": ((4, 4, 4, 4), (4, 4), (3, 3), 4, (9, 12)),
+    "one pixel, nominally dilated": ((0, 0, 0, 0), (2, 2), (1, 1), 1, (9, 12)),
+}
+
+
+@pytest.mark.parametrize(("pads", "dilation", "kernel", "group", "out"), CASES.values(), ids=CASES)
+def test_one_convolution(network, rewrite, normal, pads, dilation, kernel, group, out):
+    graph = network(
+        "float[2,4,9,12] x",
+        f"float[2,4,{out[0]},{out[1]}] y",
+        f"y = {conv(pads, dilation, group)}(x, w, b)",
+        w=normal(4, 4 // group, *kernel),
+        b=normal(4),
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 1
+    assert not outcome.skips
+    assert not dilated(plain)
+    (only,) = (node for node in plain.nodes if node.op == "Conv")
+    assert only.inputs[1].name == "w"
+
+
+SAME = conv((2, 2, 2, 2), (2, 2))
+
+
+def test_neighbours_share_one_split_and_one_merge(network, rewrite, ops, normal):
+    """Through an activation, a 1x1 convolution, a residual and a factor for each channel."""
+    graph = network(
+        "float[1,4,9,11] x",
+        "float[1,4,9,11] y",
+        f"a = {SAME}(x, w, b) r = Relu(a) p = Conv(r, u, b) s = Add(p, x) m = Mul(s, c)"
+        f" q = {SAME}(m, v, b) y = Sigmoid(q)",
+        **{"w": normal(4, 4, 3, 3), "v": normal(4, 4, 3, 3), "u": normal(4, 4, 1, 1)},
+        **{"b": normal(4), "c": normal(4, 1, 1)},
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 1
+    assert ops(plain).count("Transpose") == 2
+    assert ops(plain).count("Pad") == ops(plain).count("Slice") == 1
+    # The zeros between the phases are restored once, before the second convolution.
+    assert ops(plain).count("Mul") == 2
+    # The Sigmoid is on the network's way out: it works on the merged image.
+    assert plain.nodes[-1].op == "Sigmoid"
+    assert plain.nodes[-1].inputs[0].name == "q"
+    assert not dilated(plain)
+
+
+def test_pads_may_differ_between_neighbours(network, rewrite, ops, normal):
+    graph = network(
+        "float[1,4,9,11] x",
+        "float[1,4,5,9] y",
+        f"a = {conv((1, 3, 0, 3), (2, 2))}(x, w) y = {conv((3, 0, 0, 0), (2, 2))}(a, w)",
+        w=normal(4, 4, 3, 3),
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 1
+    assert ops(plain).count("Transpose") == 2
+
+
+def test_what_others_read_is_merged_under_its_name(network, rewrite, ops, normal):
+    graph = network(
+        "float[1,4,8,8] x",
+        "float[1,4,8,8] y, float[1,4,8,8] a, float[1,4,1,1] g",
+        f"a = {SAME}(x, w) r = Relu(a) g = GlobalAveragePool(r) y = {SAME}(r, w)",
+        w=normal(4, 4, 3, 3),
+    )
+    plain, _ = rewrite(graph, UndilateConv())
+    assert ops(plain).count("Slice") == 3
+    assert {"a", "r", "y"} <= set(plain.tensors())
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "b = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(a)",
+        "b = Conv<pads=[1, 1, 1, 1]>(a, w)",
+        "b = Add(a, position)",
+        "b = Add(a, z)",
+        "b = Softmax<axis=3>(a)",
+    ],
+    ids=["pooling", "a plain convolution", "a constant by position", "another tensor", "Softmax"],
+)
+def test_what_looks_beyond_a_pixel_is_done_on_the_merged_image(
+    network, rewrite, ops, normal, between
+):
+    graph = network(
+        "float[1,4,8,8] x, float[1,4,8,8] z",
+        "float[1,4,8,8] y",
+        f"a = {SAME}(x, w) {between} y = {SAME}(b, w)",
+        w=normal(4, 4, 3, 3),
+        position=normal(1, 1, 8, 8),
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 2
+    assert ops(plain).count("Transpose") == 4
+    assert not dilated(plain)
+
+
+def test_other_dilations_are_other_phases(network, rewrite, ops, normal):
+    three = conv((3, 3, 3, 3), (3, 3))
+    graph = network(
+        "float[1,4,8,8] x",
+        "float[1,4,8,8] y",
+        f"a = {SAME}(x, w) b = {three}(a, w) c = {three}(x, w) y = Add(b, c)",
+        w=normal(4, 4, 3, 3),
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 3
+    assert ops(plain).count("Slice") == 3
+
+
+def test_auto_pad_and_a_batch_of_any_size(network, rewrite, normal):
+    graph = network(
+        "float[n,4,7,8] x",
+        "float[n,4,a,b] y",
+        'y = Conv<auto_pad="VALID", dilations=[2, 2]>(x, w)',
+        w=normal(4, 4, 2, 3),
+    )
+    plain, outcome = rewrite(graph, UndilateConv())
+    assert len(outcome.changes) == 1
+    assert not dilated(plain)
+
+
+SKIPPED = {
+    "strides": ("y = Conv<dilations=[2, 2], strides=[2, 2]>(x, w)", "strides"),
+    "transposed": ("y = ConvTranspose<dilations=[2, 2]>(x, w)", "transposed"),
+    "weight from outside": ("y = Conv<dilations=[2, 2]>(x, given)", "not constant"),
+    "pads": ("y = Conv<dilations=[2, 2], pads=[5, 5, 5, 5]>(x, w)", "than its kernel reaches"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), SKIPPED.values(), ids=SKIPPED)
+def test_skips(network, rewrite, normal, body, reason):
+    graph = network(
+        "float[1,4,16,16] x, float[4,4,3,3] given",
+        "float[1,4,h,w_] y",
+        body,
+        w=normal(4, 4, 3, 3),
+    )
+    same, outcome = rewrite(graph, UndilateConv())
+    assert [n.op for n in same.nodes] == [n.op for n in graph.nodes]
+    assert reason in outcome.skips[0].reason
+
+
+def test_a_size_that_is_not_known(network, normal):
+    graph = network(
+        "float[1,4,h,16] x", "float[1,4,h,16] y", f"y = {SAME}(x, w)", w=normal(4, 4, 3, 3)
+    )
+    outcome = UndilateConv().run(graph)
+    assert "--input-shape" in outcome.skips[0].reason
+    assert dilated(graph)
+
+
+def test_half_precision(network, normal):
+    graph = network(
+        "float16[1,4,8,8] x",
+        "float16[1,4,8,8] y",
+        f"a = {SAME}(x, w) y = {SAME}(a, w)",
+        w=normal(4, 4, 3, 3).astype(np.float16),
+    )
+    result = run_pipeline(graph, parse_pipeline("undilate-conv"))
+    assert len(result.steps[0].changes) == 1
+
+
+# --- random networks ----------------------------------------------------------------------------
+
+CHANNELS = 4
+
+
+def _random_conv(graph, x, rng):
+    group, kernel = int(rng.choice([1, 2, 4])), [int(k) for k in rng.integers(1, 4, 2)]
+    dilation = [int(d) for d in rng.choice([1, 2, 2, 3], 2)]
+    reach = np.array([(k - 1) * d for k, d in zip(kernel, dilation, strict=True)])
+    begins = rng.integers(0, reach + 1)
+    # Mostly the size stays, so that there is something to add up.
+    ends = reach - begins if rng.random() < 0.8 else rng.integers(0, reach + 1)
+    weight = rng.standard_normal((CHANNELS, CHANNELS // group, *kernel)).astype(np.float32) / 3
+    pads = [int(p) for p in (*begins, *ends)]
+    return emit(graph, "Conv", x, weight, out="conv", group=group, pads=pads, dilations=dilation)
+
+
+def _same_conv(graph, x, rng):
+    weight = rng.standard_normal((CHANNELS, CHANNELS, 3, 3)).astype(np.float32) / 3
+    return emit(graph, "Conv", x, weight, out="conv", pads=[2] * 4, dilations=[2, 2])
+
+
+def _activation(graph, x, rng):
+    return emit(graph, str(rng.choice(["Relu", "Sigmoid", "Exp"])), x, out="active")
+
+
+def _shifted(graph, x, rng):
+    # Far from zero, so that zeros between the phases that are not restored show.
+    return emit(graph, "Add", x, rng.standard_normal((CHANNELS, 1, 1)).astype(np.float32), out="up")
+
+
+def _pool(graph, x, rng):
+    return emit(graph, "MaxPool", x, out="pool", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+KINDS = [_random_conv, _same_conv, _same_conv, _activation, _shifted, _shifted, _pool]
+
+
+@st.composite
+def networks(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size = [int(n) for n in rng.integers(7, 14, 2)]
+    x = gs.Variable("x", np.dtype(np.float32), [1, CHANNELS, *size])
+    graph = gs.Graph(inputs=[x], opset=17, ir_version=8)
+    made = [x]
+    for _ in range(draw(st.integers(2, 10))):
+        source = made[-1] if rng.random() < 0.8 else made[rng.integers(len(made))]
+        if source.shape is None or min(source.shape[2:]) < 7:
+            source = x
+        alike = [t for t in made if t.shape == source.shape and t is not source]
+        if alike and rng.random() < 0.25:
+            made.append(emit(graph, "Add", source, alike[rng.integers(len(alike))], out="sum"))
+        else:
+            made.append(KINDS[rng.integers(len(KINDS))](graph, source, rng))
+        graph.outputs = [made[-1]]
+        refresh_shapes(graph)
+        made[-1].shape = _shape(graph, made[-1])
+    graph.outputs = [t for t in made if t is not x and (not t.outputs or rng.random() < 0.1)]
+    return graph
+
+
+def _shape(graph, tensor):
+    from graphopt.graph import infer_shapes
+
+    return list(infer_shapes(graph)[tensor.name][1])
+
+
+def _values(graph):
+    x = np.random.default_rng(1).standard_normal(graph.inputs[0].shape).astype(np.float32)
+    return OnnxRuntimeEngine(to_proto(graph).SerializeToString(), threads=1).run({"x": x})
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(networks())
+def test_random_networks_keep_their_outputs(graph):
+    plain = copy_model(graph)
+    outcome = UndilateConv().run(plain)
+    assert not outcome.skips
+    assert not dilated(plain)
+    before, after = _values(graph), _values(plain)
+    assert list(before) == list(after)
+    assert all(difference(after[name], before[name]) < 1e-4 for name in before)
+
+
+# --- trained networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.assets
+def test_lightweight_openpose(lwop):
+    """Five dense blocks and one depthwise convolution; 184 / 8 = 23 rows do not divide by two."""
+    graph = load_model(lwop, {"data": (1, 3, 184, 240)})
+    assert len(dilated(graph)) == 6
+    result = run_pipeline(graph, parse_pipeline("undilate-conv"))
+    (step,) = result.steps
+    assert len(step.changes) == 6
+    assert not dilated(result.graph)
+    assert step.difference < 1e-4
+    assert result.after.params == result.before.params
