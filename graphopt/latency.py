@@ -1,0 +1,609 @@
+"""How long a network will take on a device, predicted layer by layer from a profile of the device.
+
+A kernel's time is the larger of its arithmetic and its memory traffic, plus a fixed cost a launch:
+
+    t = max(2 * MACs / rate[class] + exponentials / rate[exponential], bytes / bandwidth) + launch
+
+This is the roofline model (Williams, Waterman and Patterson, CACM 52(4), 2009) with a rate for each
+class of kernel, since no engine runs a depthwise and a 1x1 convolution equally well. Element-wise
+nodes that the compiler lets a convolution do on its way out cost nothing of their own, except
+their exponentials; see `fused_into`.
+
+A profile is a TOML file (`devices/*.toml`); each of its figures says where it comes from. What a
+profile gives are predictions to rank rewrites by, not measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from graphopt.cost import Shapes, cost_of
+from graphopt.errors import InputError
+from graphopt.graph import (
+    CONV_OPS,
+    ConvSpec,
+    Dim,
+    constant_of,
+    infer_shapes,
+    is_graph_output,
+    is_standard,
+    label,
+    reads_of,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+class LayerClass(str, Enum):
+    """Kernels that run at one rate."""
+
+    WINOGRAD = "winograd"
+    """Dense 3x3, stride 1, dilation 1, with enough channels for Winograd's algorithm."""
+    DENSE = "dense"
+    """Any other dense convolution larger than 1x1."""
+    DILATED = "dilated"
+    """Dense, with gaps between the taps."""
+    POINTWISE = "pointwise"
+    """1x1 convolutions and matrix products."""
+    DEPTHWISE = "depthwise"
+    """One filter a channel."""
+    EXPONENTIAL = "exponential"
+    """Exponentials, logarithms and the like, wherever they happen; also nodes made of them."""
+    BANDWIDTH = "bandwidth"
+    """Everything else: as fast as memory."""
+
+
+_RATED = tuple(kind for kind in LayerClass if kind is not LayerClass.BANDWIDTH)
+
+
+class Figure(BaseModel):
+    """A number and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    source: Annotated[str, Field(min_length=1)]
+
+
+class Device(BaseModel):
+    """A device's profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """As `--device` takes it: the file's name."""
+    description: str
+    unknown: tuple[str, ...] = ()
+    """What nobody has measured, and so what predictions should not be trusted with."""
+    lanes: Annotated[int, Field(ge=1)] = 1
+    """Channels that the layout keeps side by side; a convolution computes whole groups of them."""
+    element_bytes: Annotated[int, Field(ge=1)] = 4
+    """Bytes of an activation or weight: 4 for float32, 2 for half precision."""
+    peak: Figure | None = None
+    """GFLOP/s that the hardware could do at best, where known; predictions do not use it."""
+    rates: Mapping[LayerClass, Figure]
+    """Direct arithmetic: GFLOP/s, two to a multiply-add (so Winograd's may exceed the peak);
+    `exponential`: 1e9 a second."""
+    winograd_channels: Figure | None = None
+    """Fewest channels, in and out, that the engine takes Winograd's algorithm for; None: it has no
+    such kernels."""
+    bandwidth: Figure
+    """GB/s between memory and kernels."""
+    launch: Figure
+    """Microseconds that each kernel costs besides."""
+    sparse_overhead: Figure | None = None
+    """A pruned convolution that keeps the part k of its weights takes k * (1 + overhead) of the
+    dense kernel's time."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Device:
+        needed = set(_RATED)
+        if self.winograd_channels is None:
+            needed.discard(LayerClass.WINOGRAD)
+        if missing := sorted(kind.value for kind in needed - set(self.rates)):
+            raise ValueError(f"rates: {', '.join(missing)} missing")
+        if extra := sorted(kind.value for kind in set(self.rates) - needed):
+            raise ValueError(f"rates: {', '.join(extra)} cannot be used")
+        return self
+
+    @property
+    def sparse_break_even(self) -> float | None:
+        """The part of the weights that must go before pruning pays against the same kernel dense.
+
+        Against a dense kernel of another class (Winograd) divide by the classes' rates first.
+        """
+        if self.sparse_overhead is None:
+            return None
+        return 1 - 1 / (1 + self.sparse_overhead.value)
+
+
+_FOLDER = resources.files("graphopt") / "devices"
+
+
+def devices() -> list[str]:
+    """The names of the profiles that come with graphopt."""
+    return sorted(
+        file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml")
+    )
+
+
+def load_device(name: str | Path) -> Device:
+    """A device's profile by its built-in name, or from a TOML file.
+
+    Raises:
+        InputError: no such profile or file, or a file that is no profile; the message says the line
+            (where the TOML is broken) or the field (where its content is).
+    """
+    hint = (
+        f"built in: {', '.join(devices())}; "
+        "`graphopt profile -o FILE.toml` measures this machine's own"
+    )
+    path = Path(name)
+    try:
+        if name in devices():
+            text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+        else:
+            text = path.read_text(encoding="utf-8")
+        return Device.model_validate({**tomllib.loads(text), "name": path.stem})
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file", hint=hint) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"no device {str(name)!r}: {reason}", hint=hint) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}", hint=hint) from error
+    except ValidationError as error:
+        finding = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in finding["loc"] if part != "[key]")
+        what = finding["msg"].removeprefix("Value error, ")
+        complaint = f"{where}: {what}" if where else what
+        raise InputError(f"{path} is no device profile: {complaint}", hint=hint) from error
+
+
+# --- what becomes one kernel --------------------------------------------------------------------
+
+_EPILOGUE = frozenset(
+    [
+        "Add",
+        "Clip",
+        "Div",
+        "Elu",
+        "Exp",
+        "LeakyRelu",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Relu",
+        "Sigmoid",
+        "Sub",
+        "Swish",
+        "Tanh",
+    ]
+)
+"""What the compiler lets a convolution do before it stores (`graphopt.codegen.regions`)."""
+
+_INJECTIVE = _EPILOGUE | frozenset(
+    [
+        "Abs",
+        "Ceil",
+        "Celu",
+        "Concat",
+        "DepthToSpace",
+        "Erf",
+        "Expand",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Log",
+        "Mish",
+        "Pad",
+        "Pow",
+        "PRelu",
+        "Reciprocal",
+        "Resize",
+        "Round",
+        "Selu",
+        "Sign",
+        "Slice",
+        "Softplus",
+        "Softsign",
+        "SpaceToDepth",
+        "Split",
+        "Sqrt",
+        "ThresholdedRelu",
+        "Transpose",
+        "Upsample",
+        "Where",
+    ]
+)
+"""What the compiler strings together into one kernel where each is read by the next alone."""
+
+_EXPONENTIALS: Mapping[str, int] = {
+    "Celu": 1,
+    "Elu": 1,
+    "Erf": 1,
+    "Exp": 1,
+    "Gelu": 1,
+    "Log": 1,
+    "LogSoftmax": 2,
+    "Mish": 3,
+    "Pow": 2,
+    "Selu": 1,
+    "Sigmoid": 1,
+    "Softmax": 1,
+    "Softplus": 2,
+    "Swish": 1,
+    "Tanh": 1,
+}
+"""Exponentials and logarithms for each element, in the usual way to compute it."""
+
+_FREE = frozenset(
+    [
+        "Cast",
+        "Constant",
+        "ConstantOfShape",
+        "Dropout",
+        "Flatten",
+        "Identity",
+        "Reshape",
+        "Shape",
+        "Squeeze",
+        "Unsqueeze",
+    ]
+)
+"""What moves no data: other names, other shapes, and what is known before the network runs."""
+
+_INTEGERS = frozenset(np.dtype(name) for name in ("int32", "int64", "bool"))
+
+_ARITHMETIC = (*CONV_OPS, "Gemm", "MatMul")
+
+
+def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
+    """Which nodes are done by the kernel of another: `id(node)` -> the node that the kernel is of.
+
+    As the compiler does: from a convolution, a region grows over element-wise nodes whose other
+    operands are tensors of the same shape, or constants of one value or one a channel, as long as
+    in the end one value alone leaves it. Later convolutions choose first. What is left of
+    element-wise and reordering nodes joins the one before it that it alone reads.
+
+    Args:
+        graph: the graph, its nodes in order.
+        shapes: of its tensors.
+    """
+    place = {id(node): i for i, node in enumerate(graph.nodes)}
+    owner: dict[int, gs.Node] = {}
+    for node in reversed(graph.nodes):
+        if is_standard(node, *_ARITHMETIC):
+            owner |= {id(member): node for member in _region(graph, node, shapes, place, owner)}
+    for node in graph.nodes:
+        if id(node) in owner or not is_standard(node, *_INJECTIVE):
+            continue
+        for tensor in node.inputs:
+            maker = tensor.inputs[0] if tensor.inputs else None
+            if maker is None or id(maker) not in place or not is_standard(maker, *_INJECTIVE):
+                continue
+            root = owner.get(id(maker), maker)
+            if is_standard(root, *_INJECTIVE) and _read_by_one(graph, tensor):
+                owner[id(node)] = root
+                break
+    return owner
+
+
+def _read_by_one(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return len({id(n) for n in tensor.outputs}) == 1 and not is_graph_output(graph, tensor)
+
+
+def _region(
+    graph: gs.Graph,
+    root: gs.Node,
+    shapes: Shapes,
+    place: Mapping[int, int],
+    taken: Mapping[int, gs.Node],
+) -> list[gs.Node]:
+    """The nodes after `root` that its kernel does too."""
+    shape = shapes.get(root.outputs[0].name)
+    members = [root]
+    size = 1
+    refused = set(taken)
+    while True:
+        inside = {id(member) for member in members}
+        leaving = [
+            member
+            for member in members
+            if is_graph_output(graph, member.outputs[0])
+            or any(id(reader) not in inside for reader in member.outputs[0].outputs)
+        ]
+        if len(leaving) == 1 and leaving[0] is members[-1]:
+            size = len(members)
+        candidates = [
+            reader
+            for member in members
+            for reader in member.outputs[0].outputs
+            if id(reader) in place and id(reader) not in inside and id(reader) not in refused
+        ]
+        if not candidates:
+            return members[1:size]
+        nearest = min(candidates, key=lambda node: place[id(node)])
+        if is_standard(nearest, *_EPILOGUE) and _fits(nearest, shape, shapes):
+            members.append(nearest)
+        else:
+            refused.add(id(nearest))
+
+
+def _fits(node: gs.Node, shape: tuple[Dim, ...] | None, shapes: Shapes) -> bool:
+    """Whether a kernel whose result has that shape can read a node's operands as it stores."""
+    if shape is None or shapes.get(node.outputs[0].name) != shape:
+        return False
+    for tensor in node.inputs:
+        if tensor.is_empty():
+            continue
+        value = constant_of(tensor)
+        if value is None:
+            if shapes.get(tensor.name) != shape:
+                return False
+        elif value.size != 1 and (
+            len(shape) < 3 or value.shape[-len(shape) + 1 :] != (shape[1], *[1] * (len(shape) - 2))
+        ):
+            return False
+    return True
+
+
+# --- work and time ------------------------------------------------------------------------------
+
+Bound: TypeAlias = Literal["compute", "bandwidth", "launch"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel has to do, as a device counts it."""
+
+    node: gs.Node
+    """The node that the kernel is of, the first of those that it does."""
+    kind: LayerClass
+    macs: int
+    """Multiply-adds of the direct algorithm."""
+    operations: float
+    """Floating-point operations, two to a multiply-add, with the lanes that hold no channel."""
+    exponentials: int
+    bytes: int
+    """Read and written once each: inputs, weights, outputs."""
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    """The predicted time of one node."""
+
+    node: str
+    op: str
+    kind: LayerClass
+    macs: int
+    bytes: int
+    """Of the kernel, with what is fused into it; 0 for nodes without a kernel of their own."""
+    ms: float
+    bound: Bound | None
+    """What most of the time goes into; None for nodes without a kernel of their own."""
+    fused_into: str | None = None
+    """The node whose kernel does this one too, at no cost but what that kernel's time says."""
+
+
+def predict(
+    graph: gs.Graph, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[LayerLatency]:
+    """The time of every node of a graph on a device.
+
+    The graph is taken as it is: fold its BatchNormalization first (preset `exact`), as the compiler
+    does.
+
+    Args:
+        graph: the graph, its nodes in order.
+        device: the profile.
+        shapes: sizes for the inputs; dynamic inputs need them.
+
+    Returns:
+        An entry for each node, in order.
+
+    Raises:
+        InputError: a shape that the time depends on is not known; names the node.
+    """
+    facts = _Facts.of(graph, shapes)
+    work = {id(w.node): w for w in _work_of(graph, device, facts)}
+    layers = []
+    for node in graph.nodes:
+        host, kernel = facts.hosts.get(id(node)), work.get(id(node))
+        kind = kernel.kind if kernel else class_of(node, device)
+        op = node.op if is_standard(node) else f"{node.domain}.{node.op}"
+        ms, bound = time_of(kernel, device) if kernel else (0.0, None)
+        layers.append(
+            LayerLatency(
+                node=label(node),
+                op=op,
+                kind=kind,
+                macs=kernel.macs if kernel else 0,
+                bytes=kernel.bytes if kernel else 0,
+                ms=ms,
+                bound=bound,
+                fused_into=None if host is None else label(host),
+            )
+        )
+    return layers
+
+
+def total_ms(layers: Iterable[LayerLatency]) -> float:
+    """The whole network's predicted time: its kernels run one after the other."""
+    return sum(layer.ms for layer in layers)
+
+
+def time_of(work: Work, device: Device) -> tuple[float, Bound]:
+    """Milliseconds of one kernel, and what most of them go into."""
+    rate = device.rates.get(work.kind)
+    compute = work.exponentials / device.rates[LayerClass.EXPONENTIAL].value
+    if rate is not None and work.kind is not LayerClass.EXPONENTIAL:
+        compute += work.operations / rate.value
+    parts: dict[Bound, float] = {
+        "compute": compute * 1e-6,
+        "bandwidth": work.bytes / device.bandwidth.value * 1e-6,
+        "launch": device.launch.value * 1e-3,
+    }
+    ms = max(parts["compute"], parts["bandwidth"]) + parts["launch"]
+    return ms, max(parts, key=lambda part: parts[part])
+
+
+def work_of(
+    graph: gs.Graph, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[Work]:
+    """The kernels that a graph becomes, in order. Arguments and errors as in `predict`."""
+    return _work_of(graph, device, _Facts.of(graph, shapes))
+
+
+def class_of(node: gs.Node, device: Device) -> LayerClass:
+    """The class of a node's own kernel."""
+    if is_standard(node, "Gemm", "MatMul"):
+        return LayerClass.POINTWISE
+    if is_standard(node, *CONV_OPS):
+        spec = ConvSpec.of(node)
+        return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
+    exponential = is_standard(node) and node.op in _EXPONENTIALS
+    return LayerClass.EXPONENTIAL if exponential else LayerClass.BANDWIDTH
+
+
+def _class_of_conv(spec: ConvSpec, device: Device) -> LayerClass:
+    if spec.depthwise:
+        return LayerClass.DEPTHWISE
+    if math.prod(spec.kernel) == 1:
+        return LayerClass.POINTWISE
+    if any(d > 1 and k > 1 for d, k in zip(spec.dilations, spec.kernel, strict=True)):
+        return LayerClass.DILATED
+    winograd = (
+        device.winograd_channels is not None
+        and spec.op == "Conv"
+        and spec.group == 1
+        and spec.kernel == (3, 3)
+        and spec.strides == (1, 1)
+        and min(spec.in_channels, spec.out_channels) >= device.winograd_channels.value
+    )
+    return LayerClass.WINOGRAD if winograd else LayerClass.DENSE
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is true of a graph at one input size."""
+
+    shapes: Shapes
+    shape_carriers: frozenset[str]
+    """Tensors of integers and truth values: what networks compute sizes with."""
+    macs: Mapping[int, int | None]
+    """By `id(node)`."""
+    hosts: Mapping[int, gs.Node]
+    """See `fused_into`."""
+
+    @classmethod
+    def of(cls, graph: gs.Graph, inputs: Mapping[str, Sequence[int]] | None) -> _Facts:
+        known = infer_shapes(graph, inputs)
+        for name, tensor in graph.tensors().items():
+            shape = None if tensor.shape is None else tuple(tensor.shape)
+            known.setdefault(name, (tensor.dtype, shape))
+        shapes = {name: shape for name, (_, shape) in known.items()}
+        carriers = {name for name, (dtype, _) in known.items() if dtype in _INTEGERS}
+        layers = cost_of(graph, inputs).layers
+        macs = {id(node): layer.macs for node, layer in zip(graph.nodes, layers, strict=True)}
+        return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes))
+
+
+def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
+    hosts, shapes = facts.hosts, facts.shapes
+    guests: dict[int, list[gs.Node]] = {}
+    for node in graph.nodes:
+        if id(node) in hosts:
+            guests.setdefault(id(hosts[id(node)]), []).append(node)
+    work = []
+    for node in graph.nodes:
+        if id(node) in hosts or _moves_nothing(node, facts.shape_carriers):
+            continue
+        group = [node, *guests.get(id(node), [])]
+        count = facts.macs[id(node)]
+        if count is None:
+            raise _unknown(node)
+        work.append(
+            Work(
+                node=node,
+                kind=class_of(node, device),
+                macs=count,
+                operations=2.0 * count * _padding(node, device.lanes),
+                exponentials=sum(_exponentials(member, shapes) for member in group),
+                bytes=_traffic(graph, group, shapes, device),
+            )
+        )
+    return work
+
+
+def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:
+    """Whether a node costs nothing: a new view of its input, or arithmetic on shapes."""
+    tensors = [tensor for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
+    return is_standard(node, *_FREE) or all(tensor.name in shape_carriers for tensor in tensors)
+
+
+def _padding(node: gs.Node, lanes: int) -> float:
+    """Computed channels over real ones. An input of fewer channels than lanes is read as it is."""
+    spec = ConvSpec.of(node)
+    if spec is None:
+        return 1.0
+
+    def grown(channels: int) -> float:
+        return math.ceil(channels / lanes) * lanes / channels
+
+    wide = spec.in_channels >= lanes and not spec.depthwise
+    return grown(spec.out_channels) * (grown(spec.in_channels) if wide else 1.0)
+
+
+def _elements(tensor: gs.Tensor, shapes: Shapes, node: gs.Node) -> int:
+    shape = shapes.get(tensor.name)
+    numbers = [extent for extent in shape or () if isinstance(extent, int)]
+    if shape is None or len(numbers) != len(shape):
+        raise _unknown(node)
+    return math.prod(numbers)
+
+
+def _exponentials(node: gs.Node, shapes: Shapes) -> int:
+    each = _EXPONENTIALS.get(node.op, 0) if is_standard(node) else 0
+    return each and each * _elements(node.outputs[0], shapes, node)
+
+
+def _traffic(graph: gs.Graph, group: Sequence[gs.Node], shapes: Shapes, device: Device) -> int:
+    """Bytes that a kernel moves: what its nodes read that none of them made, and what leaves."""
+    inside = {id(node) for node in group}
+    moved: dict[str, int] = {}
+    for node in group:
+        for tensor in reads_of(node):
+            if not any(id(maker) in inside for maker in tensor.inputs):
+                moved[tensor.name] = _elements(tensor, shapes, node)
+        for tensor in node.outputs:
+            if is_graph_output(graph, tensor) or any(id(n) not in inside for n in tensor.outputs):
+                moved[tensor.name] = _elements(tensor, shapes, node)
+    return sum(moved.values()) * device.element_bytes
+
+
+def _unknown(node: gs.Node) -> InputError:
+    return InputError(
+        "the time cannot be predicted: a shape is not known",
+        node=label(node),
+        hint="give the input's size: --input-shape NAME:1,3,368,656",
+    )
