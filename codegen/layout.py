@@ -279,6 +279,8 @@ def _conv_spec(region: Region) -> ConvSpec | None:
             f"the batch size is {batch}, but a bundle processes one photo at a time",
             hint="--input-shape 1,3,HEIGHT,WIDTH",
         )
+    if str(region.call.args[0].ty.dtype) != "float32":
+        return None
     groups = int(attrs.groups)
     depthwise = groups == channels == filters and groups > 1
     if (groups != 1 and not depthwise) or attrs.data_layout != "NCHW":

@@ -178,6 +178,20 @@ def test_bias_activation_and_residual_cost_no_launch(proto: Proto, tmp_path: Pat
     assert plan.launches[-1].kernel.startswith("unpack")
 
 
+def test_other_types_than_float32_stay_with_tvm(proto: Proto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    body = """h = Cast<to=10>(x)
+              c = Conv<pads=[1,1,1,1]>(h, w)
+              r = Relu(c)
+              y = Cast<to=1>(r)"""
+    weight = weights(8, 3, 3, 3).astype(np.float16)
+    onnx.save(proto("float[1,3,9,11] x", "float[1,8,9,11] y", body, w=weight), path)
+    done = compile_model(path, tmp_path / "bundle")
+    assert isinstance(done.difference, float)
+    assert done.difference < 1e-2  # half precision
+    assert done.manifest.macs == 0
+
+
 def test_a_batch_is_refused(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(
