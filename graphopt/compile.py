@@ -30,8 +30,8 @@ from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.verify import difference, sample_feeds
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 1e-2
-"""Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show; the
-second where the network computes in half precision, which onnxruntime's CPU kernels do in float."""
+"""Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show;
+the second where the network computes in half precision, which onnxruntime does in float."""
 
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
