@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,25 @@ import pytest
 from graphopt.model import runtime_accepts
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs an OpenCL device where there is none."""
+    if item.get_closest_marker("opencl") and (reason := _no_opencl()):
+        pytest.skip(reason)
+
+
+@cache
+def _no_opencl() -> str:
+    try:
+        import pyopencl
+    except ImportError:
+        return "pyopencl is not installed (pip install 'graphopt[opencl]')"
+    try:
+        devices = [d for p in pyopencl.get_platforms() for d in p.get_devices()]
+    except pyopencl.Error:
+        devices = []
+    return "" if devices else "there is no OpenCL device (pip install 'pyopencl[pocl]')"
 
 
 @pytest.fixture(scope="session")
