@@ -14,6 +14,7 @@ from rich.text import Text
 
 from graphopt.cost import cost_of
 from graphopt.graph import Dim, static_shape
+from graphopt.latency import Bound, Device, predict, total_ms
 from graphopt.model import header_of, load_model
 from graphopt.report import Totals, human
 from graphopt.verify import example_shapes_if_any
@@ -36,6 +37,27 @@ class LayerEntry(BaseModel):
     bytes: int
 
 
+class PricedEntry(LayerEntry):
+    """One node, with its predicted time on a device."""
+
+    ms: float
+    """Milliseconds; 0 where another layer's kernel does this one too."""
+    bound: Bound | None
+    """What most of them go into."""
+
+
+class Prediction(BaseModel):
+    """How long a network will take on a device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    description: str
+    unknown: tuple[str, ...]
+    """What the device's profile does not know."""
+    ms: float
+
+
 class Inspection(BaseModel):
     """A network's layers and totals."""
 
@@ -51,7 +73,9 @@ class Inspection(BaseModel):
     """The input sizes that shapes and MACs are given at."""
     totals: Totals
     ops: Mapping[str, int]
-    layers: tuple[LayerEntry, ...]
+    layers: tuple[PricedEntry | LayerEntry, ...]
+    """Priced, all of them, where there is a prediction."""
+    latency: Prediction | None = None
 
     def __rich__(self) -> RenderableType:
         """Layers, operator counts, totals."""
@@ -62,7 +86,8 @@ class Inspection(BaseModel):
         table.add_column("layer", overflow="fold")
         for name in ("op", "kernel", "stride", "dilation", "group"):
             table.add_column(name, no_wrap=True)
-        for name in ("output", "params", "MACs"):
+        predicted = ("ms", "bound by") if self.latency else ()
+        for name in ("output", "params", "MACs", *predicted):
             table.add_column(name, justify="right", no_wrap=True)
         for layer in self.layers:
             table.add_row(
@@ -75,6 +100,7 @@ class Inspection(BaseModel):
                 _by(layer.output_shape),
                 human(layer.params) if layer.params else "",
                 "?" if layer.macs is None else human(layer.macs) if layer.macs else "",
+                *(_price(layer) if self.latency else ()),
             )
         yield table
         yield Text("  ".join(f"{op} {count}" for op, count in self.ops.items()))
@@ -91,6 +117,9 @@ class Inspection(BaseModel):
             f"MACs {human(totals.macs)} at {at or 'no known input size'}",
             style="bold",
         )
+        if self.latency:
+            yield Text(f"predicted {self.latency.ms:.1f} ms on {self.latency.device}", style="bold")
+            yield from _profile_lines(self.latency)
 
 
 class Difference(BaseModel):
@@ -130,14 +159,22 @@ class Comparison(BaseModel):
         sums = Table("", self.a.model, self.b.model, title="totals")
         for name in Totals.model_fields:
             sums.add_row(name, *(human(getattr(one.totals, name)) for one in (self.a, self.b)))
+        profile: list[Text] = []
+        if self.a.latency and self.b.latency:
+            before, after = self.a.latency.ms, self.b.latency.ms
+            change = f"{after:.1f} ({after / before - 1:+.1%})" if before else f"{after:.1f}"
+            sums.add_row(f"predicted ms, {self.a.latency.device}", f"{before:.1f}", change)
+            profile += _profile_lines(self.a.latency)
         for op in dict.fromkeys((*self.a.ops, *self.b.ops)):
             counts = [str(one.ops.get(op, 0)) for one in (self.a, self.b)]
             sums.add_row(op, *counts, style="" if counts[0] == counts[1] else "bold")
-        return Group(layers, sums)
+        return Group(layers, sums, *profile)
 
 
 def inspect_models(
-    paths: Sequence[Path], input_shapes: Mapping[str, Sequence[int]] | None = None
+    paths: Sequence[Path],
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    device: Device | None = None,
 ) -> list[Inspection]:
     """Load networks and describe them, all at the same input size where they take the same inputs.
 
@@ -145,23 +182,42 @@ def inspect_models(
         paths: the ONNX files.
         input_shapes: the size to count at, see `load_model`. Dynamic inputs left out of it are
             counted at the size of a network that is fixed, or else at a modest one that runs.
+        device: predict the layers' times on it.
 
     Raises:
-        GraphoptError: see `load_model`.
+        GraphoptError: see `load_model` and `predict`.
     """
     graphs = [load_model(path, input_shapes) for path in paths]
     fixed = [graph for graph in graphs if all(static_shape(t) for t in graph.inputs)]
     common = example_shapes_if_any((fixed or graphs)[0])
-    return [_inspection(p, g, common) for p, g in zip(paths, graphs, strict=True)]
+    return [_inspection(p, g, common, device) for p, g in zip(paths, graphs, strict=True)]
 
 
-def _inspection(path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...]]) -> Inspection:
+def _inspection(
+    path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...]], device: Device | None
+) -> Inspection:
     fits = all(
         tensor.name in common and static_shape(tensor) in (None, common[tensor.name])
         for tensor in graph.inputs
     )
     sizes = dict(common) if fits else example_shapes_if_any(graph)
     cost = cost_of(graph, sizes)
+    layers: list[PricedEntry | LayerEntry] = [
+        LayerEntry.model_validate(layer) for layer in cost.layers
+    ]
+    latency = None
+    if device:
+        times = predict(graph, device, sizes)
+        layers = [
+            PricedEntry(**layer.model_dump(), ms=time.ms, bound=time.bound)
+            for layer, time in zip(layers, times, strict=True)
+        ]
+        latency = Prediction(
+            device=device.name,
+            description=device.description,
+            unknown=device.unknown,
+            ms=total_ms(times),
+        )
     return Inspection(
         model=str(path),
         opset=graph.opset,
@@ -172,7 +228,8 @@ def _inspection(path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...
         sizes=sizes,
         totals=Totals.of(cost),
         ops=dict(Counter(layer.op for layer in cost.layers).most_common()),
-        layers=tuple(LayerEntry.model_validate(layer) for layer in cost.layers),
+        layers=tuple(layers),
+        latency=latency,
     )
 
 
@@ -189,9 +246,24 @@ def _by(dims: Sequence[Dim] | None) -> str:
     return "?" if dims is None else "x".join("?" if dim is None else str(dim) for dim in dims)
 
 
+def _profile_lines(latency: Prediction) -> Iterator[Text]:
+    yield Text(f"{latency.device}: {latency.description}", style="dim")
+    for gap in latency.unknown:
+        yield Text(f"not known: {gap}", style="dim")
+
+
 def _brief(layer: LayerEntry | None) -> str:
     if layer is None:
         return "–"
     shape = f" {_by(layer.kernel)}" if layer.kernel else ""
     cost = f" {human(layer.params)} params" if layer.params else ""
-    return f"{layer.op}{shape} → {_by(layer.output_shape)}{cost}"
+    ms = _price(layer)[0]
+    time = f" {ms} ms" if ms else ""
+    return f"{layer.op}{shape} → {_by(layer.output_shape)}{cost}{time}"
+
+
+def _price(layer: LayerEntry) -> tuple[str, str]:
+    """Milliseconds and bound, as the tables show them."""
+    if not isinstance(layer, PricedEntry) or not layer.ms:
+        return "", ""
+    return f"{layer.ms:.3f}", layer.bound or ""

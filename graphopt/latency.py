@@ -182,6 +182,7 @@ def load_device(name: str | Path) -> Device:
 _EPILOGUE = frozenset(
     [
         "Add",
+        "BatchNormalization",
         "Clip",
         "Div",
         "Elu",
@@ -198,7 +199,8 @@ _EPILOGUE = frozenset(
         "Tanh",
     ]
 )
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.regions`)."""
+"""What the compiler lets a convolution do before it stores (`graphopt.codegen.regions`).
+BatchNormalization is there since compilers, ours too, fold it into the weights."""
 
 _INJECTIVE = _EPILOGUE | frozenset(
     [
@@ -353,7 +355,8 @@ def _fits(node: gs.Node, shape: tuple[Dim, ...] | None, shapes: Shapes) -> bool:
     """Whether a kernel whose result has that shape can read a node's operands as it stores."""
     if shape is None or shapes.get(node.outputs[0].name) != shape:
         return False
-    for tensor in node.inputs:
+    statistics = node.op == "BatchNormalization"  # one value a channel by definition
+    for tensor in node.inputs[:1] if statistics else node.inputs:
         if tensor.is_empty():
             continue
         value = constant_of(tensor)
@@ -409,9 +412,6 @@ def predict(
     graph: gs.Graph, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> list[LayerLatency]:
     """The time of every node of a graph on a device.
-
-    The graph is taken as it is: fold its BatchNormalization first (preset `exact`), as the compiler
-    does.
 
     Args:
         graph: the graph, its nodes in order.

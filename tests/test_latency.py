@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from typer.testing import CliRunner
 
+from graphopt.cli import app
 from graphopt.errors import InputError
+from graphopt.inspection import inspect_models
 from graphopt.latency import (
     Device,
     LayerClass,
@@ -276,6 +280,20 @@ def test_exponentials_in_an_epilogue_are_paid_for(proto: Proto) -> None:
     assert ms("c = Conv (x, w) y = Sigmoid (c)") == pytest.approx(plain + 64 * 32 * 32 / 2e9 * 1e3)
 
 
+def test_folding_batch_normalization_saves_nothing_that_a_compiler_does_not(proto: Proto) -> None:
+    ones = weight(16)
+    model = proto(
+        "float[1,16,8,8] x",
+        "float[1,16,8,8] y",
+        "c = Conv (x, w) b = BatchNormalization (c, s, t, m, v) y = Relu (b)",
+        w=weight(16, 16, 1, 1),
+        **dict.fromkeys("stmv", ones),
+    )
+    conv, normalization, relu = predict(gs.import_onnx(model), device())
+    assert normalization.fused_into == relu.fused_into == conv.node
+    assert conv.ms > 0 == normalization.ms == relu.ms
+
+
 def test_a_run_of_element_wise_nodes_is_one_kernel(proto: Proto) -> None:
     model = proto(
         "float[1,16,8,8] x, float[1,16,8,8] z",
@@ -315,3 +333,45 @@ def test_of_lightweight_openpose_only_convolutions_are_left(
     shapes = {n: tuple(t.shape or ()) for n, t in graph.tensors().items()}
     hosts = fused_into(graph, shapes)
     assert all(hosts[id(node)].op == "Conv" for node in graph.nodes if node.op in ("Relu", "Elu"))
+
+
+# --- graphopt inspect --device ------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(proto: Proto, tmp_path: Path) -> tuple[Path, Path]:
+    """A dilated convolution, and the same without holes."""
+    paths = tmp_path / "dilated.onnx", tmp_path / "plain.onnx"
+    for path, reach in zip(paths, (2, 1), strict=True):
+        body = (
+            f"y = Conv <dilations=[{reach},{reach}], pads=[{reach},{reach},{reach},{reach}]> (x, w)"
+        )
+        model = proto("float[1,32,64,64] x", "float[1,32,64,64] y", body, w=weight(32, 32, 3, 3))
+        onnx.save(model, path)
+    return paths
+
+
+def test_inspect_predicts_layers_and_the_total(pair: tuple[Path, Path]) -> None:
+    profile = load_device("adreno-640")
+    (shown,) = inspect_models([pair[0]], device=profile)
+    expected = predict(load_model(pair[0]), profile)
+    assert shown.latency
+    assert shown.latency.ms == total_ms(expected) > 0
+    assert [layer.ms for layer in shown.layers] == [layer.ms for layer in expected]
+    assert inspect_models([pair[0]])[0].latency is None
+
+
+def test_inspect_shows_the_change_on_the_command_line(pair: tuple[Path, Path]) -> None:
+    a, b = map(str, pair)
+    told = CliRunner().invoke(app, ["inspect", a, b, "--device", "adreno-640"])
+    assert told.exit_code == 0
+    before, after = (total_ms(predict(load_model(p), load_device("adreno-640"))) for p in pair)
+    assert f"{after:.1f} ({after / before - 1:+.1%})" in told.output
+    assert "extrapolated" in told.output, "what the profile does not know is said"
+    told = CliRunner().invoke(app, ["inspect", a, "--device", "adreno-640", "--json"])
+    assert json.loads(told.output)["latency"]["ms"] == pytest.approx(before)
+
+
+def test_inspect_refuses_an_unknown_device(pair: tuple[Path, Path]) -> None:
+    told = CliRunner().invoke(app, ["inspect", str(pair[0]), "--device", "abacus"])
+    assert isinstance(told.exception, InputError)

@@ -20,15 +20,24 @@ def inspect(
             metavar="[NAME:]SHAPE",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Predict every layer's time on this device: adreno-640 …, or your own profile.",
+            metavar="NAME|F.toml",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a network layer by layer, or what differs between two."""
     from graphopt.inspection import Comparison, inspect_models
+    from graphopt.latency import load_device
     from graphopt.model import parse_input_shapes
     from graphopt.report import console, print_json
 
     paths = [model] if other is None else [model, other]
-    a, *b = inspect_models(paths, parse_input_shapes(input_shape or []))
+    profile = load_device(device) if device else None
+    a, *b = inspect_models(paths, parse_input_shapes(input_shape or []), profile)
     shown = Comparison(a=a, b=b[0]) if b else a
     if json:
         print_json(shown.model_dump(mode="json"))
