@@ -16,6 +16,7 @@ from graphopt.graph import refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
     from graphopt.calibration import Calibration
+    from graphopt.latency import Device
 
 Site = TypeVar("Site")
 
@@ -64,7 +65,7 @@ class Context:
     tensor of that name in the graph can be compared."""
     calibration: Calibration | None = None
     """Batches of what the network sees in use."""
-    device: Any = None
+    device: Device | None = None
     """What the network is to be fast on."""
     progress: Callable[[str], None] = lambda _: None
     """Told what the pass is busy with, in a few words; for passes that take long."""
@@ -108,8 +109,9 @@ class Pass(ABC, Generic[Site]):
 
         Called once by `run`, before the first `match`. What a pass measures here (activations on
         the calibration's batches, times on the device) goes into fields of the pass that it
-        returns, commonly of a subclass; `match` and `rewrite` are then called on that one. By
-        default a pass does its own work and ignores the context.
+        returns, commonly of a subclass (named `_Something`: it is no pass of its own for lists);
+        `match` and `rewrite` are then called on that one. By default a pass does its own work and
+        ignores the context.
 
         Raises:
             InputError: the context lacks what the pass cannot do without.

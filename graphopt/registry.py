@@ -85,6 +85,7 @@ def _defined_in(module: ModuleType) -> Iterator[PassType]:
             and isinstance(value, type)
             and issubclass(value, Pass)
             and not isabstract(value)
+            and not value.__name__.startswith("_")  # what a pass's `prepare` returns
         ):
             yield value
 

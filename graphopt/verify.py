@@ -11,7 +11,7 @@ to the range of that tensor's values in the reference (maximum minus minimum).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -179,6 +179,33 @@ def difference(value: Array, reference: Array) -> float:
     inside = b[finite]
     spread = float(np.ptp(inside)) or float(np.abs(inside).max()) or 1.0
     return float(np.abs(a[finite] - inside).max()) / spread
+
+
+def output_error(graph: gs.Graph, reference: gs.Graph, feeds: Iterable[Feeds]) -> float:
+    """How far a network's outputs are from another's over many inputs.
+
+    For each output the norm of the difference, relative to that of the reference's deviation from
+    its mean: 1 for an output that is always the mean. The mean over the outputs is returned.
+
+    Raises:
+        InputError: one of them does not run on the inputs.
+        Unsupported: onnxruntime does not run one of them at all.
+    """
+    with serialised(graph) as model, serialised(reference) as other:
+        engine, judge = OnnxRuntimeEngine(model), OnnxRuntimeEngine(other)
+    sums: dict[str, Floats] = {}
+    for feed in feeds:
+        values = engine.run(feed)
+        for name, expected in judge.run(feed).items():
+            b = expected.astype(np.float64)
+            wrong = float(np.square(values[name].astype(np.float64) - b).sum())
+            moments = np.array([wrong, np.square(b).sum(), b.sum(), b.size])
+            sums[name] = sums.get(name, np.zeros(4)) + moments
+    errors = [
+        (wrong / max(square - total**2 / count, 1e-30)) ** 0.5
+        for wrong, square, total, count in sums.values()
+    ]
+    return float(np.mean(errors))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""How much the poses change when a network is changed: no labels needed.
+
+Both networks see the same inputs, and key points are compared in the input's pixels, so that the
+figures do not depend on how large the photos were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.engine import Array, Engine
+from graphopt.pose.decode import Person, decode
+from graphopt.pose.evaluate import oks, pose_shift
+from graphopt.pose.preprocess import Placement
+from graphopt.pose.spec import PoseSpec
+
+_AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
+
+
+@dataclass(frozen=True)
+class PoseChange:
+    """What became of the people in some images; distances in pixels of the network's input."""
+
+    images: int
+    people: int
+    """That the first network found."""
+    lost: int
+    """Of those, without a counterpart (OKS at least 0.5) in what the second one found."""
+    added: int
+    """That only the second network found."""
+    mean_shift: float
+    """Mean distance of the key points that both of a pair have, averaged in an image and then over
+    the pairs of all images; 0 without any."""
+    oks: float
+    """Mean object key-point similarity of each person to the nearest that the second network
+    found; 0 for those it lost, 1 where there are no people at all."""
+
+    def __str__(self) -> str:
+        return (
+            f"key points move by {self.mean_shift:.2f} pixels in the mean, OKS {self.oks:.3f}; "
+            f"of {self.people} people {self.lost} are lost, {self.added} added"
+        )
+
+
+def people_in(outputs: Mapping[str, Array], spec: PoseSpec) -> list[Person]:
+    """The people in a network's outputs, in pixels of its input."""
+    return list(decode(outputs, spec, _AS_IT_IS).people)
+
+
+def pose_change(
+    before: Iterable[list[Person]], after: Iterable[list[Person]], spec: PoseSpec
+) -> PoseChange:
+    """Compare what two networks found, image by image."""
+    images = people = lost = added = pairs = 0
+    distance = 0.0
+    similarities: list[float] = []
+    for first, second in zip(before, after, strict=True):
+        shift = pose_shift(first, second, spec.skeleton)
+        images += 1
+        people += len(first)
+        lost += shift.lost
+        added += shift.added
+        distance += shift.mean_pixels * shift.matched
+        pairs += shift.matched
+        for person in first:
+            nearest = max((oks(person, other, spec.skeleton) for other in second), default=0.0)
+            similarities.append(nearest)
+    return PoseChange(
+        images=images,
+        people=people,
+        lost=lost,
+        added=added,
+        mean_shift=distance / max(pairs, 1),
+        oks=float(np.mean(similarities)) if similarities else 1.0,
+    )
+
+
+def compare(
+    before: Engine, after: Engine, spec: PoseSpec, feeds: Iterable[Mapping[str, Array]]
+) -> PoseChange:
+    """Run two networks on the same inputs and compare the people that they find.
+
+    Args:
+        before: the one to measure from.
+        after: the one to measure; its outputs are named as the first one's.
+        spec: how outputs become people, for both.
+        feeds: inputs, pre-processed.
+    """
+    firsts: list[list[Person]] = []
+    seconds: list[list[Person]] = []
+    for feed in feeds:
+        firsts.append(people_in(before.run(feed), spec))
+        seconds.append(people_in(after.run(feed), spec))
+    return pose_change(firsts, seconds, spec)

@@ -1,0 +1,426 @@
+"""Weights fitted again after a network was changed, without labels: layer-wise least squares.
+
+One convolution at a time, in topological order: its weights and bias are solved for such that,
+from what the *changed* network feeds it, it makes what the layer of the same output name made in
+the *original*. So each layer also makes up for what the layers before it could not (the asymmetric
+reconstruction of Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification
+and Detection", TPAMI 2016, section 3.2; He et al., "Channel Pruning for Accelerating Very Deep
+Neural Networks", ICCV 2017, section 3.1). A ridge pulls toward the weights that are there. A layer
+is taken over only if it comes closer to its target on images that it was not fitted on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import scipy.linalg
+from numpy.typing import NDArray
+
+from graphopt.calibration import Calibration
+from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.graph import ConvSpec, constant, label, reads_of
+from graphopt.model import copy_model, serialised
+from graphopt.passbase import Skip
+from graphopt.verify import output_error
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+POSITIONS = 8
+"""Output positions to fit on, as a multiple of the unknowns of one filter …"""
+LEAST_POSITIONS = 2048
+"""… and at least so many."""
+MEMORY = 2 << 30
+"""Bytes of activations held between two layers; where they would take more, fewer images are."""
+UNCHANGED = 1e-4
+"""Relative error of a layer that needs no repair: rounding."""
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What became of one convolution.
+
+    Errors are those of its output on held-out images, relative to the target's deviation: 1 for a
+    layer that always gives the mean.
+    """
+
+    node: str
+    before: float
+    after: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the fitted weights are better, and so were taken over."""
+        return self.after < self.before
+
+
+@dataclass(frozen=True)
+class ReconstructReport:
+    """What `reconstruct` did."""
+
+    layers: tuple[LayerFit, ...]
+    skips: tuple[Skip, ...]
+    before: float
+    """Error of the network's outputs on held-out images, see `verify.output_error`."""
+    after: float
+    images: int
+    """How many were fitted on."""
+    seconds: float
+
+
+def reconstruct(
+    graph: gs.Graph,
+    original: gs.Graph,
+    calibration: Calibration,
+    *,
+    ridge: float = 1e-2,
+    photos: int = 100,
+    keep_zeros: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ReconstructReport:
+    """Fit the convolutions of a changed network to the original's tensors of the same names.
+
+    Args:
+        graph: the changed network; its weights are replaced.
+        original: what it was made from.
+        calibration: what to fit and to judge on.
+        ridge: pull toward the present weights, relative to the mean square of a layer's input.
+        photos: how many images to fit on at most.
+        keep_zeros: weights that are exactly zero stay so (pruned networks).
+        progress: told which layer is being fitted.
+
+    Raises:
+        InputError: one of the networks does not run on the images.
+    """
+    started = time.perf_counter()
+    work = Reconstruction(graph, original, calibration, ridge, photos, keep_zeros)
+    before = output_error(graph, original, work.judged())
+    results: list[LayerFit | Skip] = []
+    for found in work.sites():
+        if not isinstance(found, Skip):
+            progress(f"fitting {label(found)}")
+        results.append(found if isinstance(found, Skip) else work.fit(found))
+    return ReconstructReport(
+        layers=tuple(r for r in results if isinstance(r, LayerFit)),
+        skips=tuple(r for r in results if isinstance(r, Skip)),
+        before=before,
+        after=output_error(graph, original, work.judged()),
+        images=work.count,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class Reconstruction:
+    """The same, a layer at a time: `fit` each node of `sites` before asking for the next one.
+
+    Args: as those of `reconstruct`.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        original: gs.Graph,
+        calibration: Calibration,
+        ridge: float = 1e-2,
+        photos: int = 100,
+        keep_zeros: bool = False,
+    ) -> None:
+        self._graph, self._original, self._calibration = graph, original, calibration
+        self._ridge, self._keep_zeros = ridge, keep_zeros
+        self._skips, nodes, bytes_an_image = self._survey()
+        share = len(calibration.held_out) / len(calibration.fitting)
+        most = max(1, int(MEMORY / max(1.0, bytes_an_image * (1 + share))))
+        self._fitting = calibration.fitting[: min(photos, most)]
+        self._held_out = calibration.held_out[: math.ceil(share * len(self._fitting))]
+        self._nodes = nodes
+        self._walk: _Walk | None = None
+        self._samples: dict[str, list[_Sample]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many images are fitted on."""
+        return len(self._fitting)
+
+    def judged(self) -> Iterator[Mapping[str, Array]]:
+        """The inputs that fits are judged by."""
+        return self._calibration.feeds(self._held_out)
+
+    def _feeds(self) -> Iterator[Mapping[str, Array]]:
+        return self._calibration.feeds([*self._fitting, *self._held_out])
+
+    def sites(self) -> Iterator[gs.Node | Skip]:
+        """Each convolution whose output departs from the original's, in topological order."""
+        yield from self._skips
+        if not self._nodes:
+            return
+        self._samples = self._sample_targets()
+        self._walk = _Walk(self._graph, self._nodes, self._feeds())
+        yield from self._nodes
+
+    def fit(self, node: gs.Node) -> LayerFit:
+        """Fit one node's weights and bias, and put them into the graph where they are better."""
+        spec = ConvSpec.of(node)
+        assert spec is not None
+        assert self._walk is not None
+        inputs = self._walk.advance_to(node)
+        samples = self._samples.pop(node.outputs[0].name)
+        system = _LeastSquares(spec, self._ridge, keep_zeros=self._keep_zeros)
+        for values, sample in zip(inputs[: self.count], samples, strict=False):
+            system.add(sample.patches(values, spec), sample.grouped(spec.group))
+        judged = [
+            (sample.patches(values, spec), sample.grouped(spec.group))
+            for values, sample in zip(inputs[self.count :], samples[self.count :], strict=True)
+        ]
+        old, new = system.present, system.solve()
+        result = LayerFit(label(node), _error(old, judged), _error(new, judged))
+        if result.accepted:
+            self._put(node, spec, new)
+        return result
+
+    def _put(self, node: gs.Node, spec: ConvSpec, solution: Doubles) -> None:
+        """Write a solution [group, unknowns + 1, filters] into the node."""
+        dtype = spec.weight.dtype
+        weight = solution[:, :-1].transpose(0, 2, 1).reshape(spec.weight.shape)
+        name = node.inputs[1].name
+        node.inputs[1] = constant(self._graph, name, weight.astype(dtype))
+        bias = constant(self._graph, f"{name}.bias", solution[:, -1].reshape(-1).astype(dtype))
+        if len(node.inputs) > 2:
+            node.inputs[2] = bias
+        else:
+            node.inputs.append(bias)
+
+    def _survey(self) -> tuple[list[Skip], list[gs.Node], float]:
+        """What cannot be fitted, what must be, and bytes of activations held for each image."""
+        probe = next(self._calibration.feeds(self._calibration.held_out))
+        ours, theirs = _all_values(self._graph, probe), _all_values(self._original, probe)
+        skips: list[Skip] = []
+        nodes: list[gs.Node] = []
+        for node in self._graph.nodes:
+            spec = ConvSpec.of(node)
+            if spec is None or spec.op != "Conv":
+                continue
+            name = node.outputs[0].name
+            reason = None
+            if name not in theirs:
+                reason = f"the original has no tensor {name} to fit it to"
+            elif theirs[name].shape != ours[name].shape:
+                reason = f"{name} has another shape than in the original"
+            elif len(spec.kernel) != 2 or spec.pads is None:
+                reason = "only two-dimensional convolutions with explicit pads are fitted"
+            if reason:
+                skips.append(Skip(label(node), reason))
+            elif _relative(ours[name], theirs[name]) > UNCHANGED:
+                nodes.append(node)
+        held = _held(self._graph, nodes)
+        bytes_held = (sum(ours[n].nbytes for n in names if n in ours) for names in held)
+        return skips, nodes, float(max(bytes_held, default=0))
+
+    def _sample_targets(self) -> dict[str, list[_Sample]]:
+        """The original's outputs of the layers to fit, at random positions of every image."""
+        names = [node.outputs[0].name for node in self._nodes]
+        wanted = {}
+        for node, name in zip(self._nodes, names, strict=True):
+            unknowns = math.prod(node.inputs[1].shape[1:]) + 1
+            wanted[name] = math.ceil(max(LEAST_POSITIONS, POSITIONS * unknowns) / self.count)
+        rng = np.random.default_rng(0)
+        engine = _engine(_part(self._original, outputs=names))
+        samples: dict[str, list[_Sample]] = {name: [] for name in names}
+        for feed in self._feeds():
+            for name, values in engine.run(feed).items():
+                samples[name].append(_Sample.of(values, wanted[name], rng))
+        return samples
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A layer's target at some positions of one image."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    values: Floats
+    """[positions, channels]"""
+
+    @classmethod
+    def of(cls, target: Array, count: int, rng: np.random.Generator) -> _Sample:
+        """Random positions of [1,C,H,W], each at most once."""
+        height, width = target.shape[2:]
+        chosen = rng.choice(height * width, min(count, height * width), replace=False)
+        rows, columns = np.divmod(chosen, width)
+        return cls(rows, columns, target[0][:, rows, columns].T.astype(np.float32))
+
+    def grouped(self, group: int) -> Floats:
+        """The target as [group, positions, channels of the group]."""
+        grouped: Floats = self.values.reshape(len(self.values), group, -1).transpose(1, 0, 2)
+        return grouped
+
+    def patches(self, values: Array, spec: ConvSpec) -> Floats:
+        """What the filters see there, and a one for the bias: [group, positions, K+1]."""
+        assert spec.pads is not None
+        top, left, bottom, right = spec.pads
+        padded = np.pad(values[0], ((0, 0), (top, bottom), (left, right)))
+        (sy, sx), (dy, dx), (kh, kw) = spec.strides, spec.dilations, spec.kernel
+        rows = self.rows[:, None] * sy + np.arange(kh) * dy
+        columns = self.columns[:, None] * sx + np.arange(kw) * dx
+        seen = padded[:, rows[:, :, None], columns[:, None, :]]
+        seen = seen.reshape(spec.group, -1, len(rows), kh * kw).transpose(0, 2, 1, 3)
+        flat = seen.reshape(spec.group, len(rows), -1).astype(np.float32, copy=False)
+        ones = np.ones((*flat.shape[:2], 1), np.float32)
+        return np.concatenate([flat, ones], axis=2)
+
+
+class _LeastSquares:
+    """Normal equations of a convolution's filters, a system for each group."""
+
+    def __init__(self, spec: ConvSpec, ridge: float, *, keep_zeros: bool) -> None:
+        weight = spec.weight.reshape(spec.group, spec.out_channels // spec.group, -1)
+        bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias
+        bias = bias.reshape(spec.group, -1, 1)
+        self.present: Doubles = (
+            np.concatenate([weight, bias], axis=2).transpose(0, 2, 1).astype(np.float64)
+        )
+        """Weights, then the bias: [group, K+1, filters]."""
+        groups, unknowns, filters = self.present.shape
+        self._gram = np.zeros((groups, unknowns, unknowns))
+        self._moment = np.zeros((groups, unknowns, filters))
+        self._ridge = ridge
+        self._free = np.ones(self.present.shape, bool)
+        if keep_zeros:
+            self._free[:, :-1] = self.present[:, :-1] != 0
+
+    def add(self, patches: Floats, target: Floats) -> None:
+        """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
+        turned = patches.transpose(0, 2, 1)
+        self._gram += turned @ patches
+        self._moment += turned @ target
+
+    def solve(self) -> Doubles:
+        """The solution, like `present`; the bias is not pulled."""
+        solution: Doubles = self.present.copy()
+        for group, gram in enumerate(self._gram):
+            diagonal = np.diag(gram)
+            pull = self._ridge * diagonal[:-1].mean() + 1e-6 * diagonal[-1]
+            penalty = np.full(len(gram), pull)
+            penalty[-1] = 1e-9 * diagonal[-1]
+            residual = self._moment[group] - gram @ self.present[group]
+            system = gram + np.diag(penalty)
+            patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
+            for index, free in enumerate(patterns):
+                filters = np.flatnonzero(of_filter.ravel() == index)
+                chosen = np.ix_(free, free)
+                right = residual[np.ix_(free, filters)]
+                step = scipy.linalg.solve(system[chosen], right, assume_a="pos")
+                solution[group][np.ix_(free, filters)] += step
+        return solution
+
+
+def _error(solution: Doubles, judged: Iterable[tuple[Floats, Floats]]) -> float:
+    """Relative error of a solution on patches and targets."""
+    weights = solution.astype(np.float32)
+    wrong = 0.0
+    targets = []
+    for patches, target in judged:
+        wrong += float(np.square(patches @ weights - target).sum())
+        targets.append(target)
+    spread = np.concatenate(targets, axis=1)
+    right = float(np.square(spread - spread.mean(axis=1, keepdims=True)).sum())
+    return math.sqrt(wrong / max(right, 1e-30))
+
+
+def _relative(values: Array, reference: Array) -> float:
+    expected = reference.astype(np.float64)
+    norm = float(np.linalg.norm(expected))
+    return float(np.linalg.norm(values.astype(np.float64) - expected)) / max(norm, 1e-30)
+
+
+# --- running a network piece by piece ------------------------------------------------------------
+
+
+class _Walk:
+    """A network that is run over many images up to one node after another.
+
+    Between two nodes only those tensors are held that a later one needs, so that nothing is
+    computed twice and memory does not grow with depth.
+    """
+
+    def __init__(
+        self, graph: gs.Graph, stops: Sequence[gs.Node], feeds: Iterable[Mapping[str, Array]]
+    ) -> None:
+        self._graph = graph
+        self._order = {id(node): index for index, node in enumerate(graph.nodes)}
+        self._held = dict(zip(map(id, stops), _held(graph, stops), strict=True))
+        self._values: list[Mapping[str, Array]] = []
+        self._feeds: Iterable[Mapping[str, Array]] = feeds
+        self._position = 0
+
+    def advance_to(self, node: gs.Node) -> list[Array]:
+        """Run everything before `node`, and return its first input for each image."""
+        stop, held = self._order[id(node)], self._held[id(node)]
+        known = self._values or self._feeds
+        fresh = {t.name for n in self._graph.nodes[self._position : stop] for t in n.outputs}
+        outputs = sorted(held & fresh)
+        advanced: list[Mapping[str, Array]] = []
+        engine = None
+        for values in known:
+            if outputs and engine is None:
+                part = _part(
+                    self._graph,
+                    nodes=slice(self._position, stop),
+                    inputs=sorted(values),
+                    outputs=outputs,
+                )
+                engine = _engine(part)
+            needed = {n: values[n] for n in engine.inputs} if engine else {}
+            made = engine.run(needed) if engine else {}
+            advanced.append({n: v for n, v in values.items() if n in held} | made)
+        self._values, self._position = advanced, stop
+        return [values[node.inputs[0].name] for values in advanced]
+
+
+def _held(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
+    """For each stop, in order, the tensors that it or a node between it and the last stop reads."""
+    order = {id(node): index for index, node in enumerate(graph.nodes)}
+    positions = [order[id(node)] for node in stops]
+    held = []
+    for position in positions:
+        later = graph.nodes[position : positions[-1] + 1]
+        made = {t.name for node in later for t in node.outputs}
+        reads = {t.name for n in later for t in reads_of(n) if isinstance(t, gs.Variable)}
+        held.append(reads - made)
+    return held
+
+
+def _part(
+    graph: gs.Graph,
+    *,
+    outputs: Sequence[str],
+    nodes: slice = slice(None),
+    inputs: Sequence[str] | None = None,
+) -> gs.Graph:
+    """A copy of some nodes of a graph that reads and makes the named tensors."""
+    part = copy_model(graph)
+    tensors = part.tensors()
+    if inputs is not None:
+        part.inputs = [tensors[name] for name in inputs]
+        for tensor in part.inputs:
+            tensor.inputs.clear()
+    part.outputs = [tensors[name] for name in outputs]
+    part.nodes = part.nodes[nodes]
+    for tensor in [*part.inputs, *part.outputs]:
+        tensor.dtype = tensor.dtype or np.dtype(np.float32)
+    return part
+
+
+def _engine(graph: gs.Graph) -> OnnxRuntimeEngine:
+    with serialised(graph) as model:
+        return OnnxRuntimeEngine(model)
+
+
+def _all_values(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Every tensor that a graph's nodes make, and its inputs."""
+    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
+    return {**feed, **_engine(_part(graph, outputs=names)).run(feed)}

@@ -1,0 +1,202 @@
+"""Calibration, and weights fitted again on it: on small networks with a known answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graphopt.calibration import Calibration
+from graphopt.errors import InputError
+from graphopt.graph import ConvSpec, constant
+from graphopt.model import copy_model, load_model
+from graphopt.passbase import Context, Skip
+from graphopt.passes.reconstruct import Reconstruct
+from graphopt.pipeline import parse_pipeline
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.reconstruct import Reconstruction, reconstruct
+from graphopt.verify import output_error
+
+SPEC = PoseSpec(
+    preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
+    skeleton=load_skeleton("coco18"),
+    heat=MapSlice(output="y", count=19),
+    stride=4,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten photos, and a file that is none."""
+    rng = np.random.default_rng(5)
+    for index in range(10):
+        pixels = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("no photo")
+    return tmp_path
+
+
+@pytest.fixture
+def net(network, normal):
+    """Strided; depthwise and dilated; grouped with one-sided pads; 1x1 without a bias."""
+    return network(
+        "float[1,3,24,32] x",
+        "float[1,19,12,15] y",
+        """a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1, b1) ra = Relu(a)
+           d = Conv<pads=[2,2,2,2], dilations=[2,2], group=8>(ra, w2, b2) rd = Relu(d)
+           g = Conv<pads=[1,0,1,1], group=2>(rd, w3, b3) rg = Relu(g)
+           y = Conv(rg, w4)""",
+        w1=normal(8, 3, 3, 3),
+        b1=normal(8),
+        w2=normal(8, 1, 3, 3),
+        b2=normal(8),
+        w3=normal(12, 4, 3, 3) / 3,
+        b3=normal(12),
+        w4=normal(19, 12, 1, 1),
+    )
+
+
+def spoiled(graph, amount=0.3):
+    """A copy with noise on every weight."""
+    rng = np.random.default_rng(11)
+    copied = copy_model(graph)
+    for node in copied.nodes:
+        if node.op == "Conv":
+            values = node.inputs[1].values
+            noise = amount * values.std() * rng.standard_normal(values.shape)
+            node.inputs[1] = constant(copied, "spoiled", values + noise.astype(np.float32))
+    return copied
+
+
+def test_the_choice_of_photos(folder, net):
+    first = Calibration.from_photos(folder, net, SPEC, count=8, seed=1)
+    again = Calibration.from_photos(folder, net, SPEC, count=8, seed=1)
+    other = Calibration.from_photos(folder, net, SPEC, count=8, seed=2)
+    assert (first.fitting, first.held_out) == (again.fitting, again.held_out)
+    assert (first.fitting, first.held_out) != (other.fitting, other.held_out)
+    assert len(first.fitting) == 6
+    assert len(first.held_out) == 2
+    assert not set(first.fitting) & set(first.held_out)
+    assert all(path.suffix == ".png" for path in [*first.fitting, *first.held_out])
+    (feed, *_) = first.feeds(first.fitting)
+    assert feed["x"].shape == (1, 3, 24, 32)
+    assert feed["x"].dtype == np.float32
+
+
+def test_too_few_photos_are_refused(tmp_path, net):
+    with pytest.raises(InputError, match="no folder"):
+        Calibration.from_photos(tmp_path / "missing", net, SPEC)
+    (tmp_path / "notes.txt").write_text("no photo")
+    with pytest.raises(InputError, match="holds 0 photos"):
+        Calibration.from_photos(tmp_path, net, SPEC)
+
+
+def test_made_up_images_differ_and_fill_the_range(net):
+    made = Calibration.synthetic(net, SPEC, count=5)
+    feeds = [feed["x"] for feed in made.feeds([*made.fitting, *made.held_out])]
+    assert made.made_up
+    assert len(feeds) == 5
+    assert not np.allclose(feeds[0], feeds[1])
+    assert 0.3 < np.std(feeds[0][..., 6:-6]) < 3
+
+
+def test_spoiled_weights_are_recovered(folder, net):
+    """However wrong the weights are, least squares finds those that made the target."""
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    changed = spoiled(net)
+    report = reconstruct(changed, net, calibration, ridge=1e-8)
+    assert [fit.accepted for fit in report.layers] == [True] * 4
+    assert report.before > 0.1
+    assert report.after < 1e-3
+    assert report.images == 8
+    for ours, theirs in zip(changed.nodes, net.nodes, strict=True):
+        if ours.op == "Conv":
+            assert np.abs(ConvSpec.of(ours).weight - ConvSpec.of(theirs).weight).max() < 0.05
+
+
+def test_a_replaced_activation_is_made_up_for(folder, net):
+    """Errors of earlier layers are corrected by later ones, on images that were not fitted on."""
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    changed = copy_model(net)
+    relu = next(node for node in changed.nodes if node.op == "Relu")
+    relu.op, relu.attrs = "LeakyRelu", {"alpha": 0.3}
+    report = reconstruct(changed, net, calibration)
+    assert report.after < 0.8 * report.before
+    assert report.layers[0].node == "d"  # the layer before it is as it was
+
+
+def test_worse_weights_are_not_taken(folder, net):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    changed = spoiled(net, 0.05)
+    work = Reconstruction(changed, net, calibration, ridge=1e-8)
+    (first, *_) = work.sites()
+    kept = first.inputs[1]
+    # What the images that are fitted on teach is nonsense.
+    rng = np.random.default_rng(3)
+    for sample in work._samples[first.outputs[0].name][: work.count]:
+        sample.values[...] = rng.standard_normal(sample.values.shape)
+    assert not work.fit(first).accepted
+    assert first.inputs[1] is kept
+
+
+def test_zeros_are_kept_on_demand(folder, net):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    for keep in (True, False):
+        changed = copy_model(net)
+        pruned = changed.nodes[0].inputs[1].values.copy()
+        pruned[:4, 1] = 0
+        pruned[4:, :, 0] = 0
+        changed.nodes[0].inputs[1] = constant(changed, "pruned", pruned)
+        report = reconstruct(changed, net, calibration, keep_zeros=keep)
+        fitted = ConvSpec.of(changed.nodes[0]).weight
+        assert report.layers[0].accepted
+        assert (fitted[pruned == 0] == 0).all() == keep
+        assert (fitted[pruned != 0] != pruned[pruned != 0]).any()
+
+
+def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    monkeypatch.setattr("graphopt.reconstruct.MEMORY", 30_000)
+    report = reconstruct(spoiled(net), net, calibration)
+    assert 1 <= report.images < 8
+    assert report.after < report.before
+
+
+def test_what_has_no_counterpart_is_skipped(folder, net):
+    changed = spoiled(net)
+    changed.nodes[2].outputs[0].name = "renamed"
+    report = reconstruct(changed, net, Calibration.from_photos(folder, net, SPEC))
+    assert [skip.node for skip in report.skips] == ["renamed"]
+    assert "no tensor renamed" in report.skips[0].reason
+    assert len(report.layers) == 3
+
+
+def test_the_pass(folder, net):
+    (chosen,) = parse_pipeline("reconstruct{ridge=0.001, photos=4}")
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    changed = spoiled(net)
+    before = output_error(changed, net, calibration.feeds(calibration.held_out))
+    outcome = chosen.run(changed, Context(original=net, calibration=calibration))
+    assert len(outcome.changes) == 4
+    after = output_error(changed, net, calibration.feeds(calibration.held_out))
+    assert after < before / 2
+    assert not Reconstruct().run(copy_model(net), Context(net, calibration)).changes
+    with pytest.raises(InputError, match="no images"):
+        Reconstruct().run(net, Context(original=net))
+    assert isinstance(Reconstruct().rewrite(net, net.nodes[0]), Skip)
+
+
+@pytest.mark.assets
+def test_a_trained_network_recovers(efficientpose, assets):
+    graph = load_model(efficientpose)
+    calibration = Calibration.from_photos(
+        assets / "coco" / "unlabelled", graph, detect_pose_spec(graph), count=25
+    )
+    changed = copy_model(graph)
+    for chosen in parse_pipeline("canonicalize, replace-swish"):
+        chosen.run(changed)
+    report = reconstruct(changed, graph, calibration, photos=20)
+    assert report.after < 0.7 * report.before
