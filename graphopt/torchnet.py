@@ -1,0 +1,309 @@
+"""A graph as a PyTorch module whose weights can be trained and written back.
+
+Needs the extra `[distill]`; import it where training starts, not before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
+
+from graphopt.errors import Unsupported
+from graphopt.graph import constant_of, is_standard, label
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose weights and biases are trained."""
+
+Inputs = Sequence[Tensor | None]
+
+
+def _operand(inputs: Inputs, index: int) -> Tensor:
+    value = inputs[index]
+    assert value is not None
+    return value
+
+
+def _optional(inputs: Inputs, index: int) -> Tensor | None:
+    return inputs[index] if len(inputs) > index else None
+
+
+def _ints(inputs: Inputs, index: int) -> list[int] | None:
+    value = _optional(inputs, index)
+    return None if value is None else [int(v) for v in value.flatten().tolist()]
+
+
+def _spatial_pads(node: gs.Node, x: Tensor, kernel: Sequence[int]) -> list[int]:
+    """Pads as ONNX has them, begins then ends; `auto_pad` resolved for this input."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    rank = len(kernel)
+    if auto in ("NOTSET", "VALID"):
+        return list(node.attrs.get("pads") or [0] * (2 * rank)) if auto == "NOTSET" else [0] * 4
+    strides = node.attrs.get("strides") or [1] * rank
+    dilations = node.attrs.get("dilations") or [1] * rank
+    totals = [
+        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        for n, s, k, d in zip(x.shape[2:], strides, kernel, dilations, strict=True)
+    ]
+    less = [total // 2 for total in totals]
+    more = [total - half for total, half in zip(totals, less, strict=True)]
+    return less + more if auto == "SAME_UPPER" else more + less
+
+
+def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
+    """Pad the last axes; PyTorch lists them from the last one backwards."""
+    half = len(pads) // 2
+    pairs = [(pads[i], pads[i + half]) for i in reversed(range(half))]
+    return F.pad(x, [p for pair in pairs for p in pair], value=value) if any(pads) else x
+
+
+def _conv(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, weight = _operand(inputs, 0), _operand(inputs, 1)
+    return F.conv2d(
+        _padded(x, _spatial_pads(node, x, weight.shape[2:])),
+        weight,
+        _optional(inputs, 2),
+        stride=tuple(node.attrs.get("strides") or (1, 1)),
+        dilation=tuple(node.attrs.get("dilations") or (1, 1)),
+        groups=int(node.attrs.get("group", 1)),
+    )
+
+
+def _conv_transpose(node: gs.Node, inputs: Inputs) -> Tensor:
+    top, left, bottom, right = node.attrs.get("pads") or [0] * 4
+    if (top, left) != (bottom, right) or "output_shape" in node.attrs:
+        raise Unsupported("uneven pads of ConvTranspose cannot be trained", node=label(node))
+    return F.conv_transpose2d(
+        _operand(inputs, 0),
+        _operand(inputs, 1),
+        _optional(inputs, 2),
+        stride=tuple(node.attrs.get("strides") or (1, 1)),
+        padding=(top, left),
+        output_padding=tuple(node.attrs.get("output_padding") or (0, 0)),
+        groups=int(node.attrs.get("group", 1)),
+        dilation=tuple(node.attrs.get("dilations") or (1, 1)),
+    )
+
+
+def _gemm(node: gs.Node, inputs: Inputs) -> Tensor:
+    a, b = _operand(inputs, 0), _operand(inputs, 1)
+    product = (a.t() if node.attrs.get("transA") else a) @ (
+        b.t() if node.attrs.get("transB") else b
+    )
+    bias = _optional(inputs, 2)
+    product = product * node.attrs.get("alpha", 1.0)
+    return product if bias is None else product + node.attrs.get("beta", 1.0) * bias
+
+
+def _batch_norm(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, scale, bias, mean, variance = (_operand(inputs, i) for i in range(5))
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+
+
+def _pool(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, kernel = _operand(inputs, 0), list(node.attrs["kernel_shape"])
+    strides = tuple(node.attrs.get("strides") or (1, 1))
+    pads = _spatial_pads(node, x, kernel)
+    ceil = bool(node.attrs.get("ceil_mode", 0))
+    if node.op == "MaxPool":
+        dilation = tuple(node.attrs.get("dilations") or (1, 1))
+        x = _padded(x, pads, -math.inf)
+        return F.max_pool2d(x, kernel, strides, dilation=dilation, ceil_mode=ceil)
+    if any(pads) and not node.attrs.get("count_include_pad", 0):
+        counted = F.avg_pool2d(_padded(torch.ones_like(x), pads), kernel, strides, ceil_mode=ceil)
+        return F.avg_pool2d(_padded(x, pads), kernel, strides, ceil_mode=ceil) / counted
+    return F.avg_pool2d(_padded(x, pads), kernel, strides, ceil_mode=ceil)
+
+
+def _resize(node: gs.Node, inputs: Inputs) -> Tensor:
+    x = _operand(inputs, 0)
+    scales, sizes = _optional(inputs, 2), _ints(inputs, 3)
+    if sizes is None:
+        assert scales is not None
+        sizes = [int(n * float(s)) for n, s in zip(x.shape, scales.tolist(), strict=True)]
+    mode = node.attrs.get("mode", "nearest")
+    place = node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    # Nearest neighbour by whole factors is the same by every convention for integer scales.
+    whole = all(n % m == 0 for n, m in zip(sizes[2:], x.shape[2:], strict=True))
+    if mode == "nearest" and whole:
+        return F.interpolate(x, size=sizes[2:], mode="nearest")
+    if mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        corners = place == "align_corners"
+        return F.interpolate(x, size=sizes[2:], mode="bilinear", align_corners=corners)
+    raise Unsupported(f"Resize ({mode}, {place}) cannot be trained", node=label(node))
+
+
+def _reshape(_: gs.Node, inputs: Inputs) -> Tensor:
+    x, shape = _operand(inputs, 0), _ints(inputs, 1) or []
+    return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(shape)])
+
+
+def _squeeze(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, axes = _operand(inputs, 0), _ints(inputs, 1) or node.attrs.get("axes")
+    axes = [i for i, n in enumerate(x.shape) if n == 1] if axes is None else axes
+    for axis in sorted((a % x.ndim for a in axes), reverse=True):
+        x = x.squeeze(axis)
+    return x
+
+
+def _unsqueeze(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, axes = _operand(inputs, 0), _ints(inputs, 1) or list(node.attrs["axes"])
+    for axis in sorted(a % (x.ndim + len(axes)) for a in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _slice(_: gs.Node, inputs: Inputs) -> Tensor:
+    x = _operand(inputs, 0)
+    starts, ends = _ints(inputs, 1) or [], _ints(inputs, 2) or []
+    axes = _ints(inputs, 3) or list(range(len(starts)))
+    steps = _ints(inputs, 4) or [1] * len(starts)
+    places: list[slice] = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        places[axis] = slice(start, end, step)
+    return x[tuple(places)]
+
+
+def _pad(node: gs.Node, inputs: Inputs) -> Tensor:
+    x, pads = _operand(inputs, 0), _ints(inputs, 1) or []
+    if node.attrs.get("mode", "constant") != "constant" or _optional(inputs, 3) is not None:
+        raise Unsupported("this Pad cannot be trained", node=label(node))
+    value = _optional(inputs, 2)
+    return _padded(x, pads, 0.0 if value is None else float(value))
+
+
+def _clip(node: gs.Node, inputs: Inputs) -> Tensor:
+    low, high = _optional(inputs, 1), _optional(inputs, 2)
+    lower = node.attrs.get("min") if low is None else low
+    upper = node.attrs.get("max") if high is None else high
+    return torch.clamp(_operand(inputs, 0), lower, upper)
+
+
+def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[gs.Node, Inputs], Tensor]:
+    def run(_: gs.Node, inputs: Inputs) -> Tensor:
+        result = _operand(inputs, 0)
+        for index in range(1, len(inputs)):
+            result = operation(result, _operand(inputs, index))
+        return result
+
+    return run
+
+
+def _unary(operation: Callable[[Tensor], Tensor]) -> Callable[[gs.Node, Inputs], Tensor]:
+    return lambda _, inputs: operation(_operand(inputs, 0))
+
+
+OPERATORS: Mapping[str, Callable[[gs.Node, Inputs], Tensor]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "BatchNormalization": _batch_norm,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _unary(lambda x: x.mean(dim=(2, 3), keepdim=True)),
+    "Resize": _resize,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": lambda n, x: _operand(x, 0).permute(*n.attrs["perm"]),
+    "Slice": _slice,
+    "Pad": _pad,
+    "Concat": lambda n, x: torch.cat([_operand(x, i) for i in range(len(x))], n.attrs["axis"]),
+    "Clip": _clip,
+    "Relu": _unary(torch.relu),
+    "LeakyRelu": lambda n, x: F.leaky_relu(_operand(x, 0), n.attrs.get("alpha", 0.01)),
+    "Elu": lambda n, x: F.elu(_operand(x, 0), n.attrs.get("alpha", 1.0)),
+    "Sigmoid": _unary(torch.sigmoid),
+    "HardSwish": _unary(F.hardswish),
+    "Tanh": _unary(torch.tanh),
+    "Exp": _unary(torch.exp),
+    "Identity": _unary(lambda x: x),
+    "Add": _fold(torch.add),
+    "Sum": _fold(torch.add),
+    "Sub": _fold(torch.sub),
+    "Mul": _fold(torch.mul),
+    "Div": _fold(torch.div),
+    "Max": _fold(torch.maximum),
+    "Min": _fold(torch.minimum),
+}
+"""ONNX operators in PyTorch: (node, inputs) -> output. No other can be trained through."""
+
+
+class TorchNet(nn.Module):  # type: ignore[misc]
+    """A graph as a module: names in, names out.
+
+    Weights and biases of convolutions and matrix products are parameters; a weight in which some
+    elements are exactly zero keeps those at zero (a pruned network stays pruned).
+
+    Raises:
+        Unsupported: an operator that cannot be trained through; names the node.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        self._outputs = [t.name for t in graph.outputs]
+        self._constants: dict[str, Tensor] = {}
+        self.parameter_names: dict[str, str] = {}
+        """For the name of a trained constant, its key in `values`."""
+        self.values = nn.ParameterDict()
+        self.masks: dict[str, Tensor] = {}
+        for node in graph.nodes:
+            if not is_standard(node, *OPERATORS) or len(node.outputs) != 1:
+                raise Unsupported(f"{node.op} cannot be trained through", node=label(node))
+            for position, tensor in enumerate(node.inputs):
+                values = None if tensor.is_empty() else constant_of(tensor)
+                if values is None:
+                    continue
+                trained = node.op in LAYERS and position in (1, 2)
+                if trained and tensor.name not in self.parameter_names:
+                    key = str(len(self.parameter_names))
+                    self.parameter_names[tensor.name] = key
+                    self.values[key] = nn.Parameter(torch.from_numpy(values.copy()))
+                    zeros = torch.from_numpy(values == 0)
+                    if position == 1 and bool(zeros.any()):
+                        self.masks[key] = (~zeros).to(self.values[key].dtype)
+                elif not trained:
+                    self._constants[tensor.name] = torch.from_numpy(values.copy())
+
+    def layers(self) -> dict[str, str]:
+        """For the output of each trained layer, the key of its weight in `values`."""
+        return {
+            node.outputs[0].name: self.parameter_names[node.inputs[1].name]
+            for node in self.graph.nodes
+            if node.op in LAYERS and node.inputs[1].name in self.parameter_names
+        }
+
+    def forward(
+        self,
+        feeds: Mapping[str, Tensor],
+        watch: Callable[[gs.Node, Inputs, Tensor], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Every output by name; `watch` sees each node with its inputs and its output."""
+        known: dict[str, Tensor] = {**self._constants, **feeds}
+        for name, key in self.parameter_names.items():
+            known[name] = self.values[key]
+        for node in self.graph.nodes:
+            inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
+            result = OPERATORS[node.op](node, inputs)
+            if watch is not None:
+                watch(node, inputs, result)
+            known[node.outputs[0].name] = result
+        return {name: known[name] for name in self._outputs}
+
+    def keep_masks(self) -> None:
+        """Put the zeros of pruned weights back, after a step of the optimiser."""
+        with torch.no_grad():
+            for key, mask in self.masks.items():
+                self.values[key].mul_(mask)
+
+    def write_back(self) -> None:
+        """Store the parameters in the graph's constants."""
+        tensors = self.graph.tensors()
+        for name, key in self.parameter_names.items():
+            tensors[name].values = self.values[key].detach().cpu().numpy().copy()

@@ -1,0 +1,208 @@
+"""Networks as PyTorch modules, and fine-tuning against the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from PIL import Image
+
+from graphopt.calibration import Calibration
+from graphopt.distill import DistillOptions, distill
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import InputError, Unsupported
+from graphopt.model import copy_model, load_model, to_proto
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
+
+Proto = Callable[..., onnx.ModelProto]
+rng = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+
+
+@pytest.fixture
+def network(proto: Proto, tmp_path: Path) -> Callable[..., gs.Graph]:
+    def make(body: str, outputs: str = "float[1,c,h,v] y", **constants: np.ndarray) -> gs.Graph:
+        onnx.save(proto("float[1,3,12,16] x", outputs, body, **constants), tmp_path / "net.onnx")
+        return load_model(tmp_path / "net.onnx")
+
+    return make
+
+
+BODIES = {
+    "convolutions": """a = Conv<pads=[1,0,2,1], strides=[2,1], dilations=[1,2]>(x, w3, b4)
+                       r = Relu(a)
+                       y = Conv<group=4>(r, wd)""",
+    "SAME": 'y = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, w3)',
+    "transposed": "a = Conv(x, w3) y = ConvTranspose<strides=[2,2], output_padding=[1,0]>(a, wt)",
+    "activations": """a = Elu<alpha=0.5>(x) b = LeakyRelu(a) c = Clip(b, low) d = Sigmoid(c)
+                      e = HardSwish(d) f = Tanh(e) g = Exp(f) y = Identity(g)""",
+    "arithmetic": """a = Mul(x, v) b = Sub(a, v) c = Div(b, v) d = Max(c, x) e = Min(d, v)
+                     y = Sum(e, x, v)""",
+    "pools": """a = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,0,0]>(x)
+                b = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(a)
+                c = AveragePool<kernel_shape=[2,2], ceil_mode=1, strides=[2,2]>(b)
+                g = GlobalAveragePool(c)
+                y = Mul(c, g)""",
+    "resizing": """a = Resize<mode="linear">(x, , twice)
+                   b = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",
+                              nearest_mode="floor">(a, , twice)
+                   y = Resize<mode="linear">(b, , , size)""",
+    "shapes": """a = Reshape(x, shape) b = Transpose<perm=[0,2,1]>(a) c = Unsqueeze(b, axis)
+                 d = Squeeze(c, axis) e = Slice(d, start, stop, axis)
+                 f = Pad(e, pads, low) g = Concat<axis=1>(f, f) y = Unsqueeze(g, axis)""",
+    "normalised": "y = BatchNormalization(x, v3, v3, v3, v3)",
+}
+CONSTANTS = {
+    "w3": normal(4, 3, 3, 3),
+    "b4": normal(4),
+    "wd": normal(4, 1, 3, 3),
+    "wt": normal(4, 2, 3, 3),
+    "low": np.float32(-0.3),
+    "v": 1 + np.abs(normal(3, 1, 1)),
+    "v3": 1 + np.abs(normal(3)),
+    "twice": np.array([1, 1, 2, 2], np.float32),
+    "size": np.array([1, 3, 24, 32]),
+    "shape": np.array([0, 3, -1]),
+    "axis": np.array([1]),
+    "start": np.array([3]),
+    "stop": np.array([100]),
+    "pads": np.array([0, 1, 0, 0, 2, 0]),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[..., gs.Graph]) -> None:
+    from graphopt.torchnet import TorchNet
+
+    graph = network(BODIES[name], **CONSTANTS)
+    x = rng.standard_normal((1, 3, 12, 16)).astype(np.float32)
+    expected = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x})["y"]
+    with torch.no_grad():
+        got = TorchNet(graph)({"x": torch.from_numpy(x)})["y"].numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:
+    from graphopt.torchnet import TorchNet
+
+    with pytest.raises(Unsupported, match="LpNormalization cannot be trained"):
+        TorchNet(network("y = LpNormalization(x)"))
+
+
+@pytest.fixture
+def lesson(proto: Proto, tmp_path: Path) -> tuple[gs.Graph, gs.Graph, Calibration]:
+    """A teacher, a damaged and pruned copy of it, and photos."""
+    body = """a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1, b1)
+              r = Relu(a)
+              y = Conv<pads=[1,1,1,1]>(r, w2, b2)"""
+    model = proto(
+        "float[1,3,h,v] x",
+        "float[1,19,p,q] y",
+        body,
+        w1=normal(8, 3, 3, 3),
+        b1=normal(8),
+        w2=normal(19, 8, 3, 3),
+        b2=normal(19),
+    )
+    onnx.save(model, tmp_path / "teacher.onnx")
+    teacher = load_model(tmp_path / "teacher.onnx")
+    student = copy_model(teacher)
+    weight = next(n for n in student.nodes if n.outputs[0].name == "y").inputs[1]
+    weight.values = weight.values * rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
+    weight.values[:8] = 0
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(10):
+        noise = rng.integers(0, 255, (9, 12, 3), np.uint8)
+        Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC).save(photos / f"{i}.png")
+    spec = PoseSpec(
+        preprocess=Preprocess(
+            color="bgr", mean=(128, 128, 128), scale=(1 / 64,) * 3, multiple=8, height=64
+        ),
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output="y", count=19),
+        stride=2,
+    )
+    return teacher, student, Calibration.from_photos(photos, teacher, spec)
+
+
+OPTIONS = DistillOptions(steps=60, batch=2, crop=32, rate=2e-2, warm_up=5, check_every=20)
+
+
+def weights(graph: gs.Graph) -> dict[str, np.ndarray]:
+    return {n: t.values for n, t in graph.tensors().items() if isinstance(t, gs.Constant)}
+
+
+def test_comes_closer_and_keeps_zeros(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
+    teacher, student, calibration = lesson
+    was = {name: values.copy() for name, values in weights(student).items()}
+    result, report = distill(student, teacher, calibration, OPTIONS)
+    assert report.after < 0.8 * report.before
+    assert report.steps == 60
+    assert not weights(result)["w2"][:8].any()
+    assert np.abs(weights(result)["w2"][8:] - was["w2"][8:]).max() > 1e-3
+    for name, values in weights(student).items():
+        np.testing.assert_array_equal(values, was[name])
+
+
+def test_the_same_seed_gives_the_same_weights(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration],
+) -> None:
+    teacher, student, calibration = lesson
+    first, second = (distill(student, teacher, calibration, OPTIONS)[0] for _ in range(2))
+    for name, values in weights(first).items():
+        np.testing.assert_array_equal(values, weights(second)[name])
+
+
+def test_goes_on_from_a_checkpoint(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration], tmp_path: Path
+) -> None:
+    teacher, student, calibration = lesson
+    file = tmp_path / "state.pt"
+    seen: list[str] = []
+
+    def interrupt(line: str) -> None:
+        seen.append(line)
+        if "step 40" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(student, teacher, calibration, OPTIONS, checkpoint=file, progress=interrupt)
+    resumed, report = distill(student, teacher, calibration, OPTIONS, checkpoint=file)
+    whole, expected = distill(student, teacher, calibration, OPTIONS)
+    assert report.steps == expected.steps
+    assert report.before == pytest.approx(expected.before)
+    for name, values in weights(whole).items():
+        np.testing.assert_allclose(weights(resumed)[name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration], tmp_path: Path
+) -> None:
+    teacher, student, calibration = lesson
+    torch.save({"shapes": [[1]]}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="checkpoint of another network"):
+        distill(student, teacher, calibration, OPTIONS, checkpoint=tmp_path / "other.pt")
+
+
+def test_stops_where_nothing_is_gained(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
+    teacher, _, calibration = lesson
+    options = DistillOptions(
+        steps=500, batch=1, crop=32, rate=0.1, warm_up=1, check_every=2, patience=2
+    )
+    result, report = distill(teacher, teacher, calibration, options)
+    assert report.stopped_early
+    assert report.steps < 20
+    assert report.after == report.before
+    for name, values in weights(result).items():
+        np.testing.assert_array_equal(values, weights(teacher)[name])
