@@ -16,6 +16,8 @@ from graphopt.distill import DistillOptions, distill
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.model import copy_model, load_model, to_proto
+from graphopt.passbase import Context
+from graphopt.passes.distill import Distill
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
@@ -153,6 +155,24 @@ def test_comes_closer_and_keeps_zeros(lesson: tuple[gs.Graph, gs.Graph, Calibrat
     assert np.abs(weights(result)["w2"][8:] - was["w2"][8:]).max() > 1e-3
     for name, values in weights(student).items():
         np.testing.assert_array_equal(values, was[name])
+
+
+def test_the_pass_puts_trained_weights_into_the_graph(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration],
+) -> None:
+    teacher, student, calibration = lesson
+    chosen = Distill(steps=60, batch=2, crop=32, rate=2e-2)
+    outcome = chosen.run(student, Context(original=teacher, calibration=calibration))
+    assert len(outcome.changes) == 2
+    assert not weights(student)["w2"][:8].any()
+    (skip,) = outcome.skips
+    assert "error on held-out crops" in skip.reason
+
+
+def test_the_pass_asks_for_photos(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
+    _, student, _ = lesson
+    with pytest.raises(InputError, match="no photos to train on"):
+        Distill().run(student, Context(original=student))
 
 
 def test_the_same_seed_gives_the_same_weights(

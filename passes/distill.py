@@ -1,0 +1,114 @@
+"""`distill`: all weights trained together, until the network gives the original's maps again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import onnx_graphsurgeon as gs
+from pydantic import Field
+
+from graphopt.distill import DistillOptions, DistillReport, distill
+from graphopt.errors import InputError
+from graphopt.graph import constant_of, label
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+
+Layer = tuple[gs.Node, gs.Node]
+"""A node of the graph, and the same node with trained weights."""
+
+
+@dataclass(frozen=True)
+class Distill(Pass[Layer]):
+    """Train the changed network to give the original's outputs, from photos without labels.
+
+    Rewrite:
+        The weights and biases of all convolutions and matrix products are trained together, with
+        Adam, on random crops of the calibration's photos; the target is what the original network
+        makes of the same crops. Zeros stay zeros.
+
+    Numerics:
+        Approximate; it makes up for what the passes before it changed, also for what layer-wise
+        fitting cannot: put it after `reconstruct`. The weights that were best on held-out photos
+        are kept.
+
+    Why:
+        Errors that layers leave behind can cancel, but only if the layers are fitted together
+        (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+
+    When it skips:
+        Training did not come closer to the original on held-out photos.
+    """
+
+    name: ClassVar[str] = "distill"
+    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+    repairs: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1)] = option(600, "batches to train on")
+    batch: Annotated[int, Field(ge=1)] = option(8, "crops in a batch")
+    crop: Annotated[int, Field(ge=32)] = option(
+        224, "height and width of a crop, where the network takes any size"
+    )
+    rate: Annotated[float, Field(gt=0)] = option(
+        7e-4, "learning rate, before each layer's own scale (see graphopt/distill.py)"
+    )
+    patience: Annotated[int, Field(ge=1)] = option(
+        6, "looks at held-out photos without improvement, 50 steps apart, before it stops"
+    )
+    seed: int = option(0, "of crops and batches; the same seed gives the same weights")
+    checkpoint: str = option("", "file to keep the state in, and to go on from")
+
+    @property
+    def needs_images(self) -> bool:
+        return True
+
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Layer]:
+        if context.original is None or context.calibration is None:
+            raise InputError(
+                "there are no photos to train on", hint="give a folder of them with --calib"
+            )
+        trained, report = distill(
+            graph,
+            context.original,
+            context.calibration,
+            DistillOptions(
+                steps=self.steps,
+                batch=self.batch,
+                crop=self.crop,
+                rate=self.rate,
+                patience=self.patience,
+                seed=self.seed,
+            ),
+            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+            progress=context.progress,
+        )
+        return _Trained(**vars(self), trained=trained, report=report)
+
+    def match(self, graph: gs.Graph) -> Iterator[Layer | Skip]:
+        yield from (Skip(label(n), "trained on photos only") for n in graph.nodes if n.op == "Conv")
+
+    def rewrite(self, graph: gs.Graph, site: Layer) -> Change | Skip:  # noqa: ARG002
+        node, trained = site
+        for position in (1, 2)[: len(node.inputs) - 1]:
+            node.inputs[position].values = constant_of(trained.inputs[position])
+        return Change(label(node), "trained")
+
+
+@dataclass(frozen=True)
+class _Trained(Distill):
+    """The pass with what training gave."""
+
+    trained: gs.Graph = field(kw_only=True)
+    report: DistillReport = field(kw_only=True)
+
+    def match(self, graph: gs.Graph) -> Iterator[Layer | Skip]:
+        errors = f"error on held-out crops {self.report.before:.4f} to {self.report.after:.4f}"
+        twins = {node.outputs[0].name: node for node in self.trained.nodes}
+        for node in list(graph.nodes):
+            twin = twins[node.outputs[0].name]
+            pairs = zip(node.inputs[1:3], twin.inputs[1:3], strict=True)
+            values = [(constant_of(a), constant_of(b)) for a, b in pairs]
+            if any(a is not None and b is not None and (a != b).any() for a, b in values):
+                yield node, twin
+        yield Skip("(all)", f"{errors} in {self.report.steps} steps, {self.report.seconds:.0f} s")
