@@ -6,7 +6,7 @@ figures do not depend on how large the photos were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from graphopt.pose.decode import Person, decode
 from graphopt.pose.evaluate import oks, pose_shift
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.spec import PoseSpec
+from graphopt.verify import OutputError
 
 _AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
 
@@ -25,6 +26,8 @@ class PoseChange:
     """What became of the people in some images; distances in pixels of the network's input."""
 
     images: int
+    error: float
+    """Of the outputs, see `verify.OutputError`."""
     people: int
     """That the first network found."""
     lost: int
@@ -45,31 +48,41 @@ class PoseChange:
         )
 
 
-def people_in(outputs: Mapping[str, Array], spec: PoseSpec) -> list[Person]:
-    """The people in a network's outputs, in pixels of its input."""
-    return list(decode(outputs, spec, _AS_IT_IS).people)
-
-
-def pose_change(
-    before: Iterable[list[Person]], after: Iterable[list[Person]], spec: PoseSpec
+def compare(
+    before: Engine, after: Engine, spec: PoseSpec, feeds: Iterable[Mapping[str, Array]]
 ) -> PoseChange:
-    """Compare what two networks found, image by image."""
+    """Run two networks on the same inputs and compare the people that they find.
+
+    Args:
+        before: the one to measure from.
+        after: the one to measure, with outputs of the same names.
+        spec: how outputs become people, for both.
+        feeds: inputs, pre-processed.
+
+    Raises:
+        InputError: one of them does not run on the inputs, or lacks an output that is read.
+    """
+    error = OutputError()
     images = people = lost = added = pairs = 0
     distance = 0.0
     similarities: list[float] = []
-    for first, second in zip(before, after, strict=True):
+    for feed in feeds:
+        expected, values = before.run(feed), after.run(feed)
+        first, second = _people(expected, spec), _people(values, spec)
+        error.add(values, expected)
         shift = pose_shift(first, second, spec.skeleton)
         images += 1
         people += len(first)
         lost += shift.lost
         added += shift.added
-        distance += shift.mean_pixels * shift.matched
         pairs += shift.matched
+        distance += shift.mean_pixels * shift.matched
         for person in first:
             nearest = max((oks(person, other, spec.skeleton) for other in second), default=0.0)
             similarities.append(nearest)
     return PoseChange(
         images=images,
+        error=error.value,
         people=people,
         lost=lost,
         added=added,
@@ -78,20 +91,5 @@ def pose_change(
     )
 
 
-def compare(
-    before: Engine, after: Engine, spec: PoseSpec, feeds: Iterable[Mapping[str, Array]]
-) -> PoseChange:
-    """Run two networks on the same inputs and compare the people that they find.
-
-    Args:
-        before: the one to measure from.
-        after: the one to measure; its outputs are named as the first one's.
-        spec: how outputs become people, for both.
-        feeds: inputs, pre-processed.
-    """
-    firsts: list[list[Person]] = []
-    seconds: list[list[Person]] = []
-    for feed in feeds:
-        firsts.append(people_in(before.run(feed), spec))
-        seconds.append(people_in(after.run(feed), spec))
-    return pose_change(firsts, seconds, spec)
+def _people(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:
+    return decode(outputs, spec, _AS_IT_IS).people

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from graphopt import __version__
+from graphopt.calibration import Calibration
 from graphopt.errors import InputError
 from graphopt.model import load_model, replacing, save_model, sha256_of
+from graphopt.passbase import Context
 from graphopt.pipeline import (
     PRESETS,
     OnFail,
@@ -18,6 +21,7 @@ from graphopt.pipeline import (
     parse_pipeline,
     run_pipeline,
 )
+from graphopt.pose.spec import detect_pose_spec
 from graphopt.registry import find_passes
 from graphopt.report import Report
 
@@ -33,6 +37,10 @@ def optimize(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
+    calib: Path | None = None,
+    calib_photos: int = 200,
+    max_shift: float | None = None,
+    pose: Mapping[str, Any] | None = None,
     report: Path | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -52,13 +60,24 @@ def optimize(
         input_shapes: sizes to fix inputs at, see `load_model`.
         verify: check after each pass, at the end, or not.
         on_fail: what a failed check does, see `run_pipeline`.
+        calib: a folder of photos, to fit weights on and to judge poses by. Without it, passes that
+            need images get made-up ones, and the report says what that costs.
+        calib_photos: how many of them to use at most; a fifth is held out.
+        max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
+        pose: what the user says about the network (`PoseSpec.with_choices`).
         report: a file to write the report's JSON to.
         force: allow the output to replace the input.
         progress: called with each pass's name before it runs.
 
     Raises:
-        GraphoptError: see `load_model`, `parse_pipeline` and `run_pipeline`; nothing is written.
+        GraphoptError: see `load_model`, `parse_pipeline`, `detect_pose_spec`,
+            `Calibration.from_photos` and `run_pipeline`; nothing is written.
     """
+    if max_shift is not None and (calib is None or verify == "off"):
+        raise InputError(
+            "how far key points move is measured on photos, after each pass or at the end",
+            hint="give a folder of photos with --calib, and no --verify off",
+        )
     output = output or path.with_name(f"{path.stem}.opt.onnx")
     _check_paths(path, output, report, force=force)
     known = find_passes(load)
@@ -71,8 +90,24 @@ def optimize(
     ]
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
-    result = run_pipeline(graph, pipeline, verify=verify, on_fail=on_fail, progress=progress)
-    summary = Report.of(path, output, format_pipeline(pipeline), result)
+    calibration = None
+    if calib or any(chosen.needs_images for chosen in pipeline):
+        progress("choosing calibration images")
+        spec = detect_pose_spec(graph, **(pose or {}))
+        if calib:
+            calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
+        else:
+            calibration = Calibration.synthetic(graph, spec)
+    result = run_pipeline(
+        graph,
+        pipeline,
+        context=Context(calibration=calibration),
+        verify=verify,
+        on_fail=on_fail,
+        max_shift=max_shift,
+        progress=progress,
+    )
+    summary = Report.of(path, output, format_pipeline(pipeline), result, calibration)
     stamp = {
         "graphopt.pipeline": summary.pipeline,
         "graphopt.version": __version__,

@@ -91,6 +91,8 @@ class Pass(ABC, Generic[Site]):
     numerics: ClassVar[Numerics]
     repeat: ClassVar[bool] = False
     """Whether changes may open new sites: then the graph is swept until nothing changes."""
+    repairs: ClassVar[bool] = False
+    """Whether it makes up for what passes before it changed: a budget is judged after it only."""
 
     @abstractmethod
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
@@ -103,6 +105,11 @@ class Pass(ABC, Generic[Site]):
     @abstractmethod
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
         """Rewrite one site; the order of `graph.nodes` and inner shapes are restored later."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it cannot work without calibration images."""
+        return False
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Any]:  # noqa: ARG002
         """The pass that does the work, for passes that need more than the graph: override it.

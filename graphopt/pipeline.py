@@ -16,9 +16,11 @@ from typing import Any, Literal, TypeAlias
 import onnx_graphsurgeon as gs
 from pydantic import TypeAdapter, ValidationError
 
+from graphopt.compare import PoseChange, compare
 from graphopt.cost import Cost, cost_of
+from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError
-from graphopt.model import copy_model
+from graphopt.model import copy_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
 from graphopt.registry import PassType, find_passes
 from graphopt.verify import Verdict, Verifier, example_shapes, example_shapes_if_any
@@ -140,6 +142,8 @@ class Step:
     """Of the pass itself, without its verification."""
     cost: Cost
     """Of the network after the pass."""
+    poses: PoseChange | None
+    """What it and all before it did to the poses in held-out images; None if not measured."""
     failure: str | None
     """Why its verification failed (`revert`, `warn`)."""
     reverted: bool
@@ -164,6 +168,7 @@ def run_pipeline(
     context: Context | None = None,
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
+    max_shift: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> PipelineResult:
     """Run passes in order on a copy of a graph.
@@ -175,6 +180,9 @@ def run_pipeline(
         verify: check the result after each pass, once at the end, or never.
         on_fail: what a failed check does: stop everything, take that pass back and go on, or go on.
             A pass that crashes is taken back in any case.
+        max_shift: how far key points may move in the mean, in pixels of the network's input, on the
+            calibration's held-out images. A pass that moves them further fails its check; where a
+            later pass repairs (`reconstruct`), that one is judged, and both are taken back.
         progress: called with each pass's name before it runs, and with what long ones do.
 
     Raises:
@@ -188,23 +196,37 @@ def run_pipeline(
         original=(context and context.original) or copy_model(graph),
         progress=progress,
     )
-    current = copy_model(graph)
+    current = approved = copy_model(graph)
     before = cost = cost_of(current, shapes)
     steps: list[Step] = []
+    waiting = 0  # how many of the last steps are not in `approved`, since a later pass repairs them
     for index, chosen in enumerate(passes):
         progress(chosen.name)
-        saved = copy_model(current)
+        saved, current = current, copy_model(current)
         started = time.perf_counter()
         outcome, crash = _run(chosen, current, context)
         seconds = time.perf_counter() - started
-        verdict = Verdict(None, crash)
+        verdict, poses, over = Verdict(None, crash), None, False
+        repaired_later = verify == "each" and any(p.repairs for p in passes[index + 1 :])
         if verifier and not crash and (verify == "each" or index == len(passes) - 1):
             numerics = chosen.numerics if verify == "each" else _loosest(passes)
             verdict = verifier.check(current, numerics)
+            if numerics is not Numerics.EXACT and not verdict.failure:
+                progress(f"{chosen.name}: the poses")
+                poses = _judge(current, context)
+        if poses and max_shift is not None and poses.mean_shift > max_shift and not repaired_later:
+            over = True
+            verdict = replace(verdict, failure=f"{poses} (allowed: {max_shift:g} pixels)")
         if verdict.failure and verify == "end" and not crash:
             # Only a check after each pass can tell which one it was.
             return run_pipeline(
-                graph, passes, context=context, verify="each", on_fail=on_fail, progress=progress
+                graph,
+                passes,
+                context=context,
+                verify="each",
+                on_fail=on_fail,
+                max_shift=max_shift,
+                progress=progress,
             )
         if verdict.failure and on_fail == "stop":
             raise CheckFailed(
@@ -214,8 +236,16 @@ def run_pipeline(
             )
         reverted = crash is not None or (verdict.failure is not None and on_fail == "revert")
         if reverted:
-            current, outcome = saved, Outcome((), outcome.skips)
+            current, outcome = approved if over else saved, Outcome((), outcome.skips)
         cost = cost_of(current, shapes)
+        if reverted and over and verifier:
+            verifier.rebase(current)
+            first = len(steps) - waiting
+            steps[first:] = [_taken_back(step, chosen, cost) for step in steps[first:]]
+        if repaired_later:
+            waiting += 1
+        else:
+            waiting, approved = 0, current
         steps.append(
             Step(
                 name=str(chosen),
@@ -225,11 +255,33 @@ def run_pipeline(
                 difference=verdict.difference,
                 seconds=seconds,
                 cost=cost,
+                poses=poses,
                 failure=verdict.failure,
                 reverted=reverted,
             )
         )
     return PipelineResult(current, tuple(steps), before, cost, shapes)
+
+
+JUDGED = 40
+"""Held-out images at most that poses are compared on after a pass."""
+
+
+def _judge(graph: gs.Graph, context: Context) -> PoseChange | None:
+    """What became of the poses in held-out images; None where there are no images."""
+    if context.calibration is None or context.original is None:
+        return None
+    with serialised(context.original) as model, serialised(graph) as other:
+        before, after = OnnxRuntimeEngine(model), OnnxRuntimeEngine(other)
+    calibration = context.calibration
+    feeds = calibration.feeds(calibration.held_out[:JUDGED])
+    return compare(before, after, calibration.spec, feeds)
+
+
+def _taken_back(step: Step, judged: Pass[Any], cost: Cost) -> Step:
+    """A step that a later pass was to repair, and did not within the budget."""
+    failure = step.failure or f"{judged.name} could not make up for it"
+    return replace(step, changes=(), cost=cost, failure=failure, reverted=True)
 
 
 def _run(chosen: Pass[Any], graph: gs.Graph, context: Context) -> tuple[Outcome, str | None]:

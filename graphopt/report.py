@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -13,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.cost import Cost
 from graphopt.pipeline import PipelineResult, Step
 
@@ -42,6 +44,20 @@ class SkipEntry(BaseModel):
     reason: str
 
 
+class PoseEntry(BaseModel):
+    """How the poses in some images changed, see `graphopt.compare.PoseChange`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    error: float
+    people: int
+    lost: int
+    added: int
+    mean_shift: float
+    oks: float
+
+
 class PassEntry(BaseModel):
     """What one pass did."""
 
@@ -55,6 +71,9 @@ class PassEntry(BaseModel):
     range; null when it was not measured, or when an output is not finite."""
     numerics: str
     seconds: float
+    poses: PoseEntry | None
+    """What became of the poses in held-out images, by it and all passes before it; null when that
+    was not measured."""
     after: Totals = Field(exclude=True)
     failure: str | None = Field(exclude=True)
     reverted: bool = Field(exclude=True)
@@ -69,6 +88,7 @@ class PassEntry(BaseModel):
             max_abs_diff=step.difference,
             numerics=step.numerics.value,
             seconds=step.seconds,
+            poses=PoseEntry(**asdict(step.poses)) if step.poses else None,
             after=Totals.of(step.cost),
             failure=step.failure,
             reverted=step.reverted,
@@ -86,14 +106,23 @@ class Report(BaseModel):
     before: Totals
     after: Totals
     passes: tuple[PassEntry, ...]
+    remarks: tuple[str, ...]
+    """What the reader should know about how it was done."""
     sizes: Mapping[str, tuple[int, ...]] = Field(exclude=True)
     """The input sizes that MACs were counted and outputs compared at."""
     uncounted: int = Field(exclude=True)
     """Layers whose MACs are not in the sums, since their shapes are not known."""
 
     @classmethod
-    def of(cls, source: Path, output: Path, pipeline: str, result: PipelineResult) -> Report:
-        """The report of a pipeline's result."""
+    def of(
+        cls,
+        source: Path,
+        output: Path,
+        pipeline: str,
+        result: PipelineResult,
+        calibration: Calibration | None = None,
+    ) -> Report:
+        """The report of a pipeline's result, and of the images that it was fitted or judged on."""
         return cls(
             input=str(source),
             output=str(output),
@@ -101,6 +130,7 @@ class Report(BaseModel):
             before=Totals.of(result.before),
             after=Totals.of(result.after),
             passes=tuple(PassEntry.of(step) for step in result.steps),
+            remarks=tuple(_remarks(calibration)) if calibration else (),
             sizes=result.input_shapes,
             uncounted=max(result.before.uncounted, result.after.uncounted),
         )
@@ -117,9 +147,12 @@ class Report(BaseModel):
         table = Table(title=f"{self.input} → {self.output}", title_justify="left")
         for name in ("pass", "numerics"):
             table.add_column(name, overflow="fold")
-        for name in ("changed", "skipped", "params", "MACs", "bytes", "difference", "seconds"):
+        judged = any(entry.poses for entry in self.passes)
+        columns = ["changed", "skipped", "params", "MACs", "bytes", "difference"]
+        columns += ["error", "shift", "OKS"] if judged else []
+        for name in (*columns, "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_row("(input)", "", "", "", *_totals(self.before), "", "", style="dim")
+        table.add_row("(input)", "", "", "", *_totals(self.before), style="dim")
         for entry in self.passes:
             table.add_row(
                 entry.name,
@@ -128,6 +161,7 @@ class Report(BaseModel):
                 str(len(entry.skips)),
                 *_totals(entry.after),
                 "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
+                *(_pose_cells(entry.poses) if judged else ()),
                 f"{entry.seconds:.2f}",
                 style="red" if entry.failure else None,
             )
@@ -137,6 +171,10 @@ class Report(BaseModel):
             if entry.failure:
                 done = "was taken back" if entry.reverted else "failed its check"
                 yield Text(f"{entry.name} {done}: {entry.failure}", style="red")
+        if judged:
+            yield from self._poses()
+        for remark in self.remarks:
+            yield Text(remark, style="yellow")
         at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.sizes.items())
         measured = any(entry.max_abs_diff is not None for entry in self.passes)
         what = "MACs and differences" if measured else "MACs"
@@ -159,6 +197,18 @@ class Report(BaseModel):
             style="bold",
         )
 
+    def _poses(self) -> Iterator[RenderableType]:
+        """What the pose columns mean, and what the result does to people."""
+        last = next((e.poses for e in reversed(self.passes) if e.poses and not e.reverted), None)
+        if last is None:
+            return
+        yield Text(
+            f"Against the original on {last.images} held-out images: error of the outputs relative "
+            "to their deviation, mean shift of key points in pixels of the input, OKS.",
+            style="dim",
+        )
+        yield Text(f"of {last.people} people {last.lost} are lost, {last.added} added")
+
     def _skipped(self) -> Iterator[RenderableType]:
         """The reasons of the last run of each pass: earlier ones may have been settled since."""
         last = {entry.name: entry for entry in self.passes}
@@ -168,8 +218,20 @@ class Report(BaseModel):
                 yield Text(f"{entry.name} left {count}: {reason} (such as {example})")
 
 
+def _remarks(calibration: Calibration) -> Iterator[str]:
+    yield from calibration.spec.guesses
+    if calibration.made_up:
+        yield SYNTHETIC_WARNING
+
+
 def _totals(totals: Totals) -> tuple[str, str, str]:
     return human(totals.params), human(totals.macs), human(totals.bytes)
+
+
+def _pose_cells(poses: PoseEntry | None) -> tuple[str, ...]:
+    if poses is None:
+        return "–", "–", "–"
+    return f"{poses.error:.3f}", f"{poses.mean_shift:.2f}", f"{poses.oks:.3f}"
 
 
 def human(count: int) -> str:

@@ -181,31 +181,45 @@ def difference(value: Array, reference: Array) -> float:
     return float(np.abs(a[finite] - inside).max()) / spread
 
 
-def output_error(graph: gs.Graph, reference: gs.Graph, feeds: Iterable[Feeds]) -> float:
-    """How far a network's outputs are from another's over many inputs.
+class OutputError:
+    """How far a network's outputs are from another's, over many inputs."""
 
-    For each output the norm of the difference, relative to that of the reference's deviation from
-    its mean: 1 for an output that is always the mean. The mean over the outputs is returned.
+    def __init__(self) -> None:
+        self._sums: dict[str, Floats] = {}
+
+    def add(self, values: Feeds, expected: Feeds) -> None:
+        """Take in both networks' outputs for one input."""
+        for name, reference in expected.items():
+            b = reference.astype(np.float64)
+            wrong = np.square(values[name].astype(np.float64) - b).sum()
+            moments = np.array([wrong, np.square(b).sum(), b.sum(), b.size])
+            self._sums[name] = self._sums.get(name, np.zeros(4)) + moments
+
+    @property
+    def value(self) -> float:
+        """The norm of the difference, relative to that of the second network's deviation.
+
+        1 for an output that is always the mean; of several outputs the mean error.
+        """
+        errors = [
+            (wrong / max(square - total**2 / count, 1e-30)) ** 0.5
+            for wrong, square, total, count in self._sums.values()
+        ]
+        return float(np.mean(errors))
+
+
+def output_error(graph: gs.Graph, reference: gs.Graph, feeds: Iterable[Feeds]) -> float:
+    """The `OutputError` of a network over some inputs.
 
     Raises:
-        InputError: one of them does not run on the inputs.
-        Unsupported: onnxruntime does not run one of them at all.
+        InputError: one of the two does not run on the inputs.
     """
     with serialised(graph) as model, serialised(reference) as other:
         engine, judge = OnnxRuntimeEngine(model), OnnxRuntimeEngine(other)
-    sums: dict[str, Floats] = {}
+    error = OutputError()
     for feed in feeds:
-        values = engine.run(feed)
-        for name, expected in judge.run(feed).items():
-            b = expected.astype(np.float64)
-            wrong = float(np.square(values[name].astype(np.float64) - b).sum())
-            moments = np.array([wrong, np.square(b).sum(), b.sum(), b.size])
-            sums[name] = sums.get(name, np.zeros(4)) + moments
-    errors = [
-        (wrong / max(square - total**2 / count, 1e-30)) ** 0.5
-        for wrong, square, total, count in sums.values()
-    ]
-    return float(np.mean(errors))
+        error.add(engine.run(feed), judge.run(feed))
+    return error.value
 
 
 @dataclass(frozen=True)
@@ -266,6 +280,10 @@ class Verifier:
                 f"an exact pass moved outputs by {worst:.1e} of their range; {self._blame(graph)}",
             )
         return Verdict(moved)
+
+    def rebase(self, graph: gs.Graph) -> None:
+        """Hold later exact passes to this graph: one that was checked before, and is back."""
+        self._baseline, self._baseline_values = copy_model(graph), self._run(graph)
 
     def _check_form(self, graph: gs.Graph) -> None:
         outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in graph.outputs}

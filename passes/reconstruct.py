@@ -40,12 +40,17 @@ class Reconstruct(Pass[gs.Node]):
 
     name: ClassVar[str] = "reconstruct"
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+    repairs: ClassVar[bool] = True
 
     ridge: Annotated[float, Field(gt=0)] = option(
         1e-2, "pull toward the present weights, relative to the mean square of a layer's input"
     )
     photos: Annotated[int, Field(ge=1)] = option(100, "how many to fit on at most")
     keep_zeros: bool = option(False, "weights that are exactly zero stay zero: pruned networks")
+
+    @property
+    def needs_images(self) -> bool:
+        return True
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[gs.Node]:
         if context.original is None or context.calibration is None:

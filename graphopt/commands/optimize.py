@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
+
 
 class Verify(str, Enum):
     """When to compare with the original network."""
@@ -64,16 +66,39 @@ def optimize(
     on_fail: Annotated[
         OnFail, typer.Option(help="If a comparison fails: stop, take the pass back, or only warn.")
     ] = OnFail.stop,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photos, no labels: weights are fitted on them, and poses compared.", metavar="DIR"
+        ),
+    ] = None,
+    calib_photos: Annotated[
+        int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
+    ] = 200,
+    max_shift: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="How far key points may move in the mean on held-out photos, in input pixels.",
+            metavar="PIXELS",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write what was done as JSON.", metavar="F.json")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
+    skeleton: options.Skeleton = None,
+    color: options.Color = None,
+    mean: options.Mean = None,
+    scale: options.Scale = None,
+    pad_value: options.PadValue = None,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
     from rich.console import Console
 
     from graphopt.model import parse_input_shapes
     from graphopt.optimize import optimize as run
+    from graphopt.pose.spec import choices
     from graphopt.report import console
 
     with Console(stderr=True).status("reading the network") as status:
@@ -87,6 +112,10 @@ def optimize(
             input_shapes=parse_input_shapes(input_shape or []),
             verify=verify.value,
             on_fail=on_fail.value,
+            calib=calib,
+            calib_photos=calib_photos,
+            max_shift=max_shift,
+            pose=choices(skeleton, color, mean, scale, pad_value),
             report=report,
             force=force,
             progress=lambda name: status.update(f"running {name}"),

@@ -61,10 +61,10 @@ def test_report_and_metadata(graphopt, model, tmp_path):
     for word in ("fold-batchnorm", "replace-swish", "no Swish", "MACs", "x 1x3x96x128"):
         assert word in text
     told = json.loads(report.read_text())
-    assert list(told) == ["input", "output", "pipeline", "before", "after", "passes"]
+    assert list(told) == ["input", "output", "pipeline", "before", "after", "passes", "remarks"]
     assert told["pipeline"] == PRESETS["mobile"]
     assert list(told["before"]) == list(told["after"]) == ["params", "macs", "bytes", "nodes"]
-    keys = ["name", "changes", "skips", "max_abs_diff", "numerics", "seconds"]
+    keys = ["name", "changes", "skips", "max_abs_diff", "numerics", "seconds", "poses"]
     assert all(list(entry) == keys for entry in told["passes"])
     swish = told["passes"][2]
     assert (swish["name"], swish["changes"], swish["numerics"]) == (

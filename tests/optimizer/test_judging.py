@@ -1,0 +1,187 @@
+"""Poses as the judge of what passes do: `--calib`, `--max-shift`, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graphopt import cli
+from graphopt.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.compare import compare
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import CheckFailed
+from graphopt.graph import constant
+from graphopt.model import load_model
+from graphopt.passbase import Change, Context, Numerics, Pass
+from graphopt.pipeline import parse_pipeline, run_pipeline
+from graphopt.pose.spec import detect_pose_spec
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Painted mannequins: parts of the demo's picture at several places, some mirrored."""
+    folder = tmp_path_factory.mktemp("pictures")
+    whole = Image.open(DEMO.with_suffix(".png")).convert("RGB")
+    rng = np.random.default_rng(2)
+    for index in range(8):
+        width, height = whole.width * 3 // 4, whole.height * 9 // 10
+        left = int(rng.integers(0, whole.width - width))
+        top = int(rng.integers(0, whole.height - height))
+        part = whole.crop((left, top, left + width, top + height))
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if index % 2 else part
+        part.resize((part.width // 2, part.height // 2)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def context(pictures) -> Context:
+    graph = load_model(DEMO)
+    spec = detect_pose_spec(graph)
+    return Context(graph, Calibration.from_photos(pictures, graph, spec, height=192))
+
+
+@dataclass(frozen=True)
+class Damage(Pass):
+    """Add a little noise to every large weight."""
+
+    name = "damage"
+    numerics = Numerics.APPROXIMATE
+    amount: float = 0.05
+
+    def match(self, graph):
+        yield from [n for n in graph.nodes if n.op == "Conv" and n.inputs[1].values.size > 500]
+
+    def rewrite(self, graph, site):
+        values = site.inputs[1].values
+        noise = np.random.default_rng(0).standard_normal(values.shape) * values.std()
+        noisy = values + self.amount * noise.astype(np.float32)
+        site.inputs[1] = constant(graph, "noisy", noisy)
+        return Change(site.outputs[0].name, "noise")
+
+
+RECONSTRUCT = parse_pipeline("reconstruct{photos=6}")
+
+
+def test_a_network_agrees_with_itself(context):
+    engine = OnnxRuntimeEngine(DEMO)
+    calibration = context.calibration
+    feeds = list(calibration.feeds(calibration.held_out))
+    change = compare(engine, engine, calibration.spec, feeds)
+    assert change.people >= len(feeds)
+    assert (change.error, change.lost, change.added, change.mean_shift) == (0, 0, 0, 0)
+    assert change.oks == 1
+
+
+def test_people_that_vanish_are_counted(context):
+    class Blind:
+        name, inputs = "blind", {}
+
+        def run(self, feeds):
+            values = engine.run(feeds)
+            return {name: np.zeros_like(value) for name, value in values.items()}
+
+    engine = OnnxRuntimeEngine(DEMO)
+    calibration = context.calibration
+    change = compare(engine, Blind(), calibration.spec, calibration.feeds(calibration.held_out))
+    assert change.people > 0
+    assert (change.lost, change.added, change.oks) == (change.people, 0, 0)
+    assert change.error > 0.99
+
+
+def test_lossy_passes_are_judged_by_poses(context):
+    passes = [*parse_pipeline("canonicalize"), Damage(), *RECONSTRUCT]
+    exact, damaged, repaired = run_pipeline(context.original, passes, context=context).steps
+    assert exact.poses is None
+    assert damaged.poses.error > 1.5 * repaired.poses.error > 0
+    assert damaged.poses.mean_shift > repaired.poses.mean_shift
+
+
+def test_a_budget_takes_back_what_moves_too_far(context):
+    result = run_pipeline(
+        context.original, [Damage()], context=context, on_fail="revert", max_shift=1e-4
+    )
+    (step,) = result.steps
+    assert step.reverted
+    assert "allowed: 0.0001 pixels" in step.failure
+    assert result.after == result.before
+    with pytest.raises(CheckFailed, match="key points move"):
+        run_pipeline(context.original, [Damage()], context=context, max_shift=1e-4)
+    (warned,) = run_pipeline(
+        context.original, [Damage()], context=context, on_fail="warn", max_shift=1e-4
+    ).steps
+    assert warned.failure
+    assert not warned.reverted
+
+
+def test_a_pass_is_judged_after_its_repair(context):
+    """What is repaired within the budget stays; what is not goes back with its repair."""
+    damaged = run_pipeline(context.original, [Damage()], context=context).steps[0].poses
+    passes = [Damage(), *RECONSTRUCT, *parse_pipeline("canonicalize")]
+
+    def run(budget):
+        return run_pipeline(
+            context.original, passes, context=context, on_fail="revert", max_shift=budget
+        )
+
+    repaired = run(damaged.mean_shift * 0.9)
+    assert not any(step.reverted for step in repaired.steps)
+    hopeless = run(1e-4)
+    assert [step.reverted for step in hopeless.steps] == [True, True, False]
+    assert "could not make up for it" in hopeless.steps[0].failure
+    weights = [n.inputs[1].values for n in hopeless.graph.nodes if n.op == "Conv"]
+    before = [n.inputs[1].values for n in context.original.nodes if n.op == "Conv"]
+    assert all(np.array_equal(a, b) for a, b in zip(weights, before, strict=True))
+
+
+@pytest.fixture
+def graphopt(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, args)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err
+
+    return run
+
+
+def test_optimize_with_photos(graphopt, pictures, tmp_path):
+    report = tmp_path / "report.json"
+    code, text, _ = graphopt(
+        *("optimize", DEMO, "-o", tmp_path / "out.onnx", "--report", report),
+        *("--passes", "replace-swish, reconstruct{photos=6}", "--calib", pictures),
+    )
+    assert code == 0
+    assert "shift" in text
+    assert SYNTHETIC_WARNING not in text
+    plain, repaired = json.loads(report.read_text())["passes"]
+    assert repaired["poses"]["error"] < plain["poses"]["error"]
+
+
+def test_optimize_without_photos_says_what_it_costs(graphopt, tmp_path):
+    report = tmp_path / "report.json"
+    code, _, _ = graphopt(
+        *("optimize", DEMO, "-o", tmp_path / "out.onnx", "--report", report, "--verify", "off"),
+        *("--passes", "replace-swish, reconstruct{photos=5}"),
+    )
+    assert code == 0
+    assert SYNTHETIC_WARNING in json.loads(report.read_text())["remarks"]
+
+
+def test_a_budget_needs_photos(graphopt, tmp_path):
+    code, _, err = graphopt("optimize", DEMO, "-o", tmp_path / "out.onnx", "--max-shift", 1)
+    assert code == 1
+    assert "--calib" in err
