@@ -63,14 +63,35 @@ class LayerClass(str, Enum):
     POINTWISE = "pointwise"
     """1x1 convolutions and matrix products."""
     DEPTHWISE = "depthwise"
-    """One filter a channel."""
+    """One filter a channel, up to 3x3."""
+    DEPTHWISE_LARGE = "depthwise_large"
+    """The same, larger; without a rate, as `depthwise`."""
     EXPONENTIAL = "exponential"
-    """Exponentials, logarithms and the like, wherever they happen; also nodes made of them."""
+    """Exponentials, logarithms and the like that a convolution's kernel does too."""
+    EXPONENTIAL_ALONE = "exponential_alone"
+    """The same in other kernels; without a rate, as `exponential`."""
+    REDUCTION = "reduction"
+    """Pooling, and sums over a map, counted in elements read; without a rate, fast as memory."""
+    RESIZE = "resize"
+    """Resampling, counted in elements written; without a rate, fast as memory."""
     BANDWIDTH = "bandwidth"
     """Everything else: as fast as memory."""
 
 
-_RATED = tuple(kind for kind in LayerClass if kind is not LayerClass.BANDWIDTH)
+_FALLBACK = {
+    LayerClass.DEPTHWISE_LARGE: LayerClass.DEPTHWISE,
+    LayerClass.EXPONENTIAL_ALONE: LayerClass.EXPONENTIAL,
+}
+
+_REQUIRED = frozenset(
+    {
+        LayerClass.DENSE,
+        LayerClass.DILATED,
+        LayerClass.POINTWISE,
+        LayerClass.DEPTHWISE,
+        LayerClass.EXPONENTIAL,
+    }
+)
 
 
 class Figure(BaseModel):
@@ -100,7 +121,7 @@ class Device(BaseModel):
     """GFLOP/s that the hardware could do at best, where known; predictions do not use it."""
     rates: Mapping[LayerClass, Figure]
     """Direct arithmetic: GFLOP/s, two to a multiply-add (so Winograd's may exceed the peak);
-    `exponential`: 1e9 a second."""
+    exponentials, `reduction` and `resize`: 1e9 elements a second."""
     winograd_channels: Figure | None = None
     """Fewest channels, in and out, that the engine takes Winograd's algorithm for; None: it has no
     such kernels."""
@@ -114,14 +135,20 @@ class Device(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Device:
-        needed = set(_RATED)
-        if self.winograd_channels is None:
-            needed.discard(LayerClass.WINOGRAD)
-        if missing := sorted(kind.value for kind in needed - set(self.rates)):
+        if missing := sorted(kind.value for kind in _REQUIRED - set(self.rates)):
             raise ValueError(f"rates: {', '.join(missing)} missing")
-        if extra := sorted(kind.value for kind in set(self.rates) - needed):
-            raise ValueError(f"rates: {', '.join(extra)} cannot be used")
+        if LayerClass.BANDWIDTH in self.rates:
+            raise ValueError("rates.bandwidth: the figure `bandwidth` is its rate")
+        if (LayerClass.WINOGRAD in self.rates) != (self.winograd_channels is not None):
+            raise ValueError(
+                "rates.winograd and winograd_channels: one is of no use without the other"
+            )
         return self
+
+    def rate(self, kind: LayerClass) -> float | None:
+        """The rate of a class, or of the one that stands in for it; None: as fast as memory."""
+        figure = self.rates.get(kind) or self.rates.get(_FALLBACK.get(kind, kind))
+        return None if figure is None else figure.value
 
     @property
     def sparse_break_even(self) -> float | None:
@@ -385,10 +412,18 @@ class Work:
     macs: int
     """Multiply-adds of the direct algorithm."""
     operations: float
-    """Floating-point operations, two to a multiply-add, with the lanes that hold no channel."""
+    """What the rate of its class is of, beside exponentials: two to a multiply-add, those on lanes
+    that hold no channel too; for a reduction, elements read; for resampling, written."""
     exponentials: int
     bytes: int
     """Read and written once each: inputs, weights, outputs."""
+
+    def amounts(self) -> dict[LayerClass, float]:
+        """What there is to do at each class's rate."""
+        fused = is_standard(self.node, *_ARITHMETIC)
+        kind = LayerClass.EXPONENTIAL if fused else LayerClass.EXPONENTIAL_ALONE
+        # A kernel of nothing but exponentials has no other operations.
+        return {self.kind: self.operations, kind: float(self.exponentials)}
 
 
 @dataclass(frozen=True)
@@ -454,10 +489,7 @@ def total_ms(layers: Iterable[LayerLatency]) -> float:
 
 def time_of(work: Work, device: Device) -> tuple[float, Bound]:
     """Milliseconds of one kernel, and what most of them go into."""
-    rate = device.rates.get(work.kind)
-    compute = work.exponentials / device.rates[LayerClass.EXPONENTIAL].value
-    if rate is not None and work.kind is not LayerClass.EXPONENTIAL:
-        compute += work.operations / rate.value
+    compute = sum(n / rate for kind, n in work.amounts().items() if (rate := device.rate(kind)))
     parts: dict[Bound, float] = {
         "compute": compute * 1e-6,
         "bandwidth": work.bytes / device.bandwidth.value * 1e-6,
@@ -481,13 +513,18 @@ def class_of(node: gs.Node, device: Device) -> LayerClass:
     if is_standard(node, *CONV_OPS):
         spec = ConvSpec.of(node)
         return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
-    exponential = is_standard(node) and node.op in _EXPONENTIALS
-    return LayerClass.EXPONENTIAL if exponential else LayerClass.BANDWIDTH
+    if is_standard(node, *_EXPONENTIALS):
+        return LayerClass.EXPONENTIAL_ALONE
+    if is_standard(node, "Resize", "Upsample"):
+        return LayerClass.RESIZE
+    reduction = is_standard(node) and ("Pool" in node.op or node.op.startswith("Reduce"))
+    return LayerClass.REDUCTION if reduction else LayerClass.BANDWIDTH
 
 
 def _class_of_conv(spec: ConvSpec, device: Device) -> LayerClass:
     if spec.depthwise:
-        return LayerClass.DEPTHWISE
+        large = max(spec.kernel) > 3
+        return LayerClass.DEPTHWISE_LARGE if large else LayerClass.DEPTHWISE
     if math.prod(spec.kernel) == 1:
         return LayerClass.POINTWISE
     if any(d > 1 and k > 1 for d, k in zip(spec.dilations, spec.kernel, strict=True)):
@@ -542,12 +579,19 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
         count = facts.macs[id(node)]
         if count is None:
             raise _unknown(node)
+        kind = class_of(node, device)
+        counted = {
+            LayerClass.REDUCTION: node.inputs[0],
+            LayerClass.RESIZE: node.outputs[0],
+        }.get(kind)
         work.append(
             Work(
                 node=node,
-                kind=class_of(node, device),
+                kind=kind,
                 macs=count,
-                operations=2.0 * count * _padding(node, device.lanes),
+                operations=_elements(counted, shapes, node)
+                if counted is not None
+                else 2.0 * count * _padding(node, device.lanes),
                 exponentials=sum(_exponentials(member, shapes) for member in group),
                 bytes=_traffic(graph, group, shapes, device),
             )

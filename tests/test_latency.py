@@ -1,4 +1,4 @@
-"""Device profiles, what becomes one kernel, and the price of a kernel."""
+"""Device profiles, what becomes one kernel, the price of a kernel, and measuring a profile."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from typer.testing import CliRunner
 
+from graphopt import profiling
 from graphopt.cli import app
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Unsupported
 from graphopt.inspection import inspect_models
 from graphopt.latency import (
     Device,
@@ -23,10 +24,14 @@ from graphopt.latency import (
     fused_into,
     load_device,
     predict,
+    time_of,
     total_ms,
+    work_of,
 )
 from graphopt.model import load_model, to_proto
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.profiling import FITTED, calibration_network, fit, matched, write_device
+from graphopt.runtime import LayerTime
 
 RATES = {
     "winograd": 100.0,
@@ -105,7 +110,10 @@ def test_a_profile_from_a_file(tmp_path: Path) -> None:
         (("value = 10", "value = 0"), "bandwidth.value"),
         (('source = "b"', 'source = ""'), "launch.source"),
         (('dilated = { value = 1, source = "c" }', ""), "rates: dilated missing"),
-        (("dense =", "winograd = { value = 1, source = 'c' }\ndense ="), "winograd cannot be used"),
+        (
+            ("dense =", "winograd = { value = 1, source = 'c' }\ndense ="),
+            "rates.winograd and winograd_channels",
+        ),
         (("dense =", "octonions ="), "rates.octonions"),
         (("launch", "lunch"), "launch"),
         (("[rates]", "[rates"), "is not TOML"),
@@ -161,6 +169,7 @@ def one_conv(
         ((16, 16, 3, 3), "<dilations=[2,2]>", LayerClass.DILATED),
         ((16, 16, 1, 1), "<dilations=[2,2]>", LayerClass.POINTWISE),
         ((16, 1, 3, 3), "<group=16, dilations=[2,2]>", LayerClass.DEPTHWISE),
+        ((16, 1, 5, 5), "<group=16>", LayerClass.DEPTHWISE_LARGE),
     ],
 )
 def test_classes(proto: Proto, kernel: tuple[int, ...], attrs: str, kind: LayerClass) -> None:
@@ -375,3 +384,102 @@ def test_inspect_shows_the_change_on_the_command_line(pair: tuple[Path, Path]) -
 def test_inspect_refuses_an_unknown_device(pair: tuple[Path, Path]) -> None:
     told = CliRunner().invoke(app, ["inspect", str(pair[0]), "--device", "abacus"])
     assert isinstance(told.exception, InputError)
+
+
+# --- graphopt profile ---------------------------------------------------------------------------
+
+
+def measured_device() -> Device:
+    """A device such as `graphopt profile` describes: every fitted rate, and no Winograd."""
+    values = {
+        "dense": 40.0,
+        "dilated": 20.0,
+        "pointwise": 50.0,
+        "depthwise": 5.0,
+        "depthwise_large": 15.0,
+        "exponential": 0.4,
+        "exponential_alone": 0.1,
+        "reduction": 0.3,
+        "resize": 0.2,
+    }
+    rates = {kind: {"value": rate, "source": "made up"} for kind, rate in values.items()}
+    return device(winograd_channels=None, rates=rates)
+
+
+def test_the_calibration_network_has_every_class(tmp_path: Path) -> None:
+    onnx.checker.check_model(to_proto(calibration_network()), full_check=True)
+    kernels = work_of(calibration_network(), measured_device())
+    kinds = {kind for work in kernels for kind, amount in work.amounts().items() if amount}
+    assert kinds == set(FITTED)
+
+
+def test_a_fit_finds_the_device_that_the_times_are_of() -> None:
+    truth = measured_device()
+    kernels = work_of(calibration_network(), truth)
+    rng = np.random.default_rng(0)
+    pairs = [(work, time_of(work, truth)[0] * rng.uniform(0.95, 1.05)) for work in kernels]
+    found = fit(pairs, truth, "a test")
+    assert found.error < 0.05
+    assert found.kernels == len(kernels)
+    for kind in FITTED:
+        assert found.device.rates[kind].value == pytest.approx(truth.rates[kind].value, rel=0.1)
+        assert found.device.rates[kind].source.startswith("a test: fit to ")
+
+
+def test_launches_find_their_nodes(proto: Proto) -> None:
+    model = proto(
+        "float[1,16,8,8] x",
+        "float[1,32,8,8] y, float[1,16,4,4] z",
+        "c = Conv (x, w) b = Concat <axis=1> (x, c) y = Sigmoid (b)"
+        "z = MaxPool <kernel_shape=[2,2], strides=[2,2]> (c)",
+        w=weight(16, 16, 1, 1),
+    )
+    graph = gs.import_onnx(model)
+    graph.nodes[0].name = "conv"
+    times = [
+        LayerTime("pack", "pack", 9.0, 0),
+        LayerTime("conv", "conv_1x1_0", 1.0, 16 * 16 * 64),
+        LayerTime("max_pool2d", "max_pool2d", 2.0, 0),
+        LayerTime("fused_concatenate_sigmoid", "fused_concatenate_sigmoid", 3.0, 0),
+        LayerTime("unpack", "unpack", 9.0, 0),
+    ]
+    kernels = work_of(graph, device())
+    assert {w.node.op: ms for w, ms in matched(kernels, times)} == {
+        "Conv": 1.0,
+        "MaxPool": 2.0,
+        "Concat": 3.0,
+    }
+    # Two launches for one node: which is which cannot be told, so neither is believed.
+    twice = [*times, LayerTime("max_pool2d", "max_pool2d_1", 4.0, 0)]
+    assert {w.node.op for w, _ in matched(kernels, twice)} == {"Conv", "Concat"}
+
+
+def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "toy.toml"
+    for profile in (measured_device(), device(unknown=('the "moon"',))):
+        write_device(profile, path)
+        assert load_device(path) == profile
+    write_device(load_device("mali-g76-mp12"), path)
+    assert load_device(path).model_copy(update={"name": "mali-g76-mp12"}) == load_device(
+        "mali-g76-mp12"
+    )
+
+
+def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "CHAINS", ((16, 24, 24),))
+    monkeypatch.setattr(profiling, "STEMS", ())
+    path = tmp_path / "here.toml"
+    told = CliRunner().invoke(app, ["profile", "-o", str(path), "--threads", "1"])
+    assert told.exit_code == 0, told.output
+    here = load_device(path)
+    assert set(here.rates) == set(FITTED)
+    assert here.lanes in (8, 16)
+    assert "--target cpu --threads 1" in here.bandwidth.source
+    assert "mean error" in told.output
+
+
+def test_only_this_machine_can_be_profiled(tmp_path: Path) -> None:
+    path = tmp_path / "phone.toml"
+    told = CliRunner().invoke(app, ["profile", "-o", str(path), "--device", "phone"])
+    assert isinstance(told.exception, Unsupported)
+    assert not path.exists()

@@ -6,9 +6,10 @@ from graphopt.commands.eval import eval
 from graphopt.commands.inspect import inspect
 from graphopt.commands.optimize import optimize
 from graphopt.commands.passes import passes_app
+from graphopt.commands.profile import profile
 from graphopt.commands.run import run
 
-ALL = (optimize, compile, run, eval, bench, inspect)
+ALL = (optimize, compile, run, eval, bench, inspect, profile)
 """The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
 
-__all__ = ["ALL", "bench", "compile", "eval", "inspect", "optimize", "passes_app", "run"]
+__all__ = ["ALL", "bench", "compile", "eval", "inspect", "optimize", "passes_app", "profile", "run"]

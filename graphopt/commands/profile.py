@@ -1,0 +1,49 @@
+"""`graphopt profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.errors import Unsupported
+
+
+def profile(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.toml", help="The profile to write.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="What to measure: local, this machine.", metavar="local")
+    ] = "local",
+    target: Annotated[
+        str, typer.Option(help="Whose kernels: cpu or opencl, as in compile.")
+    ] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
+    ] = None,
+) -> None:
+    """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
+    from rich.console import Console
+
+    from graphopt.profiling import profile_machine, write_device
+
+    if device != "local":
+        raise Unsupported(
+            f"the device {device!r} cannot be measured from here", hint="--device local"
+        )
+    with Console(stderr=True).status("making a network of every class of layer") as status:
+        measured = profile_machine(target=target, threads=threads, progress=status.update)
+    write_device(measured.device, output)
+    figures = [
+        *((kind.value, figure) for kind, figure in measured.device.rates.items()),
+        ("bandwidth, GB/s", measured.device.bandwidth),
+        ("launch, us", measured.device.launch),
+    ]
+    for name, figure in figures:
+        typer.echo(f"{name:18} {figure.value:g}")
+    typer.echo(
+        f"{output}: fitted to {measured.kernels} kernels, mean error {measured.error:.0%}; "
+        "another program on this machine makes it worse"
+    )
