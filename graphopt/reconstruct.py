@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,10 @@ import onnx_graphsurgeon as gs
 import scipy.linalg
 from numpy.typing import NDArray
 
+from graphopt.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.calibration import Calibration
-from graphopt.engine import Array, OnnxRuntimeEngine
-from graphopt.graph import ConvSpec, constant, label, reads_of
-from graphopt.model import copy_model, serialised
+from graphopt.engine import Array
+from graphopt.graph import ConvSpec, constant, label
 from graphopt.passbase import Skip
 from graphopt.verify import output_error
 
@@ -138,7 +138,7 @@ class Reconstruction:
         self._fitting = calibration.fitting[: min(photos, most)]
         self._held_out = calibration.held_out[: math.ceil(share * len(self._fitting))]
         self._nodes = nodes
-        self._walk: _Walk | None = None
+        self._walk: Walk | None = None
         self._samples: dict[str, list[_Sample]] = {}
 
     @property
@@ -159,7 +159,7 @@ class Reconstruction:
         if not self._nodes:
             return
         self._samples = self._sample_targets()
-        self._walk = _Walk(self._graph, self._nodes, self._feeds())
+        self._walk = Walk(self._graph, self._nodes, self._feeds())
         yield from self._nodes
 
     def fit(self, node: gs.Node) -> LayerFit:
@@ -197,7 +197,7 @@ class Reconstruction:
     def _survey(self) -> tuple[list[Skip], list[gs.Node], float]:
         """What cannot be fitted, what must be, and bytes of activations held for each image."""
         probe = next(self._calibration.feeds(self._calibration.held_out))
-        ours, theirs = _all_values(self._graph, probe), _all_values(self._original, probe)
+        ours, theirs = all_values(self._graph, probe), all_values(self._original, probe)
         skips: list[Skip] = []
         nodes: list[gs.Node] = []
         for node in self._graph.nodes:
@@ -216,9 +216,10 @@ class Reconstruction:
                 skips.append(Skip(label(node), reason))
             elif _relative(ours[name], theirs[name]) > UNCHANGED:
                 nodes.append(node)
-        held = _held(self._graph, nodes)
-        bytes_held = (sum(ours[n].nbytes for n in names if n in ours) for names in held)
-        return skips, nodes, float(max(bytes_held, default=0))
+        sizes = (
+            sum(ours[n].nbytes for n in names if n in ours) for names in held(self._graph, nodes)
+        )
+        return skips, nodes, float(max(sizes, default=0))
 
     def _sample_targets(self) -> dict[str, list[_Sample]]:
         """The original's outputs of the layers to fit, at random positions of every image."""
@@ -228,7 +229,7 @@ class Reconstruction:
             unknowns = math.prod(node.inputs[1].shape[1:]) + 1
             wanted[name] = math.ceil(max(LEAST_POSITIONS, POSITIONS * unknowns) / self.count)
         rng = np.random.default_rng(0)
-        engine = _engine(_part(self._original, outputs=names))
+        engine = engine_of(part_of(self._original, outputs=names))
         samples: dict[str, list[_Sample]] = {name: [] for name in names}
         for feed in self._feeds():
             for name, values in engine.run(feed).items():
@@ -335,92 +336,3 @@ def _relative(values: Array, reference: Array) -> float:
     expected = reference.astype(np.float64)
     norm = float(np.linalg.norm(expected))
     return float(np.linalg.norm(values.astype(np.float64) - expected)) / max(norm, 1e-30)
-
-
-# --- running a network piece by piece ------------------------------------------------------------
-
-
-class _Walk:
-    """A network that is run over many images up to one node after another.
-
-    Between two nodes only those tensors are held that a later one needs, so that nothing is
-    computed twice and memory does not grow with depth.
-    """
-
-    def __init__(
-        self, graph: gs.Graph, stops: Sequence[gs.Node], feeds: Iterable[Mapping[str, Array]]
-    ) -> None:
-        self._graph = graph
-        self._order = {id(node): index for index, node in enumerate(graph.nodes)}
-        self._held = dict(zip(map(id, stops), _held(graph, stops), strict=True))
-        self._values: list[Mapping[str, Array]] = []
-        self._feeds: Iterable[Mapping[str, Array]] = feeds
-        self._position = 0
-
-    def advance_to(self, node: gs.Node) -> list[Array]:
-        """Run everything before `node`, and return its first input for each image."""
-        stop, held = self._order[id(node)], self._held[id(node)]
-        known = self._values or self._feeds
-        fresh = {t.name for n in self._graph.nodes[self._position : stop] for t in n.outputs}
-        outputs = sorted(held & fresh)
-        advanced: list[Mapping[str, Array]] = []
-        engine = None
-        for values in known:
-            if outputs and engine is None:
-                part = _part(
-                    self._graph,
-                    nodes=slice(self._position, stop),
-                    inputs=sorted(values),
-                    outputs=outputs,
-                )
-                engine = _engine(part)
-            needed = {n: values[n] for n in engine.inputs} if engine else {}
-            made = engine.run(needed) if engine else {}
-            advanced.append({n: v for n, v in values.items() if n in held} | made)
-        self._values, self._position = advanced, stop
-        return [values[node.inputs[0].name] for values in advanced]
-
-
-def _held(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
-    """For each stop, in order, the tensors that it or a node between it and the last stop reads."""
-    order = {id(node): index for index, node in enumerate(graph.nodes)}
-    positions = [order[id(node)] for node in stops]
-    held = []
-    for position in positions:
-        later = graph.nodes[position : positions[-1] + 1]
-        made = {t.name for node in later for t in node.outputs}
-        reads = {t.name for n in later for t in reads_of(n) if isinstance(t, gs.Variable)}
-        held.append(reads - made)
-    return held
-
-
-def _part(
-    graph: gs.Graph,
-    *,
-    outputs: Sequence[str],
-    nodes: slice = slice(None),
-    inputs: Sequence[str] | None = None,
-) -> gs.Graph:
-    """A copy of some nodes of a graph that reads and makes the named tensors."""
-    part = copy_model(graph)
-    tensors = part.tensors()
-    if inputs is not None:
-        part.inputs = [tensors[name] for name in inputs]
-        for tensor in part.inputs:
-            tensor.inputs.clear()
-    part.outputs = [tensors[name] for name in outputs]
-    part.nodes = part.nodes[nodes]
-    for tensor in [*part.inputs, *part.outputs]:
-        tensor.dtype = tensor.dtype or np.dtype(np.float32)
-    return part
-
-
-def _engine(graph: gs.Graph) -> OnnxRuntimeEngine:
-    with serialised(graph) as model:
-        return OnnxRuntimeEngine(model)
-
-
-def _all_values(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """Every tensor that a graph's nodes make, and its inputs."""
-    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
-    return {**feed, **_engine(_part(graph, outputs=names)).run(feed)}

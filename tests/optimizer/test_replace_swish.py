@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 import pytest
+from PIL import Image
 
-from graphopt.passes.replace_swish import ReplaceSwish
+from graphopt.calibration import Calibration
+from graphopt.errors import InputError
+from graphopt.model import copy_model, to_proto
+from graphopt.passbase import Context
+from graphopt.passes.replace_swish import Gate, ReplaceSwish
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.verify import output_error
 
 X = "float[1,4,6,6] x"
 Y = "float[1,4,6,6] y"
@@ -137,3 +147,83 @@ def test_efficientpose_every_swish_and_no_gate(efficientpose):
     assert {change.node for change in outcome.changes} == sites
     assert {skip.node for skip in outcome.skips} == gates
     assert sum(node.op == "Sigmoid" for node in graph.nodes) == len(gates)
+
+
+@pytest.fixture
+def seen(network, normal, tmp_path) -> tuple[gs.Graph, Context]:
+    """Swish behind a convolution whose channels have very different ranges, and photos for it."""
+    rng = np.random.default_rng(4)
+    for index in range(8):
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(tmp_path / f"{index}.png")
+    scale = np.geomspace(0.2, 8, 19).astype(np.float32)[:, None, None, None]
+    graph = network(
+        "float[1,3,32,32] x",
+        "float[1,19,32,32] y",
+        """c = Conv<pads=[1,1,1,1]>(x, w) s = Sigmoid(c) m = Mul(c, s)
+           d = Conv(m, v) t = Sigmoid(d) e = Mul(f, d) y = Mul(e, t)""",
+        w=normal(19, 3, 3, 3) / 5 * scale,
+        v=normal(19, 19, 1, 1) / 8,
+        f=np.float32(1.25),
+    )
+    spec = PoseSpec(
+        preprocess=Preprocess(color="rgb", mean=(128.0,) * 3, scale=(1 / 64,) * 3),
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output="y", count=19),
+        stride=1,
+    )
+    return graph, Context(graph, Calibration.from_photos(tmp_path, graph, spec))
+
+
+def test_fitted_gates_come_closer_than_hard_ones(seen):
+    graph, context = seen
+    feeds = list(context.calibration.feeds(context.calibration.held_out))
+    errors = {}
+    for gate in ("hard", "fitted"):
+        changed = copy_model(graph)
+        outcome = ReplaceSwish(gate=gate).run(changed, context)
+        assert len(outcome.changes) == 2
+        assert "Sigmoid" not in [node.op for node in changed.nodes]
+        onnx.checker.check_model(to_proto(changed), full_check=True)
+        errors[gate] = output_error(changed, graph, feeds)
+    assert errors["fitted"] < 0.8 * errors["hard"]
+
+
+def test_a_gate_is_fitted_behind_those_before_it(seen):
+    """The second gate's target is the original's output, its input the changed network's."""
+    graph, context = seen
+    changed = copy_model(graph)
+    first = next(node for node in changed.nodes if node.outputs[0].name == "d")
+    weight = first.inputs[1].values
+    first.inputs[1] = gs.Constant("doubled", 2 * weight)
+    ReplaceSwish(gate="fitted").run(changed, context)
+    feeds = list(context.calibration.feeds(context.calibration.held_out))
+    blind = copy_model(graph)
+    ReplaceSwish(gate="fitted").run(blind, context)
+    next(n for n in blind.nodes if n.outputs[0].name == "d").inputs[1] = gs.Constant(
+        "doubled", 2 * weight
+    )
+    assert output_error(changed, graph, feeds) < 0.8 * output_error(blind, graph, feeds)
+
+
+def test_fitting_needs_images(seen):
+    graph, _ = seen
+    with pytest.raises(InputError, match="no images"):
+        ReplaceSwish(gate="fitted").run(graph, Context(graph))
+
+
+def test_a_fitted_gate_is_the_best_of_its_channel():
+    """No slope and offset nearby fit better, and a gate is found again from what it makes."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((3, 400)) * np.array([[0.3], [2.0], [6.0]])
+    start = Gate(np.full((1, 1), 1 / 6), np.full((1, 1), 0.5), 1.0)
+    true = Gate(np.array([[0.3], [0.25], [0.1]]), np.array([[0.4], [0.5], [0.7]]), 1.0)
+    found = start.fitted(x, true(x))
+    assert np.abs(found(x) - true(x)).max() < 0.02
+    swish = x / (1 + np.exp(-x))
+    best = start.fitted(x, swish)
+    error = np.square(best(x) - swish).mean(axis=1)
+    assert (error < np.square(start(x) - swish).mean(axis=1)).all()
+    for ds, do in ((0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)):
+        other = Gate(best.slope + ds, best.offset + do, 1.0)
+        assert (np.square(other(x) - swish).mean(axis=1) > error - 1e-6).all()

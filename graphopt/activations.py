@@ -1,0 +1,98 @@
+"""What flows through a network: its tensors over many images, without computing anything twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.graph import reads_of
+from graphopt.model import copy_model, serialised
+
+
+class Walk:
+    """A network that is run over many images up to one node after another.
+
+    Between two nodes only those tensors are held that a later one needs, so that nothing is
+    computed twice and memory does not grow with depth.
+    """
+
+    def __init__(
+        self, graph: gs.Graph, stops: Sequence[gs.Node], feeds: Iterable[Mapping[str, Array]]
+    ) -> None:
+        self._graph = graph
+        self._order = {id(node): index for index, node in enumerate(graph.nodes)}
+        self._held = dict(zip(map(id, stops), held(graph, stops), strict=True))
+        self._values: list[Mapping[str, Array]] = []
+        self._feeds: Iterable[Mapping[str, Array]] = feeds
+        self._position = 0
+
+    def advance_to(self, node: gs.Node) -> list[Array]:
+        """Run everything before `node`, and return its first input for each image."""
+        stop, needed = self._order[id(node)], self._held[id(node)]
+        known = self._values or self._feeds
+        fresh = {t.name for n in self._graph.nodes[self._position : stop] for t in n.outputs}
+        outputs = sorted(needed & fresh)
+        advanced: list[Mapping[str, Array]] = []
+        engine = None
+        for values in known:
+            if outputs and engine is None:
+                part = part_of(
+                    self._graph,
+                    nodes=slice(self._position, stop),
+                    inputs=sorted(values),
+                    outputs=outputs,
+                )
+                engine = engine_of(part)
+            made = engine.run({n: values[n] for n in engine.inputs}) if engine else {}
+            advanced.append({n: v for n, v in values.items() if n in needed} | made)
+        self._values, self._position = advanced, stop
+        return [values[node.inputs[0].name] for values in advanced]
+
+
+def held(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
+    """For each stop, in order, the tensors that it or a node between it and the last stop reads."""
+    order = {id(node): index for index, node in enumerate(graph.nodes)}
+    positions = [order[id(node)] for node in stops]
+    names = []
+    for position in positions:
+        later = graph.nodes[position : positions[-1] + 1]
+        made = {t.name for node in later for t in node.outputs}
+        reads = {t.name for n in later for t in reads_of(n) if isinstance(t, gs.Variable)}
+        names.append(reads - made)
+    return names
+
+
+def part_of(
+    graph: gs.Graph,
+    *,
+    outputs: Sequence[str],
+    nodes: slice = slice(None),
+    inputs: Sequence[str] | None = None,
+) -> gs.Graph:
+    """A copy of some nodes of a graph that reads and makes the named tensors."""
+    part = copy_model(graph)
+    tensors = part.tensors()
+    if inputs is not None:
+        part.inputs = [tensors[name] for name in inputs]
+        for tensor in part.inputs:
+            tensor.inputs.clear()
+    part.outputs = [tensors[name] for name in outputs]
+    part.nodes = part.nodes[nodes]
+    for tensor in [*part.inputs, *part.outputs]:
+        tensor.dtype = tensor.dtype or np.dtype(np.float32)
+    return part
+
+
+def engine_of(graph: gs.Graph) -> OnnxRuntimeEngine:
+    """A graph that is ready to run."""
+    with serialised(graph) as model:
+        return OnnxRuntimeEngine(model)
+
+
+def all_values(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Every tensor that a graph's nodes make, and its inputs."""
+    names = [t.name for node in graph.nodes for t in node.outputs if t.name]
+    return {**feed, **engine_of(part_of(graph, outputs=names)).run(feed)}
