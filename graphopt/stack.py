@@ -1,0 +1,238 @@
+"""A convolution's kernel as a stack of smaller ones: least squares in the space of weights.
+
+Convolutions with nothing between them compose to one convolution whose kernel is the product of
+theirs: matrices over channels, convolution over taps. The inverse, factors whose product comes
+closest to a given kernel, is found by alternating least squares: the product is linear in each
+factor, and each in turn is solved for by conjugate gradients while the others are held.
+
+Kernels here are (group, out / group, in / group, height, width); groups are problems of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kernel: TypeAlias = NDArray[np.float64]
+
+Metric: TypeAlias = Callable[[Kernel], Kernel]
+"""Maps a kernel E to M E, where <E, M E> is the squared error that E stands for."""
+
+STEPS = 10
+"""Of conjugate gradients for one factor; the next round goes on where they end."""
+GAIN = 0.001
+"""What a round over all factors must take off the squared error for another one to follow …"""
+GAIN_OF_MANY = 0.01
+"""… and where there are many channels, and a round takes seconds."""
+
+FEW = 8
+"""Channels up to which it matters where a fit starts, and how precisely it is computed."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Factors of a kernel."""
+
+    factors: tuple[Kernel, ...]
+    """The one that is applied first comes first."""
+    residual: float
+    """What their product lacks, relative to the kernel, in the metric of the fit."""
+
+
+def compose(after: Kernel, before: Kernel) -> Kernel:
+    """The kernel of two convolutions in a row."""
+    group, out, inner, kh, kw = after.shape
+    _, _, channels, h, w = before.shape
+    flat = before.reshape(group, inner, -1)
+    result = np.zeros((group, out, channels, h + kh - 1, w + kw - 1))
+    for y, x in np.ndindex(kh, kw):
+        tap = after[..., y, x] @ flat
+        result[..., y : y + h, x : x + w] += tap.reshape(group, out, channels, h, w)
+    return result
+
+
+def product(factors: Sequence[Kernel]) -> Kernel:
+    """The kernel of a whole stack, the factor that is applied first at the front."""
+    return reduce(lambda before, after: compose(after, before), factors)
+
+
+def fit_stack(
+    kernel: Kernel,
+    depth: int,
+    width: int,
+    *,
+    metric: Metric | None = None,
+    rounds: int = 40,
+    restarts: int = 3,
+    seed: int = 0,
+) -> Stack:
+    """Factors of 3x3 whose product comes close to a kernel.
+
+    Args:
+        kernel: of 2 * depth + 1 taps in height and width.
+        depth: how many factors.
+        width: channels of a group between two factors.
+        metric: which errors count how much; by default all weights count the same.
+        rounds: over all factors, at most, for the best start of each group.
+        restarts: random starts, which get two rounds each to show what they are worth; matrices of
+            many channels get one, since for them all starts are worth the same.
+        seed: of the random starts.
+    """
+    rng = np.random.default_rng(seed)
+    dtype = np.float64 if width <= FEW else np.float32
+    fit = _Fit(kernel.astype(dtype), metric)
+    count = restarts if width <= FEW else 1
+    tried = [fit.alternate(_random(fit.kernel, depth, width, rng), 2) for _ in range(count)]
+    best = np.argmin([fit.errors(factors) for factors in tried], axis=0)
+    groups = np.arange(len(kernel))
+    start = [np.stack(alternatives)[best, groups] for alternatives in zip(*tried, strict=True)]
+    factors = fit.alternate(start, rounds)
+    residual = np.sqrt(max(fit.errors(factors).sum(), 0.0) / max(fit.size, 1e-30))
+    spatial = [
+        np.moveaxis(f.astype(np.float64), 1, -1).reshape(len(f), *f.shape[2:], 3, 3)
+        for f in factors
+    ]
+    return Stack(tuple(spatial), float(residual))
+
+
+def _random(kernel: Kernel, depth: int, width: int, rng: np.random.Generator) -> list[Kernel]:
+    """Random factors, and the last one zero: it is solved for first."""
+    group, out, channels = kernel.shape[:3]
+    widths = [channels, *[width] * (depth - 1), out]
+    blur = np.outer([1, 2, 1], [1, 2, 1]).reshape(9, 1, 1) / 4
+    factors = [
+        (rng.standard_normal((group, 9, outputs, inputs)) * blur / np.sqrt(9 * inputs)).astype(
+            kernel.dtype
+        )
+        for inputs, outputs in pairwise(widths)
+    ]
+    factors[-1][:] = 0
+    return factors
+
+
+class _Fit:
+    """The search for one kernel's factors; here taps come before channels: (group, taps, out, in).
+
+    Products are taken at the frequencies of a discrete Fourier transform of the kernel's own size,
+    which is as large as the product's support: nothing wraps around.
+    """
+
+    def __init__(self, kernel: Kernel, metric: Metric | None) -> None:
+        self.kernel, self._shape, self._metric = kernel, kernel.shape, metric
+        size = kernel.shape[-1]
+        self._target = np.moveaxis(kernel.reshape(*kernel.shape[:3], -1), -1, 1)
+        self.size = float(self._energy(self._target).sum())
+        # Of each pair of conjugate frequencies one is enough, counted twice.
+        frequencies = np.indices((size, size // 2 + 1)).reshape(2, -1)
+        taps = [np.indices((extent, extent)).reshape(2, -1) for extent in (3, size)]
+        small, full = (np.exp(-2j * np.pi / size * (frequencies.T @ tap)) for tap in taps)
+        inverse = full.conj().T * np.where(frequencies[1] == 0, 1, 2) / size**2
+        precision = np.result_type(kernel.dtype, np.complex64)
+        self._forward, self._inverse = small.astype(precision), inverse.astype(precision)
+
+    def errors(self, factors: Sequence[Kernel]) -> Kernel:
+        """The squared error of each group."""
+        spectra = [self._spectrum(factor) for factor in factors]
+        image = self._real(self._inverse, reduce(lambda b, a: _times(a, b), spectra))
+        return self._energy(self._target - image).reshape(-1)
+
+    def alternate(self, start: Sequence[Kernel], rounds: int) -> list[Kernel]:
+        """Solve for each factor in turn, the last one first, until that gains little."""
+        factors = list(start)
+        gain = GAIN if factors[0].shape[2] <= FEW else GAIN_OF_MANY
+        error = np.inf
+        for _ in range(rounds):
+            spectra = [self._spectrum(factor) for factor in factors]
+            for index in reversed(range(len(factors))):
+                before = reduce(lambda b, a: _times(a, b), spectra[:index]) if index else None
+                rest = spectra[index + 1 :]
+                after = reduce(lambda b, a: _times(a, b), rest) if rest else None
+                factors[index] = self._solve(factors[index], after, before)
+                spectra[index] = self._spectrum(factors[index])
+            factors = self._balanced(factors)
+            previous, error = error, float(self.errors(factors).sum())
+            if error > (1 - gain) * previous:
+                break
+        return factors
+
+    def _spectrum(self, x: Kernel) -> Kernel:
+        return _along_taps(self._forward, x)
+
+    @staticmethod
+    def _real(transform: Kernel, spectrum: Kernel) -> Kernel:
+        return np.ascontiguousarray(_along_taps(transform, spectrum).real)
+
+    def _solve(self, x: Kernel, after: Kernel | None, before: Kernel | None) -> Kernel:
+        """Some steps towards the X that brings after * X * before closest to the kernel."""
+
+        def image_of(x: Kernel) -> Kernel:
+            inner = _times(self._spectrum(x), before)
+            return self._real(self._inverse, _times(after, inner))
+
+        def pulled_back(error: Kernel) -> Kernel:
+            outer = _along_taps(self._inverse.conj().T, self._weighed(error))
+            inner = _times(_adjoint(after), _times(outer, _adjoint(before)))
+            return self._real(self._forward.conj().T, inner)
+
+        error = self._target - image_of(x)
+        residual = pulled_back(error)
+        direction, energy = residual, _dot(residual, residual)
+        for _ in range(STEPS):
+            image = image_of(direction)
+            step = energy / np.maximum(self._energy(image), 1e-30)
+            x = x + step * direction
+            error = error - step * image
+            residual = pulled_back(error)
+            previous, energy = energy, _dot(residual, residual)
+            direction = residual + energy / np.maximum(previous, 1e-30) * direction
+        return x
+
+    def _weighed(self, error: Kernel) -> Kernel:
+        if self._metric is None:
+            return error
+        spatial = np.moveaxis(error, 1, -1).reshape(self._shape)
+        weighed = self._metric(spatial)
+        return np.moveaxis(weighed.reshape(*self._shape[:3], -1), -1, 1)
+
+    def _energy(self, error: Kernel) -> Kernel:
+        return _dot(error, self._weighed(error))
+
+    @staticmethod
+    def _balanced(factors: Sequence[Kernel]) -> list[Kernel]:
+        """The same product from factors of the same size, group by group."""
+        sizes = [np.sqrt(_dot(factor, factor)) + 1e-30 for factor in factors]
+        mean = np.exp(np.mean([np.log(size) for size in sizes], axis=0))
+        return [factor * (mean / size) for factor, size in zip(factors, sizes, strict=True)]
+
+
+def _along_taps(transform: Kernel, x: Kernel) -> Kernel:
+    """A linear map of the axis of taps or frequencies."""
+    result: Kernel = (transform @ x.reshape(*x.shape[:2], -1)).reshape(len(x), -1, *x.shape[2:])
+    return result
+
+
+def _times(left: Kernel | None, right: Kernel | None) -> Kernel:
+    """The product over channels; None stands for one."""
+    if left is None or right is None:
+        only = right if left is None else left
+        assert only is not None
+        return only
+    # A product of numbers, as in depthwise kernels, is no matter for BLAS.
+    result: Kernel = left * right if left.shape[-1] == 1 else left @ right
+    return result
+
+
+def _adjoint(spectrum: Kernel | None) -> Kernel | None:
+    return None if spectrum is None else spectrum.conj().swapaxes(-1, -2)
+
+
+def _dot(a: Kernel, b: Kernel) -> Kernel:
+    """<A, B> of each group, shaped to multiply kernels."""
+    dot: Kernel = (a * b).sum(axis=(1, 2, 3), keepdims=True)
+    return dot
