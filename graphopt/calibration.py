@@ -83,7 +83,7 @@ class Calibration:
         for index in np.random.default_rng(seed).permutation(len(files)):
             if len(chosen) == count:
                 break
-            if _opens(files[index]):
+            if is_photo(files[index]):
                 chosen.append(files[index])
         if len(chosen) < LEAST:
             raise InputError(
@@ -133,8 +133,8 @@ class Calibration:
         return read_photo(image) if isinstance(image, Path) else _imagined(image)
 
 
-def _opens(path: Path) -> bool:
-    """Whether Pillow knows the file; its pixels are not decoded yet."""
+def is_photo(path: Path) -> bool:
+    """Whether Pillow knows the file; its pixels are not decoded."""
     try:
         with Image.open(path):
             return True

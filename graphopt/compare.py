@@ -6,15 +6,20 @@ figures do not depend on how large the photos were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from graphopt.engine import Array, Engine
+from graphopt.calibration import is_photo
+from graphopt.engine import Array, Engine, open_engine
+from graphopt.errors import InputError
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.evaluate import oks, pose_shift
-from graphopt.pose.preprocess import Placement
+from graphopt.pose.images import expand, read_photo
+from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
 from graphopt.verify import OutputError
 
@@ -89,6 +94,58 @@ def compare(
         mean_shift=distance / max(pairs, 1),
         oks=float(np.mean(similarities)) if similarities else 1.0,
     )
+
+
+def compare_files(
+    before: Path,
+    after: Path,
+    images: Path,
+    *,
+    limit: int | None = None,
+    engine: str | None = None,
+    threads: int = 0,
+    height: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    **choices: Any,
+) -> PoseChange:
+    """Compare two bundles or ONNX files on a folder of photos.
+
+    Args:
+        before: the one to measure from; its pre-processing and skeleton hold for both.
+        after: the one to measure.
+        images: the folder; files that are no photos are passed over.
+        limit: only the first so many photos, by name.
+        engine: what runs both, see `open_engine`.
+        threads: CPU threads.
+        height: rows of an input that takes any.
+        progress: told how many photos are done, of how many.
+        choices: what the user says about the networks (`PoseSpec.with_choices`).
+
+    Raises:
+        InputError: a file that is missing or no network, no photos, or networks whose inputs have
+            different names or sizes.
+    """
+    first, spec = open_engine(before, engine=engine, threads=threads, **choices)
+    second, _ = open_engine(after, engine=engine, threads=threads, **choices)
+    if dict(first.inputs).keys() != dict(second.inputs).keys():
+        raise InputError(
+            f"{before} reads {', '.join(first.inputs)}, {after} reads {', '.join(second.inputs)}",
+            hint="compare a network with what was made of it",
+        )
+    ((name, shape),) = second.inputs.items()
+    fixed = [a or b for a, b in zip(first.inputs[name][2:], shape[2:], strict=True)]
+    files = [path for path, _ in expand([images]) if is_photo(path)][:limit]
+    if not files:
+        raise InputError(f"there is no photo in {images}")
+
+    def feeds() -> Iterator[Mapping[str, Array]]:
+        for done, file in enumerate(files):
+            progress(done, len(files))
+            values, _ = prepare(read_photo(file), spec.preprocess, fixed, height=height)
+            yield {name: values}
+        progress(len(files), len(files))
+
+    return compare(first, second, spec, feeds())
 
 
 def _people(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:

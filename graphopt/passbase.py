@@ -127,9 +127,10 @@ class Pass(ABC, Generic[Site]):
 
     def run(self, graph: gs.Graph, context: Context | None = None) -> Outcome:
         """Find and rewrite every site of `graph`, in place."""
-        return self.prepare(graph, context or Context())._sweep(graph)
+        return self.prepare(graph, context or Context()).sweep(graph)
 
-    def _sweep(self, graph: gs.Graph) -> Outcome:
+    def sweep(self, graph: gs.Graph) -> Outcome:
+        """The work of `run`, once the pass is prepared."""
         changes: list[Change] = []
         while True:
             results = [

@@ -68,6 +68,7 @@ class ReconstructReport:
     before: float
     """Error of the network's outputs on held-out images, see `verify.output_error`."""
     after: float
+    """The same with the fitted weights; where it is not less, the old ones are back in place."""
     images: int
     """How many were fitted on."""
     seconds: float
@@ -99,24 +100,26 @@ def reconstruct(
     """
     started = time.perf_counter()
     work = Reconstruction(graph, original, calibration, ridge, photos, keep_zeros)
-    before = output_error(graph, original, work.judged())
     results: list[LayerFit | Skip] = []
     for found in work.sites():
         if not isinstance(found, Skip):
             progress(f"fitting {label(found)}")
         results.append(found if isinstance(found, Skip) else work.fit(found))
+    after = work.settle()
     return ReconstructReport(
         layers=tuple(r for r in results if isinstance(r, LayerFit)),
         skips=tuple(r for r in results if isinstance(r, Skip)),
-        before=before,
-        after=output_error(graph, original, work.judged()),
+        before=work.before,
+        after=after,
         images=work.count,
         seconds=time.perf_counter() - started,
     )
 
 
 class Reconstruction:
-    """The same, a layer at a time: `fit` each node of `sites` before asking for the next one.
+    """The same, a layer at a time.
+
+    `fit` each node of `sites` before asking for the next one, and `settle` at the end.
 
     Args: as those of `reconstruct`.
     """
@@ -138,6 +141,9 @@ class Reconstruction:
         self._fitting = calibration.fitting[: min(photos, most)]
         self._held_out = calibration.held_out[: math.ceil(share * len(self._fitting))]
         self._nodes = nodes
+        self._replaced: list[tuple[gs.Node, list[gs.Tensor]]] = []
+        self.before = output_error(graph, original, self._judged())
+        """Error of the network's outputs on held-out images, before any fit."""
         self._walk: Walk | None = None
         self._samples: dict[str, list[_Sample]] = {}
 
@@ -146,8 +152,19 @@ class Reconstruction:
         """How many images are fitted on."""
         return len(self._fitting)
 
-    def judged(self) -> Iterator[Mapping[str, Array]]:
-        """The inputs that fits are judged by."""
+    def settle(self) -> float:
+        """The outputs' error after the fits; where it is not less, they are all taken back.
+
+        Every layer nearer to its target may still be a network further from its outputs, where
+        what remains adds up.
+        """
+        after = output_error(self._graph, self._original, self._judged())
+        if after >= self.before:
+            for node, inputs in self._replaced:
+                node.inputs = inputs
+        return after
+
+    def _judged(self) -> Iterator[Mapping[str, Array]]:
         return self._calibration.feeds(self._held_out)
 
     def _feeds(self) -> Iterator[Mapping[str, Array]]:
@@ -184,6 +201,7 @@ class Reconstruction:
 
     def _put(self, node: gs.Node, spec: ConvSpec, solution: Doubles) -> None:
         """Write a solution [group, unknowns + 1, filters] into the node."""
+        self._replaced.append((node, list(node.inputs)))
         dtype = spec.weight.dtype
         weight = solution[:, :-1].transpose(0, 2, 1).reshape(spec.weight.shape)
         name = node.inputs[1].name

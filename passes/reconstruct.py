@@ -11,7 +11,7 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.graph import ConvSpec, label
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, option
 from graphopt.reconstruct import Reconstruction
 
 
@@ -35,7 +35,9 @@ class Reconstruct(Pass[gs.Node]):
 
     When it skips:
         The original has no tensor of that name, or another shape there; the fitted weights are not
-        better on held-out photos. Layers that still make what the original makes are no sites.
+        better on held-out photos. If all of them together leave the outputs no nearer to the
+        original's, every layer gets its old weights back. Layers that still make what the original
+        makes are no sites.
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -84,6 +86,16 @@ class _Fitting(Reconstruct):
 
     work: Reconstruction = field(kw_only=True)
     context: Context = field(kw_only=True)
+
+    def sweep(self, graph: gs.Graph) -> Outcome:
+        outcome = super().sweep(graph)
+        after = self.work.settle()
+        if after < self.work.before:
+            return outcome
+        errors = f"{self.work.before:.3f} to {after:.3f}"
+        reason = f"taken back: on held-out photos the outputs' error goes from {errors}"
+        undone = [Skip(change.node, reason) for change in outcome.changes]
+        return Outcome((), (*outcome.skips, *undone))
 
     def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:  # noqa: ARG002
         return self.work.sites()

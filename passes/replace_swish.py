@@ -162,9 +162,6 @@ class _Fitted(ReplaceSwish):
     gates: Mapping[str, Gate] = field(kw_only=True)
     """By the name of a site's output."""
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:  # noqa: ARG002
-        return self
-
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
         last, *inner = site.nodes
         name, y = label(last), last.outputs[0]

@@ -1,15 +1,29 @@
 """A file a command: parse, call one plain function, print."""
 
 from graphopt.commands.bench import bench
+from graphopt.commands.compare import compare
 from graphopt.commands.compile import compile
 from graphopt.commands.eval import eval
+from graphopt.commands.explain import explain
 from graphopt.commands.inspect import inspect
 from graphopt.commands.optimize import optimize
 from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
 from graphopt.commands.run import run
 
-ALL = (optimize, compile, run, eval, bench, inspect, profile)
+ALL = (optimize, compile, run, eval, compare, bench, inspect, explain, profile)
 """The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
 
-__all__ = ["ALL", "bench", "compile", "eval", "inspect", "optimize", "passes_app", "profile", "run"]
+__all__ = [
+    "ALL",
+    "bench",
+    "compare",
+    "compile",
+    "eval",
+    "explain",
+    "inspect",
+    "optimize",
+    "passes_app",
+    "profile",
+    "run",
+]

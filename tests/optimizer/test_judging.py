@@ -17,7 +17,7 @@ from graphopt.compare import compare
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed
 from graphopt.graph import constant
-from graphopt.model import load_model
+from graphopt.model import load_model, save_model
 from graphopt.passbase import Change, Context, Numerics, Pass
 from graphopt.pipeline import parse_pipeline, run_pipeline
 from graphopt.pose.spec import detect_pose_spec
@@ -185,3 +185,55 @@ def test_a_budget_needs_photos(graphopt, tmp_path):
     code, _, err = graphopt("optimize", DEMO, "-o", tmp_path / "out.onnx", "--max-shift", 1)
     assert code == 1
     assert "--calib" in err
+
+
+def test_compare_on_the_command_line(graphopt, pictures, tmp_path):
+    other = tmp_path / "hard.onnx"
+    assert graphopt("optimize", DEMO, "-o", other, "--passes", "replace-swish")[0] == 0
+    args = ("--images", pictures, "--limit", 3, "--height", 192)
+    code, text, _ = graphopt("compare", DEMO, other, *args, "--json")
+    assert code == 0
+    told = json.loads(text)
+    assert told["images"] == 3
+    assert told["people"] > 0
+    assert told["error"] > 0.01
+    code, text, _ = graphopt("compare", DEMO, DEMO, *args)
+    assert code == 0
+    assert "3 photos: key points move by 0.00 pixels in the mean, OKS 1.000" in text
+    code, _, err = graphopt("compare", DEMO, other, "--images", tmp_path)
+    assert (code, "no photo" in err) == (1, True)
+
+
+def test_explain_says_what_matches_and_what_does_not(graphopt, network, normal, tmp_path):
+    graph = network(
+        "float[1,3,8,8] x",
+        "float[1,4,8,8] y",
+        """c = Conv<pads=[1,1,1,1]>(x, w) s = Sigmoid(c) a = Mul(c, s)
+           q = GlobalAveragePool(a) h = Sigmoid(q) y = Mul(a, h)""",
+        w=normal(4, 3, 3, 3),
+    )
+    path = tmp_path / "swish.onnx"
+    save_model(graph, path)
+
+    def told(*args):
+        code, text, _ = graphopt("explain", path, "--pass", "replace-swish", "--json", *args)
+        assert code == 0
+        return json.loads(text)
+
+    everything = told()
+    assert [change["node"] for change in everything["changes"]] == ["a"]
+    assert [skip["node"] for skip in everything["skips"]] == ["y"]
+    gate = told("--node", "y")
+    assert not gate["changes"]
+    assert "gates another tensor" in gate["skips"][0]["reason"]
+    assert "does not look at c (Conv)" in told("--node", "c")["remark"]
+    assert not told("--after", "replace-swish")["changes"]
+    code, text, _ = graphopt("explain", path, "--pass", "replace-swish")
+    assert (code, "matches" in text, "left" in text) == (0, True, True)
+    for args, message in (
+        (("--pass", "replace-swish", "--node", "cc"), "no node 'cc'"),
+        (("--pass", "canonicalize, replace-swish"), "not one pass"),
+        (("--pass", "reconstruct"), "no images"),
+    ):
+        code, _, err = graphopt("explain", path, *args)
+        assert (code, message in err) == (1, True), err

@@ -189,6 +189,21 @@ def test_the_pass(folder, net):
     assert isinstance(Reconstruct().rewrite(net, net.nodes[0]), Skip)
 
 
+def test_fits_that_leave_the_outputs_worse_are_taken_back(folder, net, monkeypatch):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    changed = spoiled(net)
+    kept = [node.inputs[1].values for node in changed.nodes if node.op == "Conv"]
+    solve = "graphopt.reconstruct._LeastSquares.solve"
+    monkeypatch.setattr(solve, lambda system: 3 * system.present)
+    monkeypatch.setattr("graphopt.reconstruct.LayerFit.accepted", True)
+    outcome = Reconstruct().run(changed, Context(net, calibration))
+    assert not outcome.changes
+    assert len(outcome.skips) == 4
+    assert all("taken back" in skip.reason for skip in outcome.skips)
+    now = [node.inputs[1].values for node in changed.nodes if node.op == "Conv"]
+    assert all(a is b for a, b in zip(now, kept, strict=True))
+
+
 @pytest.mark.assets
 def test_a_trained_network_recovers(efficientpose, assets):
     graph = load_model(efficientpose)

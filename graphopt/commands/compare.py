@@ -1,0 +1,60 @@
+"""`graphopt compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands import options
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A bundle or an ONNX file.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="What it is compared with A.")],
+    images: Annotated[Path, typer.Option(help="Folder of photos; no labels.", metavar="DIR")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N photos, by name.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    engine: options.Engine = None,
+    threads: options.Threads = 0,
+    height: options.Height = None,
+    skeleton: options.Skeleton = None,
+    color: options.Color = None,
+    mean: options.Mean = None,
+    scale: options.Scale = None,
+    pad_value: options.PadValue = None,
+) -> None:
+    """Compare the poses that two networks find in photos.
+
+    Both see the same inputs, prepared as A wants them; distances are in pixels of the input.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from graphopt.compare import compare_files
+    from graphopt.pose.spec import choices
+    from graphopt.report import print_json
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("photos", total=None)
+        change = compare_files(
+            before,
+            after,
+            images,
+            limit=limit,
+            engine=engine,
+            threads=threads,
+            height=height,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            **choices(skeleton, color, mean, scale, pad_value),
+        )
+    if json:
+        print_json(asdict(change))
+    else:
+        typer.echo(f"{change.images} photos: {change}")
+        typer.echo(f"outputs differ by {change.error:.3f} of their deviation")

@@ -1,0 +1,54 @@
+"""`graphopt explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
+    chosen: Annotated[
+        str,
+        typer.Option("--pass", help="The pass, with options as in 'a{x=1}'.", metavar="PASS"),
+    ],
+    node: Annotated[
+        str | None, typer.Option(help="Only this node, by its name or an output's.", metavar="NAME")
+    ] = None,
+    after: Annotated[
+        str, typer.Option(help="Passes to run before: 'a, b'.", metavar="PIPELINE")
+    ] = "",
+    load: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file that defines more passes; may be repeated."),
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
+            metavar="[NAME:]SHAPE",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say where a pass matches a network, where it does not, and why."""
+    from dataclasses import asdict
+
+    from graphopt.explain import explain as run
+    from graphopt.model import parse_input_shapes
+    from graphopt.report import console, print_json
+
+    found = run(
+        model,
+        chosen,
+        node=node,
+        after=after,
+        load=load or [],
+        input_shapes=parse_input_shapes(input_shape or []),
+    )
+    if json:
+        print_json(asdict(found))
+    else:
+        console().print(found)
