@@ -17,7 +17,11 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+
+from graphopt.engine import Array
+from graphopt.graph import ConvSpec, constant, emit, remove_nodes
 
 Kernel: TypeAlias = NDArray[np.float64]
 
@@ -60,6 +64,58 @@ def compose(after: Kernel, before: Kernel) -> Kernel:
 def product(factors: Sequence[Kernel]) -> Kernel:
     """The kernel of a whole stack, the factor that is applied first at the front."""
     return reduce(lambda before, after: compose(after, before), factors)
+
+
+def grouped(weight: Array, group: int) -> Kernel:
+    """A weight as ONNX has it, as a kernel."""
+    kernel: Kernel = weight.astype(np.float64).reshape(group, -1, *weight.shape[1:])
+    return kernel
+
+
+def write_stack(
+    graph: gs.Graph,
+    node: gs.Node,
+    stack: Stack,
+    bias: Array | None,
+    *,
+    each: bool = False,
+    between: Callable[[gs.Tensor], gs.Tensor] = lambda x: x,
+) -> None:
+    """Let a stack compute what a convolution computes; the last one takes strides and bias.
+
+    Args:
+        graph: the graph.
+        node: the convolution; it is removed.
+        stack: its factors.
+        bias: of the last convolution.
+        each: pad by one before each convolution, where that adds up to the pads of `node`;
+            otherwise all is padded before the first one.
+        between: adds what stands between two convolutions.
+    """
+    spec = ConvSpec.of(node)
+    assert spec is not None
+    assert spec.pads is not None
+    depth = len(stack.factors)
+    pads = [list(spec.pads), *[[0] * 4] * (depth - 1)]
+    if each and set(spec.pads) == {depth}:
+        pads = [[1] * 4] * depth
+    x, y, weight = node.inputs[0], node.outputs[0], node.inputs[1].name
+    remove_nodes(graph, [node])
+    for index, (factor, pad) in enumerate(zip(stack.factors, pads, strict=True)):
+        last = index == depth - 1
+        values = factor.reshape(-1, *factor.shape[2:]).astype(spec.weight.dtype)
+        x = emit(
+            graph,
+            "Conv",
+            x,
+            constant(graph, f"{weight}.{index}", values),
+            bias if last else None,
+            out=y if last else f"{y.name}.stack{index}",
+            group=spec.group,
+            pads=pad,
+            strides=list(spec.strides if last else (1, 1)),
+        )
+        x = x if last else between(x)
 
 
 def fit_stack(

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graphopt.engine import Array, OnnxRuntimeEngine
-from graphopt.graph import ConvSpec, constant, emit, is_standard, label, only_consumer, remove_nodes
+from graphopt.graph import ConvSpec, emit, is_standard, label, only_consumer
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
-from graphopt.stack import Kernel, Metric, Stack, fit_stack, product
+from graphopt.stack import Kernel, Metric, fit_stack, grouped, product, write_stack
 
 Doubles: TypeAlias = NDArray[np.float64]
 
 PHOTOS = 40
 """Calibration images to take statistics from."""
-POSITIONS = 400
+POSITIONS = 150
 """Places looked at in each of them."""
 LARGEST_PATCH = 2048
 """Values that a filter sees beyond which their covariance is not worth its size: then all weights
@@ -151,7 +151,7 @@ class StackLargeConv(Pass[Site]):
         return self._replace(graph, site, None)
 
     def _replace(self, graph: gs.Graph, site: Site, patches: Patches | None) -> Change | Skip:
-        node, spec, kernel = site.node, site.spec, _grouped(site.spec)
+        node, spec, kernel = site.node, site.spec, grouped(site.spec.weight, site.spec.group)
         stack = fit_stack(
             kernel,
             site.depth,
@@ -168,35 +168,19 @@ class StackLargeConv(Pass[Site]):
             before = np.zeros(spec.out_channels) if bias is None else bias.astype(np.float64)
             bias = (before + shift).astype(spec.weight.dtype)
         name, size = label(node), "x".join(map(str, spec.kernel))
-        self._emit(graph, site, stack, bias)
+        activation = _activation(graph, node.outputs[0]) if self.activation == "between" else None
+
+        def between(x: gs.Tensor) -> gs.Tensor:
+            if activation is None:
+                return x
+            op, attrs, bounds = activation
+            return emit(graph, op, x, *bounds, out=f"{x.name}.active", **attrs)
+
+        write_stack(graph, node, stack, bias, each=self.padding == "each", between=between)
         what = "kernel" if patches is None else "output's deviation"
         return Change(
             name, f"{size} becomes {site.depth} 3x3, {stack.residual:.3f} of the {what} lost"
         )
-
-    def _emit(self, graph: gs.Graph, site: Site, stack: Stack, bias: Array | None) -> None:
-        node, spec = site.node, site.spec
-        x, y, weight = node.inputs[0], node.outputs[0], node.inputs[1].name
-        follower = _activation(graph, y) if self.activation == "between" else None
-        remove_nodes(graph, [node])
-        pads = _pads(spec, site.depth, each=self.padding == "each")
-        for index, (factor, pad) in enumerate(zip(stack.factors, pads, strict=True)):
-            last = index == site.depth - 1
-            values = factor.reshape(-1, *factor.shape[2:]).astype(spec.weight.dtype)
-            x = emit(
-                graph,
-                "Conv",
-                x,
-                constant(graph, f"{weight}.{index}", values),
-                bias if last else None,
-                out=y if last else f"{y.name}.stack{index}",
-                group=spec.group,
-                pads=pad,
-                strides=list(spec.strides if last else (1, 1)),
-            )
-            if follower is not None and not last:
-                op, attrs, bounds = follower
-                x = emit(graph, op, x, *bounds, out=f"{x.name}.active", **attrs)
 
 
 @dataclass(frozen=True)
@@ -218,19 +202,6 @@ def _macs(site: Site) -> int:
     widths = [spec.in_channels, *[site.width] * (site.depth - 1), spec.out_channels]
     layers = [9 * a * b // spec.group for a, b in pairwise(widths)]
     return sum(layers[:-1]) * math.prod(spec.strides) + layers[-1]
-
-
-def _grouped(spec: ConvSpec) -> Kernel:
-    kernel: Kernel = spec.weight.astype(np.float64)
-    return kernel.reshape(spec.group, -1, *kernel.shape[1:])
-
-
-def _pads(spec: ConvSpec, depth: int, *, each: bool) -> list[list[int]]:
-    """The pads of every convolution of the stack."""
-    assert spec.pads is not None
-    if each and set(spec.pads) == {depth}:
-        return [[1] * 4] * depth
-    return [list(spec.pads), *[[0] * 4] * (depth - 1)]
 
 
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Elu", "Selu", "HardSwish", "HardSigmoid", "Tanh")

@@ -200,6 +200,68 @@ def test_half_precision(network, normal):
     assert len(result.steps[0].changes) == 1
 
 
+# --- stacks -------------------------------------------------------------------------------------
+
+STACKED = {
+    # kernel, group, attributes, height and width out, how many
+    "dilation 2": (3, 1, "dilations=[2, 2], pads=[2, 2, 2, 2]", (9, 12), 2),
+    "dilation 3": (3, 1, "dilations=[3, 3], pads=[3, 3, 3, 3]", (9, 12), 3),
+    "depthwise": (3, 4, "dilations=[2, 2], pads=[2, 2, 2, 2], group=4", (9, 12), 2),
+    "grouped": (3, 2, "dilations=[2, 2], pads=[2, 2, 2, 2], group=2", (9, 12), 2),
+    "2x2 with a stride": (2, 1, "dilations=[4, 4], pads=[2, 1, 2, 3], strides=[2, 1]", (5, 12), 2),
+}
+
+
+@pytest.mark.parametrize(("size", "group", "attrs", "out", "depth"), STACKED.values(), ids=STACKED)
+def test_stacked(network, normal, size, group, attrs, out, depth):
+    graph = network(
+        "float[1,4,9,12] x",
+        f"float[1,4,{out[0]},{out[1]}] y",
+        f"y = Conv<{attrs}>(x, w, b)",
+        w=normal(4, 4 // group, size, size),
+        b=normal(4),
+    )
+    stacked = copy_model(graph)
+    width = 0 if group == 4 else 12
+    result = run_pipeline(
+        stacked, parse_pipeline(f"undilate-conv{{way=stacked, width={width}, max_residual=1}}")
+    )
+    (step,) = result.steps
+    assert step.numerics.value == "approximate"
+    (change,) = step.changes
+    assert [tuple(n.inputs[1].shape[2:]) for n in result.graph.nodes] == [(3, 3)] * depth
+    assert not dilated(result.graph)
+    assert result.graph.nodes[-1].outputs[0].name == "y"
+    x = normal(1, 4, 9, 12)
+    before, after = (
+        OnnxRuntimeEngine(to_proto(g).SerializeToString()).run({"x": x})["y"]
+        for g in (graph, result.graph)
+    )
+    lost = float(change.summary.split(", ")[1].split()[0])
+    assert lost < 0.6
+    assert np.linalg.norm(after - before) < (2 * lost + 0.01) * np.linalg.norm(before)
+
+
+STACK_SKIPS = {
+    "rows only": ("y = Conv<dilations=[2, 1]>(x, w)", "5x3"),
+    "even": ("y = Conv<dilations=[3, 3]>(x, v)", "4x4"),
+    "transposed": ("y = ConvTranspose<dilations=[2, 2]>(x, w)", "transposed"),
+    "groups": ("y = Conv<dilations=[2, 2], group=2>(x, g)", "do not divide"),
+    "random weights": ("y = Conv<dilations=[2, 2]>(x, w)", "would leave 0."),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), STACK_SKIPS.values(), ids=STACK_SKIPS)
+def test_stacked_skips(network, normal, ops, body, reason):
+    weights = {"w": normal(4, 4, 3, 3), "v": normal(4, 4, 2, 2), "g": normal(4, 2, 3, 3)}
+    graph = network("float[1,4,16,16] x", "float[n,c,h,k] y", body, **weights)
+    before = ops(graph)
+    outcome = UndilateConv(way="stacked", width=5, max_residual=0.1).run(graph)
+    assert not outcome.changes
+    assert reason in outcome.skips[0].reason
+    assert ops(graph) == before
+
+
 # --- random networks ----------------------------------------------------------------------------
 
 CHANNELS = 4
