@@ -81,8 +81,8 @@ class UndilateConv(Pass[Region | Single]):
     Rewrite:
         way=polyphase: of a convolution with dilation d, the output pixels that agree in their row
         and column modulo d read input pixels that agree in them too: d * d plain convolutions, one
-        for each phase. The phases are laid side by side in one image, a mosaic, with as many zeros between
-        them as the convolution pads with, so that one plain convolution computes them all:
+        for each phase. The phases are laid side by side in one image, a mosaic, with as many zeros
+        between them as the convolution pads with, so that one plain convolution computes them all:
         [N, C, H, W] -> Pad -> Reshape, Transpose, Reshape -> Conv -> the same back -> Slice.
         Convolutions of the same dilation share one split and one merge where only element-wise
         operators and 1x1 convolutions stand between them; what these leave between the phases is
