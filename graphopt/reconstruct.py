@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from graphopt.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.calibration import Calibration
 from graphopt.engine import Array
-from graphopt.graph import ConvSpec, constant, label
+from graphopt.graph import ConvSpec, constant, label, only_consumer
 from graphopt.passbase import Skip
+from graphopt.samples import Sample
+from graphopt.through import Through, adjoint_exists, unpacked
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
@@ -37,6 +39,8 @@ LEAST_POSITIONS = 2048
 """… and at least so many."""
 MEMORY = 2 << 30
 """Bytes of activations held between two layers; where they would take more, fewer images are."""
+THROUGH_IMAGES = 24
+"""Images at most that a convolution is fitted on through others, where each is seen as a whole."""
 UNCHANGED = 1e-4
 """Relative error of a layer that needs no repair: rounding."""
 
@@ -135,6 +139,7 @@ class Reconstruction:
     ) -> None:
         self._graph, self._original, self._calibration = graph, original, calibration
         self._ridge, self._keep_zeros = ridge, keep_zeros
+        self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)
         most = max(1, int(MEMORY / max(1.0, bytes_an_image * (1 + share))))
@@ -145,7 +150,7 @@ class Reconstruction:
         self.before = output_error(graph, original, self._judged())
         """Error of the network's outputs on held-out images, before any fit."""
         self._walk: Walk | None = None
-        self._samples: dict[str, list[_Sample]] = {}
+        self._samples: dict[str, list[Sample]] = {}
 
     @property
     def count(self) -> int:
@@ -185,6 +190,8 @@ class Reconstruction:
         assert spec is not None
         assert self._walk is not None
         inputs = self._walk.advance_to(node)
+        if id(node) in self._chains:
+            return self._fit_through(node, spec, inputs)
         samples = self._samples.pop(node.outputs[0].name)
         system = _LeastSquares(spec, self._ridge, keep_zeros=self._keep_zeros)
         for values, sample in zip(inputs[: self.count], samples, strict=False):
@@ -199,14 +206,40 @@ class Reconstruction:
             self._put(node, spec, new)
         return result
 
+    def _fit_through(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> LayerFit:
+        """Fit a convolution whose target lies behind others."""
+        chain = [s for s in map(ConvSpec.of, self._chains[id(node)]) if s is not None]
+        samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
+        used = min(self.count, THROUGH_IMAGES)
+        start = _LeastSquares(spec, self._ridge, keep_zeros=False).present
+        found = Through(chain, inputs[:used], samples[:used]).solve(start)
+        judge = Through(chain, inputs[self.count :], samples[self.count :])
+        targets = [sample.values for sample in judge.samples]
+        errors = [_distance(judge.outputs(solution), targets) for solution in (start, found)]
+        result = LayerFit(label(node), *errors)
+        if result.accepted:
+            self._put(node, spec, found)
+        return result
+
+    def _chain_from(self, node: gs.Node, counterparts: Mapping[str, Array]) -> list[gs.Node]:
+        """The convolutions from this one to the first with a counterpart; empty if none follows."""
+        chain = [node]
+        while chain[-1].outputs[0].name not in counterparts:
+            reader = only_consumer(self._graph, chain[-1].outputs[0])
+            spec = None if reader is None else ConvSpec.of(reader)
+            if reader is None or spec is None or not adjoint_exists(spec):
+                return []
+            chain.append(reader)
+        return chain
+
     def _put(self, node: gs.Node, spec: ConvSpec, solution: Doubles) -> None:
         """Write a solution [group, unknowns + 1, filters] into the node."""
         self._replaced.append((node, list(node.inputs)))
         dtype = spec.weight.dtype
-        weight = solution[:, :-1].transpose(0, 2, 1).reshape(spec.weight.shape)
+        weight, filter_bias = unpacked(solution, spec)
         name = node.inputs[1].name
         node.inputs[1] = constant(self._graph, name, weight.astype(dtype))
-        bias = constant(self._graph, f"{name}.bias", solution[:, -1].reshape(-1).astype(dtype))
+        bias = constant(self._graph, f"{name}.bias", filter_bias.astype(dtype))
         if len(node.inputs) > 2:
             node.inputs[2] = bias
         else:
@@ -222,7 +255,8 @@ class Reconstruction:
             spec = ConvSpec.of(node)
             if spec is None or spec.op != "Conv":
                 continue
-            name = node.outputs[0].name
+            chain = [] if self._keep_zeros else self._chain_from(node, theirs)
+            name = (chain or [node])[-1].outputs[0].name
             reason = None
             if name not in theirs:
                 reason = f"the original has no tensor {name} to fit it to"
@@ -234,62 +268,28 @@ class Reconstruction:
                 skips.append(Skip(label(node), reason))
             elif _relative(ours[name], theirs[name]) > UNCHANGED:
                 nodes.append(node)
+                if len(chain) > 1:
+                    self._chains[id(node)] = chain
         sizes = (
             sum(ours[n].nbytes for n in names if n in ours) for names in held(self._graph, nodes)
         )
         return skips, nodes, float(max(sizes, default=0))
 
-    def _sample_targets(self) -> dict[str, list[_Sample]]:
+    def _sample_targets(self) -> dict[str, list[Sample]]:
         """The original's outputs of the layers to fit, at random positions of every image."""
-        names = [node.outputs[0].name for node in self._nodes]
+        fitted = [node for node in self._nodes if id(node) not in self._chains]
+        names = [node.outputs[0].name for node in fitted]
         wanted = {}
-        for node, name in zip(self._nodes, names, strict=True):
+        for node, name in zip(fitted, names, strict=True):
             unknowns = math.prod(node.inputs[1].shape[1:]) + 1
             wanted[name] = math.ceil(max(LEAST_POSITIONS, POSITIONS * unknowns) / self.count)
         rng = np.random.default_rng(0)
         engine = engine_of(part_of(self._original, outputs=names))
-        samples: dict[str, list[_Sample]] = {name: [] for name in names}
+        samples: dict[str, list[Sample]] = {name: [] for name in names}
         for feed in self._feeds():
             for name, values in engine.run(feed).items():
-                samples[name].append(_Sample.of(values, wanted[name], rng))
+                samples[name].append(Sample.of(values, wanted[name], rng))
         return samples
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A layer's target at some positions of one image."""
-
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
-    values: Floats
-    """[positions, channels]"""
-
-    @classmethod
-    def of(cls, target: Array, count: int, rng: np.random.Generator) -> _Sample:
-        """Random positions of [1,C,H,W], each at most once."""
-        height, width = target.shape[2:]
-        chosen = rng.choice(height * width, min(count, height * width), replace=False)
-        rows, columns = np.divmod(chosen, width)
-        return cls(rows, columns, target[0][:, rows, columns].T.astype(np.float32))
-
-    def grouped(self, group: int) -> Floats:
-        """The target as [group, positions, channels of the group]."""
-        grouped: Floats = self.values.reshape(len(self.values), group, -1).transpose(1, 0, 2)
-        return grouped
-
-    def patches(self, values: Array, spec: ConvSpec) -> Floats:
-        """What the filters see there, and a one for the bias: [group, positions, K+1]."""
-        assert spec.pads is not None
-        top, left, bottom, right = spec.pads
-        padded = np.pad(values[0], ((0, 0), (top, bottom), (left, right)))
-        (sy, sx), (dy, dx), (kh, kw) = spec.strides, spec.dilations, spec.kernel
-        rows = self.rows[:, None] * sy + np.arange(kh) * dy
-        columns = self.columns[:, None] * sx + np.arange(kw) * dx
-        seen = padded[:, rows[:, :, None], columns[:, None, :]]
-        seen = seen.reshape(spec.group, -1, len(rows), kh * kw).transpose(0, 2, 1, 3)
-        flat = seen.reshape(spec.group, len(rows), -1).astype(np.float32, copy=False)
-        ones = np.ones((*flat.shape[:2], 1), np.float32)
-        return np.concatenate([flat, ones], axis=2)
 
 
 class _LeastSquares:
@@ -348,6 +348,13 @@ def _error(solution: Doubles, judged: Iterable[tuple[Floats, Floats]]) -> float:
     spread = np.concatenate(targets, axis=1)
     right = float(np.square(spread - spread.mean(axis=1, keepdims=True)).sum())
     return math.sqrt(wrong / max(right, 1e-30))
+
+
+def _distance(values: Sequence[Floats], targets: Sequence[Floats]) -> float:
+    """The same for values and targets [positions, channels] of each image."""
+    a, b = np.concatenate(values), np.concatenate(targets)
+    spread = float(np.square(b - b.mean(axis=0)).sum())
+    return math.sqrt(float(np.square(a - b).sum()) / max(spread, 1e-30))
 
 
 def _relative(values: Array, reference: Array) -> float:

@@ -23,6 +23,8 @@ class Reconstruct(Pass[gs.Node]):
         The weights and bias of a convolution become those that, from what the changed network
         feeds it, come closest to the original's tensor of the same name: least squares over
         positions of the calibration's photos, one layer after the other. No labels are needed.
+        In a stack that took one layer's place only the last output has a counterpart: the layers
+        before it are fitted through those behind them, by conjugate gradients.
 
     Numerics:
         Approximate; it makes up for what the passes before it changed. On EfficientPose I after
@@ -34,10 +36,10 @@ class Reconstruct(Pass[gs.Node]):
         errors of those before it and corrects what it can (Zhang et al., TPAMI 2016, section 3.2).
 
     When it skips:
-        The original has no tensor of that name, or another shape there; the fitted weights are not
-        better on held-out photos. If all of them together leave the outputs no nearer to the
-        original's, every layer gets its old weights back. Layers that still make what the original
-        makes are no sites.
+        The original has no tensor of that name, and none of a convolution right behind it, or
+        another shape there; the fitted weights are not better on held-out photos. If all of them
+        together leave the outputs no nearer to the original's, every layer gets its old weights
+        back. Layers that still make what the original makes are no sites.
     """
 
     name: ClassVar[str] = "reconstruct"

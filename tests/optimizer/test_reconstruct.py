@@ -189,6 +189,31 @@ def test_the_pass(folder, net):
     assert isinstance(Reconstruct().rewrite(net, net.nodes[0]), Skip)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_stack_is_fitted_through_its_last_layer(folder, network, normal, group):
+    """A large kernel becomes a stack of 3x3; only the last of them has a counterpart."""
+    sizes = "float[1,3,24,32] x", "float[1,19,24,32] y"
+    deep = """c = Conv<pads=[1,1,1,1]>(x, w0) r = Relu(c)
+              a = Conv<pads=[2,2,2,2], group=G>(r, w1, b1) m = Conv(a, w2) s = Relu(m)
+              y = Conv(s, w4)""".replace("G", str(group))
+    weights = {"w0": normal(8, 3, 3, 3), "w1": normal(12, 8 // group, 3, 3), "b1": normal(12)}
+    weights |= {"w2": normal(10, 12, 3, 3), "w4": normal(19, 10, 1, 1)}
+    graph = network(*sizes, deep, **weights)
+    changed = spoiled(graph, 0.5)
+    for name in ("c", "y"):  # only the stack is spoiled
+        theirs = next(n for n in graph.nodes if n.outputs[0].name == name)
+        next(n for n in changed.nodes if n.outputs[0].name == name).inputs[1] = theirs.inputs[1]
+    next(n for n in changed.nodes if n.outputs[0].name == "a").outputs[0].name = "inner"
+    report = reconstruct(changed, graph, Calibration.from_photos(folder, graph, SPEC), ridge=1e-6)
+    assert not report.skips
+    inner, last, *_ = report.layers
+    assert inner.node in ("a", "inner")
+    assert inner.after < 0.6 * inner.before
+    assert last.before == pytest.approx(inner.after, rel=0.2)
+    assert last.after < 0.3 * inner.before
+    assert report.after < 0.3 * report.before
+
+
 def test_fits_that_leave_the_outputs_worse_are_taken_back(folder, net, monkeypatch):
     calibration = Calibration.from_photos(folder, net, SPEC)
     changed = spoiled(net)
