@@ -30,13 +30,14 @@ Metric: TypeAlias = Callable[[Kernel], Kernel]
 
 STEPS = 10
 """Of conjugate gradients for one factor; the next round goes on where they end."""
-GAIN = 0.001
-"""What a round over all factors must take off the squared error for another one to follow …"""
-GAIN_OF_MANY = 0.01
-"""… and where there are many channels, and a round takes seconds."""
-
-FEW = 8
-"""Channels up to which it matters where a fit starts, and how precisely it is computed."""
+STARTS = 16
+"""Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer
+channels, the more it matters where a fit starts, and the less it costs."""
+GAIN = 1e-4
+"""What a round over all factors must take off the squared error for another one to follow; w
+channels ask for w times as much, up to a hundredth."""
+SINGLE_PRECISION = 16
+"""Channels from which on rounding is what matters least."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ def fit_stack(
     width: int,
     *,
     metric: Metric | None = None,
-    rounds: int = 40,
-    restarts: int = 3,
+    rounds: int = 150,
     seed: int = 0,
 ) -> Stack:
     """Factors of 3x3 whose product comes close to a kernel.
@@ -135,20 +135,19 @@ def fit_stack(
         depth: how many factors.
         width: channels of a group between two factors.
         metric: which errors count how much; by default all weights count the same.
-        rounds: over all factors, at most, for the best start of each group.
-        restarts: random starts, which get two rounds each to show what they are worth; matrices of
-            many channels get one, since for them all starts are worth the same.
+        rounds: over all factors, at most, for the best start of each group; every start gets two
+            to show what it is worth.
         seed: of the random starts.
     """
     rng = np.random.default_rng(seed)
-    dtype = np.float64 if width <= FEW else np.float32
+    dtype = np.float64 if width < SINGLE_PRECISION else np.float32
     fit = _Fit(kernel.astype(dtype), metric)
-    count = restarts if width <= FEW else 1
-    tried = [fit.alternate(_random(fit.kernel, depth, width, rng), 2) for _ in range(count)]
+    starts = [_random(fit.kernel, depth, width, rng) for _ in range(max(1, STARTS // width))]
+    tried = [fit.alternate(start, 2) for start in starts]
     best = np.argmin([fit.errors(factors) for factors in tried], axis=0)
     groups = np.arange(len(kernel))
-    start = [np.stack(alternatives)[best, groups] for alternatives in zip(*tried, strict=True)]
-    factors = fit.alternate(start, rounds)
+    best_start = [np.stack(alternatives)[best, groups] for alternatives in zip(*tried, strict=True)]
+    factors = fit.alternate(best_start, rounds)
     residual = np.sqrt(max(fit.errors(factors).sum(), 0.0) / max(fit.size, 1e-30))
     spatial = [
         np.moveaxis(f.astype(np.float64), 1, -1).reshape(len(f), *f.shape[2:], 3, 3)
@@ -201,7 +200,7 @@ class _Fit:
     def alternate(self, start: Sequence[Kernel], rounds: int) -> list[Kernel]:
         """Solve for each factor in turn, the last one first, until that gains little."""
         factors = list(start)
-        gain = GAIN if factors[0].shape[2] <= FEW else GAIN_OF_MANY
+        gain = min(GAIN * factors[0].shape[2], 0.01)
         error = np.inf
         for _ in range(rounds):
             spectra = [self._spectrum(factor) for factor in factors]

@@ -65,7 +65,7 @@ class StackLargeConv(Pass[Site]):
     Numerics:
         Approximate. Without activations between them, a stack is one convolution again, whose
         kernel is the product of its factors; these are fitted to the kernel that is replaced, by
-        alternating least squares (seeded, several starts). A stack has fewer weights, so something
+        alternating least squares from seeded random starts. A stack has fewer weights, so something
         is left over: the report names it for each site, relative to the kernel. With calibration
         photos it is the deviation of the output that is fitted, where a filter sees at most 2048
         values, and not that of the weights: images are smooth, and much of a kernel's difference

@@ -98,8 +98,8 @@ class UndilateConv(Pass[Region | Single]):
         all that follow.
 
     Why:
-        Fast algorithms for small kernels, Winograd's above all, are for dilation 1 in every mobile
-        engine, and dilated reads use caches badly. Weights stay as they are; multiply-adds grow by
+        Fast algorithms for small kernels, Winograd's above all, are for dilation 1 only in the
+        mobile engines that were looked at (TFLite's GPU delegate, MNN, ncnn). Weights stay as they are; multiply-adds grow by
         the zeros between the phases, 9% for dilation 2 at 46 x 46. (The space-to-batch form of
         dilation: Chen et al., "DeepLab", TPAMI 2018, section 3.1, with an image in the batch's
         place, since bundles process one photo at a time.) Stacks need no splitting, and twice the
