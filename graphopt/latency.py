@@ -73,7 +73,7 @@ class LayerClass(str, Enum):
     REDUCTION = "reduction"
     """Pooling, and sums over a map, counted in elements read; without a rate, fast as memory."""
     RESIZE = "resize"
-    """Resampling, counted in elements written; without a rate, fast as memory."""
+    """Resampling, counted in elements read, again and again; without a rate, fast as memory."""
     BANDWIDTH = "bandwidth"
     """Everything else: as fast as memory."""
 
@@ -413,7 +413,7 @@ class Work:
     """Multiply-adds of the direct algorithm."""
     operations: float
     """What the rate of its class is of, beside exponentials: two to a multiply-add, those on lanes
-    that hold no channel too; for a reduction, elements read; for resampling, written."""
+    that hold no channel too; for a reduction or resampling, elements read."""
     exponentials: int
     bytes: int
     """Read and written once each: inputs, weights, outputs."""
@@ -580,18 +580,17 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
         if count is None:
             raise _unknown(node)
         kind = class_of(node, device)
-        counted = {
-            LayerClass.REDUCTION: node.inputs[0],
-            LayerClass.RESIZE: node.outputs[0],
-        }.get(kind)
+        operations = 2.0 * count * _padding(node, device.lanes)
+        if kind is LayerClass.REDUCTION:
+            operations = _elements(node.inputs[0], shapes, node)
+        elif kind is LayerClass.RESIZE:
+            operations = _elements(node.outputs[0], shapes, node) * _reads(node)
         work.append(
             Work(
                 node=node,
                 kind=kind,
                 macs=count,
-                operations=_elements(counted, shapes, node)
-                if counted is not None
-                else 2.0 * count * _padding(node, device.lanes),
+                operations=operations,
                 exponentials=sum(_exponentials(member, shapes) for member in group),
                 bytes=_traffic(graph, group, shapes, device),
             )
@@ -616,6 +615,12 @@ def _padding(node: gs.Node, lanes: int) -> float:
 
     wide = spec.in_channels >= lanes and not spec.depthwise
     return grown(spec.out_channels) * (grown(spec.in_channels) if wide else 1.0)
+
+
+def _reads(node: gs.Node) -> int:
+    """Elements that resampling reads for each that it writes, over two dimensions."""
+    mode = node.attrs.get("mode", "nearest")
+    return {"linear": 4, "cubic": 16}.get(mode, 1)
 
 
 def _elements(tensor: gs.Tensor, shapes: Shapes, node: gs.Node) -> int:

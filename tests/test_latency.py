@@ -213,6 +213,19 @@ def test_empty_lanes_are_computed_too(proto: Proto) -> None:
     assert photo.ms == pytest.approx(2 * photo.macs / 1e-3 * 1e-6, rel=1e-3)
 
 
+@pytest.mark.parametrize(("mode", "reads"), [("nearest", 1), ("linear", 4), ("cubic", 16)])
+def test_resampling_is_counted_by_what_it_reads(proto: Proto, mode: str, reads: int) -> None:
+    model = proto(
+        "float[1,2,8,8] x",
+        "float[1,2,16,16] y",
+        f'y = Resize <mode="{mode}"> (x, , s)',
+        s=np.array([1, 1, 2, 2], np.float32),
+    )
+    (work,) = work_of(gs.import_onnx(model), device())
+    assert work.kind is LayerClass.RESIZE
+    assert work.operations == 2 * 16 * 16 * reads
+
+
 def test_dynamic_sizes_must_be_given(proto: Proto) -> None:
     model = proto(
         "float[1,16,h,w] x", "float[1,16,h,w] y", "y = Conv (x, w)", w=weight(16, 16, 1, 1)
