@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graphopt.cost import cost_of
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
-from graphopt.graph import emit, refresh_shapes
+from graphopt.graph import emit, infer_shapes, refresh_shapes
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
-from graphopt.passes import stack_large_conv
+from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
 from graphopt.pipeline import parse_pipeline
 from graphopt.stack import compose, fit_stack, product
@@ -269,3 +273,45 @@ def test_openpose(monkeypatch):
     stacks = 10 * 9 * 2 * (16 + 2 + 2) + 40 * 27 * 2 * 2
     assert after.macs == before.macs - sum(layer.macs for layer in large) + stacks * pixels
     onnx.checker.check_model(to_proto(graph), full_check=True)
+
+
+@st.composite
+def convolutions(draw):
+    """One convolution of any form."""
+    group = draw(st.sampled_from([1, 2, 4]))
+    kernel = [draw(st.integers(1, 7)) for _ in range(2)]
+    if draw(st.booleans()):
+        kernel[1] = kernel[0]
+    attrs = {
+        "group": group,
+        "strides": [draw(st.integers(1, 2)) for _ in range(2)],
+        "dilations": [draw(st.sampled_from([1, 1, 2, 3])) for _ in range(2)],
+    }
+    if draw(st.booleans()):
+        attrs["pads"] = [draw(st.integers(0, 4)) for _ in range(4)]
+    x = gs.Variable("x", np.dtype(np.float32), [draw(st.sampled_from([1, 2])), 4, 24, 26])
+    graph = gs.Graph(inputs=[x], opset=draw(st.sampled_from([11, 13, 17, 21])), ir_version=8)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    weight = rng.standard_normal((8, 4 // group, *kernel)).astype(np.float32)
+    bias = rng.standard_normal(8).astype(np.float32) if draw(st.booleans()) else None
+    graph.outputs = [emit(graph, "Conv", x, weight, bias, out="y", **attrs)]
+    graph.outputs[0].shape = list(infer_shapes(graph)["y"][1])
+    return graph
+
+
+@settings(max_examples=30, deadline=None)
+@given(convolutions(), st.sampled_from(["stack-large-conv", "undilate-conv{way=stacked}"]))
+def test_any_convolution_keeps_its_output_shape(graph, text):
+    (chosen,) = parse_pipeline(text)
+    stacked = copy_model(graph)
+    with (
+        patch.object(stack_large_conv, "fit_stack", partial(fit_stack, rounds=1)),
+        patch.object(undilate_conv, "fit_stack", partial(fit_stack, rounds=1)),
+    ):
+        outcome = replace(chosen, max_residual=9).run(stacked)
+    assert len(outcome.changes) + len(outcome.skips) <= 1
+    onnx.checker.check_model(to_proto(stacked), full_check=True)
+    x = np.random.default_rng(0).standard_normal(graph.inputs[0].shape).astype(np.float32)
+    assert run(stacked, x).shape == run(graph, x).shape
+    if outcome.changes:
+        assert {tuple(n.inputs[1].shape[2:]) for n in stacked.nodes} == {(3, 3)}
