@@ -75,7 +75,7 @@ class LayerClass(str, Enum):
     RESIZE = "resize"
     """Resampling, counted in elements read, again and again; without a rate, fast as memory."""
     BANDWIDTH = "bandwidth"
-    """Everything else: as fast as memory."""
+    """Everything else, counted in bytes; without a rate, fast as memory."""
 
 
 _FALLBACK = {
@@ -121,7 +121,8 @@ class Device(BaseModel):
     """GFLOP/s that the hardware could do at best, where known; predictions do not use it."""
     rates: Mapping[LayerClass, Figure]
     """Direct arithmetic: GFLOP/s, two to a multiply-add (so Winograd's may exceed the peak);
-    exponentials, `reduction` and `resize`: 1e9 elements a second."""
+    exponentials, `reduction` and `resize`: 1e9 elements a second;
+    `bandwidth`: GB/s of kernels that only move data, where they are slower than others."""
     winograd_channels: Figure | None = None
     """Fewest channels, in and out, that the engine takes Winograd's algorithm for; None: it has no
     such kernels."""
@@ -137,8 +138,6 @@ class Device(BaseModel):
     def _complete(self) -> Device:
         if missing := sorted(kind.value for kind in _REQUIRED - set(self.rates)):
             raise ValueError(f"rates: {', '.join(missing)} missing")
-        if LayerClass.BANDWIDTH in self.rates:
-            raise ValueError("rates.bandwidth: the figure `bandwidth` is its rate")
         if (LayerClass.WINOGRAD in self.rates) != (self.winograd_channels is not None):
             raise ValueError(
                 "rates.winograd and winograd_channels: one is of no use without the other"
@@ -413,7 +412,8 @@ class Work:
     """Multiply-adds of the direct algorithm."""
     operations: float
     """What the rate of its class is of, beside exponentials: two to a multiply-add, those on lanes
-    that hold no channel too; for a reduction or resampling, elements read."""
+    that hold no channel too; for a reduction or resampling, elements read; for what
+    only moves data, bytes."""
     exponentials: int
     bytes: int
     """Read and written once each: inputs, weights, outputs."""
@@ -489,10 +489,12 @@ def total_ms(layers: Iterable[LayerLatency]) -> float:
 
 def time_of(work: Work, device: Device) -> tuple[float, Bound]:
     """Milliseconds of one kernel, and what most of them go into."""
-    compute = sum(n / rate for kind, n in work.amounts().items() if (rate := device.rate(kind)))
+    amounts = work.amounts()
+    moved = amounts.pop(LayerClass.BANDWIDTH, 0.0) / (device.rate(LayerClass.BANDWIDTH) or math.inf)
+    compute = sum(n / rate for kind, n in amounts.items() if (rate := device.rate(kind)))
     parts: dict[Bound, float] = {
         "compute": compute * 1e-6,
-        "bandwidth": work.bytes / device.bandwidth.value * 1e-6,
+        "bandwidth": max(moved, work.bytes / device.bandwidth.value) * 1e-6,
         "launch": device.launch.value * 1e-3,
     }
     ms = max(parts["compute"], parts["bandwidth"]) + parts["launch"]
@@ -580,8 +582,11 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
         if count is None:
             raise _unknown(node)
         kind = class_of(node, device)
+        traffic = _traffic(graph, group, shapes, device)
         operations = 2.0 * count * _padding(node, device.lanes)
-        if kind is LayerClass.REDUCTION:
+        if kind is LayerClass.BANDWIDTH:
+            operations = traffic
+        elif kind is LayerClass.REDUCTION:
             operations = _elements(node.inputs[0], shapes, node)
         elif kind is LayerClass.RESIZE:
             operations = _elements(node.outputs[0], shapes, node) * _reads(node)
@@ -592,7 +597,7 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
                 macs=count,
                 operations=operations,
                 exponentials=sum(_exponentials(member, shapes) for member in group),
-                bytes=_traffic(graph, group, shapes, device),
+                bytes=traffic,
             )
         )
     return work

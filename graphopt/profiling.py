@@ -217,7 +217,7 @@ def launch_times(
 # --- fitting ------------------------------------------------------------------------------------
 
 
-FITTED = tuple(k for k in LayerClass if k not in (LayerClass.WINOGRAD, LayerClass.BANDWIDTH))
+FITTED = tuple(kind for kind in LayerClass if kind is not LayerClass.WINOGRAD)
 """The classes that have a rate here: none of our kernels uses Winograd's algorithm."""
 
 
@@ -248,7 +248,9 @@ def fit(pairs: Sequence[tuple[Work, float]], template: Device, command: str) -> 
         template: what is not fitted: lanes, bytes of an element, names.
         command: what to say about where the figures come from.
     """
-    kinds = list(template.rates)
+    amounts = [work.amounts() for work, _ in pairs]
+    # A class that no launch could be found for is left to the class that stands in for it.
+    kinds = [kind for kind in template.rates if any(todo.get(kind) for todo in amounts)]
 
     def device(values: Sequence[float], source: str) -> Device:
         *rates, bandwidth, launch = (Figure(value=v, source=source) for v in values)
@@ -261,10 +263,10 @@ def fit(pairs: Sequence[tuple[Work, float]], template: Device, command: str) -> 
         )
 
     # The model's terms as arrays: operations for each kernel and rate, bytes, and times.
-    amounts = [work.amounts() for work, _ in pairs]
     operations = np.array([[todo.get(kind, 0.0) for kind in kinds] for todo in amounts])
     traffic = np.array([w.bytes for w, _ in pairs], np.float64)
     measured = np.array([ms for _, ms in pairs])
+    moves = np.array([kind is LayerClass.BANDWIDTH for kind in kinds])
 
     # Start where most kernels of a class lie below the roof that its rate and the bandwidth are.
     speeds = np.column_stack([operations, traffic]) / measured[:, None] * 1e-6
@@ -273,8 +275,10 @@ def fit(pairs: Sequence[tuple[Work, float]], template: Device, command: str) -> 
 
     def residuals(logarithms: Any) -> Any:
         *_, bandwidth, launch = np.exp(logarithms)
-        compute = operations @ np.exp(-logarithms[:-2])
-        ms = np.maximum(compute, traffic / bandwidth) * 1e-6 + launch * 1e-3
+        spent = operations * np.exp(-logarithms[:-2])
+        moving = np.maximum(spent @ moves, traffic / bandwidth)
+        compute = spent @ ~moves
+        ms = np.maximum(compute, moving) * 1e-6 + launch * 1e-3
         off = np.log(ms / measured)
         # Other programs only ever make a kernel slower: to be faster than was measured is the
         # smaller fault. What no kernel depends on stays where it starts.

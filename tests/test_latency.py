@@ -414,6 +414,7 @@ def measured_device() -> Device:
         "exponential_alone": 0.1,
         "reduction": 0.3,
         "resize": 0.2,
+        "bandwidth": 5.0,
     }
     rates = {kind: {"value": rate, "source": "made up"} for kind, rate in values.items()}
     return device(winograd_channels=None, rates=rates)
