@@ -72,7 +72,7 @@ class StackLargeConv(Pass[Site]):
         does not show. `reconstruct` then fits the last convolution and all that follow.
         padding=each also changes what is near the border. activation=between is what the literature
         trains from scratch; the fitted weights are merely a start for training then. Dense sites
-        take time: half a minute with 64 channels, minutes with 128.
+        of 64 channels and more take minutes each.
 
     Why:
         27 instead of 49 multiplications for each output, and kernels that fast algorithms exist for
