@@ -49,6 +49,17 @@ def _swish(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
     return inputs[0] * relax.op.sigmoid(alpha * inputs[0])
 
 
+def _hard_sigmoid(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
+    alpha = relax.const(float(attributes.get("alpha", 0.2)), "float32")
+    beta = relax.const(float(attributes.get("beta", 0.5)), "float32")
+    zero, one = relax.const(0.0, "float32"), relax.const(1.0, "float32")
+    return relax.op.minimum(relax.op.maximum(alpha * inputs[0] + beta, zero), one)
+
+
+def _hard_swish(inputs: Sequence[Expr], _: dict[str, Any]) -> Expr:
+    return inputs[0] * _hard_sigmoid(inputs, {"alpha": 1 / 6})
+
+
 def _without_empty(inputs: list[Expr]) -> None:
     """Leave out a region or scales that are empty, as exporters write them beside sizes."""
     for i, value in enumerate(inputs):
@@ -59,10 +70,13 @@ def _without_empty(inputs: list[Expr]) -> None:
 CONVERTERS: dict[str, Callable[[Sequence[Expr], dict[str, Any]], Expr | None]] = {
     "Clip": _clip,
     "Elu": _elu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
     "Swish": _swish,
 }
-"""Operators that we import as plain arithmetic, which fuses into convolutions: TVM makes an opaque
-kernel of Clip, its Elu evaluates exp where it overflows, and it has no Swish. A result of None
+"""Operators that we import as plain arithmetic, which fuses into convolutions: TVM makes kernels of
+their own of Clip and what it is part of, its Elu evaluates exp where it overflows, and it has no
+Swish. A result of None
 leaves it to TVM's own converter after all."""
 
 

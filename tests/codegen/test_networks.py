@@ -178,6 +178,19 @@ def test_bias_activation_and_residual_cost_no_launch(proto: Proto, tmp_path: Pat
     assert plan.launches[-1].kernel.startswith("unpack")
 
 
+@pytest.mark.parametrize(
+    "activation",
+    ["Relu", "Elu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"],
+)
+def test_activations_cost_no_launch(activation: str, proto: Proto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    body = f"a = Conv<pads=[1,1,1,1]>(x, w) y = {activation}(a)"
+    onnx.save(proto("float[1,3,9,11] x", "float[1,8,9,11] y", body, w=weights(8, 3, 3, 3)), path)
+    done = compile_model(path, tmp_path / "bundle")
+    kernels = [launch.kernel.rstrip("0123456789_") for launch in done.plan.launches]
+    assert kernels == ["conv_dense", "unpack"]
+
+
 def test_other_types_than_float32_stay_with_tvm(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     body = """h = Cast<to=10>(x)
