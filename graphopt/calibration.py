@@ -17,10 +17,10 @@ from PIL import Image
 
 from graphopt.engine import Array, Shape
 from graphopt.errors import InputError
+from graphopt.natural import natural_photo
 from graphopt.pose.images import expand, read_photo
 from graphopt.pose.preprocess import prepare
 from graphopt.pose.spec import PoseSpec
-from graphopt.verify import natural_image
 
 SYNTHETIC_WARNING = (
     "no photos were given (--calib DIR): weights are fitted on made-up images, "
@@ -130,7 +130,10 @@ class Calibration:
 
     def picture(self, image: Path | int) -> Image.Image:
         """One of `fitting` or `held_out` as an RGB image."""
-        return read_photo(image) if isinstance(image, Path) else _imagined(image)
+        if isinstance(image, Path):
+            return read_photo(image)
+        pixels = natural_photo(384, 512, image).astype(np.uint8)
+        return Image.fromarray(pixels.transpose(1, 2, 0), "RGB")
 
 
 def is_photo(path: Path) -> bool:
@@ -140,11 +143,3 @@ def is_photo(path: Path) -> bool:
             return True
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
-
-
-def _imagined(seed: int) -> Image.Image:
-    """A picture of 3:4 whose channels are correlated at 0.9, with ImageNet's mean and deviation."""
-    rng = np.random.default_rng(seed)
-    grey, tint = natural_image((384, 512), rng), natural_image((3, 384, 512), rng)
-    pixels = 114 + 58 * (0.95 * grey + 0.31 * tint)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0), "RGB")

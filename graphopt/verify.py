@@ -25,6 +25,7 @@ from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.graph import Dim, reason_of, static_shape
 from graphopt.model import copy_model, serialised
+from graphopt.natural import natural_noise
 from graphopt.passbase import Numerics
 
 EXACT_LIMITS = {"float16": 1e-2}
@@ -40,23 +41,6 @@ WITHOUT_RUNNING = "--verify off goes on without running the network"
 
 Feeds: TypeAlias = Mapping[str, Array]
 Floats: TypeAlias = NDArray[np.float64]
-
-
-def natural_image(shape: Sequence[int], rng: np.random.Generator) -> Floats:
-    """A random image, mean 0 and deviation 1, with a 1/f amplitude spectrum in its last two axes.
-
-    Args:
-        shape: of any rank from 2 on; the last two axes are height and width.
-        rng: where the randomness comes from.
-    """
-    height, width = shape[-2:]
-    fy = np.fft.fftfreq(height)[:, None]
-    fx = np.fft.rfftfreq(width)[None, :]
-    frequency = np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
-    white = np.fft.rfft2(rng.standard_normal(shape))
-    image = np.fft.irfft2(white / frequency, s=(height, width))
-    normalised: Floats = (image - image.mean()) / max(image.std(), 1e-12)
-    return normalised
 
 
 def _pixels(image: Floats) -> Floats:
@@ -92,7 +76,7 @@ def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[F
             if not np.issubdtype(dtype, np.floating):
                 feed[tensor.name] = np.asarray(rng.integers(0, 2, shape), dtype)
             elif len(shape) >= 3 and min(shape[-2:]) > 1:
-                feed[tensor.name] = np.asarray(scale(natural_image(shape, rng)), dtype)
+                feed[tensor.name] = np.asarray(scale(natural_noise(shape, rng)), dtype)
             else:
                 feed[tensor.name] = np.asarray(rng.standard_normal(shape), dtype)
         feeds.append(feed)

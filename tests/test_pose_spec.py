@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.engine import OnnxRuntimeEngine, open_engine
 from graphopt.errors import InputError, Unsupported
+from graphopt.natural import natural_photo
 from graphopt.pose.spec import (
     METADATA_KEY,
     PoseSpec,
     choices,
     detect_pose_spec,
-    natural_image,
 )
 
 IMAGENET = (1 / 58.395, 1 / 57.12, 1 / 57.375)
@@ -229,14 +229,14 @@ def test_choices_of_the_command_line() -> None:
             choices(**wrong)
 
 
-def test_the_natural_image_is_like_photos() -> None:
-    image = natural_image(128, 160)
+def test_made_up_photos_are_like_photos() -> None:
+    image = natural_photo(128, 160)
     assert image.shape == (3, 128, 160)
     assert abs(image.mean() - 114) < 10
     assert 40 < image.std() < 70
     assert np.corrcoef(image.reshape(3, -1))[0, 1] > 0.7
     assert np.corrcoef(image[0, :, 1:].ravel(), image[0, :, :-1].ravel())[0, 1] > 0.7
-    assert (image == natural_image(128, 160)).all()
+    assert (image == natural_photo(128, 160)).all()
 
 
 def test_opening_an_onnx_file(tmp_path: Path) -> None:

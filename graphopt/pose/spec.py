@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported
+from graphopt.natural import natural_photo
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
 
 METADATA_KEY = "graphopt.pose"
@@ -327,7 +328,7 @@ def _probe(proto: Any) -> _Probe:
     engine = OnnxRuntimeEngine(tapped.SerializeToString(), optimize=False)
     height, width = shape[2] or 256, shape[3] or 256
     dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
-    image = natural_image(height, width)[None].astype(dtype)
+    image = natural_photo(height, width)[None].astype(dtype)
     values = engine.run({inputs[0].name: image})
     spread = values[response].astype(np.float64).std(axis=(0, 2, 3))
     return _Probe(
@@ -341,23 +342,6 @@ def _probe(proto: Any) -> _Probe:
         },
         response=float(np.median(spread)),
     )
-
-
-def natural_image(height: int, width: int) -> FloatArray:
-    """A deterministic image [3,height,width] of 0..255 with the statistics of photos.
-
-    Amplitude falls as 1/frequency, the channels are correlated at about 0.9, and mean and deviation
-    are ImageNet's (about 114 and 58): Field, J. Opt. Soc. Am. A 4 (1987); Simoncelli and Olshausen,
-    Annu. Rev. Neurosci. 24 (2001).
-    """
-    rng = np.random.default_rng(0)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    frequency[0, 0] = np.inf
-    fields = np.fft.ifft2(np.fft.fft2(rng.standard_normal((4, height, width))) / frequency).real
-    fields /= fields.std(axis=(1, 2), keepdims=True)
-    channels = 0.95 * fields[0] + 0.31 * fields[1:]
-    image: FloatArray = np.clip(114 + 58 * channels, 0, 255).astype(np.float32)
-    return image
 
 
 def _find_maps(

@@ -17,10 +17,11 @@ from graphopt import passes as builtin
 from graphopt.errors import CheckFailed, InputError
 from graphopt.graph import constant, is_standard, label
 from graphopt.model import load_model
+from graphopt.natural import natural_noise
 from graphopt.passbase import Change, Numerics, Pass, Skip, manual_of, option
 from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.registry import find_passes
-from graphopt.verify import Verifier, difference, example_shapes, natural_image
+from graphopt.verify import Verifier, difference, example_shapes
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def test_difference_is_relative_to_the_range():
 
 
 def test_images_have_the_statistics_of_natural_ones():
-    image = natural_image((64, 128, 128), np.random.default_rng(0))
+    image = natural_noise((64, 128, 128), np.random.default_rng(0))
     assert image.mean() == pytest.approx(0, abs=1e-9)
     assert image.std() == pytest.approx(1)
     power = (np.abs(np.fft.fft2(image)) ** 2).mean(axis=0)

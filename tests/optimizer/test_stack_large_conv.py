@@ -19,12 +19,13 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.graph import emit, infer_shapes, refresh_shapes
 from graphopt.model import copy_model, to_proto
+from graphopt.natural import natural_noise
 from graphopt.passbase import Context
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
 from graphopt.pipeline import parse_pipeline
 from graphopt.stack import compose, fit_stack, product
-from graphopt.verify import difference, natural_image
+from graphopt.verify import difference
 
 
 def run(graph, x):
@@ -208,7 +209,7 @@ class Images:
         for seed in images:
             rng = np.random.default_rng(seed)
             # Far from zero: what is lost of the kernel would shift the output.
-            yield {"x": (natural_image((1, 6, 24, 24), rng) + 3).astype(np.float32)}
+            yield {"x": (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)}
 
 
 def test_images_tell_which_errors_do_not_show(network, normal):
@@ -223,7 +224,7 @@ def test_images_tell_which_errors_do_not_show(network, normal):
     outcome = StackLargeConv(max_residual=1).run(informed, Context(calibration=Images()))
     assert "of the output's deviation" in outcome.changes[0].summary
     rng = np.random.default_rng(100)
-    x = (natural_image((1, 6, 24, 24), rng) + 3).astype(np.float32)
+    x = (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)
     errors = [np.abs(run(changed, x) - run(graph, x)).mean() for changed in (blind, informed)]
     assert errors[1] < 0.7 * errors[0]
 
