@@ -264,7 +264,7 @@ def test_passes_list_and_show(graphopt):
     assert {p["name"] for p in listed["passes"]} >= {"canonicalize", "fold-batchnorm"}
     code, out, _ = graphopt("passes", "show", "replace-swish")
     assert code == 0
-    assert "gate: hard | hardtanh (default hard)" in out
+    assert "gate: hard | fitted | hardtanh (default hard)" in out
     assert "When it skips:" in out
     code, _, err = graphopt("passes", "show", "replace-swihs")
     assert code == 1
