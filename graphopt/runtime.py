@@ -105,6 +105,14 @@ def _as_array(memory: NDArray[np.uint8], tensor: Tensor) -> Array:
     return flat.view(tensor.dtype).reshape(tensor.shape)
 
 
+def cpu_features() -> set[str]:
+    """This CPU's features, as /proc/cpuinfo names them."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
 class CpuRunner(_Runner):
     """Kernels of a shared library, called in order on views of the arenas; nothing is allocated."""
 
@@ -134,15 +142,8 @@ class CpuRunner(_Runner):
 
     @staticmethod
     def _require_cpu(bundle: Bundle) -> None:
-        flags = next(
-            (
-                set(line.partition(":")[2].split())
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("flags")
-            ),
-            set(),
-        )
-        missing = [f for f in bundle.manifest.target.cpu_features if f not in flags]
+        have = cpu_features()
+        missing = [f for f in bundle.manifest.target.cpu_features if f not in have]
         if missing:
             raise Unsupported(
                 f"{bundle.path} was compiled for a CPU with {', '.join(missing)}, "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
+from graphopt.runtime import cpu_features
 
 # Widest first: the features it needs, its vector lanes (float32), and the accumulators of a
 # register tile, which leave registers for weights and for one input value.
@@ -14,13 +14,6 @@ _VECTOR_UNITS = (
     (("avx512f", "avx512dq", "avx512vl"), 16, 26),
     (("avx2", "fma"), 8, 12),
 )
-
-
-def _features() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
 
 
 def make() -> Target:
@@ -31,7 +24,7 @@ def make() -> Target:
     """
     from tvm.target import codegen
 
-    have = _features()
+    have = cpu_features()
     units = [unit for unit in _VECTOR_UNITS if have.issuperset(unit[0])]
     if not units:
         raise Unsupported(
