@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.calibration import is_photo
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import is_photo
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.evaluate import oks, pose_shift
 from graphopt.pose.images import expand, read_photo

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import __version__
-from graphopt.calibration import Calibration
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.passbase import Context
 from graphopt.pipeline import (

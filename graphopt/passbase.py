@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
-    from graphopt.calibration import Calibration
+    from graphopt.fitting.calibration import Calibration
     from graphopt.latency import Device
 
 Site = TypeVar("Site")

@@ -14,8 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.cost import Cost
+from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.pipeline import PipelineResult, Step
 
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
+from graphopt.fitting.natural import natural_noise
 from graphopt.graph import Dim, reason_of, static_shape
 from graphopt.model import copy_model, serialised
-from graphopt.natural import natural_noise
 from graphopt.passbase import Numerics
 
 EXACT_LIMITS = {"float16": 1e-2}

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.distill import DistillOptions, DistillReport, distill
 from graphopt.errors import InputError
+from graphopt.fitting.distill import DistillOptions, DistillReport, distill
 from graphopt.graph import constant_of, label
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
 
@@ -51,7 +51,7 @@ class Distill(Pass[Layer]):
         224, "height and width of a crop, where the network takes any size"
     )
     rate: Annotated[float, Field(gt=0)] = option(
-        7e-4, "learning rate, before each layer's own scale (see graphopt/distill.py)"
+        7e-4, "learning rate, before each layer's own scale (see graphopt/fitting/distill.py)"
     )
     patience: Annotated[int, Field(ge=1)] = option(
         6, "looks at held-out photos without improvement, 50 steps apart, before it stops"

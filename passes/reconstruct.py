@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
+from graphopt.fitting.reconstruct import Reconstruction
 from graphopt.graph import ConvSpec, label
 from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, option
-from graphopt.reconstruct import Reconstruction
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.activations import Walk, engine_of, part_of
 from graphopt.engine import Array
 from graphopt.errors import InputError
+from graphopt.fitting.activations import Walk, engine_of, part_of
 from graphopt.graph import (
     constant,
     emit,

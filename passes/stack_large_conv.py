@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.fitting.stack import Kernel, Metric, fit_stack, grouped, product, write_stack
 from graphopt.graph import ConvSpec, emit, is_standard, label, only_consumer
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
-from graphopt.stack import Kernel, Metric, fit_stack, grouped, product, write_stack
 
 Doubles: TypeAlias = NDArray[np.float64]
 

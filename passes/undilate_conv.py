@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.engine import Array
+from graphopt.fitting.stack import fit_stack, grouped, write_stack
 from graphopt.graph import (
     ConvSpec,
     constant_of,
@@ -23,7 +24,6 @@ from graphopt.graph import (
     remove_nodes,
 )
 from graphopt.passbase import Change, Numerics, Pass, Skip, option
-from graphopt.stack import fit_stack, grouped, write_stack
 
 Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""

@@ -11,10 +11,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from PIL import Image
 
-from graphopt.calibration import Calibration
-from graphopt.distill import DistillOptions, distill
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.distill import DistillOptions, distill
 from graphopt.model import copy_model, load_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes.distill import Distill
@@ -84,7 +84,7 @@ CONSTANTS = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[..., gs.Graph]) -> None:
-    from graphopt.torchnet import TorchNet
+    from graphopt.fitting.torchnet import TorchNet
 
     graph = network(BODIES[name], **CONSTANTS)
     x = rng.standard_normal((1, 3, 12, 16)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[...,
 
 
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:
-    from graphopt.torchnet import TorchNet
+    from graphopt.fitting.torchnet import TorchNet
 
     with pytest.raises(Unsupported, match="LpNormalization cannot be trained"):
         TorchNet(network("y = LpNormalization(x)"))

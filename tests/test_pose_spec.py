@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.engine import OnnxRuntimeEngine, open_engine
 from graphopt.errors import InputError, Unsupported
-from graphopt.natural import natural_photo
+from graphopt.fitting.natural import natural_photo
 from graphopt.pose.spec import (
     METADATA_KEY,
     PoseSpec,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported
-from graphopt.natural import natural_photo
+from graphopt.fitting.natural import natural_photo
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
 
 METADATA_KEY = "graphopt.pose"

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from graphopt import cli
-from graphopt.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.compare import compare
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed
+from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.graph import constant
 from graphopt.model import load_model, save_model
 from graphopt.passbase import Change, Context, Numerics, Pass

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from graphopt import passes as builtin
 from graphopt.errors import CheckFailed, InputError
+from graphopt.fitting.natural import natural_noise
 from graphopt.graph import constant, is_standard, label
 from graphopt.model import load_model
-from graphopt.natural import natural_noise
 from graphopt.passbase import Change, Numerics, Pass, Skip, manual_of, option
 from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.registry import find_passes

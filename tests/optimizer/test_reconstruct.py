@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.calibration import Calibration
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.reconstruct import Reconstruction, reconstruct
 from graphopt.graph import ConvSpec, constant
 from graphopt.model import copy_model, load_model
 from graphopt.passbase import Context, Skip
@@ -17,7 +18,6 @@ from graphopt.passes.reconstruct import Reconstruct
 from graphopt.pipeline import parse_pipeline
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
-from graphopt.reconstruct import Reconstruction, reconstruct
 from graphopt.verify import output_error
 
 SPEC = PoseSpec(
@@ -159,7 +159,7 @@ def test_zeros_are_kept_on_demand(folder, net):
 
 def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
     calibration = Calibration.from_photos(folder, net, SPEC)
-    monkeypatch.setattr("graphopt.reconstruct.MEMORY", 30_000)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.MEMORY", 30_000)
     report = reconstruct(spoiled(net), net, calibration)
     assert 1 <= report.images < 8
     assert report.after < report.before
@@ -218,9 +218,9 @@ def test_fits_that_leave_the_outputs_worse_are_taken_back(folder, net, monkeypat
     calibration = Calibration.from_photos(folder, net, SPEC)
     changed = spoiled(net)
     kept = [node.inputs[1].values for node in changed.nodes if node.op == "Conv"]
-    solve = "graphopt.reconstruct._LeastSquares.solve"
+    solve = "graphopt.fitting.reconstruct._LeastSquares.solve"
     monkeypatch.setattr(solve, lambda system: 3 * system.present)
-    monkeypatch.setattr("graphopt.reconstruct.LayerFit.accepted", True)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.LayerFit.accepted", True)
     outcome = Reconstruct().run(changed, Context(net, calibration))
     assert not outcome.changes
     assert len(outcome.skips) == 4

@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from PIL import Image
 
-from graphopt.calibration import Calibration
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes.replace_swish import Gate, ReplaceSwish

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from graphopt.cost import cost_of
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
+from graphopt.fitting.natural import natural_noise
+from graphopt.fitting.stack import compose, fit_stack, product
 from graphopt.graph import emit, infer_shapes, refresh_shapes
 from graphopt.model import copy_model, to_proto
-from graphopt.natural import natural_noise
 from graphopt.passbase import Context
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
 from graphopt.pipeline import parse_pipeline
-from graphopt.stack import compose, fit_stack, product
 from graphopt.verify import difference
 
 

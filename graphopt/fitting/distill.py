@@ -23,16 +23,16 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from graphopt.calibration import Calibration
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.calibration import Calibration
 from graphopt.model import copy_model, replacing, serialised
 from graphopt.pose.preprocess import prepare
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graphopt.torchnet import TorchNet
+    from graphopt.fitting.torchnet import TorchNet
 
 Floats = NDArray[np.float32]
 
@@ -106,7 +106,7 @@ def distill(
     try:
         import torch
 
-        from graphopt.torchnet import TorchNet
+        from graphopt.fitting.torchnet import TorchNet
     except ImportError:
         raise Unsupported(
             "distillation needs PyTorch", hint="pip install 'graphopt[distill]'"

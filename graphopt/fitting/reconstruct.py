@@ -21,13 +21,13 @@ import onnx_graphsurgeon as gs
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.activations import Walk, all_values, engine_of, held, part_of
-from graphopt.calibration import Calibration
 from graphopt.engine import Array
+from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.samples import Sample
+from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, label, only_consumer
 from graphopt.passbase import Skip
-from graphopt.samples import Sample
-from graphopt.through import Through, adjoint_exists, unpacked
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]

@@ -16,10 +16,10 @@ import onnx_graphsurgeon as gs
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.activations import engine_of
 from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.fitting.activations import engine_of
+from graphopt.fitting.samples import Sample
 from graphopt.graph import ConvSpec
-from graphopt.samples import Sample
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

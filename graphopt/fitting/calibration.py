@@ -17,7 +17,7 @@ from PIL import Image
 
 from graphopt.engine import Array, Shape
 from graphopt.errors import InputError
-from graphopt.natural import natural_photo
+from graphopt.fitting.natural import natural_photo
 from graphopt.pose.images import expand, read_photo
 from graphopt.pose.preprocess import prepare
 from graphopt.pose.spec import PoseSpec
