@@ -14,7 +14,8 @@ from rich.text import Text
 
 from graphopt.cost import cost_of
 from graphopt.graph import Dim, static_shape
-from graphopt.latency import Bound, Device, predict, total_ms
+from graphopt.latency.device import Device
+from graphopt.latency.predict import Bound, predict, total_ms
 from graphopt.model import header_of, load_model
 from graphopt.report import Totals, human
 from graphopt.verify import example_shapes_if_any

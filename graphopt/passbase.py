@@ -16,7 +16,7 @@ from graphopt.graph import refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
     from graphopt.fitting.calibration import Calibration
-    from graphopt.latency import Device
+    from graphopt.latency.device import Device
 
 Site = TypeVar("Site")
 

@@ -12,25 +12,16 @@ import onnx_graphsurgeon as gs
 import pytest
 from typer.testing import CliRunner
 
-from graphopt import profiling
 from graphopt.cli import app
 from graphopt.errors import InputError, Unsupported
 from graphopt.inspection import inspect_models
-from graphopt.latency import (
-    Device,
-    LayerClass,
-    LayerLatency,
-    devices,
-    fused_into,
-    load_device,
-    predict,
-    time_of,
-    total_ms,
-    work_of,
-)
+from graphopt.latency import profiling
+from graphopt.latency.device import Device, LayerClass, devices, load_device
+from graphopt.latency.fusion import fused_into
+from graphopt.latency.predict import LayerLatency, predict, time_of, total_ms, work_of
+from graphopt.latency.profiling import FITTED, calibration_network, fit, matched, write_device
 from graphopt.model import load_model, to_proto
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.profiling import FITTED, calibration_network, fit, matched, write_device
 from graphopt.runtime import LayerTime
 
 RATES = {

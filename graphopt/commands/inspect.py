@@ -31,7 +31,7 @@ def inspect(
 ) -> None:
     """Show a network layer by layer, or what differs between two."""
     from graphopt.inspection import Comparison, inspect_models
-    from graphopt.latency import load_device
+    from graphopt.latency.device import load_device
     from graphopt.model import parse_input_shapes
     from graphopt.report import console, print_json
 

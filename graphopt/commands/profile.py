@@ -27,7 +27,7 @@ def profile(
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from rich.console import Console
 
-    from graphopt.profiling import profile_machine, write_device
+    from graphopt.latency.profiling import profile_machine, write_device
 
     if device != "local":
         raise Unsupported(

@@ -23,10 +23,11 @@ from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.bundle import read_bundle
 from graphopt.compile import compile_model
 from graphopt.graph import CONV_OPS, label
-from graphopt.latency import Device, Work, load_device, time_of, work_of
+from graphopt.latency.device import Device, load_device
+from graphopt.latency.predict import Work, time_of, work_of
+from graphopt.latency.profiling import launch_times, matched
 from graphopt.model import load_model, parse_input_shapes
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.profiling import launch_times, matched
 
 
 def main() -> None:

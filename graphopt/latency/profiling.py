@@ -25,7 +25,8 @@ from graphopt.bundle import read_bundle
 from graphopt.compile import compile_model
 from graphopt.engine import Array
 from graphopt.graph import emit, label
-from graphopt.latency import Device, Figure, LayerClass, Work, time_of, work_of
+from graphopt.latency.device import Device, Figure, LayerClass
+from graphopt.latency.predict import Work, time_of, work_of
 from graphopt.model import load_model, replacing, save_model
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime import LayerTime, open_bundle

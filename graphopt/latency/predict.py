@@ -7,7 +7,7 @@ A kernel's time is the larger of its arithmetic and its memory traffic, plus a f
 This is the roofline model (Williams, Waterman and Patterson, CACM 52(4), 2009) with a rate for each
 class of kernel, since no engine runs a depthwise and a 1x1 convolution equally well. Element-wise
 nodes that the compiler lets a convolution do on its way out cost nothing of their own, except
-their exponentials; see `fused_into`.
+their exponentials; see `fusion`.
 
 A profile is a TOML file (`devices/*.toml`); each of its figures says where it comes from. What a
 profile gives are predictions to rank rewrites by, not measurements.
@@ -16,254 +16,26 @@ profile gives are predictions to rank rewrites by, not measurements.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from enum import Enum
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graphopt.cost import Shapes, cost_of
 from graphopt.errors import InputError
 from graphopt.graph import (
     CONV_OPS,
     ConvSpec,
-    Dim,
-    constant_of,
     infer_shapes,
     is_graph_output,
     is_standard,
     label,
     reads_of,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
-# --- devices ------------------------------------------------------------------------------------
-
-
-class LayerClass(str, Enum):
-    """Kernels that run at one rate."""
-
-    WINOGRAD = "winograd"
-    """Dense 3x3, stride 1, dilation 1, with enough channels for Winograd's algorithm."""
-    DENSE = "dense"
-    """Any other dense convolution larger than 1x1."""
-    DILATED = "dilated"
-    """Dense, with gaps between the taps."""
-    POINTWISE = "pointwise"
-    """1x1 convolutions and matrix products."""
-    DEPTHWISE = "depthwise"
-    """One filter a channel, up to 3x3."""
-    DEPTHWISE_LARGE = "depthwise_large"
-    """The same, larger; without a rate, as `depthwise`."""
-    EXPONENTIAL = "exponential"
-    """Exponentials, logarithms and the like that a convolution's kernel does too."""
-    EXPONENTIAL_ALONE = "exponential_alone"
-    """The same in other kernels; without a rate, as `exponential`."""
-    REDUCTION = "reduction"
-    """Pooling, and sums over a map, counted in elements read; without a rate, fast as memory."""
-    RESIZE = "resize"
-    """Resampling, counted in elements read, again and again; without a rate, fast as memory."""
-    BANDWIDTH = "bandwidth"
-    """Everything else, counted in bytes; without a rate, fast as memory."""
-
-
-_FALLBACK = {
-    LayerClass.DEPTHWISE_LARGE: LayerClass.DEPTHWISE,
-    LayerClass.EXPONENTIAL_ALONE: LayerClass.EXPONENTIAL,
-}
-
-_REQUIRED = frozenset(
-    {
-        LayerClass.DENSE,
-        LayerClass.DILATED,
-        LayerClass.POINTWISE,
-        LayerClass.DEPTHWISE,
-        LayerClass.EXPONENTIAL,
-    }
-)
-
-
-class Figure(BaseModel):
-    """A number and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    source: Annotated[str, Field(min_length=1)]
-
-
-class Device(BaseModel):
-    """A device's profile."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    """As `--device` takes it: the file's name."""
-    description: str
-    unknown: tuple[str, ...] = ()
-    """What nobody has measured, and so what predictions should not be trusted with."""
-    lanes: Annotated[int, Field(ge=1)] = 1
-    """Channels that the layout keeps side by side; a convolution computes whole groups of them."""
-    element_bytes: Annotated[int, Field(ge=1)] = 4
-    """Bytes of an activation or weight: 4 for float32, 2 for half precision."""
-    peak: Figure | None = None
-    """GFLOP/s that the hardware could do at best, where known; predictions do not use it."""
-    rates: Mapping[LayerClass, Figure]
-    """Direct arithmetic: GFLOP/s, two to a multiply-add (so Winograd's may exceed the peak);
-    exponentials, `reduction` and `resize`: 1e9 elements a second;
-    `bandwidth`: GB/s of kernels that only move data, where they are slower than others."""
-    winograd_channels: Figure | None = None
-    """Fewest channels, in and out, that the engine takes Winograd's algorithm for; None: it has no
-    such kernels."""
-    bandwidth: Figure
-    """GB/s between memory and kernels."""
-    launch: Figure
-    """Microseconds that each kernel costs besides."""
-    sparse_overhead: Figure | None = None
-    """A pruned convolution that keeps the part k of its weights takes k * (1 + overhead) of the
-    dense kernel's time."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Device:
-        if missing := sorted(kind.value for kind in _REQUIRED - set(self.rates)):
-            raise ValueError(f"rates: {', '.join(missing)} missing")
-        if (LayerClass.WINOGRAD in self.rates) != (self.winograd_channels is not None):
-            raise ValueError(
-                "rates.winograd and winograd_channels: one is of no use without the other"
-            )
-        return self
-
-    def rate(self, kind: LayerClass) -> float | None:
-        """The rate of a class, or of the one that stands in for it; None: as fast as memory."""
-        figure = self.rates.get(kind) or self.rates.get(_FALLBACK.get(kind, kind))
-        return None if figure is None else figure.value
-
-    @property
-    def sparse_break_even(self) -> float | None:
-        """The part of the weights that must go before pruning pays against the same kernel dense.
-
-        Against a dense kernel of another class (Winograd) divide by the classes' rates first.
-        """
-        if self.sparse_overhead is None:
-            return None
-        return 1 - 1 / (1 + self.sparse_overhead.value)
-
-
-_FOLDER = resources.files("graphopt") / "devices"
-
-
-def devices() -> list[str]:
-    """The names of the profiles that come with graphopt."""
-    return sorted(
-        file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml")
-    )
-
-
-def load_device(name: str | Path) -> Device:
-    """A device's profile by its built-in name, or from a TOML file.
-
-    Raises:
-        InputError: no such profile or file, or a file that is no profile; the message says the line
-            (where the TOML is broken) or the field (where its content is).
-    """
-    hint = (
-        f"built in: {', '.join(devices())}; "
-        "`graphopt profile -o FILE.toml` measures this machine's own"
-    )
-    path = Path(name)
-    try:
-        if name in devices():
-            text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
-        else:
-            text = path.read_text(encoding="utf-8")
-        return Device.model_validate({**tomllib.loads(text), "name": path.stem})
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file", hint=hint) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"no device {str(name)!r}: {reason}", hint=hint) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}", hint=hint) from error
-    except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in finding["loc"] if part != "[key]")
-        what = finding["msg"].removeprefix("Value error, ")
-        complaint = f"{where}: {what}" if where else what
-        raise InputError(f"{path} is no device profile: {complaint}", hint=hint) from error
-
-
-# --- what becomes one kernel --------------------------------------------------------------------
-
-_EPILOGUE = frozenset(
-    [
-        "Add",
-        "BatchNormalization",
-        "Clip",
-        "Div",
-        "Elu",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-        "Sub",
-        "Swish",
-        "Tanh",
-    ]
-)
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.regions`).
-BatchNormalization is there since compilers, ours too, fold it into the weights."""
-
-_INJECTIVE = _EPILOGUE | frozenset(
-    [
-        "Abs",
-        "Ceil",
-        "Celu",
-        "Concat",
-        "DepthToSpace",
-        "Erf",
-        "Expand",
-        "Floor",
-        "Gelu",
-        "Log",
-        "Mish",
-        "Pad",
-        "Pow",
-        "PRelu",
-        "Reciprocal",
-        "Resize",
-        "Round",
-        "Selu",
-        "Sign",
-        "Slice",
-        "Softplus",
-        "Softsign",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "ThresholdedRelu",
-        "Transpose",
-        "Upsample",
-        "Where",
-    ]
-)
-"""What the compiler strings together into one kernel where each is read by the next alone."""
+from graphopt.latency.device import Device, LayerClass
+from graphopt.latency.fusion import ARITHMETIC, fused_into
 
 _EXPONENTIALS: Mapping[str, int] = {
     "Celu": 1,
@@ -302,102 +74,6 @@ _FREE = frozenset(
 
 _INTEGERS = frozenset(np.dtype(name) for name in ("int32", "int64", "bool"))
 
-_ARITHMETIC = (*CONV_OPS, "Gemm", "MatMul")
-
-
-def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
-    """Which nodes are done by the kernel of another: `id(node)` -> the node that the kernel is of.
-
-    As the compiler does: from a convolution, a region grows over element-wise nodes whose other
-    operands are tensors of the same shape, or constants of one value or one a channel, as long as
-    in the end one value alone leaves it. Later convolutions choose first. What is left of
-    element-wise and reordering nodes joins the one before it that it alone reads.
-
-    Args:
-        graph: the graph, its nodes in order.
-        shapes: of its tensors.
-    """
-    place = {id(node): i for i, node in enumerate(graph.nodes)}
-    owner: dict[int, gs.Node] = {}
-    for node in reversed(graph.nodes):
-        if is_standard(node, *_ARITHMETIC):
-            owner |= {id(member): node for member in _region(graph, node, shapes, place, owner)}
-    for node in graph.nodes:
-        if id(node) in owner or not is_standard(node, *_INJECTIVE):
-            continue
-        for tensor in node.inputs:
-            maker = tensor.inputs[0] if tensor.inputs else None
-            if maker is None or id(maker) not in place or not is_standard(maker, *_INJECTIVE):
-                continue
-            root = owner.get(id(maker), maker)
-            if is_standard(root, *_INJECTIVE) and _read_by_one(graph, tensor):
-                owner[id(node)] = root
-                break
-    return owner
-
-
-def _read_by_one(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return len({id(n) for n in tensor.outputs}) == 1 and not is_graph_output(graph, tensor)
-
-
-def _region(
-    graph: gs.Graph,
-    root: gs.Node,
-    shapes: Shapes,
-    place: Mapping[int, int],
-    taken: Mapping[int, gs.Node],
-) -> list[gs.Node]:
-    """The nodes after `root` that its kernel does too."""
-    shape = shapes.get(root.outputs[0].name)
-    members = [root]
-    size = 1
-    refused = set(taken)
-    while True:
-        inside = {id(member) for member in members}
-        leaving = [
-            member
-            for member in members
-            if is_graph_output(graph, member.outputs[0])
-            or any(id(reader) not in inside for reader in member.outputs[0].outputs)
-        ]
-        if len(leaving) == 1 and leaving[0] is members[-1]:
-            size = len(members)
-        candidates = [
-            reader
-            for member in members
-            for reader in member.outputs[0].outputs
-            if id(reader) in place and id(reader) not in inside and id(reader) not in refused
-        ]
-        if not candidates:
-            return members[1:size]
-        nearest = min(candidates, key=lambda node: place[id(node)])
-        if is_standard(nearest, *_EPILOGUE) and _fits(nearest, shape, shapes):
-            members.append(nearest)
-        else:
-            refused.add(id(nearest))
-
-
-def _fits(node: gs.Node, shape: tuple[Dim, ...] | None, shapes: Shapes) -> bool:
-    """Whether a kernel whose result has that shape can read a node's operands as it stores."""
-    if shape is None or shapes.get(node.outputs[0].name) != shape:
-        return False
-    statistics = node.op == "BatchNormalization"  # one value a channel by definition
-    for tensor in node.inputs[:1] if statistics else node.inputs:
-        if tensor.is_empty():
-            continue
-        value = constant_of(tensor)
-        if value is None:
-            if shapes.get(tensor.name) != shape:
-                return False
-        elif value.size != 1 and (
-            len(shape) < 3 or value.shape[-len(shape) + 1 :] != (shape[1], *[1] * (len(shape) - 2))
-        ):
-            return False
-    return True
-
-
-# --- work and time ------------------------------------------------------------------------------
-
 Bound: TypeAlias = Literal["compute", "bandwidth", "launch"]
 
 
@@ -420,7 +96,7 @@ class Work:
 
     def amounts(self) -> dict[LayerClass, float]:
         """What there is to do at each class's rate."""
-        fused = is_standard(self.node, *_ARITHMETIC)
+        fused = is_standard(self.node, *ARITHMETIC)
         kind = LayerClass.EXPONENTIAL if fused else LayerClass.EXPONENTIAL_ALONE
         # A kernel of nothing but exponentials has no other operations.
         return {self.kind: self.operations, kind: float(self.exponentials)}
