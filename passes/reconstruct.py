@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import onnx_graphsurgeon as gs
@@ -51,6 +52,8 @@ class Reconstruct(Pass[gs.Node]):
     )
     photos: Annotated[int, Field(ge=1)] = option(100, "how many to fit on at most")
     keep_zeros: bool = option(False, "weights that are exactly zero stay zero: pruned networks")
+    seed: int = option(0, "of the positions in photos; the same seed gives the same weights")
+    checkpoint: str = option("", "file to keep each layer's fit in, and to go on from")
 
     @property
     def needs_images(self) -> bool:
@@ -69,8 +72,11 @@ class Reconstruct(Pass[gs.Node]):
             ridge=self.ridge,
             photos=self.photos,
             keep_zeros=self.keep_zeros,
+            seed=self.seed,
+            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+            progress=context.progress,
         )
-        return _Fitting(self.ridge, self.photos, self.keep_zeros, work=work, context=context)
+        return _Fitting(**vars(self), work=work)
 
     def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:
         for node in graph.nodes:
@@ -87,7 +93,6 @@ class _Fitting(Reconstruct):
     """The pass at work."""
 
     work: Reconstruction = field(kw_only=True)
-    context: Context = field(kw_only=True)
 
     def sweep(self, graph: gs.Graph) -> Outcome:
         outcome = super().sweep(graph)
@@ -103,7 +108,6 @@ class _Fitting(Reconstruct):
         return self.work.sites()
 
     def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
-        self.context.progress(f"{self.name}: {label(site)}")
         result = self.work.fit(site)
         errors = f"{result.before:.3f} to {result.after:.3f} of the target's deviation"
         if not result.accepted:

@@ -15,6 +15,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,9 +27,11 @@ from numpy.typing import NDArray
 from graphopt.engine import Array
 from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.checkpoint import fingerprint, foreign, unreadable
 from graphopt.fitting.samples import Sample
 from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, label, only_consumer
+from graphopt.model import replacing
 from graphopt.passbase import Skip
 from graphopt.verify import output_error
 
@@ -86,6 +91,8 @@ def reconstruct(
     ridge: float = 1e-2,
     photos: int = 100,
     keep_zeros: bool = False,
+    seed: int = 0,
+    checkpoint: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ReconstructReport:
     """Fit the convolutions of a changed network to the original's tensors of the same names.
@@ -97,18 +104,28 @@ def reconstruct(
         ridge: pull toward the present weights, relative to the mean square of a layer's input.
         photos: how many images to fit on at most.
         keep_zeros: weights that are exactly zero stay so (pruned networks).
-        progress: told which layer is being fitted.
+        seed: of the positions that are fitted on.
+        checkpoint: a file to keep each layer's fit in. Where it exists, those fits are taken from
+            it, and the weights come out bit for bit as without the interruption.
+        progress: told which layer of how many is being fitted.
 
     Raises:
-        InputError: one of the networks does not run on the images.
+        InputError: one of the networks does not run on the images; the checkpoint is of another
+            network, other photos or other options, or cannot be read or written.
     """
     started = time.perf_counter()
-    work = Reconstruction(graph, original, calibration, ridge, photos, keep_zeros)
-    results: list[LayerFit | Skip] = []
-    for found in work.sites():
-        if not isinstance(found, Skip):
-            progress(f"fitting {label(found)}")
-        results.append(found if isinstance(found, Skip) else work.fit(found))
+    work = Reconstruction(
+        graph,
+        original,
+        calibration,
+        ridge=ridge,
+        photos=photos,
+        keep_zeros=keep_zeros,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    results = [found if isinstance(found, Skip) else work.fit(found) for found in work.sites()]
     after = work.settle()
     return ReconstructReport(
         layers=tuple(r for r in results if isinstance(r, LayerFit)),
@@ -133,12 +150,22 @@ class Reconstruction:
         graph: gs.Graph,
         original: gs.Graph,
         calibration: Calibration,
+        *,
         ridge: float = 1e-2,
         photos: int = 100,
         keep_zeros: bool = False,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._graph, self._original, self._calibration = graph, original, calibration
-        self._ridge, self._keep_zeros = ridge, keep_zeros
+        self._ridge, self._keep_zeros, self._seed = ridge, keep_zeros, seed
+        self._progress = progress
+        self._done = 0
+        self._kept: _Kept | None = None
+        if checkpoint is not None:
+            options = (ridge, photos, keep_zeros, seed)
+            self._kept = _Kept(checkpoint, fingerprint((graph, original), calibration, options))
         self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)
@@ -189,10 +216,25 @@ class Reconstruction:
         spec = ConvSpec.of(node)
         assert spec is not None
         assert self._walk is not None
+        self._done += 1
+        self._progress(f"reconstruct: {self._done} of {len(self._nodes)} ({label(node)})")
+        # Also before a fit that is only recalled: in other steps, activations round otherwise.
         inputs = self._walk.advance_to(node)
-        if id(node) in self._chains:
-            return self._fit_through(node, spec, inputs)
-        samples = self._samples.pop(node.outputs[0].name)
+        found = self._kept.recall(self._done) if self._kept else None
+        if found is None:
+            solve = self._fit_through if id(node) in self._chains else self._fit_directly
+            found = solve(node, spec, inputs)
+            if self._kept:
+                self._kept.keep(self._done, found)
+        if id(node) not in self._chains:
+            del self._samples[node.outputs[0].name]
+        if found.values is not None:
+            self._put(node, *found.values)
+        return LayerFit(label(node), found.before, found.after)
+
+    def _fit_directly(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
+        """Fit a convolution to its counterpart in the original."""
+        samples = self._samples[node.outputs[0].name]
         system = _LeastSquares(spec, self._ridge, keep_zeros=self._keep_zeros)
         for values, sample in zip(inputs[: self.count], samples, strict=False):
             system.add(sample.patches(values, spec), sample.grouped(spec.group))
@@ -201,12 +243,9 @@ class Reconstruction:
             for values, sample in zip(inputs[self.count :], samples[self.count :], strict=True)
         ]
         old, new = system.present, system.solve()
-        result = LayerFit(label(node), _error(old, judged), _error(new, judged))
-        if result.accepted:
-            self._put(node, spec, new)
-        return result
+        return _Found.of(spec, new, _error(old, judged), _error(new, judged))
 
-    def _fit_through(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> LayerFit:
+    def _fit_through(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution whose target lies behind others."""
         chain = [s for s in map(ConvSpec.of, self._chains[id(node)]) if s is not None]
         samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
@@ -215,11 +254,8 @@ class Reconstruction:
         found = Through(chain, inputs[:used], samples[:used]).solve(start)
         judge = Through(chain, inputs[self.count :], samples[self.count :])
         targets = [sample.values for sample in judge.samples]
-        errors = [_distance(judge.outputs(solution), targets) for solution in (start, found)]
-        result = LayerFit(label(node), *errors)
-        if result.accepted:
-            self._put(node, spec, found)
-        return result
+        before, after = (_distance(judge.outputs(s), targets) for s in (start, found))
+        return _Found.of(spec, found, before, after)
 
     def _chain_from(self, node: gs.Node, counterparts: Mapping[str, Array]) -> list[gs.Node]:
         """The convolutions from this one to the first with a counterpart; empty if none follows."""
@@ -232,14 +268,12 @@ class Reconstruction:
             chain.append(reader)
         return chain
 
-    def _put(self, node: gs.Node, spec: ConvSpec, solution: Doubles) -> None:
-        """Write a solution [group, unknowns + 1, filters] into the node."""
+    def _put(self, node: gs.Node, weight: Array, filter_bias: Array) -> None:
+        """Write new values into the node."""
         self._replaced.append((node, list(node.inputs)))
-        dtype = spec.weight.dtype
-        weight, filter_bias = unpacked(solution, spec)
         name = node.inputs[1].name
-        node.inputs[1] = constant(self._graph, name, weight.astype(dtype))
-        bias = constant(self._graph, f"{name}.bias", filter_bias.astype(dtype))
+        node.inputs[1] = constant(self._graph, name, weight)
+        bias = constant(self._graph, f"{name}.bias", filter_bias)
         if len(node.inputs) > 2:
             node.inputs[2] = bias
         else:
@@ -283,13 +317,76 @@ class Reconstruction:
         for node, name in zip(fitted, names, strict=True):
             unknowns = math.prod(node.inputs[1].shape[1:]) + 1
             wanted[name] = math.ceil(max(LEAST_POSITIONS, POSITIONS * unknowns) / self.count)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(self._seed)
         engine = engine_of(part_of(self._original, outputs=names))
         samples: dict[str, list[Sample]] = {name: [] for name in names}
         for feed in self._feeds():
             for name, values in engine.run(feed).items():
                 samples[name].append(Sample.of(values, wanted[name], rng))
         return samples
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A layer's errors before and after its fit, and its new weights where they are better."""
+
+    before: float
+    after: float
+    values: tuple[Array, Array] | None
+    """Weight and bias."""
+
+    @classmethod
+    def of(cls, spec: ConvSpec, solution: Doubles, before: float, after: float) -> _Found:
+        """From a solution [group, unknowns + 1, filters]."""
+        weight, bias = (part.astype(spec.weight.dtype) for part in unpacked(solution, spec))
+        return cls(before, after, (weight, bias) if after < before else None)
+
+
+class _Kept:
+    """What was found for each layer so far, in a file (NumPy's .npz) that appears whole.
+
+    Args:
+        path: the file; read if it exists.
+        owner: digest of the run that it must belong to.
+
+    Raises:
+        InputError: the file cannot be read, or is of another run.
+    """
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self._path = path
+        self._arrays: dict[str, Any] = {"owner": np.array(owner)}
+        if not path.exists():
+            return
+        if not is_zipfile(path):
+            raise unreadable(path)
+        try:
+            with np.load(path) as file:
+                self._arrays = dict(file)
+            found = str(self._arrays["owner"])
+        except (OSError, ValueError, KeyError, BadZipFile):
+            raise unreadable(path) from None
+        if found != owner:
+            raise foreign(path)
+
+    def recall(self, layer: int) -> _Found | None:
+        """What was found for a layer, by its number."""
+        errors = self._arrays.get(f"{layer}.errors")
+        if errors is None:
+            return None
+        before, after = errors.tolist()
+        if after >= before:
+            return _Found(before, after, None)
+        weight, bias = (self._arrays[f"{layer}.{part}"] for part in ("weight", "bias"))
+        return _Found(before, after, (weight, bias))
+
+    def keep(self, layer: int, found: _Found) -> None:
+        """Store what was found for a layer, and write the file."""
+        self._arrays[f"{layer}.errors"] = np.array([found.before, found.after])
+        if found.values is not None:
+            self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
+        with replacing(self._path) as fresh, fresh.open("wb") as file:
+            np.savez(file, **self._arrays)
 
 
 class _LeastSquares:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.reconstruct import Reconstruction, reconstruct
+from graphopt.fitting.reconstruct import Reconstruction, _LeastSquares, reconstruct
 from graphopt.graph import ConvSpec, constant
 from graphopt.model import copy_model, load_model
 from graphopt.passbase import Context, Skip
@@ -175,12 +177,15 @@ def test_what_has_no_counterpart_is_skipped(folder, net):
 
 
 def test_the_pass(folder, net):
-    (chosen,) = parse_pipeline("reconstruct{ridge=0.001, photos=4}")
+    (chosen,) = parse_pipeline("reconstruct{ridge=0.001, photos=4, checkpoint=%s}" % (folder / "c"))
     calibration = Calibration.from_photos(folder, net, SPEC)
     changed = spoiled(net)
     before = output_error(changed, net, calibration.feeds(calibration.held_out))
-    outcome = chosen.run(changed, Context(original=net, calibration=calibration))
+    seen = []
+    outcome = chosen.run(changed, Context(net, calibration, progress=seen.append))
     assert len(outcome.changes) == 4
+    assert seen[1] == "reconstruct: 2 of 4 (d)"
+    assert (folder / "c").is_file()
     after = output_error(changed, net, calibration.feeds(calibration.held_out))
     assert after < before / 2
     assert not Reconstruct().run(copy_model(net), Context(net, calibration)).changes
@@ -227,6 +232,122 @@ def test_fits_that_leave_the_outputs_worse_are_taken_back(folder, net, monkeypat
     assert all("taken back" in skip.reason for skip in outcome.skips)
     now = [node.inputs[1].values for node in changed.nodes if node.op == "Conv"]
     assert all(a is b for a, b in zip(now, kept, strict=True))
+
+
+def large_kernel_and_stack(network, normal):
+    """A 5x5 layer between two others, and the network with two spoiled 3x3 layers in its place."""
+    sizes = "float[1,3,24,32] x", "float[1,19,24,32] y"
+    weights = {"w0": normal(8, 3, 3, 3), "w4": normal(19, 10, 1, 1)}
+    body = "c = Conv<pads=[1,1,1,1]>(x, w0) r = Relu(c) {} s = Relu(m) y = Conv(s, w4)"
+    large = body.format("m = Conv<pads=[2,2,2,2]>(r, w1)")
+    stack = body.format("a = Conv<pads=[1,1,1,1]>(r, w1, b1) m = Conv<pads=[1,1,1,1]>(a, w2)")
+    return network(*sizes, large, **weights, w1=normal(10, 8, 5, 5)), spoiled(
+        network(
+            *sizes,
+            stack,
+            **weights,
+            w1=normal(12, 8, 3, 3),
+            b1=normal(12),
+            w2=normal(10, 12, 3, 3),
+        )
+    )
+
+
+def test_goes_on_where_it_was_interrupted(folder, network, normal, tmp_path, monkeypatch):
+    """Fits that were taken, refused and made through others are all recalled, bit for bit."""
+    graph, changed = large_kernel_and_stack(network, normal)
+    calibration = Calibration.from_photos(folder, graph, SPEC)
+    file = tmp_path / "state" / "fits.npz"
+    solved = []
+    solve = _LeastSquares.solve
+    monkeypatch.setattr(_LeastSquares, "solve", lambda s: solved.append(s) or solve(s))
+
+    def run(stop_at=None, checkpoint=None):
+        seen = []
+
+        def progress(text):
+            seen.append(text)
+            if stop_at and stop_at in text:
+                raise KeyboardInterrupt
+
+        ours = copy_model(changed)
+        solved.clear()
+        report = reconstruct(ours, graph, calibration, checkpoint=checkpoint, progress=progress)
+        return weights_of(ours), report, seen
+
+    whole, expected, seen = run()
+    assert [text.partition(" (")[0] for text in seen] == [
+        f"reconstruct: {count} of 4" for count in (1, 2, 3, 4)
+    ]
+    assert len(solved) == 3  # the fourth is fitted through another
+    with pytest.raises(KeyboardInterrupt):
+        run("4 of 4", file)
+    weights, report, _ = run(None, file)
+    assert len(solved) == 1
+    assert report.layers == expected.layers
+    assert report.after == expected.after
+    assert weights.keys() == whole.keys()
+    assert all(weights[name].tobytes() == whole[name].tobytes() for name in whole)
+    assert len(run(None, file)[1].layers) == 4
+    assert not solved
+
+
+def weights_of(graph):
+    return {
+        f"{node.outputs[0].name}.{position}": tensor.values
+        for node in graph.nodes
+        if node.op == "Conv"
+        for position, tensor in enumerate(node.inputs[1:])
+    }
+
+
+def test_a_refused_fit_is_recalled(folder, net, tmp_path, monkeypatch):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    monkeypatch.setattr(_LeastSquares, "solve", lambda system: 2 * system.present)
+    file = tmp_path / "fits.npz"
+    for _ in range(2):
+        changed = spoiled(net, 0.05)
+        kept = weights_of(changed)
+        report = reconstruct(changed, net, calibration, checkpoint=file)
+        assert not any(fit.accepted for fit in report.layers)
+        assert all(v is kept[name] for name, v in weights_of(changed).items())
+        monkeypatch.setattr(_LeastSquares, "solve", None)
+
+
+def test_what_was_kept_for_another_run_is_refused(folder, net, tmp_path):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    file = tmp_path / "fits.npz"
+    reconstruct(spoiled(net), net, calibration, checkpoint=file)
+    few = replace(calibration, fitting=calibration.fitting[:-1])
+    for changed, images, options in (
+        (spoiled(net, 0.2), calibration, {}),
+        (spoiled(net), few, {}),
+        (spoiled(net), calibration, {"seed": 1}),
+    ):
+        with pytest.raises(InputError, match=r"fits\.npz is the checkpoint of another network"):
+            reconstruct(changed, net, images, checkpoint=file, **options)
+    for content in (b"no archive", file.read_bytes()[:-200], npz(other=np.zeros(3))):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+            reconstruct(spoiled(net), net, calibration, checkpoint=file)
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def test_the_seed_chooses_the_positions(folder, net, monkeypatch):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.LEAST_POSITIONS", 64)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.POSITIONS", 1)
+    first, again, other = (spoiled(net) for _ in range(3))
+    for changed, seed in ((first, 0), (again, 0), (other, 1)):
+        reconstruct(changed, net, calibration, seed=seed)
+    a, b, c = map(weights_of, (first, again, other))
+    assert all((a[name] == b[name]).all() for name in a)
+    assert any((a[name] != c[name]).any() for name in a)
 
 
 @pytest.mark.assets

@@ -1,0 +1,48 @@
+"""What a checkpoint belongs to: a fit goes on only with what it began with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
+from graphopt.model import serialised, sha256_of
+
+
+def fingerprint(
+    graphs: Sequence[gs.Graph], calibration: Calibration, options: Sequence[object]
+) -> str:
+    """The hex digest of all that a fit depends on: networks, images and options.
+
+    Photos count by content and order, not by where they are.
+    """
+    seen = hashlib.sha256()
+    for graph in graphs:
+        with serialised(graph) as model:
+            if isinstance(model, bytes):
+                seen.update(hashlib.sha256(model).digest())
+            else:  # past protobuf's limit: the model and its weights, two files in one folder
+                files = sorted(model.parent.iterdir())
+                seen.update("".join(map(sha256_of, files)).encode())
+    for image in [*calibration.fitting, *calibration.held_out]:
+        seen.update((sha256_of(image) if isinstance(image, Path) else str(image)).encode())
+    setting = (calibration.spec.preprocess, calibration.shape, calibration.height)
+    seen.update(repr((setting, len(calibration.fitting), *options)).encode())
+    return seen.hexdigest()
+
+
+def unreadable(path: Path) -> InputError:
+    """The refusal of a file that is no checkpoint, or a damaged one."""
+    return InputError(f"{path} cannot be read as a checkpoint", hint="remove it, or name another")
+
+
+def foreign(path: Path) -> InputError:
+    """The refusal of a checkpoint that another run left."""
+    return InputError(
+        f"{path} is the checkpoint of another network, other photos or other options",
+        hint="remove it, or name another",
+    )
