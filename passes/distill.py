@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 from pydantic import Field
@@ -57,6 +57,10 @@ class Distill(Pass[Layer]):
         6, "looks at held-out photos without improvement, 50 steps apart, before it stops"
     )
     seed: int = option(0, "of crops and batches; the same seed gives the same weights")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        "what the network computes in while it is trained; auto: bfloat16 where that is fast",
+    )
     checkpoint: str = option("", "file to keep the state in, and to go on from")
 
     @property
@@ -79,6 +83,7 @@ class Distill(Pass[Layer]):
                 rate=self.rate,
                 patience=self.patience,
                 seed=self.seed,
+                precision=self.precision,
             ),
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,

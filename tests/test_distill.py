@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.distill import DistillOptions, distill
+from graphopt.fitting.distill import DistillOptions, Precision, distill
 from graphopt.model import copy_model, load_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes.distill import Distill
@@ -22,6 +23,8 @@ from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
+
+from graphopt.fitting.torchnet import OPERATORS, TorchNet  # noqa: E402 (where PyTorch is)
 
 Proto = Callable[..., onnx.ModelProto]
 rng = np.random.default_rng(0)
@@ -84,8 +87,6 @@ CONSTANTS = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[..., gs.Graph]) -> None:
-    from graphopt.fitting.torchnet import TorchNet
-
     graph = network(BODIES[name], **CONSTANTS)
     x = rng.standard_normal((1, 3, 12, 16)).astype(np.float32)
     expected = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x})["y"]
@@ -95,8 +96,6 @@ def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[...,
 
 
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:
-    from graphopt.fitting.torchnet import TorchNet
-
     with pytest.raises(Unsupported, match="LpNormalization cannot be trained"):
         TorchNet(network("y = LpNormalization(x)"))
 
@@ -193,26 +192,68 @@ def test_goes_on_from_a_checkpoint(
 
     def interrupt(line: str) -> None:
         seen.append(line)
-        if "step 40" in line:
+        if "41 of 60" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         distill(student, teacher, calibration, OPTIONS, checkpoint=file, progress=interrupt)
-    resumed, report = distill(student, teacher, calibration, OPTIONS, checkpoint=file)
+    assert seen[0].startswith("distill: 1 of 60 (error ")
+    seen.clear()
+    resumed, report = distill(
+        student, teacher, calibration, OPTIONS, checkpoint=file, progress=seen.append
+    )
     whole, expected = distill(student, teacher, calibration, OPTIONS)
-    assert report.steps == expected.steps
-    assert report.before == pytest.approx(expected.before)
+    assert seen[0].startswith("distill: 41 of 60")
+    assert (report.steps, report.before, report.after) == (60, expected.before, expected.after)
     for name, values in weights(whole).items():
-        np.testing.assert_allclose(weights(resumed)[name], values, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(weights(resumed)[name], values)
+    longer = replace(OPTIONS, steps=80)
+    assert distill(student, teacher, calibration, longer, checkpoint=file)[1].steps == 80
 
 
-def test_a_checkpoint_of_another_network_is_refused(
+def test_the_checkpoint_of_another_run_is_refused(
     lesson: tuple[gs.Graph, gs.Graph, Calibration], tmp_path: Path
 ) -> None:
     teacher, student, calibration = lesson
-    torch.save({"shapes": [[1]]}, tmp_path / "other.pt")
+    file = tmp_path / "state.pt"
+    short = replace(OPTIONS, steps=2)
+    distill(student, teacher, calibration, short, checkpoint=file)
     with pytest.raises(InputError, match="checkpoint of another network"):
-        distill(student, teacher, calibration, OPTIONS, checkpoint=tmp_path / "other.pt")
+        distill(teacher, teacher, calibration, short, checkpoint=file)
+    with pytest.raises(InputError, match="other options"):
+        distill(student, teacher, calibration, replace(short, batch=3), checkpoint=file)
+    for content in (b"no checkpoint", file.read_bytes()[:1000]):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+            distill(student, teacher, calibration, short, checkpoint=file)
+    torch.save({"shapes": [[1]]}, file)
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        distill(student, teacher, calibration, short, checkpoint=file)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_of_training(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration],
+    precision: Precision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The judgement is in float32 either way, and weights are no rounded ones."""
+    teacher, student, calibration = lesson
+    computed = set()
+    relu = OPERATORS["Relu"]
+
+    def watched(node: gs.Node, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        result = relu(node, inputs)
+        computed.add((result.dtype, result.requires_grad))
+        return result
+
+    monkeypatch.setitem(OPERATORS, "Relu", watched)
+    options = replace(OPTIONS, precision=precision)
+    result, report = distill(student, teacher, calibration, options)
+    assert computed == {(torch.float32, False), (getattr(torch, precision), True)}
+    assert report.after < 0.8 * report.before
+    trained = torch.from_numpy(weights(result)["w1"])
+    assert (trained.bfloat16().float() != trained).any()
 
 
 def test_stops_where_nothing_is_gained(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
