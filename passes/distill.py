@@ -58,8 +58,7 @@ class Distill(Pass[Layer]):
     )
     seed: int = option(0, "of crops and batches; the same seed gives the same weights")
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto",
-        "what the network computes in while it is trained; auto: bfloat16 where that is fast",
+        "auto", "of products in training; auto is bfloat16 where the CPU multiplies it"
     )
     checkpoint: str = option("", "file to keep the state in, and to go on from")
 

@@ -95,6 +95,32 @@ def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[...,
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_batch_although_the_network_was_exported_for_one(
+    network: Callable[..., gs.Graph],
+) -> None:
+    one = np.array([1, 3, 1, 1])
+    body = "g = GlobalAveragePool(x) s = Reshape(g, one) y = Mul(x, s)"
+    net = TorchNet(network(body, one=one))
+    x = torch.from_numpy(rng.standard_normal((2, 3, 12, 16)).astype(np.float32))
+    both = net({"x": x})["y"]
+    for index in range(2):
+        alone = net({"x": x[index : index + 1]})["y"]
+        np.testing.assert_allclose(both[index : index + 1], alone, rtol=1e-5)
+
+
+def test_bfloat16_is_for_dense_layers(network: Callable[..., gs.Graph]) -> None:
+    net = TorchNet(network("a = Conv(x, w3, b4) r = Relu(a) y = Conv<group=4>(r, wd)", **CONSTANTS))
+    x = torch.from_numpy(rng.standard_normal((1, 3, 12, 16)).astype(np.float32))
+    seen: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
+    for bfloat16, values in seen.items():
+        net({"x": x}, lambda n, _, y, v=values: v.update({n.outputs[0].name: y}), bfloat16=bfloat16)
+    exact, rounded = seen[False], seen[True]
+    assert all(y.dtype == torch.float32 for y in rounded.values())
+    assert 1e-4 < (rounded["a"] - exact["a"]).abs().max() < 0.05
+    assert (rounded["a"].bfloat16() == rounded["a"]).all()
+    assert not (rounded["y"].bfloat16() == rounded["y"]).all()
+
+
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:
     with pytest.raises(Unsupported, match="LpNormalization cannot be trained"):
         TorchNet(network("y = LpNormalization(x)"))
@@ -240,14 +266,14 @@ def test_the_precision_of_training(
     """The judgement is in float32 either way, and weights are no rounded ones."""
     teacher, student, calibration = lesson
     computed = set()
-    relu = OPERATORS["Relu"]
+    conv = OPERATORS["Conv"]
 
     def watched(node: gs.Node, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        result = relu(node, inputs)
+        result = conv(node, inputs)
         computed.add((result.dtype, result.requires_grad))
         return result
 
-    monkeypatch.setitem(OPERATORS, "Relu", watched)
+    monkeypatch.setitem(OPERATORS, "Conv", watched)
     options = replace(OPTIONS, precision=precision)
     result, report = distill(student, teacher, calibration, options)
     assert computed == {(torch.float32, False), (getattr(torch, precision), True)}

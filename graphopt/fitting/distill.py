@@ -4,8 +4,8 @@ The original network, run by onnxruntime, says what the maps of random crops of 
 should be; the changed one is trained to give the same (Hinton et al., "Distilling the Knowledge in
 a Neural Network", 2015; for regression maps, the squared error). Needs the extra `[distill]`.
 
-On CPUs that multiply bfloat16 the student computes in it, which nearly halves a step; its weights,
-Adam and the judgement on held-out crops stay in float32.
+On CPUs that multiply bfloat16 the student's dense layers do so while it is trained, which nearly
+halves a step; weights, sums, Adam and the judgement on held-out crops stay in float32.
 
 Every weight has a learning rate of its own, so that one step changes a layer's output by about the
 same share of its deviation: rate * std(output) / (rms(input) * sqrt(K)) for K products in a sum.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What the student computes in; auto is bfloat16 where the CPU multiplies it."""
+"""What dense layers multiply while they are trained; auto is bfloat16 where the CPU has it."""
 BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -74,7 +74,7 @@ class DistillOptions:
 
     @property
     def bfloat16(self) -> bool:
-        """Whether the student computes in bfloat16 on this CPU."""
+        """Whether dense layers multiply bfloat16 on this CPU."""
         native = bool(cpu_features() & BFLOAT16_FEATURES)
         return self.precision == "bfloat16" or (self.precision == "auto" and native)
 
@@ -212,24 +212,20 @@ class _Trainer:
     # Steps
 
     def _train(self, lesson: tuple[Tensor, dict[str, Tensor]], step: int) -> None:
-        import torch
-
         options = self._options
         rise = min(1.0, (step + 1) / options.warm_up)
         fall = 0.5 * (1 + math.cos(math.pi * step / options.steps))
         for group in self._optimiser.param_groups:
             group["lr"] = group["own"] * rise * fall
         self._optimiser.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
-            loss = self._loss(*lesson)
-        loss.backward()
+        self._loss(*lesson, bfloat16=options.bfloat16).backward()
         self._optimiser.step()
         self._student.keep_masks()
 
-    def _loss(self, x: Tensor, targets: dict[str, Tensor]) -> Any:
-        outputs = self._student({self._calibration.input: x})
+    def _loss(self, x: Tensor, targets: dict[str, Tensor], *, bfloat16: bool = False) -> Any:
+        outputs = self._student({self._calibration.input: x}, bfloat16=bfloat16)
         return sum(
-            ((outputs[name].float() - target) ** 2).mean() / self._variance[name]
+            ((outputs[name] - target) ** 2).mean() / self._variance[name]
             for name, target in targets.items()
         ) / len(targets)
 

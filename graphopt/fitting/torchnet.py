@@ -22,6 +22,7 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
 
 Inputs = Sequence[Tensor | None]
+Operator = Callable[[gs.Node, Inputs], Tensor]
 
 
 def _operand(inputs: Inputs, index: int) -> Tensor:
@@ -143,9 +144,14 @@ def _resize(node: gs.Node, inputs: Inputs) -> Tensor:
     raise Unsupported(f"Resize ({mode}, {place}) cannot be trained", node=label(node))
 
 
-def _reshape(_: gs.Node, inputs: Inputs) -> Tensor:
+def _reshape(node: gs.Node, inputs: Inputs) -> Tensor:
     x, shape = _operand(inputs, 0), _ints(inputs, 1) or []
-    return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(shape)])
+    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    if sizes[:1] == [1] and isinstance(node.inputs[0], gs.Variable):
+        sizes[0] = len(
+            x
+        )  # a batch of one, written down by the exporter; in training there are more
+    return x.reshape(sizes)
 
 
 def _squeeze(node: gs.Node, inputs: Inputs) -> Tensor:
@@ -189,7 +195,7 @@ def _clip(node: gs.Node, inputs: Inputs) -> Tensor:
     return torch.clamp(_operand(inputs, 0), lower, upper)
 
 
-def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[gs.Node, Inputs], Tensor]:
+def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     def run(_: gs.Node, inputs: Inputs) -> Tensor:
         result = _operand(inputs, 0)
         for index in range(1, len(inputs)):
@@ -199,11 +205,21 @@ def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[gs.Node, I
     return run
 
 
-def _unary(operation: Callable[[Tensor], Tensor]) -> Callable[[gs.Node, Inputs], Tensor]:
+def _unary(operation: Callable[[Tensor], Tensor]) -> Operator:
     return lambda _, inputs: operation(_operand(inputs, 0))
 
 
-OPERATORS: Mapping[str, Callable[[gs.Node, Inputs], Tensor]] = {
+def _in_bfloat16(operator: Operator) -> Operator:
+    """The same with rounded inputs; sums and the result have full precision or nearly so."""
+
+    def run(node: gs.Node, inputs: Inputs) -> Tensor:
+        rounded = [None if x is None else x.to(torch.bfloat16) for x in inputs]
+        return operator(node, rounded).to(_operand(inputs, 0).dtype)
+
+    return run
+
+
+OPERATORS: Mapping[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
@@ -296,14 +312,23 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         self,
         feeds: Mapping[str, Tensor],
         watch: Callable[[gs.Node, Inputs, Tensor], None] | None = None,
+        *,
+        bfloat16: bool = False,
     ) -> dict[str, Tensor]:
-        """Every output by name; `watch` sees each node with its inputs and its output."""
+        """Every output by name; `watch` sees each node with its inputs and its output.
+
+        With `bfloat16`, layers without groups multiply in it. Everything else stays as it is:
+        depthwise convolutions and element-wise operators gain nothing by it on CPUs.
+        """
         known: dict[str, Tensor] = {**self._constants, **feeds}
         for name, key in self.parameter_names.items():
             known[name] = self.values[key]
         for node in self.graph.nodes:
             inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
-            result = OPERATORS[node.op](node, inputs)
+            operator = OPERATORS[node.op]
+            if bfloat16 and node.op in LAYERS and node.attrs.get("group", 1) == 1:
+                operator = _in_bfloat16(operator)
+            result = operator(node, inputs)
             if watch is not None:
                 watch(node, inputs, result)
             known[node.outputs[0].name] = result
