@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from graphopt.errors import InputError
+from graphopt.fitting.activation_fit import Place, fit_in_order
 from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.forms import Gate, Lines
+from graphopt.fitting.kinds import ACTIVATIONS, KINDS, recognised
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
-from graphopt.passes.replace_swish import Gate, ReplaceSwish
+from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.verify import output_error
@@ -216,14 +224,278 @@ def test_a_fitted_gate_is_the_best_of_its_channel():
     """No slope and offset nearby fit better, and a gate is found again from what it makes."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((3, 400)) * np.array([[0.3], [2.0], [6.0]])
-    start = Gate(np.full((1, 1), 1 / 6), np.full((1, 1), 0.5), 1.0)
-    true = Gate(np.array([[0.3], [0.25], [0.1]]), np.array([[0.4], [0.5], [0.7]]), 1.0)
+    start = Gate.plain([1 / 6, 0.5])
+    true = Gate(np.array([[0.3, 0.25, 0.1], [0.4, 0.5, 0.7]])[..., None], 1.0)
     found = start.fitted(x, true(x))
     assert np.abs(found(x) - true(x)).max() < 0.02
     swish = x / (1 + np.exp(-x))
     best = start.fitted(x, swish)
     error = np.square(best(x) - swish).mean(axis=1)
     assert (error < np.square(start(x) - swish).mean(axis=1)).all()
-    for ds, do in ((0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)):
-        other = Gate(best.slope + ds, best.offset + do, 1.0)
+    for nudge in ([0.01, 0], [-0.01, 0], [0, 0.01], [0, -0.01]):
+        other = Gate(best.numbers + np.array(nudge)[:, None, None], 1.0)
         assert (np.square(other(x) - swish).mean(axis=1) > error - 1e-6).all()
+
+
+# --- other exponentials -------------------------------------------------------------------------
+
+ROOT = {"r": np.float32(2**0.5), "i": np.float32(0.5**0.5), "h": np.float32(0.5)}
+ONE = {"o": np.ones((1,), np.float32), "t": np.float32(3.0)}
+TANH = {"a": np.float32(0.044715), "b": np.float32((2 / np.pi) ** 0.5)}
+SPELLINGS = {
+    "Elu": ("elu", "y = Elu(x)", 11),
+    "Elu, deeper": ("elu", "y = Elu<alpha=1.5>(x)", 13),
+    "Selu": ("elu", "y = Selu(x)", 13),
+    "Softplus": ("softplus", "y = Softplus(x)", 13),
+    "Softplus by hand": ("softplus", "e = Exp(x) s = Add(e, o) y = Log(s)", 13),
+    "Mish": ("mish", "y = Mish(x)", 21),
+    "Mish as exported": ("mish", "s = Softplus(x) n = Tanh(s) y = Mul(x, n)", 13),
+    "Mish by hand": ("mish", "e = Exp(x) p = Add(e, o) s = Log(p) n = Tanh(s) y = Mul(n, x)", 17),
+    "Gelu": ("gelu", "y = Gelu(x)", 21),
+    "Gelu, tanh": ("gelu", 'y = Gelu<approximate="tanh">(x)', 21),
+    "Microsoft's Gelu": ("gelu", "y = com.microsoft.Gelu(x)", 17),
+    "Microsoft's FastGelu": ("gelu", "y = com.microsoft.FastGelu(x)", 17),
+    "erf": ("gelu", "d = Div(x, r) e = Erf(d) p = Add(e, o) m = Mul(x, p) y = Mul(m, h)", 13),
+    "erf, half first": (
+        "gelu",
+        "d = Mul(x, i) e = Erf(d) p = Add(o, e) m = Mul(h, x) y = Mul(p, m)",
+        17,
+    ),
+    "tanh": (
+        "gelu",
+        """q = Pow(x, t) c = Mul(a, q) s = Add(x, c) d = Mul(s, b) e = Tanh(d)
+           p = Add(e, o) m = Mul(x, p) y = Mul(m, h)""",
+        17,
+    ),
+}
+LARGEST_ERROR = {"gelu": 0.0655, "mish": 0.1425, "elu": 0.0605, "softplus": 0.166}
+NUMBERS = {**ROOT, **ONE, **TANH}
+
+
+@pytest.mark.parametrize(("kind", "body", "opset"), SPELLINGS.values(), ids=SPELLINGS)
+def test_every_spelling(network, ops, kind, body, opset):
+    graph = network(X, Y, body, opset=opset, **NUMBERS)
+    _, exact = values(graph)
+    asked = copy_model(graph)
+    assert f"activations={kind}" in ReplaceSwish().run(asked).skips[0].reason
+    assert ops(asked) == ops(graph)
+    outcome = ReplaceSwish(activations=kind).run(graph)
+    assert [change.node for change in outcome.changes] == ["y"]
+    assert set(ops(graph)) <= {"Add", "Mul", "Clip", "Max"}
+    # A deeper ELU has a corner that points the wrong way for a maximum.
+    depth = max(1, -exact.min()) if kind == "elu" else 1
+    assert np.abs(values(graph)[1] - exact).max() < LARGEST_ERROR[kind] * depth**2 + 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_element_types(network, kind, dtype):
+    numpy_type = {"float16": np.float16, "double": np.float64}[dtype]
+    body = {
+        "swish": "s = Sigmoid(x) y = Mul(x, s)",
+        "gelu": "d = Div(x, r) e = Erf(d) p = Add(e, o) m = Mul(x, p) y = Mul(m, h)",
+        "mish": "s = Softplus(x) n = Tanh(s) y = Mul(x, n)",
+        "elu": "y = Elu(x)",
+        "softplus": "y = Softplus(x)",
+    }[kind]
+    numbers = {name: np.asarray(value, numpy_type) for name, value in NUMBERS.items()}
+    graph = network(f"{dtype}[1,4,6,6] x", f"{dtype}[1,4,6,6] y", body, opset=14, **numbers)
+    outcome = ReplaceSwish(activations="all").run(graph)
+    assert len(outcome.changes) == 1
+    onnx.checker.check_model(to_proto(graph), full_check=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Sigmoid(x) n = Tanh(s) y = Mul(z, n)",
+        "d = Div(x, per) e = Erf(d) p = Add(e, o) m = Mul(x, p) y = Mul(m, h)",
+        "d = Div(x, r) e = Erf(d) p = Add(e, o) m = Mul(x, p) f = Mul(m, five) y = Squeeze(f)",
+        "e = Exp(x) y = Add(e, o)",
+        "y = Tanh(x)",
+        "y = Sigmoid(x)",
+        "y = com.microsoft.FastGelu(x, bias)",
+    ],
+    ids=["another's gate", "per channel", "rank", "Exp", "Tanh", "plain Sigmoid", "bias"],
+)
+def test_what_only_looks_like_them(network, ops, normal, body):
+    constants = {
+        "per": normal(1, 4, 1, 1),
+        "five": np.full((1, 1, 1, 1, 1), 0.5, np.float32),
+        "bias": normal(6),
+    }
+    graph = network(f"{X}, float[1,4,6,6] z", Y, body, **NUMBERS, **constants)
+    before = ops(graph)
+    outcome = ReplaceSwish(activations="all").run(graph)
+    if "five" in body:  # the product of higher rank stays, what it scales is GELU times two
+        assert ops(graph)[-2:] == ["Mul", "Squeeze"]
+        assert graph.tensors()["f"].inputs[0].inputs[1].name == "five"
+    else:
+        assert not outcome.changes
+        assert ops(graph) == before
+
+
+def test_a_softplus_that_two_share(network, ops):
+    """Both Mish go, and nothing is left that nobody reads."""
+    graph = network(
+        X,
+        f"{Y}, float[1,4,6,6] w",
+        "s = Softplus(x) n = Tanh(s) y = Mul(x, n) m = Tanh(s) w = Mul(m, x)",
+    )
+    outcome = ReplaceSwish(activations="all").run(graph)
+    assert {change.node for change in outcome.changes} == {"y", "w"}
+    assert ops(graph) == 2 * ["Add", "Clip", "Mul", "Mul"]
+
+
+def test_a_softplus_that_is_an_output(network, ops):
+    graph = network(X, f"{Y}, float[1,4,6,6] s", "s = Softplus(x) n = Tanh(s) y = Mul(x, n)")
+    ReplaceSwish(activations="mish").run(graph)
+    assert ops(graph).count("Softplus") == 1
+    assert "Tanh" not in ops(graph)
+    assert graph.tensors()["s"].inputs[0].op == "Softplus"
+
+
+def test_a_factor_behind_what_others_read_is_no_part_of_it(network, ops):
+    graph = network(X, f"{Y}, float[1,4,6,6] w", "w = Elu(x) y = Mul(w, h)", **NUMBERS)
+    outcome = ReplaceSwish(activations="elu").run(graph)
+    assert [change.node for change in outcome.changes] == ["w"]
+    assert graph.tensors()["y"].inputs[0].inputs[0].name == "w"
+
+
+def test_hardtanh_is_for_swish(network):
+    outcome = ReplaceSwish(gate="hardtanh", activations="all").run(network(X, Y, "y = Elu(x)"))
+    assert "Swish's place only" in outcome.skips[0].reason
+
+
+def test_an_activation_that_there_is_not():
+    with pytest.raises(InputError, match="no activation 'selu'"):
+        ReplaceSwish(activations="elu+selu")
+
+
+NONZERO = st.floats(0.1, 4) | st.floats(-4, -0.1)
+
+
+@given(scale=NONZERO, slope=NONZERO)
+def test_swish_is_known_by_what_it_computes(scale, slope):
+    activation, *found = recognised(lambda x: scale * x / (1 + np.exp(-slope * x)))
+    assert activation.kind == "swish"
+    assert np.allclose(found, [scale, slope], atol=1e-4)
+
+
+@given(scale=st.floats(0.1, 4), depth=st.floats(0.1, 4))
+def test_elu_is_known_by_what_it_computes(scale, depth):
+    activation, *found = recognised(
+        lambda x: scale * np.where(x > 0, x, depth * np.expm1(np.minimum(x, 0)))
+    )
+    assert activation.kind == "elu"
+    assert np.allclose(found, [scale, depth], atol=1e-4)
+
+
+@given(slope=NONZERO, offset=st.floats(0.1, 4) | st.floats(-4, -0.1))
+def test_a_shifted_gate_is_no_swish(slope, offset):
+    assert recognised(lambda x: x / (1 + np.exp(-slope * x - offset))) is None
+
+
+STARTS = {activation.title: activation for activation in ACTIVATIONS}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    title=st.sampled_from(sorted(STARTS)),
+    spread=st.floats(0.05, 10),
+    middle=st.floats(-3, 3),
+    scale=st.floats(0.2, 3),
+    seed=st.integers(0, 100),
+)
+def test_a_fit_is_never_worse_than_its_start(title, spread, middle, scale, seed):
+    """In any channel, whatever the values; and where they are usual ones, it is far better."""
+    x = middle + spread * np.random.default_rng(seed).standard_normal((3, 200))
+    x[1] = middle
+    start = STARTS[title].form(scale, 1.0)
+    y = scale * STARTS[title].curve(x, 1.0)
+    best = start.fitted(x, y)
+    before, after = (np.square(form(x) - y).mean(axis=1) for form in (start, best))
+    assert np.isfinite(best.numbers).all()
+    assert (after <= before + 1e-12).all()
+    assert best.valid(start).all()
+
+
+@pytest.mark.parametrize(
+    ("title", "limit"),
+    {"Swish": 0.065, "GELU": 0.055, "Mish": 0.065, "ELU": 0.03, "Softplus": 0.13}.items(),
+)
+def test_the_stated_fit_errors(title, limit):
+    activation = STARTS[title]
+    x = np.random.default_rng(3).standard_normal((1, 4000))
+    y = activation.curve(x, 1.0)
+    best = activation.form(1.0, 1.0).fitted(x, y)
+    assert (best(x) - y).std() < limit * y.std()
+
+
+@pytest.mark.parametrize("form", [Gate.plain([0.3, 0.4], 1.5), Lines.plain([0.3, -0.2, -1], 1.5)])
+def test_what_is_written_is_what_was_fitted(network, form):
+    graph = network(X, Y, "y = Relu(x)")
+    y = graph.nodes.pop().outputs[0]
+    y.inputs.clear()
+    spread = form.spread(4)
+    spread = replace(spread, numbers=spread.numbers * np.array([0.5, 1, 1.5, 2])[:, None])
+    spread.write(graph, graph.inputs[0], y)
+    x, made = values(graph)
+    expected = spread(x[0].reshape(4, -1).astype(np.float64)).reshape(made.shape)
+    assert np.allclose(made, expected, atol=1e-5)
+
+
+def test_the_gradient_is_the_forms_slope():
+    x = np.random.default_rng(0).uniform(-4, 4, (2, 50))
+    for form in (Gate.plain([0.3, 0.4], 1.5), Lines.plain([0.3, -0.2, -1], 1.5)):
+        best = form.spread(2)
+        for index, slopes in enumerate(best.gradient(x)):
+            nudge = np.zeros_like(best.numbers)
+            nudge[index] = 1e-6
+            ahead = replace(best, numbers=best.numbers + nudge)(x)
+            assert np.abs((ahead - best(x)) / 1e-6 - slopes).max() < 1e-4
+
+
+# --- the largest error of a site ----------------------------------------------------------------
+
+
+def test_sites_that_err_too_much_stay(seen):
+    graph, context = seen
+    free = ReplaceSwish(gate="fitted").run(copy_model(graph), context)
+    errors = [float(re.search(r"[\d.]+", change.summary)[0]) for change in free.changes]
+    assert min(errors) < max(errors)
+    between = sum(errors) / 2
+    changed = copy_model(graph)
+    outcome = ReplaceSwish(gate="fitted", max_error=between).run(changed, context)
+    (skip,) = outcome.skips
+    assert len(outcome.changes) == 1
+    assert "stays: fitted, 0." in skip.reason
+    assert [node.op for node in changed.nodes].count("Sigmoid") == 1
+    kept = copy_model(graph)
+    assert not ReplaceSwish(gate="fitted", max_error=1e-6).run(kept, context).changes
+    assert [node.op for node in kept.nodes] == [node.op for node in graph.nodes]
+
+
+def test_later_fits_see_the_sites_that_stayed(seen):
+    graph, context = seen
+    # Three lines cannot follow Swish.
+    first = Place("c", "m", Lines.plain([0.3, -0.3, -0.9]))
+    second = Place("d", "y", Gate.plain([1 / 6, 0.5], 1.25))
+
+    def error_of_second(places, **limit):
+        return fit_in_order(graph, places, graph, context.calibration, **limit)["y"].error
+
+    alone = error_of_second([second])
+    behind = error_of_second([first, second])
+    stayed = error_of_second([second, first], max_error=1e-6)
+    assert alone == pytest.approx(stayed, rel=0.15)
+    assert behind > 1.3 * stayed
+
+
+def test_a_site_that_the_original_does_not_know(seen, ops):
+    graph, context = seen
+    graph = copy_model(graph)
+    graph.tensors()["m"].name = "renamed"
+    outcome = ReplaceSwish(gate="fitted").run(graph, context)
+    assert "the original has no renamed" in outcome.skips[0].reason
+    assert len(outcome.changes) == 1
