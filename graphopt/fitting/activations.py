@@ -72,15 +72,23 @@ def part_of(
     nodes: slice = slice(None),
     inputs: Sequence[str] | None = None,
 ) -> gs.Graph:
-    """A copy of some nodes of a graph that reads and makes the named tensors."""
-    part = copy_model(graph)
-    tensors = part.tensors()
-    if inputs is not None:
-        part.inputs = [tensors[name] for name in inputs]
-        for tensor in part.inputs:
-            tensor.inputs.clear()
-    part.outputs = [tensors[name] for name in outputs]
-    part.nodes = part.nodes[nodes]
+    """A copy of some nodes of a graph that makes the named tensors.
+
+    Its inputs are those of the named ones that the nodes read; the graph's own by default.
+    """
+    chosen = graph.nodes[nodes]
+    known = {t.name: t for n in chosen for t in (*reads_of(n), *n.outputs)}
+    part = copy_model(
+        gs.Graph(  # only now is it copied: the whole graph takes longer than most parts take to run
+            chosen,
+            graph.inputs if inputs is None else [known[name] for name in inputs if name in known],
+            [known[name] for name in outputs],
+            opset=graph.opset,
+            import_domains=graph.import_domains,
+            functions=graph.functions,
+            ir_version=graph.ir_version,
+        )
+    )
     for tensor in [*part.inputs, *part.outputs]:
         tensor.dtype = tensor.dtype or np.dtype(np.float32)
     return part
