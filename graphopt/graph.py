@@ -44,9 +44,11 @@ def label(node: gs.Node) -> str:
 def constant_of(tensor: gs.Tensor) -> Array | None:
     """The value of a tensor that is known before the network runs; None for every other tensor.
 
-    Sparse constants, and element types that NumPy has no name for, count as not known.
+    Sparse constants, strings, and element types that NumPy has no name for, count as not known.
     """
     if not isinstance(tensor, gs.Constant) or not isinstance(tensor.dtype, np.dtype):
+        return None
+    if tensor.dtype.hasobject:  # strings: onnx_graphsurgeon writes them only if nobody read them
         return None
     if isinstance(tensor._values, gs.ir.tensor.SparseValues):
         return None

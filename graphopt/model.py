@@ -43,6 +43,8 @@ _LOST_ATTRIBUTES = {
     onnx.AttributeProto.TYPE_PROTOS,
 }
 """Attribute types that onnx_graphsurgeon would drop without a word."""
+_LOST_TYPES = ("optional_type", "map_type", "opaque_type")
+"""Kinds of values that it does not read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Header:
     metadata: Mapping[str, str] = field(default_factory=dict)
     data_files: tuple[Path, ...] = ()
     """External data that the graph was read from."""
+    sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+    """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
 
 
 def header_of(graph: gs.Graph) -> Header:
@@ -105,6 +109,7 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
     model = _read(path)
     _check_opset(model, path)
     _check_operators(model, path)
+    _check_types(model.graph, path)
     data_files = _read_external_data(model, path)
     _check(model, path)
     graph = gs.import_onnx(model)
@@ -118,6 +123,11 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
         doc_string=model.doc_string,
         metadata={entry.key: entry.value for entry in model.metadata_props},
         data_files=data_files,
+        sequences={
+            value.name: value.type
+            for value in (*model.graph.input, *model.graph.output)
+            if value.type.HasField("sequence_type")
+        },
     )
     for tensor in graph.inputs:
         if tensor.shape is not None:  # old exporters write unknown extents as 0 or -1
@@ -227,6 +237,20 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
                     )
 
 
+def _check_types(graph: onnx.GraphProto, path: Path, lost: Sequence[str] = _LOST_TYPES) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type.WhichOneof("value")
+        if kind in lost:
+            raise Unsupported(
+                f"{path}: {value.name} is not a tensor but of {kind.replace('_', ' ')}, "
+                "which cannot be carried through"
+            )
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _check_types(attribute.g, path, (*_LOST_TYPES, "sequence_type"))
+
+
 def _read_external_data(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     """Load the weights that are stored beside the model; say which file is missing or short."""
     helper = onnx.external_data_helper
@@ -334,6 +358,9 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     model.model_version = header.model_version
     model.doc_string = header.doc_string
     onnx.helper.set_model_props(model, dict(header.metadata))
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in header.sequences:
+            value.type.CopyFrom(header.sequences[value.name])
     return model
 
 

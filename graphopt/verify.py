@@ -60,14 +60,15 @@ def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[F
     Inputs that are no floating-point images get normal noise, or zeros and ones.
 
     Raises:
-        Unsupported: for inputs that are sequences, or of types that NumPy lacks.
+        Unsupported: for inputs that are sequences or strings, or of types that NumPy lacks.
     """
     feeds: list[Feeds] = []
     for scale in _SCALES:
         rng = np.random.default_rng(_SEED)
         feed = {}
         for tensor in graph.inputs:
-            if tensor.type != "tensor_type" or not isinstance(tensor.dtype, np.dtype):
+            known = isinstance(tensor.dtype, np.dtype) and not tensor.dtype.hasobject
+            if tensor.type != "tensor_type" or not known:
                 raise Unsupported(
                     f"input {tensor.name} is of a type that cannot be made up to run the network",
                     hint=WITHOUT_RUNNING,
@@ -97,7 +98,7 @@ def example_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
         engine = _engine(model)
         reason = ""
         for size in _SIZES:
-            shapes = _bound(graph, size)
+            shapes = bound_shapes(graph, size)
             try:
                 engine.run(sample_feeds(graph, shapes)[0])
             except InputError as error:
@@ -125,7 +126,7 @@ def _engine(model: bytes | Path) -> OnnxRuntimeEngine:
         raise Unsupported(error.message, hint=WITHOUT_RUNNING) from error
 
 
-def _bound(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def bound_shapes(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Every input's shape, its dynamic extents chosen; a name means the same extent anywhere."""
     names: dict[str, int] = {}
 

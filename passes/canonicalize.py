@@ -121,8 +121,8 @@ class Canonicalize(Pass[Site]):
         if is_graph_output(graph, node.outputs[0]):
             return None
         shape_out, dtype = static_shape(node.outputs[0]), node.outputs[0].dtype
-        if shape_out is None or not isinstance(dtype, np.dtype):
-            return None
+        if shape_out is None or not isinstance(dtype, np.dtype) or dtype.hasobject:
+            return None  # strings are objects to NumPy: what they take is not known
         size = math.prod(shape_out) * dtype.itemsize
         sources = sum(t._values.nbytes for t in node.inputs if not t.is_empty())
         if size > max(self.fold_limit, sources):
@@ -172,16 +172,17 @@ def _constant_node(node: gs.Node) -> Site | None:
     """The value of a Constant node; it stays where it is an output of the network."""
     if node.op != "Constant" or not node.outputs[0].outputs:
         return None
-    forms: Mapping[str, Callable[[Any], Array]] = {
-        "value": lambda tensor: tensor.values,
+    forms: Mapping[str, Callable[[Any], Array | None]] = {
+        "value": constant_of,
         "value_float": lambda number: np.asarray(number, np.float32),
         "value_floats": lambda numbers: np.asarray(numbers, np.float32),
         "value_int": lambda number: np.asarray(number, np.int64),
         "value_ints": lambda numbers: np.asarray(numbers, np.int64),
     }
     for name, read in forms.items():
-        if name in node.attrs:
-            return _becomes(node, read(node.attrs[name]), "Constant")
+        value = read(node.attrs[name]) if name in node.attrs else None
+        if value is not None:
+            return _becomes(node, value, "Constant")
     return None
 
 

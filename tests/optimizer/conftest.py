@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING, replace
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import onnx
@@ -12,7 +14,8 @@ import pytest
 
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.model import copy_model, load_model, to_proto
-from graphopt.passbase import Outcome, Pass
+from graphopt.passbase import Outcome, Pass, options_of
+from graphopt.registry import find_passes
 from graphopt.verify import difference
 
 
@@ -67,3 +70,27 @@ def normal() -> Callable[..., np.ndarray]:
     """Seeded normal weights: normal(4, 3, 3, 3)."""
     rng = np.random.default_rng(7)
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+_CHOSEN = {"stages": 1, "max_residual": 9.0, "steps": 1, "batch": 2, "crop": 32}
+"""For options that have no default, or whose default leaves random weights alone or takes long."""
+
+
+@pytest.fixture(scope="session")
+def every_pass() -> list[Pass[Any]]:
+    """Every pass that there is, with its defaults and with each alternative of its options."""
+    found: list[Pass[Any]] = []
+    for pass_type in find_passes().values():
+        options = options_of(pass_type).values()
+        given = {o.name: _CHOSEN[o.name] for o in options if o.name in _CHOSEN}
+        assert all(o.default is not MISSING or o.name in given for o in options), pass_type.name
+        plain = pass_type(**given)
+        found.append(plain)
+        found += [
+            replace(plain, **{o.name: alternative})
+            for o in options
+            if get_origin(o.type) is Literal
+            for alternative in get_args(o.type)
+            if alternative != o.default
+        ]
+    return found

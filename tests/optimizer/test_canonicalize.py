@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.model import load_model
+from graphopt.model import load_model, to_proto
 from graphopt.passes.canonicalize import Canonicalize
 
 X = "float[2,4,6,8] x"
@@ -337,3 +337,18 @@ def test_padding_that_a_convolution_cannot_express_stays(body, network, rewrite)
     after, _ = rewrite(graph, Canonicalize())
     assert [node.op for node in after.nodes] == before
     assert after.nodes[-1].attrs.get("auto_pad") == graph.nodes[-1].attrs.get("auto_pad")
+
+
+def test_strings_are_left_alone(network):
+    """onnx_graphsurgeon can write a string constant only as long as nobody has read it."""
+    words = np.array(["a", "b"], object)
+    graph = network(
+        "string[2] x",
+        "string[2] y, string[2] z",
+        "ab = StringConcat(v, w) y = StringConcat(x, ab) z = StringConcat(x, w)",
+        opset=21,
+        v=words,
+        w=words,
+    )
+    Canonicalize().run(graph)
+    onnx.checker.check_model(to_proto(graph), full_check=True)

@@ -256,3 +256,19 @@ def test_a_folder_that_cannot_be(saved, tmp_path):
     for out in (saved / "out.onnx", Path("/proc/none/out.onnx")):
         with pytest.raises(InputError, match="cannot be written"):
             save_model(graph, out)
+
+
+def test_types_of_sequences_survive(proto, tmp_path):
+    model = proto("float[2,3] x", "seq(float[1,3]) y", "y = SplitToSequence(x)")
+    onnx.save(model, tmp_path / "in.onnx")
+    save_model(load_model(tmp_path / "in.onnx"), tmp_path / "out.onnx")
+    out = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(out, full_check=True)
+    assert out.graph.output[0].type == model.graph.output[0].type
+
+
+def test_types_that_would_be_lost(proto, tmp_path):
+    model = proto("optional(float[2]) x", "float[2] y", "y = OptionalGetElement(x)")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(Unsupported, match="x is not a tensor but of optional type"):
+        load_model(tmp_path / "m.onnx")
