@@ -11,7 +11,7 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Fit, Place, fit_in_order
-from graphopt.fitting.forms import Gate
+from graphopt.fitting.forms import Form, Gate, SmoothGate
 from graphopt.fitting.kinds import KINDS, Found, find_activations
 from graphopt.graph import (
     emit,
@@ -33,6 +33,8 @@ class ReplaceSwish(Pass[Found]):
     Rewrite:
         gate=hard      x * sigmoid(x)  ->  x * (hardtanh(x / 3) + 1) / 2 = x * clip(x + 3, 0, 6) / 6
         gate=fitted    x * sigmoid(x)  ->  x * clip(a x + b, 0, 1), a and b fitted for each channel
+        gate=smooth    x * sigmoid(x)  ->  x * (1 + t * (2 - |t|)) / 2, t = clip(a x + b, -1, 1),
+                       a and b fitted for each channel: eight operators instead of four
         gate=hardtanh  x * sigmoid(x)  ->  hardtanh(x) = clip(x, -1, 1)
         An activation is known by what it computes, in whatever nodes: Swish as Mul with Sigmoid, as
         a Swish, QuickGelu or HardSwish node; with a slope, x * sigmoid(a * x); as e-Swish, with a
@@ -67,7 +69,7 @@ class ReplaceSwish(Pass[Found]):
     name: ClassVar[str] = "replace-swish"
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
-    gate: Literal["hard", "fitted", "hardtanh"] = option(
+    gate: Literal["hard", "fitted", "smooth", "hardtanh"] = option(
         "hard", "the function that takes Swish's place"
     )
     form: Literal["ops", "op"] = option(
@@ -96,10 +98,10 @@ class ReplaceSwish(Pass[Found]):
 
     @property
     def needs_images(self) -> bool:
-        return self.gate == "fitted"
+        return self.gate in ("fitted", "smooth")
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Found]:
-        if self.gate != "fitted":
+        if not self.needs_images:
             return self
         original, calibration = context.original, context.calibration
         if original is None or calibration is None:
@@ -109,7 +111,7 @@ class ReplaceSwish(Pass[Found]):
             )
         known = original.tensors()
         places = [
-            Place(site.x.name, site.y.name, site.form)
+            Place(site.x.name, site.y.name, self._start(site))
             for site in self.match(copy_model(graph))
             if isinstance(site, Found) and _comparable(site.y, known.get(site.y.name))
         ]
@@ -122,6 +124,11 @@ class ReplaceSwish(Pass[Found]):
             progress=lambda what: context.progress(f"{self.name}: {what}"),
         )
         return _Fitted(self.gate, self.form, self.activations, self.max_error, fits=fits)
+
+    def _start(self, site: Found) -> Form:
+        """What is fitted to a site."""
+        form = site.form
+        return SmoothGate.of(form) if self.gate == "smooth" and isinstance(form, Gate) else form
 
     def match(self, graph: gs.Graph) -> Iterator[Found | Skip]:
         found = find_activations(graph)

@@ -120,9 +120,10 @@ def _prepared(
         x, y = tensors[place.x], tensors[place.y]
         # Before the activation's first node: so both are behind the point where `x` is looked at.
         first = min(order[id(reader)] for reader in x.outputs if id(reader) in order)
-        last = order[id(y.inputs[0])]
+        activation = y.inputs[0]
+        last = order[id(activation)]
         stays = gs.Variable(f"{y.name}.stays", dtype=y.dtype, shape=y.shape)
-        y.inputs[0].outputs[0] = stays
+        activation.name, activation.outputs[0] = stays.name, stays
         count = len(graph.nodes)
         taken = gs.Variable(f"{y.name}.fitted", dtype=x.dtype, shape=y.shape)
         numbers = place.start.spread(channels[place.y]).write(graph, x, taken)

@@ -16,7 +16,7 @@ from PIL import Image
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Place, fit_in_order
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.forms import Gate, Lines
+from graphopt.fitting.forms import Gate, Lines, SmoothGate
 from graphopt.fitting.kinds import ACTIVATIONS, KINDS, recognised
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
@@ -174,6 +174,8 @@ def seen(network, normal, tmp_path) -> tuple[gs.Graph, Context]:
         v=normal(19, 19, 1, 1) / 8,
         f=np.float32(1.25),
     )
+    for node in graph.nodes:  # as Caffe and its like name them
+        node.name = node.outputs[0].name
     spec = PoseSpec(
         preprocess=Preprocess(color="rgb", mean=(128.0,) * 3, scale=(1 / 64,) * 3),
         skeleton=load_skeleton("coco18"),
@@ -187,7 +189,7 @@ def test_fitted_gates_come_closer_than_hard_ones(seen):
     graph, context = seen
     feeds = list(context.calibration.feeds(context.calibration.held_out))
     errors = {}
-    for gate in ("hard", "fitted"):
+    for gate in ("hard", "fitted", "smooth"):
         changed = copy_model(graph)
         outcome = ReplaceSwish(gate=gate).run(changed, context)
         assert len(outcome.changes) == 2
@@ -195,6 +197,7 @@ def test_fitted_gates_come_closer_than_hard_ones(seen):
         onnx.checker.check_model(to_proto(changed), full_check=True)
         errors[gate] = output_error(changed, graph, feeds)
     assert errors["fitted"] < 0.8 * errors["hard"]
+    assert errors["smooth"] < 0.5 * errors["fitted"]
 
 
 def test_a_gate_is_fitted_behind_those_before_it(seen):
@@ -428,11 +431,24 @@ def test_the_stated_fit_errors(title, limit):
     activation = STARTS[title]
     x = np.random.default_rng(3).standard_normal((1, 4000))
     y = activation.curve(x, 1.0)
-    best = activation.form(1.0, 1.0).fitted(x, y)
+    form = activation.form(1.0, 1.0)
+    best = form.fitted(x, y)
     assert (best(x) - y).std() < limit * y.std()
+    if isinstance(form, Gate):
+        smooth = SmoothGate.of(form).fitted(x, y)
+        assert (smooth(x) - y).std() < 0.5 * (best(x) - y).std()
 
 
-@pytest.mark.parametrize("form", [Gate.plain([0.3, 0.4], 1.5), Lines.plain([0.3, -0.2, -1], 1.5)])
+FORMS_TO_WRITE = {
+    "gate": Gate.plain([0.3, 0.4], 1.5),
+    "gate, falling": Gate.plain([-0.3, 0.4], -1.5),
+    "smooth": SmoothGate.plain([0.3, 0.1], 1.5),
+    "smooth, falling": SmoothGate.plain([-0.3, 0.1], -1.5),
+    "lines": Lines.plain([0.3, -0.2, -1], 1.5),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_TO_WRITE.values(), ids=FORMS_TO_WRITE)
 def test_what_is_written_is_what_was_fitted(network, form):
     graph = network(X, Y, "y = Relu(x)")
     y = graph.nodes.pop().outputs[0]
@@ -445,15 +461,22 @@ def test_what_is_written_is_what_was_fitted(network, form):
     assert np.allclose(made, expected, atol=1e-5)
 
 
-def test_the_gradient_is_the_forms_slope():
+@pytest.mark.parametrize("form", FORMS_TO_WRITE.values(), ids=FORMS_TO_WRITE)
+def test_the_gradient_is_the_forms_slope(form):
     x = np.random.default_rng(0).uniform(-4, 4, (2, 50))
-    for form in (Gate.plain([0.3, 0.4], 1.5), Lines.plain([0.3, -0.2, -1], 1.5)):
-        best = form.spread(2)
-        for index, slopes in enumerate(best.gradient(x)):
-            nudge = np.zeros_like(best.numbers)
-            nudge[index] = 1e-6
-            ahead = replace(best, numbers=best.numbers + nudge)(x)
-            assert np.abs((ahead - best(x)) / 1e-6 - slopes).max() < 1e-4
+    best = form.spread(2)
+    for index, slopes in enumerate(best.gradient(x)):
+        nudge = np.zeros_like(best.numbers)
+        nudge[index] = 1e-6
+        ahead = replace(best, numbers=best.numbers + nudge)(x)
+        assert np.abs((ahead - best(x)) / 1e-6 - slopes).max() < 1e-4
+
+
+def test_a_smooth_gate_is_about_the_gate_it_is_made_of():
+    x = np.linspace(-8, 8, 200)[None]
+    for slope, offset, scale in ((0.2, 0.5, 1.5), (-0.3, 0.6, -1.0)):
+        gate = Gate.plain([slope, offset], scale)
+        assert np.abs(SmoothGate.of(gate)(x) - gate(x)).max() < 0.15 * abs(scale / slope) / 5
 
 
 # --- the largest error of a site ----------------------------------------------------------------
