@@ -64,12 +64,20 @@ class Form(ABC):
         shape = (1, -1, *(1,) * (len(x.shape) - 2))
         return tuple(row.reshape(shape).astype(x.dtype) for row in self.numbers)
 
-    def fitted(self, x: Doubles, y: Doubles) -> Form:
-        """The numbers with which it comes nearest to y, both [channels, n]: Levenberg-Marquardt.
+    @abstractmethod
+    def near(self, x: Doubles, y: Doubles) -> Form:
+        """A start for channels that see little of the curve: linear least squares there."""
 
-        A channel at a time, all channels at once; a step that does not help a channel is not taken.
-        """
-        best = self.spread(len(x))
+    def fitted(self, x: Doubles, y: Doubles) -> Form:
+        """The numbers with which it comes nearest to y, both [channels, n], from two starts."""
+        here = self._improved(self.spread(len(x)), x, y)
+        there = self._improved(self.near(x, y), x, y)
+        nearer = _mean_square(there(x) - y) < _mean_square(here(x) - y)
+        better = nearer & there.valid(self)
+        return replace(here, numbers=np.where(better, there.numbers, here.numbers))
+
+    def _improved(self, best: Form, x: Doubles, y: Doubles) -> Form:
+        """Levenberg-Marquardt: a channel at a time, all at once; only steps that help are taken."""
         damping = np.full((len(x), 1, 1), 1e-3)
         least = _mean_square(best(x) - y)
         unit = np.eye(len(self.numbers))
@@ -86,6 +94,16 @@ class Form(ABC):
             least = np.where(better, error, least)
             damping *= np.where(better, 0.3, 10.0)[..., None]
         return best
+
+
+def _regression(basis: Sequence[Doubles], y: Doubles) -> Doubles:
+    """Factors of the basis functions, each [channels, n], by least squares: [n, channels, 1]."""
+    columns = np.stack(basis)
+    normal = np.einsum("pcn,qcn->cpq", columns, columns)
+    normal += np.eye(len(basis)) * (1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-9)
+    factors = np.linalg.solve(normal, np.einsum("pcn,cn->cp", columns, y)[..., None])
+    regressed: Doubles = factors.transpose(1, 0, 2)
+    return regressed
 
 
 def _mean_square(residual: Doubles) -> Doubles:
@@ -111,6 +129,10 @@ class Gate(Form):
     def valid(self, start: Form) -> NDArray[np.bool_]:
         """A gate opens to the side that it opened to."""
         return np.asarray(self.numbers[0] * start.numbers[0] > 0)
+
+    def near(self, x: Doubles, y: Doubles) -> Gate:
+        """The gate whose line is nowhere clipped."""
+        return replace(self, numbers=_regression([self.scale * x * x, self.scale * x], y))
 
     def arrays(self, x: gs.Tensor) -> tuple[Array, ...]:
         """The scale is inside the gate, where it costs nothing."""
@@ -171,6 +193,15 @@ class SmoothGate(Form):
         """A gate opens to the side that it opened to."""
         return np.asarray(self.numbers[0] * start.numbers[0] > 0)
 
+    def near(self, x: Doubles, y: Doubles) -> SmoothGate:
+        """The tangent, at the middle of what it sees, to the gate whose line is nowhere clipped."""
+        slope, offset = Gate(self.numbers, self.scale).near(x, y).numbers
+        middle = x.mean(axis=1, keepdims=True)
+        opened = np.clip(slope * middle + offset, 1e-3, 1 - 1e-3) - 0.5
+        inner = np.sign(opened) * (1 - np.sqrt(1 - 2 * np.abs(opened)))
+        steep = slope / (1 - np.abs(inner))
+        return replace(self, numbers=np.stack([steep, inner - steep * middle]))
+
     def arrays(self, x: gs.Tensor) -> tuple[Array, ...]:
         """Scaled, so that `write` gets by with fewer factors."""
         scaled = replace(self, numbers=np.sign(self.scale) * self._reach * self.numbers)
@@ -217,6 +248,12 @@ class Lines(Form):
         """The line in the middle is not steeper than the one on the right, and does not fall."""
         slope = self.numbers[0]
         return np.asarray((slope > 0) & (slope < self.scale))
+
+    def near(self, x: Doubles, y: Doubles) -> Lines:
+        """The straight line through what it sees, and a floor at the lowest tenth."""
+        line = _regression([x, np.ones_like(x)], y)
+        floor = np.quantile(y, 0.1, axis=1, keepdims=True)
+        return replace(self, numbers=np.concatenate([line, floor[None]]))
 
     def write(self, graph: gs.Graph, x: gs.Tensor, y: gs.Tensor) -> tuple[gs.Constant, ...]:
         """Mul, Add, Max, Max; a Mul more where the scale is not one."""

@@ -423,6 +423,19 @@ def test_a_fit_is_never_worse_than_its_start(title, spread, middle, scale, seed)
     assert best.valid(start).all()
 
 
+@pytest.mark.parametrize("form", ["Swish", "Swish, smooth", "ELU", "Softplus"])
+@pytest.mark.parametrize("middle", [-3.0, 0.0, 2.0])
+def test_channels_that_see_little_of_the_curve(form, middle):
+    """Far from where the plain form bends, the fitted one still follows the curve."""
+    title, _, smooth = form.partition(", ")
+    start = STARTS[title].form(1.0, 1.0)
+    if smooth:
+        start = SmoothGate.of(start)
+    x = middle + 0.1 * np.random.default_rng(2).standard_normal((1, 300))
+    y = STARTS[title].curve(x, 1.0)
+    assert (start.fitted(x, y)(x) - y).std() < 0.12 * y.std()
+
+
 @pytest.mark.parametrize(
     ("title", "limit"),
     {"Swish": 0.065, "GELU": 0.055, "Mish": 0.065, "ELU": 0.03, "Softplus": 0.13}.items(),
