@@ -54,7 +54,7 @@ class Distill(Pass[Layer]):
         7e-4, "learning rate, before each layer's own scale (see graphopt/fitting/distill.py)"
     )
     patience: Annotated[int, Field(ge=1)] = option(
-        6, "looks at held-out photos without improvement, 50 steps apart, before it stops"
+        6, "looks at held-out photos in vain, 50 steps apart, before it stops in its second half"
     )
     seed: int = option(0, "of crops and batches; the same seed gives the same weights")
     precision: Literal["auto", "float32", "bfloat16"] = option(

@@ -285,11 +285,11 @@ def test_the_precision_of_training(
 def test_stops_where_nothing_is_gained(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
     teacher, _, calibration = lesson
     options = DistillOptions(
-        steps=500, batch=1, crop=32, rate=0.1, warm_up=1, check_every=2, patience=2
+        steps=20, batch=1, crop=32, rate=0.1, warm_up=1, check_every=2, patience=2
     )
     result, report = distill(teacher, teacher, calibration, options)
     assert report.stopped_early
-    assert report.steps < 20
+    assert report.steps == 14  # the looks at 12 and 14 count
     assert report.after == report.before
     for name, values in weights(result).items():
         np.testing.assert_array_equal(values, weights(teacher)[name])

@@ -57,7 +57,7 @@ class DistillOptions:
         rate: the learning rate before each layer's own scale, see the module's text.
         warm_up: steps over which the rate rises from zero.
         check_every: steps between two looks at the held-out crops.
-        patience: looks without improvement after which training stops.
+        patience: looks without improvement after which training stops, in its second half.
         seed: of crops and batches.
         precision: see `Precision`.
     """
@@ -189,7 +189,8 @@ class _Trainer:
             state.step += 1
             if state.step % options.check_every == 0 or state.step == options.steps:
                 error = self._error()
-                state.waited += 1
+                # What a high rate brings shows in the error only when the rate has fallen.
+                state.waited += state.step > options.steps / 2
                 if error < state.best:
                     state.best, state.best_weights, state.waited = error, self._weights(), 0
                 if kept:
