@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.engine import Array
-from graphopt.fitting.stack import fit_stack, grouped, write_stack
-from graphopt.graph import (
-    ConvSpec,
-    constant_of,
-    emit,
-    input_of,
-    is_graph_output,
-    is_standard,
-    label,
-    remove_nodes,
+from graphopt.errors import InputError
+from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
+from graphopt.graph import ConvSpec, constant, label, producer_of
+from graphopt.latency.device import Device
+from graphopt.latency.predict import network_ms, rewritten_ms
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.phases import (
+    Mosaic,
+    Region,
+    find_regions,
+    is_dilated,
+    is_pointwise,
+    plain_conv,
+    reach_of,
 )
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
 
-Pair: TypeAlias = tuple[int, int]
-"""One number for rows, one for columns."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a tensor lies along one axis of its mosaic, in the order before the split."""
-
-    start: int
-    """Relative to the tensor that was split."""
-    size: int
-
-
-Place: TypeAlias = tuple[Span, Span]
-
-
-@dataclass
-class Region:
-    """Convolutions of one dilation, and what stands between them, that share a split and a merge.
-
-    Args:
-        dilation: of rows and of columns.
-        places: where each tensor that exists in phases lies, by `id`.
-        entries: the tensors that are split.
-        nodes: what is computed in phases, in order.
-        reaches: for rows and columns, of each convolution: where its input lies, and its pads.
-    """
-
-    dilation: Pair
-    places: dict[int, Place] = field(default_factory=dict)
-    entries: list[gs.Tensor] = field(default_factory=list)
-    nodes: list[gs.Node] = field(default_factory=list)
-    reaches: tuple[list[tuple[Span, Pair]], list[tuple[Span, Pair]]] = field(
-        default_factory=lambda: ([], [])
-    )
+Way: TypeAlias = Literal["polyphase", "stacked", "block"]
 
 
 @dataclass(frozen=True)
@@ -75,20 +43,35 @@ class Single:
 
 
 @dataclass(frozen=True)
-class UndilateConv(Pass[Region | Single]):
+class Block:
+    """Three convolutions, 1x1, 3x3 and dilated 3x3, with nothing but activations between them."""
+
+    first: gs.Node
+    node: gs.Node
+    """The dilated one."""
+
+
+Site: TypeAlias = Region | Single | Block
+
+
+@dataclass(frozen=True)
+class UndilateConv(Pass[Site]):
     """Compute dilated convolutions as plain ones: on the phases of their input, or as stacks.
 
     Rewrite:
-        way=polyphase: of a convolution with dilation d, the output pixels that agree in their row
-        and column modulo d read input pixels that agree in them too: d * d plain convolutions, one
-        for each phase. The phases are laid side by side in one image, a mosaic, with as many zeros
-        between them as the convolution pads with, so that one plain convolution computes them all:
-        [N, C, H, W] -> Pad -> Reshape, Transpose, Reshape -> Conv -> the same back -> Slice.
-        Convolutions of the same dilation share one split and one merge where only element-wise
-        operators and 1x1 convolutions stand between them; what these leave between the phases is
-        multiplied by zero before the next convolution reads it.
+        way=polyphase: the phases of the input, pixels that agree in row and column modulo the
+        dilation, are laid side by side in one image with zeros between them, and one plain
+        convolution computes them all: [N, C, H, W] -> Pad -> Reshape, Transpose, Reshape -> Conv ->
+        the same back -> Slice. Convolutions of the same dilation share one split and one merge
+        where only element-wise operators and 1x1 convolutions stand between them; what these leave
+        between the phases is multiplied by zero before the next convolution reads it.
         way=stacked: a 3x3 convolution of dilation d is d * 3x3, two for dilation 2, with the same
         receptive field and nothing between them. The result keeps its tensor's name.
+        way=block: [1x1, 3x3, dilated 3x3] -> [3x3, 3x3, 3x3], with the same receptive field for
+        dilation 2. The first kernel is the 1x1 amid zeros, the last one the dilated one without its
+        gaps: a start for fitting, no more.
+        way=fastest: for each convolution the way that the device's profile predicts to save most
+        time, polyphase where the others save little more; none where nothing saves any.
 
     Numerics:
         way=polyphase is exact: the same products are summed. way=stacked is approximate: the
@@ -96,29 +79,32 @@ class UndilateConv(Pass[Region | Single]):
         over is reported for each site. In Lightweight OpenPose that is 0.22 to 0.29 of the kernel
         (0.08 with 192 channels between instead of 128), and AP on 100 photos of COCO falls from
         0.475 to 0.408. `reconstruct` then fits the last convolution and all that follow.
+        way=block is another function until it is fitted: let `reconstruct` and `distill` follow.
 
     Why:
         Fast algorithms for small kernels, Winograd's above all, are for dilation 1 only in the
-        mobile engines that were looked at (TFLite's GPU delegate, MNN, ncnn). Weights stay as they
-        are; multiply-adds grow by the zeros between the phases, 9% for dilation 2 at 46 x 46. (The
-        space-to-batch form of dilation: Chen et al., "DeepLab", TPAMI 2018, section 3.1, with an
-        image in the batch's place, since bundles process one photo at a time.) Stacks need no
-        splitting, and twice the multiply-adds for dilation 2; mobile networks that are trained
-        anew take them in place of dilated blocks.
+        mobile engines that were looked at (TFLite's GPU delegate, MNN, ncnn). In phases, weights
+        stay as they are; multiply-adds grow by the zeros between them, 9% for dilation 2 at 46 x 46
+        (see graphopt/phases.py). Stacks need no splitting, and twice the multiply-adds for
+        dilation 2. Blocks are what Shen et al. ("Towards Fast and Accurate Multi-Person Pose
+        Estimation on Mobile Devices", IJCAI 2021, section 2.1) train in place of Lightweight
+        OpenPose's: as many multiply-adds as with stacks, and one kernel less to launch.
 
     When it skips:
         The weight is not constant; the convolution is transposed or not two-dimensional.
         way=polyphase: the size of the input is not known (give --input-shape); there are strides,
         or more pads than the kernel reaches. way=stacked: with its gaps, the kernel is no odd
         square; `width` does not divide by the groups; the stack would leave more than
-        `max_residual`.
+        `max_residual`. way=block: it does not end such a block, or does not keep the size.
     """
 
     name: ClassVar[str] = "undilate-conv"
     numerics: ClassVar[Numerics] = Numerics.EXACT
 
-    way: Literal["polyphase", "stacked"] = option(
-        "polyphase", "the same sums on a mosaic of phases, or fitted stacks of 3x3"
+    way: Literal["polyphase", "stacked", "block", "fastest"] = option(
+        "polyphase",
+        "the same sums on a mosaic of phases, fitted stacks of 3x3, the whole block as 3x3, or "
+        "whatever is fastest on --device",
     )
     width: Annotated[int, Field(ge=0)] = option(
         0, "way=stacked: channels between dense convolutions; 0: as many as come out"
@@ -129,24 +115,69 @@ class UndilateConv(Pass[Region | Single]):
     seed: int = option(0, "way=stacked: of the fit's random starts")
 
     def __post_init__(self) -> None:
-        if self.way == "stacked":
+        if self.way != "polyphase":
             object.__setattr__(self, "numerics", Numerics.APPROXIMATE)
 
-    def match(self, graph: gs.Graph) -> Iterator[Region | Single | Skip]:
-        yield from self._singles(graph) if self.way == "stacked" else self._regions(graph)
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+        if self.way != "fastest":
+            return self
+        if context.device is None:
+            raise InputError(
+                "which way is fastest depends on the device",
+                pass_name=self.name,
+                hint="name it with --device, or choose way=polyphase",
+            )
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _Chosen(**options, ways=self._fastest(graph, context.device), device=context.device)
 
-    def _singles(self, graph: gs.Graph) -> Iterator[Single | Skip]:
-        for node in filter(_is_dilated, list(graph.nodes)):
-            found = self._single(node)
-            yield found if isinstance(found, Single) else Skip(label(node), found)
+    def _fastest(self, graph: gs.Graph, device: Device) -> dict[str, Way]:
+        """The way of each dilated convolution that is worth changing, by its output's name."""
+        lossy: dict[str, tuple[float, Way]] = {}
+        for way in _LOSSY:
+            for (name,), gain in self._savings(graph, device, way).items():
+                if gain > lossy.get(name, (0.0, way))[0]:
+                    lossy[name] = gain, way
+        ways = {name: way for name, (_, way) in lossy.items()}
+        for names, gain in self._savings(graph, device, "polyphase").items():
+            rival = sum(lossy[name][0] for name in names if name in lossy)
+            if gain > max(0.0, _EXACT_IS_WORTH * rival):
+                ways |= dict.fromkeys(names, "polyphase")
+        return ways
+
+    def _savings(self, graph: gs.Graph, device: Device, way: Way) -> dict[tuple[str, ...], float]:
+        """Milliseconds that each site of a way saves, by the names of the dilated outputs."""
+        savings, before = {}, network_ms(graph, device)
+        for index, site in enumerate(self._sites(graph, way)):
+            if not isinstance(site, Skip):
+
+                def rewritten(copy: gs.Graph, index: int = index) -> None:
+                    twin = next(islice(self._sites(copy, way), index, None))
+                    assert not isinstance(twin, Skip)
+                    self._apply(copy, twin, fit=False)
+
+                savings[_names(site)] = before - rewritten_ms(graph, device, rewritten)
+        return savings
+
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        assert self.way != "fastest"
+        yield from self._sites(graph, self.way)
+
+    def _sites(self, graph: gs.Graph, way: Way) -> Iterator[Site | Skip]:
+        if way == "polyphase":
+            yield from find_regions(graph)
+            return
+        find = self._single if way == "stacked" else _block
+        for node in filter(is_dilated, list(graph.nodes)):
+            found = find(node)
+            yield Skip(label(node), found) if isinstance(found, str) else found
 
     def _single(self, node: gs.Node) -> Single | str:
-        spec = _plain_conv(node)
+        spec = plain_conv(node)
         if isinstance(spec, str):
             return spec
         if spec.pads is None:
             return "its pads depend on a size that is not known: fix it with --input-shape"
-        height, width = _reach(spec)
+        height, width = reach_of(spec)
         if height != width or height % 2 or not height:
             return f"with its gaps its kernel is {height + 1}x{width + 1}, no odd square"
         inner = spec.out_channels if spec.depthwise else self.width or spec.out_channels
@@ -154,325 +185,105 @@ class UndilateConv(Pass[Region | Single]):
             return f"{inner} channels do not divide by its {spec.group} groups"
         return Single(node, spec, height // 2, inner)
 
-    def _regions(self, graph: gs.Graph) -> Iterator[Region | Skip]:
-        regions: list[Region] = []
-        for node in graph.nodes:
-            if not is_standard(node):
-                continue
-            if _is_dilated(node):
-                spec = _phase_conv(node)
-                if isinstance(spec, str):
-                    yield Skip(label(node), spec)
-                else:
-                    _add_conv(regions, node, spec)
-            else:
-                _add_pointwise(regions, node)
-        for region in regions:
-            _drop_loose_ends(region)
-            yield region
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        return self._apply(graph, site, fit=True)
 
-    def rewrite(self, graph: gs.Graph, site: Region | Single) -> Change | Skip:
-        return self._stack(graph, site) if isinstance(site, Single) else self._split(graph, site)
+    def _apply(self, graph: gs.Graph, site: Site, *, fit: bool) -> Change | Skip:
+        """Rewrite a site; without `fit` only to see what that would cost."""
+        if isinstance(site, Region):
+            return _split(graph, site)
+        return _widen(graph, site) if isinstance(site, Block) else self._stack(graph, site, fit=fit)
 
-    def _stack(self, graph: gs.Graph, site: Single) -> Change | Skip:
+    def _stack(self, graph: gs.Graph, site: Single, *, fit: bool) -> Change | Skip:
         spec, name = site.spec, label(site.node)
-        dilated = grouped(spec.weight, spec.group)
-        kernel = np.zeros((*dilated.shape[:3], *(reach + 1 for reach in _reach(spec))))
+        dilated, width = grouped(spec.weight, spec.group), site.width // spec.group
+        if not fit:
+            write_stack(graph, site.node, blank_stack(dilated, site.depth, width), spec.bias)
+            return Change(name, "not fitted")
+        kernel = np.zeros((*dilated.shape[:3], *(reach + 1 for reach in reach_of(spec))))
         kernel[..., :: spec.dilations[0], :: spec.dilations[1]] = dilated
-        stack = fit_stack(kernel, site.depth, site.width // spec.group, seed=self.seed)
+        stack = fit_stack(kernel, site.depth, width, seed=self.seed)
         if stack.residual > self.max_residual:
             return Skip(name, f"the stack would leave {stack.residual:.2f} of the kernel")
         write_stack(graph, site.node, stack, spec.bias)
         return Change(name, f"becomes {site.depth} 3x3, {stack.residual:.3f} of the kernel lost")
 
-    def _split(self, graph: gs.Graph, region: Region) -> Change | Skip:
-        convs = [node for node in region.nodes if _is_dilated(node)]
-        _Mosaic(graph, region).emit()
-        summary = f"plain on {'x'.join(map(str, region.dilation))} phases"
-        if len(convs) > 1:
-            summary += f", with {', '.join(label(node) for node in convs[1:])}"
-        return Change(label(convs[0]), summary)
+
+_LOSSY: tuple[Way, ...] = ("stacked", "block")
+_EXACT_IS_WORTH = 0.5
+"""Of what the other ways save, polyphase must save this part to be taken before them: what they
+lose has to be fitted again."""
 
 
-# --- finding ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Chosen(UndilateConv):
+    """The pass with a way for each convolution."""
 
-_POINTWISE = frozenset(
-    {
-        "Abs",
-        "Add",
-        "Celu",
-        "Clip",
-        "Div",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Sub",
-        "Sum",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-    }
-)
-"""Operators that compute each element of their result from the elements at the same place."""
+    ways: Mapping[str, Way] = field(kw_only=True)
+    """By the name of a dilated convolution's output."""
+    device: Device = field(kw_only=True)
+
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        for node in filter(is_dilated, graph.nodes):
+            if node.outputs[0].name not in self.ways:
+                yield Skip(label(node), f"nothing is predicted to be faster on {self.device.name}")
+        for way in get_args(Way):
+            for found in self._sites(graph, way):
+                if not isinstance(found, Skip) and self.ways.get(_names(found)[0]) == way:
+                    yield found
 
 
-def _is_dilated(node: gs.Node) -> bool:
-    return is_standard(node, "Conv", "ConvTranspose") and any(
-        d > 1 for d in node.attrs.get("dilations") or []
-    )
+def _names(site: Site) -> tuple[str, ...]:
+    """Of the outputs of the dilated convolutions of a site."""
+    if isinstance(site, Region):
+        return tuple(node.outputs[0].name for node in site.nodes if is_dilated(node))
+    return (site.node.outputs[0].name,)
 
 
-def _plain_conv(node: gs.Node) -> ConvSpec | str:
-    """A convolution of images by constant weights; or what it is instead."""
-    spec = ConvSpec.of(node)
-    if node.op != "Conv":
-        return "it is transposed"
-    if spec is None:
-        return "its weight or bias is not constant"
-    if len(spec.kernel) != 2:
-        return f"it has {len(spec.kernel)} spatial dimensions, not 2"
-    return spec
+def _split(graph: gs.Graph, region: Region) -> Change:
+    convs = [node for node in region.nodes if is_dilated(node)]
+    Mosaic(graph, region).emit()
+    summary = f"plain on {'x'.join(map(str, region.dilation))} phases"
+    if len(convs) > 1:
+        summary += f", with {', '.join(label(node) for node in convs[1:])}"
+    return Change(label(convs[0]), summary)
 
 
-def _reach(spec: ConvSpec) -> Pair:
-    """From the first tap of a kernel to the last one."""
-    height, width = ((k - 1) * d for k, d in zip(spec.kernel, spec.dilations, strict=True))
-    return height, width
+# --- blocks -------------------------------------------------------------------------------------
 
 
-def _phase_conv(node: gs.Node) -> ConvSpec | str:
-    """A dilated convolution that can be computed in phases; or why it cannot."""
-    spec = _plain_conv(node)
-    if isinstance(spec, str):
-        return spec
-    if spec.strides != (1, 1):
-        return f"it has strides {spec.strides}"
-    if _size(node.inputs[0]) is None:
-        return "the size of its input is not known: fix it with --input-shape"
-    assert spec.pads is not None  # only strides make them depend on the input's size
-    if any(pad > reach for pad, reach in zip(spec.pads, _reach(spec) * 2, strict=True)):
-        return "it is padded by more than its kernel reaches"
-    return spec
+def _block(node: gs.Node) -> Block | str:
+    """The block that a dilated convolution ends; or why it is none."""
+    chain = [node]
+    while len(chain) < 3 and (before := _conv_before(chain[-1])) is not None:
+        chain.append(before)
+    specs = [spec for spec in map(plain_conv, chain) if isinstance(spec, ConvSpec)]
+    shapes = [(spec.kernel, spec.strides, spec.group) for spec in specs]
+    if shapes != [((k, k), (1, 1), 1) for k in (3, 3, 1)]:
+        return "it does not end a block [1x1, 3x3, dilated 3x3]"
+    if any(d != 1 for d in specs[1].dilations):
+        return "the convolution before it is dilated as well"
+    if any(spec.pads != tuple(reach // 2 for reach in reach_of(spec)) * 2 for spec in specs):
+        return "a convolution of its block does not keep the size"
+    return Block(chain[2], node)
 
 
-def _size(x: gs.Tensor) -> Pair | None:
-    """Height and width of an image tensor, where they are known numbers."""
-    height, width = x.shape[2:] if x.shape is not None else (None, None)
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+def _conv_before(node: gs.Node) -> gs.Node | None:
+    """The convolution that feeds a node, with at most one element-wise operator in between."""
+    maker = producer_of(node.inputs[0])
+    if maker is not None and is_pointwise(maker):
+        maker = producer_of(maker.inputs[0])
+    return maker
 
 
-def _is_pixelwise(node: gs.Node) -> bool:
-    """Whether a node is a convolution that reads one pixel at a time."""
-    spec = ConvSpec.of(node)
-    return (
-        spec is not None
-        and spec.op == "Conv"
-        and {*spec.kernel, *spec.strides} == {1}
-        and spec.pads is not None
-        and not any(spec.pads)
-    )
-
-
-def _add_conv(regions: list[Region], node: gs.Node, spec: ConvSpec) -> None:
-    """Let a dilated convolution join the region that its input is in, or found one."""
-    x, (dh, dw) = node.inputs[0], spec.dilations
-    region = next((r for r in regions if id(x) in r.places and r.dilation == (dh, dw)), None)
-    if region is None:
-        region = Region((dh, dw))
-        regions.append(region)
-        size = _size(x)
-        assert size is not None
-        height, width = size
-        region.places[id(x)] = (Span(0, height), Span(0, width))
-        region.entries.append(x)
-    assert spec.pads is not None
-    outs: list[Span] = []
-    for axis, (span, k, d) in enumerate(
-        zip(region.places[id(x)], spec.kernel, spec.dilations, strict=True)
-    ):
-        begin, end = spec.pads[axis], spec.pads[axis + 2]
-        region.reaches[axis].append((span, (begin, end)))
-        outs.append(Span(span.start - begin % d, span.size + begin + end - (k - 1) * d))
-    region.places[id(node.outputs[0])] = (outs[0], outs[1])
-    region.nodes.append(node)
-
-
-def _add_pointwise(regions: list[Region], node: gs.Node) -> None:
-    """Let a node join the region that all its inputs are in, at the same place."""
-    if node.op == "Conv":
-        if not _is_pixelwise(node):
-            return
-        variables = [node.inputs[0]]
-    elif node.op in _POINTWISE:
-        variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
-        if not all(_same_everywhere(t) for t in node.inputs if isinstance(t, gs.Constant)):
-            return
-    else:
-        return
-    for region in regions:
-        places = {region.places.get(id(t)) for t in variables}
-        place = places.pop() if len(places) == 1 else None
-        if place is not None:
-            region.places[id(node.outputs[0])] = place
-            region.nodes.append(node)
-            return
-
-
-def _same_everywhere(tensor: gs.Tensor) -> bool:
-    """Whether a constant has one value for all pixels, or one for each channel."""
-    values = constant_of(tensor)
-    return values is not None and values.ndim <= 4 and {*values.shape[-2:]} <= {1}
-
-
-def _drop_loose_ends(region: Region) -> None:
-    """Leave only what some convolution of the region needs, or is."""
-    needed: set[int] = set()
-    kept: list[gs.Node] = []
-    for node in reversed(region.nodes):
-        if _is_dilated(node) or id(node.outputs[0]) in needed:
-            needed |= {id(t) for t in node.inputs}
-            kept.append(node)
-    region.nodes = kept[::-1]
-
-
-# --- writing ------------------------------------------------------------------------------------
-
-
-class _Mosaic:
-    """The image that holds the phases of every tensor of a region, and its writing to the graph.
-
-    Along each axis, phase r (the pixels r, r + d, r + 2 d … of the padded input) takes `extent`
-    pixels from r * `extent` on; the first `lead` pixels of the padded input are zeros.
-    """
-
-    def __init__(self, graph: gs.Graph, region: Region) -> None:
-        self._graph = graph
-        self._region = region
-        axes = [
-            _fit(d, reaches, [place[axis] for place in self._written_places()])
-            for axis, (d, reaches) in enumerate(zip(region.dilation, region.reaches, strict=True))
-        ]
-        self._lead = (axes[0][0], axes[1][0])
-        self._extent = (axes[0][1], axes[1][1])
-        self._phases: dict[int, gs.Tensor] = {}
-        self._clean: dict[int, gs.Tensor] = {}
-
-    def _written_places(self) -> list[Place]:
-        tensors = [*self._region.entries, *(node.outputs[0] for node in self._region.nodes)]
-        return [self._region.places[id(t)] for t in tensors]
-
-    def emit(self) -> None:
-        """Compute the region in phases, and merge what is read outside it."""
-        inside = {id(node) for node in self._region.nodes}
-        results = [node.outputs[0] for node in self._region.nodes]
-        wanted = [
-            t
-            for t in results
-            if is_graph_output(self._graph, t) or any(id(n) not in inside for n in t.outputs)
-        ]
-        for tensor in self._region.entries:
-            self._phases[id(tensor)] = self._clean[id(tensor)] = self._split(tensor)
-        for node in self._region.nodes:
-            self._compute(node)
-        remove_nodes(self._graph, self._region.nodes)
-        for tensor in wanted:
-            self._merge(tensor)
-
-    def _split(self, x: gs.Tensor) -> gs.Tensor:
-        height, width = x.shape[2:]
-        (dh, dw), (top, left) = self._region.dilation, self._lead
-        rows, columns = self._extent
-        ends = [dh * rows - top - height, dw * columns - left - width]
-        pads = np.array([0, 0, top, left, 0, 0, *ends])
-        padded = emit(self._graph, "Pad", x, pads, out=f"{x.name}.padded")
-        return self._turned(padded, [rows, dh, columns, dw], f"{x.name}.phases")
-
-    def _merge(self, y: gs.Tensor) -> None:
-        (dh, dw), (rows, columns) = self._region.dilation, self._extent
-        merged = self._turned(self._phases[id(y)], [dh, rows, dw, columns], f"{y.name}.all")
-        starts, ends = self._bounds(y)
-        emit(self._graph, "Slice", merged, starts, ends, np.array([2, 3]), out=y)
-
-    def _turned(self, x: gs.Tensor, grid: Sequence[int], name: str) -> gs.Tensor:
-        """Swap which phase a pixel is of with where in the phase it is."""
-        a, b, p, q = grid
-        split = emit(self._graph, "Reshape", x, np.array([0, 0, *grid]), out=f"{name}.grid")
-        turned = emit(
-            self._graph, "Transpose", split, out=f"{name}.turned", perm=[0, 1, 3, 2, 5, 4]
-        )
-        return emit(self._graph, "Reshape", turned, np.array([0, 0, a * b, p * q]), out=name)
-
-    def _bounds(self, tensor: gs.Tensor) -> tuple[Array, Array]:
-        """First rows and columns of a tensor, before the split, and those past its end."""
-        spans = self._region.places[id(tensor)]
-        starts = np.array([lead + s.start for lead, s in zip(self._lead, spans, strict=True)])
-        return starts, starts + np.array([span.size for span in spans])
-
-    def _compute(self, node: gs.Node) -> None:
-        name = f"{node.outputs[0].name}.phases"
-        attrs = dict(node.attrs)
-        inputs = [self._phases.get(id(t), t) for t in node.inputs]
-        if _is_dilated(node):
-            spec = ConvSpec.of(node)
-            assert spec is not None
-            assert spec.pads is not None
-            inputs[0] = self._without_gaps(node.inputs[0])
-            begins = [pad // d for pad, d in zip(spec.pads, spec.dilations, strict=False)]
-            ends = [k - 1 - begin for k, begin in zip(spec.kernel, begins, strict=True)]
-            attrs.pop("auto_pad", None)
-            attrs |= {"dilations": [1, 1], "pads": begins + ends}
-        given = [t if input_of(node, index) else None for index, t in enumerate(inputs)]
-        self._phases[id(node.outputs[0])] = emit(self._graph, node.op, *given, out=name, **attrs)
-
-    def _without_gaps(self, tensor: gs.Tensor) -> gs.Tensor:
-        """A tensor in phases, with zeros between them."""
-        if id(tensor) not in self._clean:
-            phases = self._phases[id(tensor)]
-            name = f"{tensor.name}.zeroed"
-            mask = self._mask(tensor).astype(tensor.dtype)
-            self._clean[id(tensor)] = emit(self._graph, "Mul", phases, mask, out=name)
-        return self._clean[id(tensor)]
-
-    def _mask(self, tensor: gs.Tensor) -> Array:
-        """One where the mosaic of a tensor holds its pixels: (1, 1, height, width)."""
-        inside = [
-            np.isin(np.arange(d * extent).reshape(extent, d).T.ravel(), np.arange(start, end))
-            for d, extent, start, end in zip(
-                self._region.dilation, self._extent, *self._bounds(tensor), strict=True
-            )
-        ]
-        return np.outer(*inside)[None, None]
-
-
-def _fit(
-    dilation: int, reaches: Sequence[tuple[Span, Pair]], spans: Sequence[Span]
-) -> tuple[int, int]:
-    """The zeros to put before the data, and the pixels of a phase, along one axis.
-
-    A convolution finds the zeros that it pads with before a phase's first pixels in the phase
-    itself, and those behind its last pixels there or at the start of the next phase, if it has
-    enough of them. Beyond the first and the last phase it pads as always.
-    """
-    if dilation == 1:
-        return 0, max(span.size for span in spans)
-    lead = max(begin - span.start for span, (begin, _) in reaches)
-    extents = [math.ceil((lead + span.start + span.size) / dilation) for span in spans]
-    for span, (_, end) in reaches:
-        start = lead + span.start
-        extents.append(math.ceil((start + span.size + end) / dilation) - start // dilation)
-    return lead, max(extents)
+def _widen(graph: gs.Graph, block: Block) -> Change:
+    """The 1x1 amid zeros, and the dilated kernel without its gaps."""
+    for node in (block.first, block.node):
+        spec = ConvSpec.of(node)
+        assert spec is not None
+        weight = spec.weight
+        if spec.kernel == (1, 1):
+            weight = np.pad(weight, ((0, 0), (0, 0), (1, 1), (1, 1)))
+            node.inputs[1] = constant(graph, f"{node.inputs[1].name}.3x3", weight)
+        node.attrs = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    return Change(label(block.node), f"with {label(block.first)} and the one between: three 3x3")

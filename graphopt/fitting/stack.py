@@ -156,6 +156,17 @@ def fit_stack(
     return Stack(tuple(spatial), float(residual))
 
 
+def blank_stack(kernel: Kernel, depth: int, width: int) -> Stack:
+    """Factors of the right shapes, all zero: to see what a stack would cost.
+
+    Args: as those of `fit_stack`.
+    """
+    group, out, channels = kernel.shape[:3]
+    widths = [channels, *[width] * (depth - 1), out]
+    factors = (np.zeros((group, after, before, 3, 3)) for before, after in pairwise(widths))
+    return Stack(tuple(factors), 1.0)
+
+
 def _random(kernel: Kernel, depth: int, width: int, rng: np.random.Generator) -> list[Kernel]:
     """Random factors, and the last one zero: it is solved for first."""
     group, out, channels = kernel.shape[:3]

@@ -16,7 +16,7 @@ profile gives are predictions to rank rewrites by, not measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,9 +33,12 @@ from graphopt.graph import (
     is_standard,
     label,
     reads_of,
+    sort_nodes,
 )
 from graphopt.latency.device import Device, LayerClass
 from graphopt.latency.fusion import ARITHMETIC, fused_into
+from graphopt.model import copy_model
+from graphopt.verify import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
     "Celu": 1,
@@ -161,6 +164,27 @@ def predict(
 def total_ms(layers: Iterable[LayerLatency]) -> float:
     """The whole network's predicted time: its kernels run one after the other."""
     return sum(layer.ms for layer in layers)
+
+
+SIZE = (368, 656)
+"""Height and width to predict at where the network takes any."""
+
+
+def network_ms(graph: gs.Graph, device: Device) -> float:
+    """The whole network's predicted time, dynamic inputs at `SIZE`.
+
+    Raises:
+        InputError: see `predict`.
+    """
+    return total_ms(predict(graph, device, bound_shapes(graph, SIZE)))
+
+
+def rewritten_ms(graph: gs.Graph, device: Device, rewrite: Callable[[gs.Graph], object]) -> float:
+    """The same after a rewriting, which is applied to a copy."""
+    rewritten = copy_model(graph)
+    rewrite(rewritten)
+    sort_nodes(rewritten)
+    return network_ms(rewritten, device)
 
 
 def time_of(work: Work, device: Device) -> tuple[float, Bound]:

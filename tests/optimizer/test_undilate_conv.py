@@ -8,9 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphopt.cost import cost_of
 from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import InputError
 from graphopt.graph import emit, refresh_shapes
+from graphopt.latency.device import load_device
+from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model, load_model, to_proto
+from graphopt.passbase import Context
 from graphopt.passes.undilate_conv import UndilateConv
 from graphopt.pipeline import parse_pipeline, run_pipeline
 from graphopt.verify import difference
@@ -258,8 +263,101 @@ def test_stacked_skips(network, normal, ops, body, reason):
     before = ops(graph)
     outcome = UndilateConv(way="stacked", width=5, max_residual=0.1).run(graph)
     assert not outcome.changes
-    assert reason in outcome.skips[0].reason
+    assert any(reason in skip.reason for skip in outcome.skips)
     assert ops(graph) == before
+
+
+# --- blocks -------------------------------------------------------------------------------------
+
+BLOCK = (
+    "a = Conv(x, p) b = Relu(a) c = Conv<pads=[1, 1, 1, 1]>(b, q) d = Relu(c)"
+    f" e = {SAME}(d, r, bias) f = Relu(e) y = Add(f, b)"
+)
+
+
+def block(network, normal, dilated_kernel, size=(8, 9)):
+    weights = {"p": normal(4, 4, 1, 1), "q": normal(4, 4, 3, 3), "r": dilated_kernel}
+    shape = f"float[1,4,{size[0]},{size[1]}]"
+    return network(f"{shape} x", f"{shape} y", BLOCK, bias=normal(4), **weights)
+
+
+def test_a_block_becomes_three_3x3(network, rewrite, normal):
+    """The same where the dilated kernel reads only its middle: it has no gaps to lose."""
+    kernel = np.zeros((4, 4, 3, 3), np.float32)
+    kernel[..., 1, 1] = normal(4, 4)
+    plain, outcome = rewrite(block(network, normal, kernel), UndilateConv(way="block"))
+    assert len(outcome.changes) == 1
+    convs = [node for node in plain.nodes if node.op == "Conv"]
+    assert [tuple(node.inputs[1].shape[2:]) for node in convs] == [(3, 3)] * 3
+    assert not dilated(plain)
+    assert [node.outputs[0].name for node in convs] == ["a", "c", "e"]
+
+
+BLOCK_SKIPS = {
+    "alone": (f"y = {SAME}(x, r)", "does not end a block"),
+    "depthwise": (
+        f"a = Conv(x, p) b = Conv<pads=[1,1,1,1]>(a, q) y = {conv((2, 2, 2, 2), (2, 2), 4)}(b, s)",
+        "does not end a block",
+    ),
+    "two dilated": (f"a = Conv(x, p) b = {SAME}(a, q) y = {SAME}(b, r)", "as well"),
+    "shrinking": (f"a = Conv(x, p) b = Conv(a, q) y = {SAME}(b, r)", "keep the size"),
+    "pooled": (
+        f"a = Conv(x, p) b = Conv<pads=[1,1,1,1]>(a, q) c = MaxPool<kernel_shape=[1, 1]>(b)"
+        f" y = {SAME}(c, r)",
+        "does not end a block",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), BLOCK_SKIPS.values(), ids=BLOCK_SKIPS)
+def test_no_block(network, normal, ops, body, reason):
+    weights = {"p": normal(4, 4, 1, 1), "q": normal(4, 4, 3, 3), "r": normal(4, 4, 3, 3)}
+    graph = network("float[1,4,9,9] x", "float[n,c,h,k] y", body, s=normal(4, 1, 3, 3), **weights)
+    before = ops(graph)
+    outcome = UndilateConv(way="block").run(graph)
+    assert not outcome.changes
+    assert any(reason in skip.reason for skip in outcome.skips)
+    assert ops(graph) == before
+
+
+# --- the fastest way ----------------------------------------------------------------------------
+
+
+def big(network, normal, size="46,82"):
+    """A dilated convolution that is worth something, of as many channels as Winograd takes."""
+    shape = f"float[1,16,{size}]"
+    body = f"a = Relu(x) y = {SAME}(a, w)"
+    return network(f"{shape} x", f"{shape} y", body, w=normal(16, 16, 3, 3) / 12)
+
+
+def test_phases_where_plain_kernels_are_faster(network, rewrite, normal):
+    context = Context(device=load_device("adreno-640"))
+    graph = big(network, normal)
+    before = network_ms(graph, context.device)
+    outcome = UndilateConv(way="fastest").run(graph, context)
+    assert "phases" in outcome.changes[0].summary
+    assert network_ms(graph, context.device) < before
+
+
+def test_stacks_where_the_size_is_not_known(network, normal):
+    context = Context(device=load_device("adreno-640"))
+    graph = big(network, normal, "h,k")
+    outcome = UndilateConv(way="fastest", max_residual=1).run(graph, context)
+    assert "2 3x3" in outcome.changes[0].summary
+
+
+def test_nothing_where_dilation_costs_nothing(network, normal, ops):
+    context = Context(device=load_device("mali-g76-mp12"))
+    graph = big(network, normal)
+    outcome = UndilateConv(way="fastest").run(graph, context)
+    assert not outcome.changes
+    assert "mali-g76-mp12" in outcome.skips[0].reason
+    assert ops(graph) == ["Relu", "Conv"]
+
+
+def test_the_fastest_way_needs_a_device(network, normal):
+    with pytest.raises(InputError, match="depends on the device"):
+        UndilateConv(way="fastest").run(big(network, normal))
 
 
 # --- random networks ----------------------------------------------------------------------------
@@ -360,3 +458,15 @@ def test_lightweight_openpose(lwop):
     assert not dilated(result.graph)
     assert step.difference < 1e-4
     assert result.after.params == result.before.params
+
+
+@pytest.mark.assets
+def test_lightweight_openpose_in_blocks(lwop):
+    """The five refinement blocks; one dilated depthwise convolution in the backbone is left."""
+    graph = load_model(lwop, {"data": (1, 3, 368, 368)})
+    before = cost_of(graph).macs
+    outcome = UndilateConv(way="block").run(graph)
+    assert (len(outcome.changes), len(outcome.skips)) == (5, 1)
+    assert len(dilated(graph)) == 1
+    widened = 46 * 46 * 8 * 128 * (185 + 4 * 128)
+    assert cost_of(graph).macs - before == widened
