@@ -190,8 +190,9 @@ def _pad(node: gs.Node, inputs: Inputs) -> Tensor:
 
 def _clip(node: gs.Node, inputs: Inputs) -> Tensor:
     low, high = _optional(inputs, 1), _optional(inputs, 2)
-    lower = node.attrs.get("min") if low is None else low
-    upper = node.attrs.get("max") if high is None else high
+    # As numbers: with tensors as bounds, PyTorch derives by them as well, slowly.
+    lower = node.attrs.get("min") if low is None else float(low)
+    upper = node.attrs.get("max") if high is None else float(high)
     return torch.clamp(_operand(inputs, 0), lower, upper)
 
 
