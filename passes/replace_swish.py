@@ -51,6 +51,12 @@ class ReplaceSwish(Pass[Found]):
         the other: least squares from what the changed network feeds the gate to what the
         original's Swish gave there. On EfficientPose I the error of the outputs, relative to their
         deviation, falls from 1.14 to 0.32 on photos that were not fitted on.
+        gate=smooth comes nearer: on 20 photos of COCO its 59 sites leave an error of 0.12 where
+        gate=fitted leaves 0.34, and key points move by 1.8 pixels of 256 instead of 4.3.
+        Fitted to values of a normal distribution, the error relative to the deviation is 0.057 for
+        Swish, 0.048 for GELU and 0.054 for Mish (smooth: 0.014, 0.011 and 0.023), 0.02 for ELU and
+        0.12 for Softplus; unfitted, at most 0.065, 0.142, 0.061 and 0.165 for GELU, Mish, ELU and
+        Softplus. The 8 ELU of Lightweight OpenPose, fitted: 0.013 of the outputs, 0.24 pixels.
         gate=hardtanh is another function: bounded, and negative for every negative x. It needs
         training afterwards; it is here since published mobile pose networks were built that way.
 
@@ -61,8 +67,9 @@ class ReplaceSwish(Pass[Found]):
 
     When it skips:
         The Sigmoid gates another tensor, as in squeeze-and-excitation; a HardSwish node is asked
-        for and the opset is older than 14; `activations` does not name it. gate=fitted: the fitted
-        form errs by more than `max_error`; the original has no such tensor; its rank is not known.
+        for and the opset is older than 14; `activations` does not name it. gate=fitted, smooth: the
+        fitted form errs by more than `max_error`, which counts what the sites before it changed;
+        the original has no such tensor; its rank is not known.
         gate=hardtanh: it is not Swish.
     """
 
@@ -80,8 +87,8 @@ class ReplaceSwish(Pass[Found]):
     )
     max_error: Annotated[float, Field(gt=0)] = option(
         1.0,
-        "gate=fitted: sites stay whose output would err by more, on held-out photos and relative "
-        "to its deviation; 1 is as bad as a constant",
+        "gate=fitted, smooth: sites stay whose output would err by more, on held-out photos and "
+        "relative to its deviation; 1 is as bad as a constant",
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +120,7 @@ class ReplaceSwish(Pass[Found]):
         places = [
             Place(site.x.name, site.y.name, self._start(site))
             for site in self.match(copy_model(graph))
-            if isinstance(site, Found) and _comparable(site.y, known.get(site.y.name))
+            if isinstance(site, Found) and _comparable(site.x, known.get(site.y.name))
         ]
         fits = fit_in_order(
             graph,

@@ -60,9 +60,10 @@ class Form(ABC):
         """
 
     def arrays(self, x: gs.Tensor) -> tuple[Array, ...]:
-        """The numbers as constants, shaped to meet the channels of `x`, [N,C,…]."""
-        shape = (1, -1, *(1,) * (len(x.shape) - 2))
-        return tuple(row.reshape(shape).astype(x.dtype) for row in self.numbers)
+        """The numbers as constants: scalars, or shaped to meet the channels of `x`, [N,C,…]."""
+        channels = self.numbers.shape[1]
+        shape = () if channels == 1 else (1, channels, *(1,) * (len(x.shape) - 2))
+        return tuple(row.reshape(shape).astype(x.dtype or np.float32) for row in self.numbers)
 
     @abstractmethod
     def near(self, x: Doubles, y: Doubles) -> Form:
@@ -165,8 +166,8 @@ class Gate(Form):
 class SmoothGate(Form):
     """scale * x * (1 + t * (2 - |t|)) / 2 with t = clip(slope * x + offset, -1, 1).
 
-    Two parabolas that meet without a corner: two numbers as a `Gate`, twice the operators, and a
-    third of its error.
+    Two parabolas that meet without a corner: two numbers as a `Gate`, twice the operators, and an
+    error two to four times smaller.
     """
 
     @classmethod
@@ -220,8 +221,7 @@ class SmoothGate(Form):
         shifted = emit(graph, "Add", scaled, offset, out=f"{y.name}.shifted")
         inner = emit(graph, "Clip", shifted, -reach, reach, out=f"{y.name}.inner")
         size = emit(graph, "Abs", inner, out=f"{y.name}.size")
-        top = constant(graph, f"{y.name}.top", np.array(2 * reach, x.dtype))
-        room = emit(graph, "Sub", top, size, out=f"{y.name}.room")
+        room = emit(graph, "Sub", 2 * reach, size, out=f"{y.name}.room")
         bent = emit(graph, "Mul", inner, room, out=f"{y.name}.bent")
         gate = emit(graph, "Add", bent, self.scale / 2, out=f"{y.name}.gate")
         emit(graph, "Mul", x, gate, out=y)

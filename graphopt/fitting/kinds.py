@@ -133,7 +133,8 @@ def find_activations(graph: gs.Graph) -> dict[int, Found]:
             continue
         for place in pointwise(node, order):
             known = recognised(place) if place.bends else None
-            if known is not None and isinstance(place.x.dtype, np.dtype):
+            # ONNX's number stands for element types that NumPy has no name for.
+            if known is not None and not isinstance(place.x.dtype, int):
                 found[id(node)] = Found(*known, place.x, node.outputs[0], place.nodes)
                 inside |= place.private(graph, inside | found.keys())
                 break

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Place, fit_in_order
 from graphopt.fitting.calibration import Calibration
@@ -39,9 +40,6 @@ def swish(x, factor=1.0, slope=1.0):
 
 
 def values(graph):
-    from graphopt.engine import OnnxRuntimeEngine
-    from graphopt.model import to_proto
-
     x = np.linspace(-8, 8, 144, dtype=np.float32).reshape(1, 4, 6, 6)
     return x, OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x})["y"]
 
@@ -365,6 +363,22 @@ def test_a_factor_behind_what_others_read_is_no_part_of_it(network, ops):
     assert graph.tensors()["y"].inputs[0].inputs[0].name == "w"
 
 
+@pytest.mark.parametrize("kind", ["swish", "elu"])
+def test_vectors(network, ops, kind):
+    """The constants do not add a dimension."""
+    body = {"swish": "s = Sigmoid(x) y = Mul(x, s)", "elu": "y = Elu(x)"}[kind]
+    graph = network("float[7] x", "float[7] y", body)
+    assert len(ReplaceSwish(activations=kind).run(graph).changes) == 1
+    onnx.checker.check_model(to_proto(graph), full_check=True)
+    made = OnnxRuntimeEngine(to_proto(graph).SerializeToString())
+    assert made.run({"x": np.ones(7, np.float32)})["y"].shape == (7,)
+
+
+def test_bfloat16_stays(network, ops):
+    graph = network("bfloat16[1,4] x", "bfloat16[1,4] y", "y = Elu(x)", opset=24)
+    assert not ReplaceSwish(activations="elu").run(graph).changes
+
+
 def test_hardtanh_is_for_swish(network):
     outcome = ReplaceSwish(gate="hardtanh", activations="all").run(network(X, Y, "y = Elu(x)"))
     assert "Swish's place only" in outcome.skips[0].reason
@@ -378,6 +392,7 @@ def test_an_activation_that_there_is_not():
 NONZERO = st.floats(0.1, 4) | st.floats(-4, -0.1)
 
 
+@settings(deadline=None)
 @given(scale=NONZERO, slope=NONZERO)
 def test_swish_is_known_by_what_it_computes(scale, slope):
     activation, *found = recognised(lambda x: scale * x / (1 + np.exp(-slope * x)))
@@ -385,6 +400,7 @@ def test_swish_is_known_by_what_it_computes(scale, slope):
     assert np.allclose(found, [scale, slope], atol=1e-4)
 
 
+@settings(deadline=None)
 @given(scale=st.floats(0.1, 4), depth=st.floats(0.1, 4))
 def test_elu_is_known_by_what_it_computes(scale, depth):
     activation, *found = recognised(
@@ -394,6 +410,7 @@ def test_elu_is_known_by_what_it_computes(scale, depth):
     assert np.allclose(found, [scale, depth], atol=1e-4)
 
 
+@settings(deadline=None)
 @given(slope=NONZERO, offset=st.floats(0.1, 4) | st.floats(-4, -0.1))
 def test_a_shifted_gate_is_no_swish(slope, offset):
     assert recognised(lambda x: x / (1 + np.exp(-slope * x - offset))) is None
