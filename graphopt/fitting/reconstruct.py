@@ -216,16 +216,19 @@ class Reconstruction:
         spec = ConvSpec.of(node)
         assert spec is not None
         assert self._walk is not None
+        number = 1 + next(i for i, other in enumerate(self._nodes) if other is node)
+        self._progress(f"reconstruct: {number} of {len(self._nodes)} ({label(node)})")
         self._done += 1
-        self._progress(f"reconstruct: {self._done} of {len(self._nodes)} ({label(node)})")
+        # Where a layer was left out, those behind it see something else than in the kept run.
+        kept = self._kept if self._done == number else None
         # Also before a fit that is only recalled: in other steps, activations round otherwise.
         inputs = self._walk.advance_to(node)
-        found = self._kept.recall(self._done) if self._kept else None
+        found = kept.recall(number) if kept else None
         if found is None:
             solve = self._fit_through if id(node) in self._chains else self._fit_directly
             found = solve(node, spec, inputs)
-            if self._kept:
-                self._kept.keep(self._done, found)
+            if kept:
+                kept.keep(number, found)
         if id(node) not in self._chains:
             del self._samples[node.outputs[0].name]
         if found.values is not None:

@@ -314,6 +314,23 @@ def test_a_refused_fit_is_recalled(folder, net, tmp_path, monkeypatch):
         monkeypatch.setattr(_LeastSquares, "solve", None)
 
 
+def test_nothing_is_recalled_behind_a_layer_that_is_left_out(folder, net, tmp_path):
+    calibration = Calibration.from_photos(folder, net, SPEC)
+    file = tmp_path / "fits.npz"
+    reconstruct(spoiled(net), net, calibration, checkpoint=file)
+    kept = file.read_bytes()
+    results = []
+    for checkpoint in (None, file):
+        changed = spoiled(net)
+        work = Reconstruction(changed, net, calibration, checkpoint=checkpoint)
+        for node in list(work.sites())[1:]:
+            work.fit(node)
+        results.append(weights_of(changed))
+    first, second = results
+    assert all((first[name] == second[name]).all() for name in first)
+    assert file.read_bytes() == kept
+
+
 def test_what_was_kept_for_another_run_is_refused(folder, net, tmp_path):
     calibration = Calibration.from_photos(folder, net, SPEC)
     file = tmp_path / "fits.npz"
