@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import __version__
-from graphopt.errors import InputError
+from graphopt.errors import GraphoptError, InputError
 from graphopt.fitting.calibration import Calibration
+from graphopt.latency.device import load_device
 from graphopt.model import load_model, replacing, save_model, sha256_of
-from graphopt.passbase import Context
+from graphopt.passbase import Context, Pass
 from graphopt.pipeline import (
     PRESETS,
     OnFail,
@@ -22,8 +23,11 @@ from graphopt.pipeline import (
     run_pipeline,
 )
 from graphopt.pose.spec import detect_pose_spec
-from graphopt.registry import find_passes
+from graphopt.registry import PassType, find_passes
 from graphopt.report import Report
+
+DEVICE = "adreno-640"
+"""What the preset `mobile` optimises for unless told otherwise."""
 
 
 def optimize(
@@ -32,6 +36,7 @@ def optimize(
     *,
     preset: str | None = None,
     passes: str | None = None,
+    distill: bool = False,
     skip_passes: Collection[str] = (),
     load: Sequence[Path] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -40,6 +45,7 @@ def optimize(
     calib: Path | None = None,
     calib_photos: int = 200,
     max_shift: float | None = None,
+    device: str | Path | None = None,
     pose: Mapping[str, Any] | None = None,
     report: Path | None = None,
     force: bool = False,
@@ -53,17 +59,21 @@ def optimize(
     Args:
         path: the network.
         output: where the result goes; without it `NAME.opt.onnx` beside the input.
-        preset: a pipeline of `PRESETS`; `exact` where neither it nor `passes` is given.
+        preset: a pipeline of `PRESETS`; `mobile` where neither it nor `passes` is given.
         passes: a pipeline; after the preset's where both are given.
+        distill: let the pass `distill` follow.
         skip_passes: passes of the pipeline to leave out, by name.
         load: Python files that define more passes.
         input_shapes: sizes to fix inputs at, see `load_model`.
         verify: check after each pass, at the end, or not.
         on_fail: what a failed check does, see `run_pipeline`.
         calib: a folder of photos, to fit weights on and to judge poses by. Without it, passes that
-            need images get made-up ones, and the report says what that costs.
+            need images get made-up ones, and the report says what that costs; if it cannot be told
+            how the network sees images, those of the preset are left out.
         calib_photos: how many of them to use at most; a fifth is held out.
         max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
+        device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
+            `mobile`. Passes of a preset that are not predicted to pay on it are left out.
         pose: what the user says about the network (`PoseSpec.with_choices`).
         report: a file to write the report's JSON to.
         force: allow the output to replace the input.
@@ -83,31 +93,45 @@ def optimize(
     known = find_passes(load)
     for name in skip_passes:
         lookup(name, known)
-    pipeline = [
-        chosen
-        for chosen in parse_pipeline(_pipeline_text(preset, passes), known)
-        if chosen.name not in skip_passes
-    ]
+    if preset is None and passes is None:
+        preset = "mobile"
+    profile = load_device(device or DEVICE) if device or preset == "mobile" else None
+    chosen = _passes(_preset_text(preset), known, skip_passes)
+    text = ", ".join(part for part in (passes, "distill" if distill else None) if part)
+    extra = _passes(text, known, skip_passes)
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
+    remarks: list[str] = []
     calibration = None
-    if calib or any(chosen.needs_images for chosen in pipeline):
+    if calib or any(p.needs_images for p in (*chosen, *extra)):
         progress("choosing calibration images")
-        spec = detect_pose_spec(graph, **(pose or {}))
-        if calib:
-            calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
+        try:
+            spec = detect_pose_spec(graph, **(pose or {}))
+        except GraphoptError as error:
+            if calib or any(p.needs_images for p in extra):
+                raise
+            left = [p.name for p in chosen if p.needs_images]
+            remarks.append(f"left out {', '.join(left)}, which need images: {error.message}")
+            chosen = [p for p in chosen if not p.needs_images]
         else:
-            calibration = Calibration.synthetic(graph, spec)
+            if calib:
+                calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
+            else:
+                calibration = Calibration.synthetic(graph, spec)
+    pipeline = [*chosen, *extra]
     result = run_pipeline(
         graph,
         pipeline,
-        context=Context(calibration=calibration),
+        context=Context(calibration=calibration, device=profile),
         verify=verify,
         on_fail=on_fail,
         max_shift=max_shift,
+        must_pay=len(chosen),
         progress=progress,
     )
-    summary = Report.of(path, output, format_pipeline(pipeline), result, calibration)
+    summary = Report.of(
+        path, output, format_pipeline(pipeline), result, calibration, profile, remarks
+    )
     stamp = {
         "graphopt.pipeline": summary.pipeline,
         "graphopt.version": __version__,
@@ -120,14 +144,16 @@ def optimize(
     return summary
 
 
-def _pipeline_text(preset: str | None, passes: str | None) -> str:
+def _preset_text(preset: str | None) -> str:
     if preset is not None and preset not in PRESETS:
         raise InputError(
             f"there is no preset {preset!r}", hint=f"the presets are {', '.join(PRESETS)}"
         )
-    if preset is None and passes is None:
-        preset = "exact"
-    return ", ".join(text for text in (preset and PRESETS[preset], passes) if text)
+    return PRESETS[preset] if preset else ""
+
+
+def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[Pass[Any]]:
+    return [chosen for chosen in parse_pipeline(text, known) if chosen.name not in without]
 
 
 def _check_paths(path: Path, output: Path, report: Path | None, *, force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
@@ -129,14 +129,26 @@ class Pass(ABC, Generic[Site]):
         """Find and rewrite every site of `graph`, in place."""
         return self.prepare(graph, context or Context()).sweep(graph)
 
-    def sweep(self, graph: gs.Graph) -> Outcome:
-        """The work of `run`, once the pass is prepared."""
+    def sweep(self, graph: gs.Graph, without: Collection[int] = ()) -> Outcome:
+        """The work of `run`, once the pass is prepared.
+
+        Args:
+            graph: what to rewrite, in place.
+            without: changes to leave out, by their numbers in the outcome of a sweep with them all;
+                only of passes that do not repeat.
+        """
         changes: list[Change] = []
         while True:
-            results = [
-                found if isinstance(found, Skip) else self.rewrite(graph, found)
-                for found in self.match(graph)
-            ]
+            number = len(changes)
+            results: list[Change | Skip] = []
+            for found in self.match(graph):
+                if isinstance(found, Skip):
+                    results.append(found)
+                elif number in without:
+                    number += 1
+                else:
+                    results.append(self.rewrite(graph, found))
+                    number += isinstance(results[-1], Change)
             fresh = [result for result in results if isinstance(result, Change)]
             changes += fresh
             if fresh:

@@ -35,6 +35,9 @@ Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""
 
 
+UNSIZED = "the size of its input is not known: fix it with --input-shape"
+
+
 @dataclass(frozen=True)
 class Span:
     """Where a tensor lies along one axis of its mosaic, in the order before the split."""
@@ -156,15 +159,15 @@ def _phase_conv(node: gs.Node) -> ConvSpec | str:
         return spec
     if spec.strides != (1, 1):
         return f"it has strides {spec.strides}"
-    if _size(node.inputs[0]) is None:
-        return "the size of its input is not known: fix it with --input-shape"
+    if image_size(node.inputs[0]) is None:
+        return UNSIZED
     assert spec.pads is not None  # only strides make them depend on the input's size
     if any(pad > reach for pad, reach in zip(spec.pads, reach_of(spec) * 2, strict=True)):
         return "it is padded by more than its kernel reaches"
     return spec
 
 
-def _size(x: gs.Tensor) -> Pair | None:
+def image_size(x: gs.Tensor) -> Pair | None:
     """Height and width of an image tensor, where they are known numbers."""
     height, width = x.shape[2:] if x.shape is not None else (None, None)
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -189,7 +192,7 @@ def _add_conv(regions: list[Region], node: gs.Node, spec: ConvSpec) -> None:
     if region is None:
         region = Region((dh, dw))
         regions.append(region)
-        size = _size(x)
+        size = image_size(x)
         assert size is not None
         height, width = size
         region.places[id(x)] = (Span(0, height), Span(0, width))

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
@@ -20,20 +21,23 @@ from graphopt.compare import PoseChange, compare
 from graphopt.cost import Cost, cost_of
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError
+from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
 from graphopt.registry import PassType, find_passes
-from graphopt.verify import Verdict, Verifier, example_shapes, example_shapes_if_any
+from graphopt.verify import Verifier, example_shapes, example_shapes_if_any
 
 PRESETS: Mapping[str, str] = {
     # Same outputs, fewer nodes.
     "exact": "canonicalize, fold-batchnorm, canonicalize",
-    # What a phone computes cheaply; the second fold takes in the factors that Swish leaves behind.
-    "mobile": "canonicalize, fold-batchnorm, replace-swish, fold-batchnorm, canonicalize",
+    # What the device computes cheaply, as far as its profile says that it pays; then the weights
+    # are fitted to what changed.
+    "mobile": "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
+    "replace-swish{gate=fitted}, fold-batchnorm, reconstruct, canonicalize",
 }
 
 VerifyMode: TypeAlias = Literal["each", "end", "off"]
-OnFail: TypeAlias = Literal["stop", "revert", "warn"]
+OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>(?:\"[^\"]*\"|[^\"{}])*)\})?\s*(?:,|$)")
 _OPTION = re.compile(r"[\s,]*(?P<name>\w+)\s*=\s*(?:\"(?P<quoted>[^\"]*)\"|(?P<plain>[^\s,\"{}]+))")
@@ -142,6 +146,8 @@ class Step:
     """Of the pass itself, without its verification."""
     cost: Cost
     """Of the network after the pass."""
+    ms: float | None
+    """Its predicted time on the context's device; None without one."""
     poses: PoseChange | None
     """What it and all before it did to the poses in held-out images; None if not measured."""
     failure: str | None
@@ -157,6 +163,9 @@ class PipelineResult:
     steps: tuple[Step, ...]
     before: Cost
     after: Cost
+    ms_before: float | None
+    """Predicted on the context's device; None without one, or where a shape is not known."""
+    ms_after: float | None
     input_shapes: Mapping[str, tuple[int, ...]]
     """The sizes that MACs were counted and outputs compared at."""
 
@@ -169,6 +178,7 @@ def run_pipeline(
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
     max_shift: float | None = None,
+    must_pay: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> PipelineResult:
     """Run passes in order on a copy of a graph.
@@ -178,96 +188,272 @@ def run_pipeline(
         passes: what to run.
         context: what passes may know beside the graph; `original` is `graph` where it has none.
         verify: check the result after each pass, once at the end, or never.
-        on_fail: what a failed check does: stop everything, take that pass back and go on, or go on.
-            A pass that crashes is taken back in any case.
+        on_fail: what a failed check does: stop everything, take the pass back, take back only those
+            of its changes that are to blame and go on (`bisect`; it takes a check for each half of
+            the changes, and so on), or go on with everything. A pass that crashes is taken back in
+            any case.
         max_shift: how far key points may move in the mean, in pixels of the network's input, on the
             calibration's held-out images. A pass that moves them further fails its check; where a
             later pass repairs (`reconstruct`), that one is judged, and both are taken back.
+        must_pay: of the first so many passes, those are left out that make the network slower on
+            the context's device, and those that cost accuracy and do not make it faster.
         progress: called with each pass's name before it runs, and with what long ones do.
 
     Raises:
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
-    shapes = example_shapes_if_any(graph) if verify == "off" else example_shapes(graph)
-    verifier = None if verify == "off" else Verifier(graph, shapes)
-    context = replace(
-        context or Context(),
-        original=(context and context.original) or copy_model(graph),
-        progress=progress,
-    )
-    current = approved = copy_model(graph)
-    before = cost = cost_of(current, shapes)
-    steps: list[Step] = []
-    waiting = 0  # how many of the last steps are not in `approved`, since a later pass repairs them
-    for index, chosen in enumerate(passes):
-        progress(chosen.name)
-        saved, current = current, copy_model(current)
-        started = time.perf_counter()
-        outcome, crash = _run(chosen, current, context)
-        seconds = time.perf_counter() - started
-        verdict, poses, over = Verdict(None, crash), None, False
-        repaired_later = verify == "each" and any(p.repairs for p in passes[index + 1 :])
-        if verifier and not crash and (verify == "each" or index == len(passes) - 1):
-            numerics = chosen.numerics if verify == "each" else _loosest(passes)
-            verdict = verifier.check(current, numerics)
-            if numerics is not Numerics.EXACT and not verdict.failure:
-                progress(f"{chosen.name}: the poses")
-                poses = _judge(current, context)
-        if poses and max_shift is not None and poses.mean_shift > max_shift and not repaired_later:
-            over = True
-            verdict = replace(verdict, failure=f"{poses} (allowed: {max_shift:g} pixels)")
-        if verdict.failure and verify == "end" and not crash:
-            # Only a check after each pass can tell which one it was.
-            return run_pipeline(
-                graph,
-                passes,
-                context=context,
-                verify="each",
-                on_fail=on_fail,
-                max_shift=max_shift,
-                progress=progress,
-            )
-        if verdict.failure and on_fail == "stop":
-            raise CheckFailed(
-                verdict.failure,
-                pass_name=str(chosen),
-                hint="leave it out with --skip-passes, or go on with --on-fail revert",
-            )
-        reverted = crash is not None or (verdict.failure is not None and on_fail == "revert")
-        if reverted:
-            current, outcome = approved if over else saved, Outcome((), outcome.skips)
-        cost = cost_of(current, shapes)
-        if reverted and over and verifier:
-            verifier.rebase(current)
-            first = len(steps) - waiting
-            steps[first:] = [_taken_back(step, chosen, cost) for step in steps[first:]]
-        if repaired_later:
-            waiting += 1
-        else:
-            waiting, approved = 0, current
-        steps.append(
-            Step(
-                name=str(chosen),
-                numerics=chosen.numerics,
-                changes=outcome.changes,
-                skips=outcome.skips,
-                difference=verdict.difference,
-                seconds=seconds,
-                cost=cost,
-                poses=poses,
-                failure=verdict.failure,
-                reverted=reverted,
-            )
+    run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
+    result = run.all()
+    if result is None:  # Only a check after each pass can tell which one it was.
+        run = _Run(
+            graph, passes, context or Context(), "each", on_fail, max_shift, must_pay, progress
         )
-    return PipelineResult(current, tuple(steps), before, cost, shapes)
+        result = run.all()
+        assert result is not None
+    return result
 
 
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 
 
-def _judge(graph: gs.Graph, context: Context) -> PoseChange | None:
+@dataclass(frozen=True)
+class _Judgement:
+    """What a check found of a graph."""
+
+    difference: float | None
+    poses: PoseChange | None
+    failure: str | None
+    over_budget: bool = False
+    """Whether `failure` is that key points move too far."""
+
+
+class _Run:
+    """A pipeline at work; the arguments are those of `run_pipeline`."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        passes: Sequence[Pass[Any]],
+        context: Context,
+        verify: VerifyMode,
+        on_fail: OnFail,
+        max_shift: float | None,
+        must_pay: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._passes, self._verify, self._on_fail = passes, verify, on_fail
+        self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
+        self._shapes = example_shapes_if_any(graph) if verify == "off" else example_shapes(graph)
+        self._verifier = None if verify == "off" else Verifier(graph, self._shapes)
+        self._context = replace(
+            context, original=context.original or copy_model(graph), progress=progress
+        )
+        self._current = self._approved = copy_model(graph)
+        self._steps: list[Step] = []
+        self._waiting = 0
+        """How many of the last steps are not in `approved`, since a later pass repairs them."""
+
+    def all(self) -> PipelineResult | None:
+        """Run every pass; None where a check at the end failed, and which pass failed matters."""
+        before, ms_before = self._cost(), self._ms(self._current)
+        for index, chosen in enumerate(self._passes):
+            self._progress(chosen.name)
+            if not self._step(index, chosen):
+                return None
+        return PipelineResult(
+            graph=self._current,
+            steps=tuple(self._steps),
+            before=before,
+            after=self._cost(),
+            ms_before=ms_before,
+            ms_after=self._ms(self._current),
+            input_shapes=self._shapes,
+        )
+
+    def _step(self, index: int, chosen: Pass[Any]) -> bool:
+        """Run and judge one pass."""
+        saved, started = self._current, time.perf_counter()
+        prepared, graph, outcome, crash = self._attempt(chosen)
+        slower = self._refusal(index, chosen, graph) if outcome.changes else None
+        if slower:
+            graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
+        seconds = time.perf_counter() - started
+        found = _Judgement(None, None, crash)
+        if not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1):
+            numerics = chosen.numerics if self._verify == "each" else _loosest(self._passes)
+            judge = partial(self._judge, chosen, numerics, budget=not self._repaired_later(index))
+            found = judge(graph)
+            if found.failure and self._verify == "end":
+                return False
+            if found.failure and self._on_fail == "bisect" and prepared and not chosen.repeat:
+                graph, outcome, found = bisect(prepared, saved, outcome, judge, found)
+        if found.failure and self._on_fail == "stop":
+            raise CheckFailed(
+                found.failure,
+                pass_name=str(chosen),
+                hint="leave it out with --skip-passes, or go on with --on-fail bisect or revert",
+            )
+        reverted = crash is not None or (found.failure is not None and self._on_fail != "warn")
+        if reverted:
+            graph = self._approved if found.over_budget else saved
+            outcome = Outcome((), outcome.skips)
+            if self._verifier and chosen.numerics is not Numerics.EXACT:
+                self._verifier.rebase(graph)
+        self._current = graph
+        if reverted and found.over_budget:
+            self._take_back_what_waits(chosen)
+        if self._repaired_later(index):
+            self._waiting += 1
+        else:
+            self._waiting, self._approved = 0, graph
+        self._steps.append(
+            Step(
+                name=str(chosen),
+                numerics=chosen.numerics,
+                changes=outcome.changes,
+                skips=outcome.skips,
+                difference=found.difference,
+                seconds=seconds,
+                cost=self._cost(),
+                ms=self._ms(graph),
+                poses=found.poses,
+                failure=found.failure,
+                reverted=reverted,
+            )
+        )
+        return True
+
+    def _attempt(self, chosen: Pass[Any]) -> tuple[Pass[Any] | None, gs.Graph, Outcome, str | None]:
+        """Run a pass on a copy; a crash, which may be a plug-in's, becomes a sentence."""
+        graph = copy_model(self._current)
+        nothing = Outcome((), ())
+        try:
+            prepared = chosen.prepare(graph, self._context)
+            return prepared, graph, prepared.sweep(graph), None
+        except GraphoptError as error:
+            return None, graph, nothing, error.message
+        except Exception as error:
+            return None, graph, nothing, f"it crashed: {type(error).__name__}: {error}"
+
+    def _repaired_later(self, index: int) -> bool:
+        return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])
+
+    def _refusal(self, index: int, chosen: Pass[Any], graph: gs.Graph) -> str | None:
+        """Why the device is better off without a pass that has to pay; None if it is not."""
+        device = self._context.device
+        before, after = self._ms(self._current), self._ms(graph)
+        if device is None or index >= self._must_pay or before is None or after is None:
+            return None
+        lossy = chosen.numerics is not Numerics.EXACT and not chosen.repairs
+        change = f"{before:.2f} to {after:.2f} ms"
+        if after > before * (1 + _NOISE):
+            return f"it would be slower on {device.name}, {change} as predicted"
+        if lossy and after >= before * (1 - _NOISE):
+            return f"it costs accuracy and would save no time on {device.name}, {change}"
+        return None
+
+    def _judge(
+        self, chosen: Pass[Any], numerics: Numerics, graph: gs.Graph, *, budget: bool
+    ) -> _Judgement:
+        """Check a graph; `budget`: its poses must be within the budget too."""
+        if self._verifier is None:
+            return _Judgement(None, None, None)
+        verdict = self._verifier.check(graph, numerics)
+        if verdict.failure or numerics is Numerics.EXACT:
+            return _Judgement(verdict.difference, None, verdict.failure)
+        self._progress(f"{chosen.name}: the poses")
+        poses = _compared(graph, self._context)
+        limit = self._max_shift
+        if not (budget and poses and limit is not None and poses.mean_shift > limit):
+            return _Judgement(verdict.difference, poses, None)
+        failure = f"{poses} (allowed: {limit:g} pixels)"
+        return _Judgement(verdict.difference, poses, failure, over_budget=True)
+
+    def _take_back_what_waits(self, judged: Pass[Any]) -> None:
+        """Steps that a later pass was to repair, and did not within the budget."""
+        first = len(self._steps) - self._waiting
+        self._steps[first:] = [
+            replace(
+                step,
+                changes=(),
+                cost=self._cost(),
+                ms=self._ms(self._current),
+                failure=step.failure or f"{judged.name} could not make up for it",
+                reverted=True,
+            )
+            for step in self._steps[first:]
+        ]
+
+    def _cost(self) -> Cost:
+        return cost_of(self._current, self._shapes)
+
+    def _ms(self, graph: gs.Graph) -> float | None:
+        if self._context.device is None:
+            return None
+        try:
+            return network_ms(graph, self._context.device)
+        except InputError:
+            return None
+
+
+_NOISE = 1e-6
+"""Differences of predicted times that are rounding."""
+
+
+def bisect(
+    prepared: Pass[Any],
+    graph: gs.Graph,
+    outcome: Outcome,
+    judge: Callable[[gs.Graph], _Judgement],
+    failed: _Judgement,
+) -> tuple[gs.Graph, Outcome, _Judgement]:
+    """Take back those changes of a pass that are to blame for its failed check.
+
+    All changes are taken back; then halves of them, quarters … come back as long as the check
+    passes. So one culprit among n changes is found in about 2 log2(n) checks, and what a budget
+    allows comes back in the order of the graph.
+
+    Args:
+        prepared: the pass, prepared for `graph`.
+        graph: the network before the pass.
+        outcome: of the pass with all its changes.
+        judge: the check.
+        failed: its judgement of the pass with all its changes.
+
+    Returns:
+        The network, outcome and judgement of what can stay; `failed` as judgement if nothing can.
+    """
+
+    def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
+        rewritten = copy_model(graph)
+        return rewritten, prepared.sweep(rewritten, without=out)
+
+    def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
+        """What of `out` has to stay out once as many of `sites` are back as can be."""
+        middle = len(sites) // 2
+        for half in (sites[:middle], sites[middle:]) if middle else (sites,):
+            if not judge(swept(out - set(half))[0]).failure:
+                out -= set(half)
+            elif len(half) > 1:
+                out = blamed(half, out)
+        return out
+
+    everything = frozenset(range(len(outcome.changes)))
+    out = blamed(sorted(everything), everything)
+    rewritten, kept = swept(out)
+    names = [change.node for change in outcome.changes]
+    if out == everything or [c.node for c in kept.changes] != [
+        name for number, name in enumerate(names) if number not in out
+    ]:
+        return graph, outcome, failed
+    reason = f"taken back: {failed.failure}"
+    skips = (*kept.skips, *(Skip(names[number], reason) for number in sorted(out)))
+    return rewritten, Outcome(kept.changes, skips), judge(rewritten)
+
+
+def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
     """What became of the poses in held-out images; None where there are no images."""
     if context.calibration is None or context.original is None:
         return None
@@ -276,22 +462,6 @@ def _judge(graph: gs.Graph, context: Context) -> PoseChange | None:
     calibration = context.calibration
     feeds = calibration.feeds(calibration.held_out[:JUDGED])
     return compare(before, after, calibration.spec, feeds)
-
-
-def _taken_back(step: Step, judged: Pass[Any], cost: Cost) -> Step:
-    """A step that a later pass was to repair, and did not within the budget."""
-    failure = step.failure or f"{judged.name} could not make up for it"
-    return replace(step, changes=(), cost=cost, failure=failure, reverted=True)
-
-
-def _run(chosen: Pass[Any], graph: gs.Graph, context: Context) -> tuple[Outcome, str | None]:
-    """Run a pass; a crash, which may be a plug-in's, becomes a sentence."""
-    try:
-        return chosen.run(graph, context), None
-    except GraphoptError as error:
-        return Outcome((), ()), error.message
-    except Exception as error:
-        return Outcome((), ()), f"it crashed: {type(error).__name__}: {error}"
 
 
 def _loosest(passes: Sequence[Pass[Any]]) -> Numerics:

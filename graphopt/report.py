@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from graphopt.cost import Cost
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.latency.device import Device
 from graphopt.pipeline import PipelineResult, Step
 
 
@@ -71,6 +72,8 @@ class PassEntry(BaseModel):
     range; null when it was not measured, or when an output is not finite."""
     numerics: str
     seconds: float
+    ms: float | None
+    """The network's time after it as predicted for the device; null without one."""
     poses: PoseEntry | None
     """What became of the poses in held-out images, by it and all passes before it; null when that
     was not measured."""
@@ -88,6 +91,7 @@ class PassEntry(BaseModel):
             max_abs_diff=step.difference,
             numerics=step.numerics.value,
             seconds=step.seconds,
+            ms=step.ms,
             poses=PoseEntry(**asdict(step.poses)) if step.poses else None,
             after=Totals.of(step.cost),
             failure=step.failure,
@@ -105,6 +109,10 @@ class Report(BaseModel):
     pipeline: str
     before: Totals
     after: Totals
+    device: str | None
+    """That times are predicted for."""
+    ms_before: float | None
+    ms_after: float | None
     passes: tuple[PassEntry, ...]
     remarks: tuple[str, ...]
     """What the reader should know about how it was done."""
@@ -121,16 +129,21 @@ class Report(BaseModel):
         pipeline: str,
         result: PipelineResult,
         calibration: Calibration | None = None,
+        device: Device | None = None,
+        remarks: Sequence[str] = (),
     ) -> Report:
-        """The report of a pipeline's result, and of the images that it was fitted or judged on."""
+        """The report of a pipeline's result, the images that it was judged on, and the device."""
         return cls(
             input=str(source),
             output=str(output),
             pipeline=pipeline,
             before=Totals.of(result.before),
             after=Totals.of(result.after),
+            device=device.name if device else None,
+            ms_before=result.ms_before,
+            ms_after=result.ms_after,
             passes=tuple(PassEntry.of(step) for step in result.steps),
-            remarks=tuple(_remarks(calibration)) if calibration else (),
+            remarks=(*remarks, *(_remarks(calibration) if calibration else ())),
             sizes=result.input_shapes,
             uncounted=max(result.before.uncounted, result.after.uncounted),
         )
@@ -148,11 +161,13 @@ class Report(BaseModel):
         for name in ("pass", "numerics"):
             table.add_column(name, overflow="fold")
         judged = any(entry.poses for entry in self.passes)
-        columns = ["changed", "skipped", "params", "MACs", "bytes", "difference"]
+        columns = ["changed", "skipped", "params", "MACs", "bytes"]
+        columns += ["ms", "difference"] if self.device else ["difference"]
         columns += ["error", "shift", "OKS"] if judged else []
         for name in (*columns, "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_row("(input)", "", "", "", *_totals(self.before), style="dim")
+        start = _milliseconds(self.ms_before) if self.device else ()
+        table.add_row("(input)", "", "", "", *_totals(self.before), *start, style="dim")
         for entry in self.passes:
             table.add_row(
                 entry.name,
@@ -160,6 +175,7 @@ class Report(BaseModel):
                 str(entry.changes),
                 str(len(entry.skips)),
                 *_totals(entry.after),
+                *(_milliseconds(entry.ms) if self.device else ()),
                 "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
                 *(_pose_cells(entry.poses) if judged else ()),
                 f"{entry.seconds:.2f}",
@@ -196,6 +212,14 @@ class Report(BaseModel):
             ),
             style="bold",
         )
+        if self.device:
+            yield self._prediction()
+
+    def _prediction(self) -> Text:
+        if self.ms_before is None or self.ms_after is None:
+            return Text(f"No time can be predicted for {self.device}: shapes are not known.")
+        times = f"{self.ms_before:.1f} → {self.ms_after:.1f} ms"
+        return Text(f"predicted for {self.device}: {times}", style="bold")
 
     def _poses(self) -> Iterator[RenderableType]:
         """What the pose columns mean, and what the result does to people."""
@@ -226,6 +250,10 @@ def _remarks(calibration: Calibration) -> Iterator[str]:
 
 def _totals(totals: Totals) -> tuple[str, str, str]:
     return human(totals.params), human(totals.macs), human(totals.bytes)
+
+
+def _milliseconds(ms: float | None) -> tuple[str]:
+    return ("–" if ms is None else f"{ms:.1f}",)
 
 
 def _pose_cells(poses: PoseEntry | None) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -94,8 +94,8 @@ class _Fitting(Reconstruct):
 
     work: Reconstruction = field(kw_only=True)
 
-    def sweep(self, graph: gs.Graph) -> Outcome:
-        outcome = super().sweep(graph)
+    def sweep(self, graph: gs.Graph, without: Collection[int] = ()) -> Outcome:
+        outcome = super().sweep(graph, without)
         after = self.work.settle()
         if after < self.work.before:
             return outcome

@@ -18,9 +18,11 @@ from graphopt.latency.device import Device
 from graphopt.latency.predict import network_ms, rewritten_ms
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
 from graphopt.phases import (
+    UNSIZED,
     Mosaic,
     Region,
     find_regions,
+    image_size,
     is_dilated,
     is_pointwise,
     plain_conv,
@@ -71,7 +73,7 @@ class UndilateConv(Pass[Site]):
         dilation 2. The first kernel is the 1x1 amid zeros, the last one the dilated one without its
         gaps: a start for fitting, no more.
         way=fastest: for each convolution the way that the device's profile predicts to save most
-        time, polyphase where the others save little more; none where nothing saves any.
+        time, polyphase where the others do not save twice as much; none where nothing saves any.
 
     Numerics:
         way=polyphase is exact: the same products are summed. way=stacked is approximate: the
@@ -128,14 +130,22 @@ class UndilateConv(Pass[Site]):
                 hint="name it with --device, or choose way=polyphase",
             )
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _Chosen(**options, ways=self._fastest(graph, context.device), device=context.device)
+        ways: dict[str, Way] = {}
+        why_not = f"nothing is predicted to be faster on {context.device.name}"
+        if any(map(is_dilated, graph.nodes)):
+            try:
+                ways = self._fastest(graph, context.device)
+            except InputError as error:
+                why_not = error.message
+        return _Chosen(**options, ways=ways, why_not=why_not)
 
     def _fastest(self, graph: gs.Graph, device: Device) -> dict[str, Way]:
         """The way of each dilated convolution that is worth changing, by its output's name."""
+        unsized = {node.outputs[0].name for node in graph.nodes if _is_unsized(node)}
         lossy: dict[str, tuple[float, Way]] = {}
         for way in _LOSSY:
             for (name,), gain in self._savings(graph, device, way).items():
-                if gain > lossy.get(name, (0.0, way))[0]:
+                if name not in unsized and gain > lossy.get(name, (0.0, way))[0]:
                     lossy[name] = gain, way
         ways = {name: way for name, (_, way) in lossy.items()}
         for names, gain in self._savings(graph, device, "polyphase").items():
@@ -221,16 +231,22 @@ class _Chosen(UndilateConv):
 
     ways: Mapping[str, Way] = field(kw_only=True)
     """By the name of a dilated convolution's output."""
-    device: Device = field(kw_only=True)
+    why_not: str = field(kw_only=True)
+    """What is said of the others."""
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in filter(is_dilated, graph.nodes):
             if node.outputs[0].name not in self.ways:
-                yield Skip(label(node), f"nothing is predicted to be faster on {self.device.name}")
+                yield Skip(label(node), UNSIZED if _is_unsized(node) else self.why_not)
         for way in get_args(Way):
             for found in self._sites(graph, way):
                 if not isinstance(found, Skip) and self.ways.get(_names(found)[0]) == way:
                     yield found
+
+
+def _is_unsized(node: gs.Node) -> bool:
+    """Whether phases, which lose nothing, would do if the size of the input were known."""
+    return is_dilated(node) and image_size(node.inputs[0]) is None
 
 
 def _names(site: Site) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ class OnFail(str, Enum):
 
     stop = "stop"
     revert = "revert"
+    bisect = "bisect"
     warn = "warn"
 
 
@@ -37,7 +38,9 @@ def optimize(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A ready-made pipeline: exact (default) or mobile."),
+        typer.Option(
+            help="A ready-made pipeline: exact, or mobile (default): all that is predicted to pay."
+        ),
     ] = None,
     passes: Annotated[
         str | None,
@@ -64,8 +67,19 @@ def optimize(
         typer.Option(help="Compare with the original after each pass, at the end, or never."),
     ] = Verify.each,
     on_fail: Annotated[
-        OnFail, typer.Option(help="If a comparison fails: stop, take the pass back, or only warn.")
+        OnFail,
+        typer.Option(
+            help="If a comparison fails: stop, take the pass back, find and take back those of its "
+            "changes that are to blame, or only warn."
+        ),
     ] = OnFail.stop,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="What it is to be fast on: adreno-640 (default), another profile, or a file.",
+            metavar="NAME",
+        ),
+    ] = None,
     calib: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +97,9 @@ def optimize(
             metavar="PIXELS",
         ),
     ] = None,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Train the result against the original; slow.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write what was done as JSON.", metavar="F.json")
     ] = None,
@@ -107,6 +124,7 @@ def optimize(
             output,
             preset=preset,
             passes=passes,
+            distill=distill,
             skip_passes=[name.strip() for name in skip_passes.split(",") if name.strip()],
             load=load or [],
             input_shapes=parse_input_shapes(input_shape or []),
@@ -115,6 +133,7 @@ def optimize(
             calib=calib,
             calib_photos=calib_photos,
             max_shift=max_shift,
+            device=device,
             pose=choices(skeleton, color, mean, scale, pad_value),
             report=report,
             force=force,

@@ -121,6 +121,19 @@ def test_a_budget_takes_back_what_moves_too_far(context):
     assert not warned.reverted
 
 
+def test_a_budget_keeps_what_it_allows(context):
+    """With half the budget that all changes need, some stay, and their sum is within it."""
+    whole = run_pipeline(context.original, [Damage()], context=context).steps[0]
+    budget = whole.poses.mean_shift / 2
+    (step,) = run_pipeline(
+        context.original, [Damage()], context=context, on_fail="bisect", max_shift=budget
+    ).steps
+    assert not step.failure
+    assert 0 < len(step.changes) < len(whole.changes)
+    assert step.poses.mean_shift <= budget
+    assert len(step.changes) + len(step.skips) == len(whole.changes)
+
+
 def test_a_pass_is_judged_after_its_repair(context):
     """What is repaired within the budget stays; what is not goes back with its repair."""
     damaged = run_pipeline(context.original, [Damage()], context=context).steps[0].poses

@@ -15,10 +15,11 @@ import onnx
 import pytest
 
 from graphopt import __version__, cli
+from graphopt.errors import InputError
 from graphopt.inspection import inspect_models
 from graphopt.model import load_model
 from graphopt.optimize import optimize
-from graphopt.pipeline import PRESETS
+from graphopt.pipeline import PRESETS, format_pipeline
 from graphopt.report import human
 
 MAIN = "from graphopt.cli import main; main()"
@@ -56,17 +57,19 @@ def model(proto, normal, tmp_path):
 
 def test_report_and_metadata(graphopt, model, tmp_path):
     out, report = tmp_path / "out" / "small.onnx", tmp_path / "report.json"
-    code, text, _ = graphopt("optimize", model, "-o", out, "--preset", "mobile", "--report", report)
+    pipeline = ["--preset", "exact", "--passes", "replace-swish"]
+    code, text, _ = graphopt("optimize", model, "-o", out, *pipeline, "--report", report)
     assert code == 0
     for word in ("fold-batchnorm", "replace-swish", "no Swish", "MACs", "x 1x3x96x128"):
         assert word in text
     told = json.loads(report.read_text())
-    assert list(told) == ["input", "output", "pipeline", "before", "after", "passes", "remarks"]
-    assert told["pipeline"] == PRESETS["mobile"]
+    keys = ["input", "output", "pipeline", "before", "after", "device", "ms_before", "ms_after"]
+    assert list(told) == [*keys, "passes", "remarks"]
+    assert told["pipeline"] == PRESETS["exact"] + ", replace-swish"
     assert list(told["before"]) == list(told["after"]) == ["params", "macs", "bytes", "nodes"]
-    keys = ["name", "changes", "skips", "max_abs_diff", "numerics", "seconds", "poses"]
+    keys = ["name", "changes", "skips", "max_abs_diff", "numerics", "seconds", "ms", "poses"]
     assert all(list(entry) == keys for entry in told["passes"])
-    swish = told["passes"][2]
+    swish = told["passes"][-1]
     assert (swish["name"], swish["changes"], swish["numerics"]) == (
         "replace-swish",
         1,
@@ -79,7 +82,7 @@ def test_report_and_metadata(graphopt, model, tmp_path):
     assert (told["before"]["params"], told["before"]["nodes"]) == (108 + 16, 8)
     made = onnx.load(out)
     assert {p.key: p.value for p in made.metadata_props} == {
-        "graphopt.pipeline": PRESETS["mobile"],
+        "graphopt.pipeline": PRESETS["exact"] + ", replace-swish",
         "graphopt.version": __version__,
         "graphopt.input_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
     }
@@ -108,7 +111,34 @@ def test_passes_follow_the_preset(model):
     report = optimize(model, preset="exact", passes="replace-swish{gate=hardtanh}")
     assert report.pipeline == PRESETS["exact"] + ", replace-swish{gate=hardtanh}"
     assert optimize(model, passes="canonicalize").pipeline == "canonicalize"
-    assert optimize(model).pipeline == PRESETS["exact"]
+
+
+def test_the_default_is_what_pays_on_a_phone(model):
+    """Here nothing tells how the network sees images: what must be fitted on some is left out."""
+    report = optimize(model)
+    assert report.device == "adreno-640"
+    assert report.pipeline == (
+        "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
+        "fold-batchnorm, canonicalize"
+    )
+    assert "left out replace-swish, reconstruct, which need images" in report.remarks[0]
+    assert report.ms_after <= report.ms_before
+    assert all(entry.ms <= report.ms_before for entry in report.passes)
+    other = optimize(model, device="mali-g76-mp12")
+    assert other.ms_before != report.ms_before
+    with pytest.raises(InputError, match="adreno-64"):
+        optimize(model, device="adreno-64")
+
+
+def test_distillation_comes_last(monkeypatch, model):
+    def stop(*args, **_):
+        raise InputError(format_pipeline(args[1]))
+
+    monkeypatch.setattr("graphopt.optimize.run_pipeline", stop)
+    monkeypatch.setattr("graphopt.optimize.detect_pose_spec", lambda *_, **__: None)
+    monkeypatch.setattr("graphopt.optimize.Calibration.synthetic", lambda *_: None)
+    with pytest.raises(InputError, match="canonicalize, distill"):
+        optimize(model, passes="canonicalize", distill=True)
 
 
 def test_the_input_is_never_overwritten_unasked(graphopt, model, tmp_path):
@@ -264,7 +294,7 @@ def test_passes_list_and_show(graphopt):
     assert {p["name"] for p in listed["passes"]} >= {"canonicalize", "fold-batchnorm"}
     code, out, _ = graphopt("passes", "show", "replace-swish")
     assert code == 0
-    assert "gate: hard | fitted | hardtanh (default hard)" in out
+    assert "gate: hard | fitted |" in out
     assert "When it skips:" in out
     code, _, err = graphopt("passes", "show", "replace-swihs")
     assert code == 1

@@ -16,9 +16,10 @@ from pydantic import Field
 from graphopt import passes as builtin
 from graphopt.errors import CheckFailed, InputError
 from graphopt.fitting.natural import natural_noise
-from graphopt.graph import constant, is_standard, label
+from graphopt.graph import constant, emit, is_standard, label
+from graphopt.latency.device import load_device
 from graphopt.model import load_model
-from graphopt.passbase import Change, Numerics, Pass, Skip, manual_of, option
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip, manual_of, option
 from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.registry import find_passes
 from graphopt.verify import Verifier, difference, example_shapes
@@ -245,6 +246,96 @@ def test_a_crashing_pass_is_always_taken_back(chain, on_fail, verify):
     assert result.steps[0].reverted
     assert "it crashed: KeyError: 'oops'" in result.steps[0].failure
     assert len(result.graph.nodes[2].inputs) == 2
+
+
+# --- bisecting ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScaleAll(Scale):
+    """Scales every convolution; some of them only claim that they keep what they compute."""
+
+    name = "scale-all"
+    bad: frozenset[str] = frozenset()
+
+    def match(self, graph):
+        yield from [node for node in graph.nodes if node.op == "Conv"]
+
+    def rewrite(self, graph, site):
+        by = self.by if label(site) in self.bad else 1.0
+        scaled = (site.inputs[1].values * by).astype(np.float32)
+        site.inputs[1] = constant(graph, f"{site.outputs[0].name}.w", scaled)
+        return Change(label(site), "scaled")
+
+
+@pytest.fixture
+def long_chain(network, normal):
+    body = " ".join(f"t{i + 1} = Conv(t{i}, w{i})" for i in range(9))
+    weights = {f"w{i}": normal(4, 4, 1, 1) for i in range(9)}
+    return network("float[1,4,8,8] t0", "float[1,4,8,8] t9", body, **weights)
+
+
+@pytest.mark.parametrize("bad", [{"t1"}, {"t9"}, {"t5"}, {"t2", "t3"}, {"t1", "t5", "t9"}])
+def test_only_the_changes_to_blame_are_taken_back(long_chain, bad):
+    chosen = ScaleAll(bad=frozenset(bad))
+    (step,) = run_pipeline(long_chain, [chosen], on_fail="bisect").steps
+    assert (step.failure, step.reverted) == (None, False)
+    assert {change.node for change in step.changes} == {f"t{i}" for i in range(1, 10)} - bad
+    assert {skip.node for skip in step.skips} == bad
+    assert all("taken back: an exact pass moved outputs" in skip.reason for skip in step.skips)
+    assert step.difference < 1e-6
+
+
+def test_bisecting_a_pass_that_is_all_wrong_takes_it_back(long_chain):
+    bad = frozenset(f"t{i}" for i in range(1, 10))
+    result = run_pipeline(long_chain, [ScaleAll(bad=bad)], on_fail="bisect")
+    assert result.steps[0].reverted
+    assert result.steps[0].failure
+    assert np.array_equal(
+        result.graph.nodes[3].inputs[1].values, long_chain.nodes[3].inputs[1].values
+    )
+
+
+# --- what must pay ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Twice(Pass):
+    """Computes the last convolution twice: slower, and nothing else."""
+
+    name = "twice"
+    numerics = Numerics.EXACT
+
+    def match(self, graph):
+        yield graph.nodes[-1]
+
+    def rewrite(self, graph, site):
+        again = emit(graph, "Conv", *site.inputs, out="again")
+        both = emit(graph, "Max", site.outputs[0], again, out="both")
+        graph.outputs[0] = both
+        both.name, site.outputs[0].name = site.outputs[0].name, "once"
+        both.shape, both.dtype = [1, 4, 8, 8], np.float32
+        return Change(label(site), "computed twice")
+
+
+def test_passes_that_must_pay_are_left_out_where_they_do_not(long_chain):
+    context = Context(device=load_device("adreno-640"))
+    result = run_pipeline(long_chain, [Twice()], context=context, must_pay=1)
+    (step,) = result.steps
+    assert step.changes == ()
+    assert "it would be slower on adreno-640" in step.skips[-1].reason
+    assert result.ms_after == result.ms_before
+    free = run_pipeline(long_chain, [Twice()], context=context)
+    assert free.ms_after > free.ms_before
+
+
+def test_accuracy_is_not_given_up_for_nothing(long_chain):
+    context = Context(device=load_device("adreno-640"))
+    lossy = Approximate("t3", by=1.1)
+    (step,) = run_pipeline(long_chain, [lossy], context=context, must_pay=1).steps
+    assert step.changes == ()
+    assert "it costs accuracy and would save no time" in step.skips[-1].reason
+    assert step.difference is None
 
 
 def test_outputs_must_keep_their_names(chain):

@@ -339,11 +339,24 @@ def test_phases_where_plain_kernels_are_faster(network, rewrite, normal):
     assert network_ms(graph, context.device) < before
 
 
-def test_stacks_where_the_size_is_not_known(network, normal):
+def test_stacks_where_phases_cannot_be(network, normal):
     context = Context(device=load_device("adreno-640"))
-    graph = big(network, normal, "h,k")
+    graph = network(
+        "float[1,16,46,82] x",
+        "float[1,16,a,b] y",
+        "y = Conv<dilations=[2, 2], pads=[5, 5, 5, 5]>(x, w)",
+        w=normal(16, 16, 3, 3),
+    )
     outcome = UndilateConv(way="fastest", max_residual=1).run(graph, context)
     assert "2 3x3" in outcome.changes[0].summary
+
+
+def test_no_stacks_where_a_known_size_would_allow_phases(network, normal):
+    context = Context(device=load_device("adreno-640"))
+    graph = big(network, normal, "h,k")
+    outcome = UndilateConv(way="fastest").run(graph, context)
+    assert not outcome.changes
+    assert "--input-shape" in outcome.skips[0].reason
 
 
 def test_nothing_where_dilation_costs_nothing(network, normal, ops):
