@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands.progress import shown
+
 
 def bench(
     model: Annotated[
@@ -39,13 +41,11 @@ def bench(
     ] = None,
 ) -> None:
     """Measure a compiled network beside other engines, in turns, and compare their outputs."""
-    from rich.console import Console
-
     from graphopt.benchmark import bench as run
     from graphopt.model import parse_input_shapes
     from graphopt.report import console
 
-    with Console(stderr=True).status("reading the network") as status:
+    with shown("reading the network") as tell:
         result = run(
             model,
             vs=[name.strip() for name in vs.split(",") if name.strip()],
@@ -54,7 +54,7 @@ def bench(
             warmup_rounds=warmup_runs,
             input_shapes=parse_input_shapes(input_shape or []),
             per_layer=per_layer,
-            progress=status.update,
+            progress=tell,
         )
     console().print(result)
     if result_json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.progress import shown
 
 
 def compile(
@@ -39,16 +40,16 @@ def compile(
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
 
-    console = Console(stderr=True)
-    with console.status("reading the network") as status:
+    with shown("reading the network") as tell:
         done = compile_model(
             model,
             output,
             target=target,
             input_shapes=parse_input_shapes(input_shape or []),
             pose_choices=choices(skeleton, color, mean, scale, pad_value),
-            progress=lambda step: status.update(step),
+            progress=tell,
         )
+    console = Console(stderr=True)
     for line in done.pose.guesses if done.pose else ():
         console.print(line, style="dim", markup=False, soft_wrap=True)
     if done.pose is None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.progress import shown
 
 
 class Verify(str, Enum):
@@ -111,14 +112,12 @@ def optimize(
     pad_value: options.PadValue = None,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
-    from rich.console import Console
-
     from graphopt.model import parse_input_shapes
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
     from graphopt.report import console
 
-    with Console(stderr=True).status("reading the network") as status:
+    with shown("reading the network") as tell:
         result = run(
             model,
             output,
@@ -137,6 +136,6 @@ def optimize(
             pose=choices(skeleton, color, mean, scale, pad_value),
             report=report,
             force=force,
-            progress=lambda name: status.update(f"running {name}"),
+            progress=tell,
         )
     console().print(result)

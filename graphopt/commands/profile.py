@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands.progress import shown
 from graphopt.errors import Unsupported
 
 
@@ -25,16 +26,14 @@ def profile(
     ] = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
-    from rich.console import Console
-
     from graphopt.latency.profiling import profile_machine, write_device
 
     if device != "local":
         raise Unsupported(
             f"the device {device!r} cannot be measured from here", hint="--device local"
         )
-    with Console(stderr=True).status("making a network of every class of layer") as status:
-        measured = profile_machine(target=target, threads=threads, progress=status.update)
+    with shown("making a network of every class of layer") as tell:
+        measured = profile_machine(target=target, threads=threads, progress=tell)
     write_device(measured.device, output)
     figures = [
         *((kind.value, figure) for kind, figure in measured.device.rates.items()),
