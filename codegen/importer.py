@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import onnx
@@ -60,6 +61,15 @@ def _hard_swish(inputs: Sequence[Expr], _: dict[str, Any]) -> Expr:
     return inputs[0] * _hard_sigmoid(inputs, {"alpha": 1 / 6})
 
 
+def _folded(operation: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr | None]:
+    """Max or Min of any number of tensors, two at a time."""
+
+    def convert(inputs: Sequence[Expr], _: dict[str, Any]) -> Expr | None:
+        return reduce(operation, inputs) if len(inputs) > 1 else None
+
+    return convert
+
+
 def _without_empty(inputs: list[Expr]) -> None:
     """Leave out a region or scales that are empty, as exporters write them beside sizes."""
     for i, value in enumerate(inputs):
@@ -72,12 +82,14 @@ CONVERTERS: dict[str, Callable[[Sequence[Expr], dict[str, Any]], Expr | None]] =
     "Elu": _elu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
+    "Max": _folded(relax.op.maximum),
+    "Min": _folded(relax.op.minimum),
     "Swish": _swish,
 }
 """Operators that we import as plain arithmetic, which fuses into convolutions: TVM makes kernels of
-their own of Clip and what it is part of, its Elu evaluates exp where it overflows, and it has no
-Swish. A result of None
-leaves it to TVM's own converter after all."""
+their own of Clip and what it is part of, its Elu evaluates exp where it overflows, it has no Swish,
+and Max and Min it stacks and reduces. A result of None leaves it to TVM's own converter after all.
+"""
 
 
 class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]

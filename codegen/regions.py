@@ -35,6 +35,11 @@ def _leaky_relu(operands: Sequence[Operand], attrs: Any, following: int) -> list
     return [*small, scaled, total]
 
 
+def _abs(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
+    opposite = Step("subtract", (ZERO, operands[0]))
+    return [opposite, Step("maximum", (operands[0], Operand("step", following)))]
+
+
 def _silu(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
     gate = Operand("step", following)
     return [Step("sigmoid", (operands[0],)), Step("multiply", (operands[0], gate))]
@@ -47,6 +52,7 @@ ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[Step]]] =
     "relax.divide": _steps("divide"),
     "relax.maximum": _steps("maximum"),
     "relax.minimum": _steps("minimum"),
+    "relax.abs": _abs,
     "relax.exp": _steps("exp"),
     "relax.sigmoid": _steps("sigmoid"),
     "relax.tanh": _steps("tanh"),

@@ -243,7 +243,8 @@ EPILOGUES = {
     "two convolutions, one sum": ("c = Conv (x, w) d = Conv (x, u) y = Add (c, d)", {"y"}),
     "a second reader": ("c = Conv (x, w) y = Relu (c) z = Conv (c, u)", set()),
     "another shape": ("c = Conv (x, w) m = GlobalAveragePool (c) y = Mul (c, m)", set()),
-    "no operation that a kernel knows": ("c = Conv (x, w) y = Softsign (c)", set()),
+    "no operation that a kernel knows": ("c = Conv (x, w) y = Erf (c)", set()),
+    "a size and a quotient": ("c = Conv (x, w) y = Softsign (c)", {"y"}),
     "a constant of other extents": ("c = Conv (x, w) y = Mul (c, q)", set()),
 }
 """A body that makes y (z is the negative of x where it is not made), and what a kernel does too."""

@@ -11,6 +11,7 @@ from graphopt.graph import CONV_OPS, Dim, constant_of, is_graph_output, is_stand
 
 _EPILOGUE = frozenset(
     [
+        "Abs",
         "Add",
         "BatchNormalization",
         "Clip",
@@ -26,6 +27,7 @@ _EPILOGUE = frozenset(
         "Neg",
         "Relu",
         "Sigmoid",
+        "Softsign",
         "Sub",
         "Swish",
         "Tanh",
@@ -36,7 +38,6 @@ BatchNormalization is there since compilers, ours too, fold it into the weights.
 
 _INJECTIVE = _EPILOGUE | frozenset(
     [
-        "Abs",
         "Ceil",
         "Celu",
         "Concat",
@@ -57,7 +58,6 @@ _INJECTIVE = _EPILOGUE | frozenset(
         "Sign",
         "Slice",
         "Softplus",
-        "Softsign",
         "SpaceToDepth",
         "Split",
         "Sqrt",

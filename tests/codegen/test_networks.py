@@ -125,6 +125,15 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Array]]] = {
             "v": 2 + weights(1, 5, 1, 1),
         },
     ),
+    "Max and Min of several, Abs": (
+        "float[1,8,9,11] y",
+        f"""a = {CONV}(x, w1)
+            b = Abs(a)
+            c = Max(a, floor, b)
+            d = Min(c, b)
+            y = Max(d, slope)""",
+        {"w1": weights(8, 3, 3, 3), "floor": np.float32(0.1), "slope": weights(8, 1, 1)},
+    ),
     "Swish as one operator": (
         "float[1,8,9,11] y",
         f"""a = {CONV}(x, w1)
@@ -180,7 +189,7 @@ def test_bias_activation_and_residual_cost_no_launch(proto: Proto, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "activation",
-    ["Relu", "Elu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"],
+    ["Abs", "Relu", "Elu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"],
 )
 def test_activations_cost_no_launch(activation: str, proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
