@@ -101,12 +101,12 @@ def test_stride_and_multiple() -> None:
 
 
 def test_outputs_that_fit_nothing_name_the_flag(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"h \(14 channels\)[\s\S]*--skeleton"):
-        detect_pose_spec(network({"h": 14}))
+    with pytest.raises(InputError, match=r"h \(13 channels\)[\s\S]*--skeleton"):
+        detect_pose_spec(network({"h": 13}))
     file = tmp_path / "fourteen.toml"
-    parts = ", ".join(f'{{ name = "p{i}" }}' for i in range(14))
+    parts = ", ".join(f'{{ name = "p{i}" }}' for i in range(13))
     file.write_text(f'name = "fourteen"\nparts = [{parts}]\n')
-    spec = detect_pose_spec(network({"h": 14}), skeleton=file)
+    spec = detect_pose_spec(network({"h": 13}), skeleton=file)
     assert (spec.skeleton.name, spec.paf) == ("fourteen", None)
     assert spec.notes["skeleton"].how == "given"
 
@@ -276,6 +276,7 @@ def test_trained_networks(lwop: Path, tfpose: Path, efficientpose: Path) -> None
 
 
 @pytest.mark.assets
-def test_a_network_of_unknown_parts_asks_for_a_skeleton(assets: Path) -> None:
-    with pytest.raises(InputError, match="--skeleton"):
-        detect_pose_spec(assets / "models" / "cpm_mv2_192_7x7dw.onnx")
+def test_a_pose_machine_of_one_person(assets: Path) -> None:
+    spec = detect_pose_spec(assets / "models" / "cpm_mv2_192_7x7dw.onnx")
+    assert (spec.skeleton.name, spec.stride, spec.paf) == ("body14", 2, None)
+    assert spec.preprocess.scale == (1.0, 1.0, 1.0)

@@ -9,7 +9,8 @@ import typer
 Skeleton = Annotated[
     str | None,
     typer.Option(
-        help="coco18, body25, mpii16, or a TOML file written like them.", metavar="NAME|F.toml"
+        help="coco18, body25, mpii16, body14, or a TOML file written like them.",
+        metavar="NAME|F.toml",
     ),
 ]
 Color = Annotated[
