@@ -19,7 +19,7 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.natural import natural_noise
 from graphopt.fitting.stack import compose, fit_stack, product
-from graphopt.graph import emit, infer_shapes, refresh_shapes
+from graphopt.graph import emit, infer_shapes
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes import stack_large_conv, undilate_conv
@@ -227,53 +227,6 @@ def test_images_tell_which_errors_do_not_show(network, normal):
     x = (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)
     errors = [np.abs(run(changed, x) - run(graph, x)).mean() for changed in (blind, informed)]
     assert errors[1] < 0.7 * errors[0]
-
-
-def _openpose(width):
-    """OpenPose's refinement stages in small: five, of two branches with five 7x7 each."""
-    rng = np.random.default_rng(0)
-    x = gs.Variable("x", np.dtype(np.float32), [1, 3, 16, 16])
-    graph = gs.Graph(inputs=[x], opset=17, ir_version=8)
-
-    def conv(tensor, channels, size, filters):
-        weight = rng.standard_normal((filters, channels, size, size)).astype(np.float32)
-        weight /= np.sqrt(weight[0].size)
-        made = emit(graph, "Conv", tensor, weight, out="conv", pads=[size // 2] * 4)
-        return emit(graph, "Relu", made, out="relu")
-
-    # The stem, 7x7 on three channels, is the one that must stay.
-    features = conv(x, 3, 7, 8)
-    maps = [conv(features, 8, 1, count) for count in (3, 5)]
-    for _ in range(5):
-        joined = emit(graph, "Concat", features, *maps, out="joined", axis=1)
-        maps = []
-        for count in (3, 5):
-            inner = conv(joined, 16, 7, width)
-            for _ in range(4):
-                inner = conv(inner, width, 7, width)
-            maps.append(conv(conv(inner, width, 1, width), width, 1, count))
-    graph.outputs = [emit(graph, "Concat", *maps, out="y", axis=1)]
-    graph.outputs[0].shape = [1, 8, 16, 16]
-    refresh_shapes(graph)
-    return graph
-
-
-def test_openpose(monkeypatch):
-    """50 sites; of 7x7, 49 multiply-adds become 27, and fewer where the maps join."""
-    # The graph's form is what counts here, not how well the weights are fitted.
-    monkeypatch.setattr(stack_large_conv, "fit_stack", partial(fit_stack, rounds=1))
-    graph = _openpose(2)
-    before = cost_of(graph)
-    chosen = StackLargeConv(max_residual=1, padding="each")
-    outcome = chosen.run(graph)
-    assert len(outcome.changes) == 50
-    assert [skip.node for skip in outcome.skips] == ["conv"]
-    after = cost_of(graph)
-    large = [la for la in before.layers if la.kernel == (7, 7) and la.name != "conv"]
-    pixels = 16 * 16
-    stacks = 10 * 9 * 2 * (16 + 2 + 2) + 40 * 27 * 2 * 2
-    assert after.macs == before.macs - sum(layer.macs for layer in large) + stacks * pixels
-    onnx.checker.check_model(to_proto(graph), full_check=True)
 
 
 @st.composite
