@@ -33,7 +33,7 @@ PRESETS: Mapping[str, str] = {
     # What the device computes cheaply, as far as its profile says that it pays; then the weights
     # are fitted to what changed.
     "mobile": "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
-    "replace-swish{gate=fitted}, fold-batchnorm, reconstruct, canonicalize",
+    "replace-swish{gate=fitted, smooth=true}, fold-batchnorm, reconstruct, canonicalize",
 }
 
 VerifyMode: TypeAlias = Literal["each", "end", "off"]

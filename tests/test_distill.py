@@ -163,6 +163,15 @@ def lesson(proto: Proto, tmp_path: Path) -> tuple[gs.Graph, gs.Graph, Calibratio
     return teacher, student, Calibration.from_photos(photos, teacher, spec)
 
 
+def test_nothing_to_train_is_said(
+    network: Callable[..., gs.Graph], lesson: tuple[gs.Graph, gs.Graph, Calibration]
+) -> None:
+    bare = network("y = Relu(x)")
+    calibration = replace(lesson[2], shape=(12, 16))
+    with pytest.raises(InputError, match="nothing to train"):
+        distill(bare, bare, calibration, OPTIONS)
+
+
 OPTIONS = DistillOptions(steps=60, batch=2, crop=32, rate=2e-2, warm_up=5, check_every=20)
 
 

@@ -51,6 +51,8 @@ class Calibration:
     """The same; nothing is fitted on them."""
     height: int | None = None
     """Rows of an input that takes any; None leaves it to the spec."""
+    dtype: str = "float32"
+    """The input's element type."""
 
     @classmethod
     def from_photos(
@@ -113,6 +115,7 @@ class Calibration:
             fitting=images[aside:],
             held_out=images[:aside],
             height=height,
+            dtype=str(np.dtype(tensor.dtype)),
         )
 
     @property
@@ -121,12 +124,12 @@ class Calibration:
         return not isinstance(self.held_out[0], Path)
 
     def feeds(self, images: Sequence[Path | int]) -> Iterator[dict[str, Array]]:
-        """The network's input for each of `fitting` or `held_out`, float32 [1,3,H,W]."""
+        """The network's input for each of `fitting` or `held_out`: [1,3,H,W] of its type."""
         for image in images:
             values, _ = prepare(
                 self.picture(image), self.spec.preprocess, self.shape, height=self.height
             )
-            yield {self.input: values}
+            yield {self.input: values.astype(self.dtype, copy=False)}
 
     def picture(self, image: Path | int) -> Image.Image:
         """One of `fitting` or `held_out` as an RGB image."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from graphopt.engine import OnnxRuntimeEngine
-from graphopt.errors import Unsupported
+from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import fingerprint, foreign, unreadable
 from graphopt.model import copy_model, replacing, serialised
@@ -167,6 +167,8 @@ class _Trainer:
             for name in targets[0]
         }
         rates = self._rates(self._held_out[0][0])
+        if not rates:
+            raise InputError("there is nothing to train: no layer has constant weights")
         self._optimiser = torch.optim.Adam(
             [{"params": [student.values[key]], "lr": rate, "own": rate} for key, rate in rates],
             betas=(0.9, 0.999),

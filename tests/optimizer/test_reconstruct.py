@@ -88,6 +88,12 @@ def test_the_choice_of_photos(folder, net):
     assert feed["x"].dtype == np.float32
 
 
+def test_inputs_are_of_the_network_s_type(folder, network):
+    half = network("float16[1,3,24,32] x", "float16[1,3,24,32] y", "y = Relu(x)")
+    calibration = Calibration.from_photos(folder, half, SPEC)
+    assert next(calibration.feeds(calibration.fitting))["x"].dtype == np.float16
+
+
 def test_too_few_photos_are_refused(tmp_path, net):
     with pytest.raises(InputError, match="no folder"):
         Calibration.from_photos(tmp_path / "missing", net, SPEC)
