@@ -58,6 +58,8 @@ BODIES = {
                 c = AveragePool<kernel_shape=[2,2], ceil_mode=1, strides=[2,2]>(b)
                 g = GlobalAveragePool(c)
                 y = Mul(c, g)""",
+    "more activations": """a = HardSigmoid<alpha=0.3>(x) b = Softplus(a) c = Neg(b) d = Abs(c)
+                           e = PRelu(c, v) f = Sqrt(d) g = Erf(e) y = Add(f, g)""",
     "resizing": """a = Resize<mode="linear">(x, , twice)
                    b = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",
                               nearest_mode="floor">(a, , twice)
@@ -119,6 +121,15 @@ def test_bfloat16_is_for_dense_layers(network: Callable[..., gs.Graph]) -> None:
     assert 1e-4 < (rounded["a"] - exact["a"]).abs().max() < 0.05
     assert (rounded["a"].bfloat16() == rounded["a"]).all()
     assert not (rounded["y"].bfloat16() == rounded["y"]).all()
+
+
+def test_numbers_for_each_channel_are_trained(network: Callable[..., gs.Graph]) -> None:
+    """Slopes and offsets of gates are; one number for all, and maps that are added, are not."""
+    body = "a = Mul(x, v) b = Add(a, o) c = Mul(b, half) y = Add(c, map)"
+    graph = network(
+        body, v=normal(3, 1, 1), o=normal(1, 3, 1, 1), half=np.float32(0.5), map=normal(3, 12, 16)
+    )
+    assert set(TorchNet(graph).parameter_names) == {"v", "o"}
 
 
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:

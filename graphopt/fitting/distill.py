@@ -242,19 +242,22 @@ class _Trainer:
         """The learning rate of every parameter, from one forward run."""
         import torch
 
+        from graphopt.fitting.torchnet import LAYERS
+
         rates: dict[str, float] = {}
-        layers = self._student.layers()
         names = self._student.parameter_names
 
         def watch(node: gs.Node, inputs: Sequence[Tensor | None], result: Tensor) -> None:
-            if node.outputs[0].name not in layers or inputs[0] is None or inputs[1] is None:
+            if len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
                 return
-            products = inputs[1][0].numel()
-            strength = float(inputs[0].square().mean().sqrt()) * math.sqrt(products)
-            deviation = float(result.std())
-            rates[names[node.inputs[1].name]] = self._options.rate * deviation / (strength + 1e-12)
-            if len(node.inputs) > 2 and node.inputs[2].name in names:
-                rates[names[node.inputs[2].name]] = self._options.rate * deviation
+            step = self._options.rate * float(result.std())
+            keys = [names.get(tensor.name) for tensor in node.inputs[1:3]]
+            if keys[0] is not None:
+                products = inputs[1][0].numel() if node.op in LAYERS else 1
+                strength = float(inputs[0].square().mean().sqrt()) * math.sqrt(products)
+                rates[keys[0]] = step if node.op == "Add" else step / (strength + 1e-12)
+            if len(keys) > 1 and keys[1] is not None:
+                rates[keys[1]] = step
 
         with torch.no_grad():
             self._student({self._calibration.input: x}, watch)

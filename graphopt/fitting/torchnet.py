@@ -20,6 +20,9 @@ from graphopt.graph import constant_of, is_standard, label
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
+SCALES = ("Mul", "Add")
+"""Operators whose second operand is trained where it is a number for each channel: gates' slopes
+and offsets, scales of a residual."""
 
 Inputs = Sequence[Tensor | None]
 Operator = Callable[[gs.Node, Inputs], Tensor]
@@ -196,6 +199,11 @@ def _clip(node: gs.Node, inputs: Inputs) -> Tensor:
     return torch.clamp(_operand(inputs, 0), lower, upper)
 
 
+def _hard_sigmoid(node: gs.Node, inputs: Inputs) -> Tensor:
+    slope, offset = node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5)
+    return torch.clamp(slope * _operand(inputs, 0) + offset, 0, 1)
+
+
 def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     def run(_: gs.Node, inputs: Inputs) -> Tensor:
         result = _operand(inputs, 0)
@@ -242,8 +250,18 @@ OPERATORS: Mapping[str, Operator] = {
     "Elu": lambda n, x: F.elu(_operand(x, 0), n.attrs.get("alpha", 1.0)),
     "Sigmoid": _unary(torch.sigmoid),
     "HardSwish": _unary(F.hardswish),
+    "HardSigmoid": _hard_sigmoid,
+    "Mish": _unary(F.mish),
+    "Softplus": _unary(F.softplus),
+    "PRelu": lambda _, x: torch.where(
+        _operand(x, 0) < 0, _operand(x, 0) * _operand(x, 1), _operand(x, 0)
+    ),
     "Tanh": _unary(torch.tanh),
     "Exp": _unary(torch.exp),
+    "Erf": _unary(torch.erf),
+    "Abs": _unary(torch.abs),
+    "Neg": _unary(torch.neg),
+    "Sqrt": _unary(torch.sqrt),
     "Identity": _unary(lambda x: x),
     "Add": _fold(torch.add),
     "Sum": _fold(torch.add),
@@ -262,13 +280,20 @@ def _channels_last(values: NDArray[np.generic]) -> Tensor:
     return copied.contiguous(memory_format=torch.channels_last) if copied.ndim == 4 else copied
 
 
+def _is_trained(node: gs.Node, position: int, values: NDArray[np.generic]) -> bool:
+    if node.op in LAYERS:
+        return position in (1, 2)
+    channels = values.shape[-2:] == (1, 1) and 1 < values.size == max(values.shape)
+    return node.op in SCALES and position == 1 and channels
+
+
 class TorchNet(nn.Module):  # type: ignore[misc]
     """A graph as a module: names in, names out.
 
-    Weights and biases of convolutions and matrix products are parameters, in the layout that
-    PyTorch's convolutions are fastest with on CPUs (channels last, if the input is so as well); a
-    weight in which some elements are exactly zero keeps those at zero (a pruned network stays
-    pruned).
+    Weights and biases of convolutions and matrix products are parameters, and what is added or
+    multiplied a channel; in the layout that PyTorch's convolutions are fastest with on CPUs
+    (channels last, if the input is so as well). A weight in which some elements are exactly zero
+    keeps those at zero (a pruned network stays pruned).
 
     Raises:
         Unsupported: an operator that cannot be trained through; names the node.
@@ -290,24 +315,16 @@ class TorchNet(nn.Module):  # type: ignore[misc]
                 values = None if tensor.is_empty() else constant_of(tensor)
                 if values is None:
                     continue
-                trained = node.op in LAYERS and position in (1, 2)
+                trained = _is_trained(node, position, values)
                 if trained and tensor.name not in self.parameter_names:
                     key = str(len(self.parameter_names))
                     self.parameter_names[tensor.name] = key
                     self.values[key] = nn.Parameter(_channels_last(values))
                     zeros = _channels_last(values == 0)
-                    if position == 1 and bool(zeros.any()):
+                    if node.op in LAYERS and position == 1 and bool(zeros.any()):
                         self.masks[key] = (~zeros).to(self.values[key].dtype)
                 elif not trained:
                     self._constants[tensor.name] = torch.from_numpy(values.copy())
-
-    def layers(self) -> dict[str, str]:
-        """For the output of each trained layer, the key of its weight in `values`."""
-        return {
-            node.outputs[0].name: self.parameter_names[node.inputs[1].name]
-            for node in self.graph.nodes
-            if node.op in LAYERS and node.inputs[1].name in self.parameter_names
-        }
 
     def forward(
         self,
