@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graphopt.engine import Array, OnnxRuntimeEngine
-from graphopt.fitting.stack import Kernel, Metric, fit_stack, grouped, product, write_stack
+from graphopt.errors import InputError
+from graphopt.fitting.stack import (
+    Kernel,
+    Metric,
+    blank_stack,
+    fit_stack,
+    grouped,
+    product,
+    write_stack,
+)
 from graphopt.graph import ConvSpec, emit, is_standard, label, only_consumer
+from graphopt.latency.device import Device
+from graphopt.latency.predict import network_ms, rewritten_ms
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
 
@@ -81,8 +92,9 @@ class StackLargeConv(Pass[Site]):
 
     When it skips:
         The stack would take more multiply-adds, as for a network's first convolution on three
-        channels; it would leave more than `max_residual`; the kernel is not an odd square; it is
-        dilated; weights are not constant, or `width` does not divide by the groups.
+        channels, or is not predicted to be faster on the device that is given; it would leave more
+        than `max_residual`; the kernel is not an odd square; it is dilated; weights are not
+        constant, or `width` does not divide by the groups.
     """
 
     name: ClassVar[str] = "stack-large-conv"
@@ -105,12 +117,45 @@ class StackLargeConv(Pass[Site]):
     seed: int = option(0, "of the random starts")
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
-        if context.calibration is None:
-            return self
         sites = [found for found in self.match(graph) if isinstance(found, Site)]
-        context.progress(f"{self.name}: what {len(sites)} large convolutions see")
+        slow: frozenset[str] = frozenset()
+        if context.device is not None:
+            slow = self._slow(graph, sites, context.device)
+            sites = [site for site in sites if site.node.outputs[0].name not in slow]
+        seen: Mapping[str, Patches] = {}
+        if context.calibration is not None:
+            context.progress(f"{self.name}: what {len(sites)} large convolutions see")
+            seen = _statistics(graph, sites, context)
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _Calibrated(**options, seen=_statistics(graph, sites, context), context=context)
+        order = tuple(site.node.outputs[0].name for site in sites)
+        return _Prepared(**options, seen=seen, slow=slow, order=order, context=context)
+
+    def _slow(self, graph: gs.Graph, sites: Sequence[Site], device: Device) -> frozenset[str]:
+        """The outputs of sites that a device is not predicted to compute faster as stacks."""
+        slow = set()
+        faster: dict[object, bool] = {}
+        for site in sites:
+            spec, x = site.spec, site.node.inputs[0]
+            kind = (spec.weight.shape, spec.strides, spec.pads, spec.group, tuple(x.shape or ()))
+            if kind not in faster:
+                try:
+                    faster[kind] = self._is_faster(graph, site, device)
+                except InputError:  # a shape is not known: the site is not refused for that
+                    faster[kind] = True
+            if not faster[kind]:
+                slow.add(site.node.outputs[0].name)
+        return frozenset(slow)
+
+    def _is_faster(self, graph: gs.Graph, site: Site, device: Device) -> bool:
+        spec, name = site.spec, site.node.outputs[0].name
+
+        def replaced(copy: gs.Graph) -> None:
+            (node,) = copy.tensors()[name].inputs
+            kernel = grouped(spec.weight, spec.group)
+            stack = blank_stack(kernel, site.depth, site.width // spec.group)
+            write_stack(copy, node, stack, spec.bias, each=self.padding == "each")
+
+        return rewritten_ms(graph, device, replaced) < network_ms(graph, device)
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in list(graph.nodes):
@@ -184,16 +229,31 @@ class StackLargeConv(Pass[Site]):
 
 
 @dataclass(frozen=True)
-class _Calibrated(StackLargeConv):
-    """The pass when it knows what the convolutions see."""
+class _Prepared(StackLargeConv):
+    """The pass when it knows what the convolutions see, and which are worth replacing."""
 
     seen: Mapping[str, Patches] = field(kw_only=True)
     """By the name of the convolution's output."""
+    slow: frozenset[str] = field(kw_only=True)
+    """The names of those whose stacks would not be faster."""
+    order: tuple[str, ...] = field(kw_only=True)
+    """The names of the others."""
     context: Context = field(kw_only=True)
 
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        for found in super().match(graph):
+            if isinstance(found, Site) and found.node.outputs[0].name in self.slow:
+                assert self.context.device is not None
+                reason = f"a stack is not predicted to be faster on {self.context.device.name}"
+                yield Skip(label(found.node), reason)
+            else:
+                yield found
+
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        self.context.progress(f"{self.name}: {label(site.node)}")
-        return self._replace(graph, site, self.seen.get(site.node.outputs[0].name))
+        name = site.node.outputs[0].name
+        count = f"{self.order.index(name) + 1} of {len(self.order)}"
+        self.context.progress(f"{self.name}: {count} ({label(site.node)})")
+        return self._replace(graph, site, self.seen.get(name))
 
 
 def _macs(site: Site) -> int:

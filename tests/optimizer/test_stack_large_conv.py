@@ -20,6 +20,7 @@ from graphopt.errors import InputError
 from graphopt.fitting.natural import natural_noise
 from graphopt.fitting.stack import compose, fit_stack, product
 from graphopt.graph import emit, infer_shapes
+from graphopt.latency.device import load_device
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes import stack_large_conv, undilate_conv
@@ -227,6 +228,21 @@ def test_images_tell_which_errors_do_not_show(network, normal):
     x = (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)
     errors = [np.abs(run(changed, x) - run(graph, x)).mean() for changed in (blind, informed)]
     assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize(("device", "changes"), [("adreno-640", 1), ("mali-g76-mp12", 0)])
+def test_stacks_only_where_the_device_is_faster_with_them(network, normal, device, changes):
+    """Where plain 3x3 have a faster algorithm than 7x7; elsewhere three launches cost more."""
+    graph = network(
+        "float[1,16,46,46] x",
+        "float[1,16,46,46] y",
+        "y = Conv<pads=[3, 3, 3, 3]>(x, w)",
+        w=normal(16, 16, 7, 7),
+    )
+    context = Context(device=load_device(device))
+    outcome = StackLargeConv(max_residual=2, width=16).run(graph, context)
+    assert len(outcome.changes) == changes
+    assert [device in skip.reason for skip in outcome.skips] == [True] * (1 - changes)
 
 
 @st.composite
