@@ -17,7 +17,7 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N photos, by name.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,

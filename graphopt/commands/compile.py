@@ -20,13 +20,7 @@ def compile(
         str,
         typer.Option(help="cpu: this machine's, as wide as its vectors; opencl: any device."),
     ] = "cpu",
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
-            metavar="[NAME:]SHAPE",
-        ),
-    ] = None,
+    input_shape: options.InputShape = None,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
+
 
 def explain(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
@@ -20,18 +22,9 @@ def explain(
     after: Annotated[
         str, typer.Option(help="Passes to run before: 'a, b'.", metavar="PIPELINE")
     ] = "",
-    load: Annotated[
-        list[Path] | None,
-        typer.Option(help="A Python file that defines more passes; may be repeated."),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
-            metavar="[NAME:]SHAPE",
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    load: options.Load = None,
+    input_shape: options.InputShape = None,
+    json: options.Json = False,
 ) -> None:
     """Say where a pass matches a network, where it does not, and why."""
     from dataclasses import asdict

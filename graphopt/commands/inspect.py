@@ -7,19 +7,15 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
+
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="IN", help="The network.")],
     other: Annotated[
         Path | None, typer.Argument(metavar="[IN2]", help="A second one to compare with.")
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The size to count at: NAME:1,3,368,656, or without NAME if there is only one.",
-            metavar="[NAME:]SHAPE",
-        ),
-    ] = None,
+    input_shape: options.InputShape = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -27,7 +23,7 @@ def inspect(
             metavar="NAME|F.toml",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Show a network layer by layer, or what differs between two."""
     from graphopt.inspection import Comparison, inspect_models

@@ -52,17 +52,8 @@ def optimize(
     skip_passes: Annotated[
         str, typer.Option(help="Passes of the pipeline to leave out: a,b.", metavar="A,B")
     ] = "",
-    load: Annotated[
-        list[Path] | None,
-        typer.Option(help="A Python file that defines more passes; may be repeated."),
-    ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Fix an input's size: NAME:1,3,368,656, or without NAME if there is only one.",
-            metavar="[NAME:]SHAPE",
-        ),
-    ] = None,
+    load: options.Load = None,
+    input_shape: options.InputShape = None,
     verify: Annotated[
         Verify,
         typer.Option(help="Compare with the original after each pass, at the end, or never."),

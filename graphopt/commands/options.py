@@ -1,7 +1,8 @@
-"""Options that several commands share: what a user can say about a pose network."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,3 +36,16 @@ Height = Annotated[
     int | None,
     typer.Option(min=32, help="Input rows, where the network takes any; 368 is usual."),
 ]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An input's size, where it is dynamic: NAME:1,3,368,656, or without NAME if there is "
+        "only one.",
+        metavar="[NAME:]SHAPE",
+    ),
+]
+Load = Annotated[
+    list[Path] | None,
+    typer.Option(help="A Python file that defines more passes; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
