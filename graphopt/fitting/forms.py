@@ -163,69 +163,56 @@ class Gate(Form):
 
 
 @dataclass(frozen=True)
-class SmoothGate(Form):
-    """scale * x * (1 + t * (2 - |t|)) / 2 with t = clip(slope * x + offset, -1, 1).
+class Tail(Form):
+    """scale * (max(x, 0) - |x| * max(height - slope * |x|, 0)^4): two numbers, nine operators.
 
-    Two parabolas that meet without a corner: two numbers as a `Gate`, twice the operators, and an
-    error two to four times smaller.
+    For x * g(x) where g(x) + g(-x) = 1, as Swish and GELU are: what they lack to the right of zero
+    is what they have to the left. A fourth power that ends is near to an exponential's tail: errors
+    are five to twenty times smaller than those of a `Gate`.
     """
 
-    @classmethod
-    def of(cls, gate: Gate) -> SmoothGate:
-        """About the same gate."""
-        slope, offset = gate.numbers
-        return cls(np.stack([1.45 * slope, 2 * offset - 1]), gate.scale)
-
     def __call__(self, x: Doubles) -> Doubles:
-        t = self._inner(x)
-        gated: Doubles = self.scale * x * (1 + t * (2 - np.abs(t))) / 2
-        return gated
+        curve: Doubles = self.scale * (np.maximum(x, 0) - np.abs(x) * self._height(x) ** 4)
+        return curve
 
     def gradient(self, x: Doubles) -> Doubles:
-        by_offset = self.scale * x * (1 - np.abs(self._inner(x)))
-        return np.stack([x * by_offset, by_offset])
+        by_height = -4 * self.scale * np.abs(x) * self._height(x) ** 3
+        return np.stack([-np.abs(x) * by_height, by_height])
 
-    def _inner(self, x: Doubles) -> Doubles:
-        slope, offset = self.numbers
-        inner: Doubles = np.clip(slope * x + offset, -1, 1)
-        return inner
+    def _height(self, x: Doubles) -> Doubles:
+        slope, height = self.numbers
+        left: Doubles = np.maximum(height - slope * np.abs(x), 0)
+        return left
 
-    def valid(self, start: Form) -> NDArray[np.bool_]:
-        """A gate opens to the side that it opened to."""
-        return np.asarray(self.numbers[0] * start.numbers[0] > 0)
+    def valid(self, start: Form) -> NDArray[np.bool_]:  # noqa: ARG002
+        """The tail ends."""
+        return np.asarray((self.numbers > 0).all(axis=0))
 
-    def near(self, x: Doubles, y: Doubles) -> SmoothGate:
-        """The tangent, at the middle of what it sees, to the gate whose line is nowhere clipped."""
-        slope, offset = Gate(self.numbers, self.scale).near(x, y).numbers
-        middle = x.mean(axis=1, keepdims=True)
-        opened = np.clip(slope * middle + offset, 1e-3, 1 - 1e-3) - 0.5
-        inner = np.sign(opened) * (1 - np.sqrt(1 - 2 * np.abs(opened)))
-        steep = slope / (1 - np.abs(inner))
-        return replace(self, numbers=np.stack([steep, inner - steep * middle]))
+    def near(self, x: Doubles, y: Doubles) -> Form:  # noqa: ARG002
+        """A longer tail."""
+        return replace(self, numbers=self.numbers * [[[0.7]], [[1.0]]]).spread(len(x))
 
     def arrays(self, x: gs.Tensor) -> tuple[Array, ...]:
-        """Scaled, so that `write` gets by with fewer factors."""
-        scaled = replace(self, numbers=np.sign(self.scale) * self._reach * self.numbers)
-        return Form.arrays(scaled, x)
-
-    @property
-    def _reach(self) -> float:
-        """With w = reach * t, the gate is scale / 2 + w * (2 * reach - |w|), scale > 0."""
-        return float(np.sqrt(abs(self.scale) / 2))
+        """With p = |a x| and v = max(b - p, 0) it is p * v^4 for a^5 = |scale| slope^4."""
+        slope, height = self.numbers
+        stretch = (abs(self.scale) / slope) ** 0.2
+        return Form.arrays(replace(self, numbers=np.stack([stretch * slope, stretch * height])), x)
 
     def write(self, graph: gs.Graph, x: gs.Tensor, y: gs.Tensor) -> tuple[gs.Constant, ...]:
-        """Mul, Add, Clip, Abs, Sub, Mul, Add, Mul."""
-        slope, offset = _constants(graph, y, ("slope", "offset"), self.arrays(x))
-        reach = self._reach
+        """Mul, Abs, Sub, Relu, Mul, Mul, Mul, Relu, Sub; a Mul more where the scale is not one."""
+        slope, height = _constants(graph, y, ("slope", "height"), self.arrays(x))
         scaled = emit(graph, "Mul", x, slope, out=f"{y.name}.scaled")
-        shifted = emit(graph, "Add", scaled, offset, out=f"{y.name}.shifted")
-        inner = emit(graph, "Clip", shifted, -reach, reach, out=f"{y.name}.inner")
-        size = emit(graph, "Abs", inner, out=f"{y.name}.size")
-        room = emit(graph, "Sub", 2 * reach, size, out=f"{y.name}.room")
-        bent = emit(graph, "Mul", inner, room, out=f"{y.name}.bent")
-        gate = emit(graph, "Add", bent, self.scale / 2, out=f"{y.name}.gate")
-        emit(graph, "Mul", x, gate, out=y)
-        return slope, offset
+        size = emit(graph, "Abs", scaled, out=f"{y.name}.size")
+        room = emit(graph, "Sub", height, size, out=f"{y.name}.room")
+        left = emit(graph, "Relu", room, out=f"{y.name}.left")
+        square = emit(graph, "Mul", left, left, out=f"{y.name}.square")
+        power = emit(graph, "Mul", square, square, out=f"{y.name}.power")
+        tail = emit(graph, "Mul", size, power, out=f"{y.name}.tail")
+        right = emit(graph, "Relu", x, out=f"{y.name}.right")
+        if abs(self.scale) != 1.0:
+            right = emit(graph, "Mul", right, abs(self.scale), out=f"{y.name}.high")
+        emit(graph, "Sub", *((right, tail) if self.scale > 0 else (tail, right)), out=y)
+        return slope, height
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import scipy.special
 
-from graphopt.fitting.forms import Doubles, Form, Gate, Lines
+from graphopt.fitting.forms import Doubles, Form, Gate, Lines, Tail
 from graphopt.graph import only_consumer, scalar_of
 from graphopt.pointwise import pointwise
 
@@ -33,6 +33,8 @@ class Activation:
     """Scale and bend, read off a function as if it were this activation."""
     form: Callable[[float, float], Form]
     """What takes its place, unfitted, for a scale and a bend."""
+    tail: tuple[float, float] | None = None
+    """Slope and height of a `Tail` that comes nearer, for bend 1, where there is one."""
 
 
 def _scale(function: Function) -> float:
@@ -73,14 +75,16 @@ def _gate(*numbers: float) -> Callable[[float, float], Form]:
 
 ACTIVATIONS: Sequence[Activation] = (
     Activation(
-        "swish", "Swish", lambda x, b: x * scipy.special.expit(b * x), _by_slope, _gate(1 / 6, 0.5)
+        "swish", "Swish", lambda x, b: x * scipy.special.expit(b * x), _by_slope, _gate(1 / 6, 0.5),
+        tail=(0.125, 0.841),
     ),
     Activation(
         "swish", "HardSwish", lambda x, _: x * np.clip(x / 6 + 0.5, 0, 1), _by_scale,
         _gate(1 / 6, 0.5),
     ),
     Activation(
-        "gelu", "GELU", lambda x, _: x * scipy.special.ndtr(x), _by_scale, _gate(0.2782, 0.5)
+        "gelu", "GELU", lambda x, _: x * scipy.special.ndtr(x), _by_scale, _gate(0.2782, 0.5),
+        tail=(0.236, 0.864),
     ),
     Activation(
         "mish", "Mish", lambda x, _: x * np.tanh(np.logaddexp(0, x)), _by_scale,
@@ -117,6 +121,14 @@ class Found:
     def form(self) -> Form:
         """What takes its place, unfitted."""
         return self.activation.form(self.scale, self.bend)
+
+    @property
+    def smooth_form(self) -> Form:
+        """The same without corners where there is such a form."""
+        if self.activation.tail is None or self.bend <= 0:
+            return self.form
+        slope, height = self.activation.tail
+        return Tail.plain([slope * self.bend, height], self.scale)
 
 
 def find_activations(graph: gs.Graph) -> dict[int, Found]:
