@@ -33,8 +33,8 @@ class ReplaceSwish(Pass[Found]):
     Rewrite:
         gate=hard      x * sigmoid(x)  ->  x * (hardtanh(x / 3) + 1) / 2 = x * clip(x + 3, 0, 6) / 6
         gate=fitted    x * sigmoid(x)  ->  x * clip(a x + b, 0, 1), a and b fitted for each channel
-        smooth=true    x * sigmoid(x)  ->  max(x, 0) - |x| * max(b - a |x|, 0)^4, a and b fitted for
-                       each channel: nine operators instead of four, for Swish and GELU
+        smooth=true    x * sigmoid(x)  ->  max(x, 0) - |x| * max(b - a |x|, 0)^8, a and b fitted for
+                       each channel: ten operators instead of four (GELU: a fourth power, nine)
         gate=hardtanh  x * sigmoid(x)  ->  hardtanh(x) = clip(x, -1, 1)
         An activation is known by what it computes, in whatever nodes: Swish as Mul with Sigmoid, as
         a Swish, QuickGelu or HardSwish node; with a slope, x * sigmoid(a * x); as e-Swish, with a
@@ -51,12 +51,13 @@ class ReplaceSwish(Pass[Found]):
         the other: least squares from what the changed network feeds the gate to what the
         original's Swish gave there. On EfficientPose I the error of the outputs, relative to their
         deviation, falls from 1.14 to 0.32 on photos that were not fitted on.
-        smooth=true comes nearer: on 20 photos of COCO its 59 sites leave an error of 0.12 where
-        gate=fitted alone leaves 0.34, and key points move by 1.8 pixels of 256 instead of 4.3.
+        smooth=true comes nearer: on 100 photos of COCO its 59 sites leave an error of 0.028, and key
+        points move by 0.7 pixels of 256 (gate=fitted alone: 4.3 on 20 of them).
         Fitted to values of a normal distribution, the error relative to the deviation is 0.057 for
-        Swish, 0.048 for GELU and 0.054 for Mish (smooth: 0.014, 0.011 and 0.023), 0.02 for ELU and
-        0.12 for Softplus; unfitted, at most 0.065, 0.142, 0.061 and 0.165 for GELU, Mish, ELU and
-        Softplus. The 8 ELU of Lightweight OpenPose, fitted: 0.013 of the outputs, 0.24 pixels.
+        Swish, 0.048 for GELU and 0.054 for Mish (smooth: 0.006 and 0.005 for the first two), 0.02
+        for ELU and 0.12 for Softplus; unfitted, at most 0.065, 0.142, 0.061 and 0.165 for GELU,
+        Mish, ELU and Softplus. The 8 ELU of Lightweight OpenPose, fitted: 0.013 of the outputs,
+        0.24 pixels.
         gate=hardtanh is another function: bounded, and negative for every negative x. It needs
         training afterwards; it is here since published mobile pose networks were built that way.
 

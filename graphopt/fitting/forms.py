@@ -164,19 +164,23 @@ class Gate(Form):
 
 @dataclass(frozen=True)
 class Tail(Form):
-    """scale * (max(x, 0) - |x| * max(height - slope * |x|, 0)^4): two numbers, nine operators.
+    """scale * (max(x, 0) - |x| * max(height - slope * |x|, 0)^power): two numbers, ten operators.
 
     For x * g(x) where g(x) + g(-x) = 1, as Swish and GELU are: what they lack to the right of zero
-    is what they have to the left. A fourth power that ends is near to an exponential's tail: errors
-    are five to twenty times smaller than those of a `Gate`.
+    is what they have to the left. A high power that ends is near to an exponential's tail: errors
+    are ten to twenty times smaller than those of a `Gate`.
     """
 
+    power: int = 8
+    """A power of two: each square is one operator."""
+
     def __call__(self, x: Doubles) -> Doubles:
-        curve: Doubles = self.scale * (np.maximum(x, 0) - np.abs(x) * self._height(x) ** 4)
+        curve: Doubles = self.scale * (np.maximum(x, 0) - np.abs(x) * self._height(x) ** self.power)
         return curve
 
     def gradient(self, x: Doubles) -> Doubles:
-        by_height = -4 * self.scale * np.abs(x) * self._height(x) ** 3
+        steep = self.power * self._height(x) ** (self.power - 1)
+        by_height = -self.scale * np.abs(x) * steep
         return np.stack([-np.abs(x) * by_height, by_height])
 
     def _height(self, x: Doubles) -> Doubles:
@@ -193,20 +197,21 @@ class Tail(Form):
         return replace(self, numbers=self.numbers * [[[0.7]], [[1.0]]]).spread(len(x))
 
     def arrays(self, x: gs.Tensor) -> tuple[Array, ...]:
-        """With p = |a x| and v = max(b - p, 0) it is p * v^4 for a^5 = |scale| slope^4."""
+        """Such that with p = |a x| and v = max(b - p, 0) the tail is p * v^power."""
         slope, height = self.numbers
-        stretch = (abs(self.scale) / slope) ** 0.2
+        stretch = (abs(self.scale) / slope) ** (1 / (self.power + 1))
         return Form.arrays(replace(self, numbers=np.stack([stretch * slope, stretch * height])), x)
 
     def write(self, graph: gs.Graph, x: gs.Tensor, y: gs.Tensor) -> tuple[gs.Constant, ...]:
-        """Mul, Abs, Sub, Relu, Mul, Mul, Mul, Relu, Sub; a Mul more where the scale is not one."""
+        """Mul, Abs, Sub, Relu, squares, Mul, Relu, Sub; a Mul more where the scale is not one."""
         slope, height = _constants(graph, y, ("slope", "height"), self.arrays(x))
         scaled = emit(graph, "Mul", x, slope, out=f"{y.name}.scaled")
         size = emit(graph, "Abs", scaled, out=f"{y.name}.size")
         room = emit(graph, "Sub", height, size, out=f"{y.name}.room")
         left = emit(graph, "Relu", room, out=f"{y.name}.left")
-        square = emit(graph, "Mul", left, left, out=f"{y.name}.square")
-        power = emit(graph, "Mul", square, square, out=f"{y.name}.power")
+        power = left
+        for _ in range(self.power.bit_length() - 1):
+            power = emit(graph, "Mul", power, power, out=f"{y.name}.power")
         tail = emit(graph, "Mul", size, power, out=f"{y.name}.tail")
         right = emit(graph, "Relu", x, out=f"{y.name}.right")
         if abs(self.scale) != 1.0:

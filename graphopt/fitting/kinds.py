@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -33,8 +33,8 @@ class Activation:
     """Scale and bend, read off a function as if it were this activation."""
     form: Callable[[float, float], Form]
     """What takes its place, unfitted, for a scale and a bend."""
-    tail: tuple[float, float] | None = None
-    """Slope and height of a `Tail` that comes nearer, for bend 1, where there is one."""
+    tail: tuple[int, float, float] | None = None
+    """Power, slope and height of a `Tail` that comes nearer, for bend 1, where there is one."""
 
 
 def _scale(function: Function) -> float:
@@ -76,7 +76,7 @@ def _gate(*numbers: float) -> Callable[[float, float], Form]:
 ACTIVATIONS: Sequence[Activation] = (
     Activation(
         "swish", "Swish", lambda x, b: x * scipy.special.expit(b * x), _by_slope, _gate(1 / 6, 0.5),
-        tail=(0.125, 0.841),
+        tail=(8, 0.081, 0.928),
     ),
     Activation(
         "swish", "HardSwish", lambda x, _: x * np.clip(x / 6 + 0.5, 0, 1), _by_scale,
@@ -84,7 +84,7 @@ ACTIVATIONS: Sequence[Activation] = (
     ),
     Activation(
         "gelu", "GELU", lambda x, _: x * scipy.special.ndtr(x), _by_scale, _gate(0.2782, 0.5),
-        tail=(0.236, 0.864),
+        tail=(4, 0.236, 0.864),
     ),
     Activation(
         "mish", "Mish", lambda x, _: x * np.tanh(np.logaddexp(0, x)), _by_scale,
@@ -127,8 +127,8 @@ class Found:
         """The same without corners where there is such a form."""
         if self.activation.tail is None or self.bend <= 0:
             return self.form
-        slope, height = self.activation.tail
-        return Tail.plain([slope * self.bend, height], self.scale)
+        power, slope, height = self.activation.tail
+        return replace(Tail.plain([slope * self.bend, height], self.scale), power=power)
 
 
 def find_activations(graph: gs.Graph) -> dict[int, Found]:

@@ -18,7 +18,7 @@ from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Place, fit_in_order
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.forms import Gate, Lines, Tail
-from graphopt.fitting.kinds import ACTIVATIONS, KINDS, recognised
+from graphopt.fitting.kinds import ACTIVATIONS, KINDS, Found, recognised
 from graphopt.model import copy_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes.replace_swish import ReplaceSwish
@@ -446,7 +446,8 @@ def test_a_fit_is_never_worse_than_its_start(title, spread, middle, scale, seed)
 def test_channels_that_see_little_of_the_curve(form, middle):
     """Far from where the plain form bends, the fitted one still follows the curve."""
     title, _, smooth = form.partition(", ")
-    start = Tail.plain(STARTS[title].tail) if smooth else STARTS[title].form(1.0, 1.0)
+    found = Found(STARTS[title], 1.0, 1.0, None, None, ())
+    start = found.smooth_form if smooth else found.form
     x = middle + 0.1 * np.random.default_rng(2).standard_normal((1, 300))
     y = STARTS[title].curve(x, 1.0)
     assert (start.fitted(x, y)(x) - y).std() < 0.12 * y.std()
@@ -464,14 +465,16 @@ def test_the_stated_fit_errors(title, limit):
     best = form.fitted(x, y)
     assert (best(x) - y).std() < limit * y.std()
     if activation.tail:
-        smooth = Tail.plain(activation.tail).fitted(x, y)
-        assert (smooth(x) - y).std() < 0.006 * y.std()
+        found = Found(activation, 1.0, 1.0, None, None, ())
+        smooth = found.smooth_form.fitted(x, y)
+        assert (smooth(x) - y).std() < 0.007 * y.std()
 
 
 FORMS_TO_WRITE = {
     "gate": Gate.plain([0.3, 0.4], 1.5),
     "gate, falling": Gate.plain([-0.3, 0.4], -1.5),
-    "tail": Tail.plain([0.13, 0.8]),
+    "tail": Tail.plain([0.08, 0.9]),
+    "tail, fourth power": replace(Tail.plain([0.13, 0.8]), power=4),
     "tail, scaled": Tail.plain([0.13, 0.8], 1.5),
     "tail, falling": Tail.plain([0.13, 0.8], -1.5),
     "lines": Lines.plain([0.3, -0.2, -1], 1.5),
