@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -128,7 +128,8 @@ class Found:
         if self.activation.tail is None or self.bend <= 0:
             return self.form
         power, slope, height = self.activation.tail
-        return replace(Tail.plain([slope * self.bend, height], self.scale), power=power)
+        numbers = np.array([slope * self.bend, height])[:, None, None]
+        return Tail(numbers, self.scale, power)
 
 
 def find_activations(graph: gs.Graph) -> dict[int, Found]:
