@@ -63,7 +63,8 @@ BODIES = {
     "resizing": """a = Resize<mode="linear">(x, , twice)
                    b = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",
                               nearest_mode="floor">(a, , twice)
-                   y = Resize<mode="linear">(b, , , size)""",
+                   c = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(b, , , odd)
+                   y = Resize<mode="linear">(c, , , size)""",
     "shapes": """a = Reshape(x, shape) b = Transpose<perm=[0,2,1]>(a) c = Unsqueeze(b, axis)
                  d = Squeeze(c, axis) e = Slice(d, start, stop, axis)
                  f = Pad(e, pads, low) g = Concat<axis=1>(f, f) y = Unsqueeze(g, axis)""",
@@ -79,6 +80,7 @@ CONSTANTS = {
     "v3": 1 + np.abs(normal(3)),
     "twice": np.array([1, 1, 2, 2], np.float32),
     "size": np.array([1, 3, 24, 32]),
+    "odd": np.array([1, 3, 72, 100]),
     "shape": np.array([0, 3, -1]),
     "axis": np.array([1]),
     "start": np.array([3]),

@@ -129,6 +129,18 @@ def _pool(node: gs.Node, inputs: Inputs) -> Tensor:
     return F.avg_pool2d(_padded(x, pads), kernel, strides, ceil_mode=ceil)
 
 
+def _asymmetric(old: int, new: int) -> Tensor:
+    """Linear interpolation where pixel i of the result lies at i * old / new: [new, old].
+
+    PyTorch has none of that kind; TensorFlow's older exporters write it.
+    """
+    at = torch.arange(new) * (old / new)
+    left = at.floor().long()
+    weight = (at - left)[:, None]
+    unit = torch.eye(old)
+    return (1 - weight) * unit[left] + weight * unit[(left + 1).clamp(max=old - 1)]
+
+
 def _resize(node: gs.Node, inputs: Inputs) -> Tensor:
     x = _operand(inputs, 0)
     scales, sizes = _optional(inputs, 2), _ints(inputs, 3)
@@ -144,6 +156,11 @@ def _resize(node: gs.Node, inputs: Inputs) -> Tensor:
     if mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         corners = place == "align_corners"
         return F.interpolate(x, size=sizes[2:], mode="bilinear", align_corners=corners)
+    if mode == "linear" and place == "asymmetric":
+        rows, columns = (
+            _asymmetric(old, new) for old, new in zip(x.shape[2:], sizes[2:], strict=True)
+        )
+        return rows @ x @ columns.t()
     raise Unsupported(f"Resize ({mode}, {place}) cannot be trained", node=label(node))
 
 
