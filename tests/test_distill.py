@@ -63,7 +63,8 @@ BODIES = {
     "resizing": """a = Resize<mode="linear">(x, , twice)
                    b = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",
                               nearest_mode="floor">(a, , twice)
-                   c = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(b, , , odd)
+                   c = Resize<mode="linear",
+                              coordinate_transformation_mode="asymmetric">(b, , , odd)
                    y = Resize<mode="linear">(c, , , size)""",
     "shapes": """a = Reshape(x, shape) b = Transpose<perm=[0,2,1]>(a) c = Unsqueeze(b, axis)
                  d = Squeeze(c, axis) e = Slice(d, start, stop, axis)
