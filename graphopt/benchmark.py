@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +28,10 @@ from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
 from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
-from graphopt.errors import InputError
+from graphopt.errors import GraphoptError, InputError
+from graphopt.footprint import peak_memory
 from graphopt.model import load_model, replacing, save_model, sha256_of
+from graphopt.peak import Peak, measure_peak
 from graphopt.runtime import LayerTime, open_bundle
 from graphopt.verify import difference, sample_feeds
 
@@ -57,6 +60,45 @@ class Timing(_Record):
         return cls(median_ms=middle, p10_ms=low, p90_ms=high)
 
 
+class Layer(_Record):
+    """One launch of graphopt's: what it does, how long it takes, how near that is to the peak."""
+
+    layer: str
+    """The ONNX node."""
+    kernel: str
+    ms: float
+    share: float
+    """Of the time of all layers."""
+    macs: int
+    gflops: float
+    """1e9 operations a second; a multiply-add is two."""
+    of_peak: float
+    """`gflops` / the measured peak. What needs more bytes than operations cannot come near 1."""
+    bytes: int
+    """Of the tensors that it reads and writes, weights included."""
+    gbytes: float
+    """1e9 bytes a second. Above the peak, they came from a cache."""
+
+    @classmethod
+    def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[Layer, ...]:
+        """All layers of a network, from their times."""
+        total = sum(launch.ms for launch in times)
+        layers = []
+        for launch in times:
+            # 1e6 operations in a millisecond are 1e9 a second.
+            gflops = 2e-6 * launch.macs / launch.ms
+            layers.append(
+                cls(
+                    **vars(launch),
+                    share=launch.ms / total,
+                    gflops=gflops,
+                    of_peak=gflops / peak.gflops,
+                    gbytes=1e-6 * launch.bytes / launch.ms,
+                )
+            )
+        return tuple(layers)
+
+
 class BenchReport(_Record):
     """What `graphopt bench` measured; its JSON form is stable."""
 
@@ -75,7 +117,13 @@ class BenchReport(_Record):
     input: dict[str, tuple[int, ...]]
     compiled_here: bool
     """True when the model was an ONNX file and graphopt's bundle was made for this measurement."""
-    layers: tuple[LayerTime, ...] | None = None
+    memory: dict[str, int]
+    """The most bytes that a process holds which loads and runs nothing but that engine."""
+    bundle_bytes: int
+    """Of all files of graphopt's bundle."""
+    layers: tuple[Layer, ...] | None = None
+    peak: Peak | None = None
+    """Measured with the layers, on as many threads."""
 
     def write(self, path: Path) -> None:
         """Write the JSON form, whole or not at all."""
@@ -112,26 +160,36 @@ class BenchReport(_Record):
         )
         if self.compiled_here:
             yield Text("graphopt: compiled for this measurement, target cpu.", style="dim")
-        if self.layers is not None:
+        held = ", ".join(f"{name} {bytes / 1e6:.0f} MB" for name, bytes in self.memory.items())
+        yield Text(
+            f"memory of a process that loads and runs it, at most: {held}; "
+            f"graphopt's bundle: {self.bundle_bytes / 1e6:.1f} MB.",
+            style="dim",
+        )
+        if self.layers is not None and self.peak is not None:
             yield _layer_table(self.layers)
+            yield Text(
+                f"peak: {self.peak.gflops:.0f} GFLOP/s and {self.peak.gbytes:.1f} GB/s, measured "
+                f"here on {self.threads} threads: multiply-adds on registers alone, and a copy in "
+                "memory. More GB/s than that come from caches.",
+                style="dim",
+            )
 
 
-def _layer_table(layers: Sequence[LayerTime]) -> Table:
-    total = sum(layer.ms for layer in layers) or 1.0
+def _layer_table(layers: Sequence[Layer]) -> Table:
     table = Table(title="graphopt, layer by layer", title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("kernel", overflow="fold")
-    for name in ("ms", "share", "GFLOP/s"):
+    for name in ("ms", "share", "GFLOP/s", "of peak", "GB/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for layer in layers:
-        # One multiply-add is two floating-point operations; MFLOP / ms = GFLOP/s.
-        speed = 2e-6 * layer.macs / layer.ms if layer.macs and layer.ms else 0.0
         table.add_row(
             layer.layer,
             layer.kernel,
             f"{layer.ms:.3f}",
-            f"{layer.ms / total:.1%}",
-            f"{speed:.1f}" if speed else "",
+            f"{layer.share:.1%}",
+            *((f"{layer.gflops:.1f}", f"{layer.of_peak:.0%}") if layer.macs else ("", "")),
+            f"{layer.gbytes:.1f}",
         )
     return table
 
@@ -275,7 +333,7 @@ def bench(
         rounds: see `measure`.
         warmup_rounds: see `measure`.
         input_shapes: for an ONNX file; see `compile_model`.
-        per_layer: measure the bundle's layers too.
+        per_layer: measure the bundle's layers too, and this machine's peak.
         progress: called with what is being done.
 
     Raises:
@@ -325,7 +383,20 @@ def bench(
         times = measure(
             ready.engines, feeds, rounds=rounds, warmup_rounds=warmup_rounds, after_round=count
         )
-        layers = cast(_Profiler, subject).profile(feeds, rounds) if per_layer else None
+        manifest = read_bundle(bundle).manifest
+        size = sum(file.stat().st_size for file in bundle.iterdir())
+        memory = {}
+        for engine in ready.engines:
+            progress(f"memory of {engine.name}")
+            job = Job(model, shapes, outputs, threads, scratch)
+            with suppress(GraphoptError):  # a measurement less, beside those that there are
+                memory[engine.name] = peak_memory(engine.name, job, bundle, feeds)
+        layers = peak = None
+        if per_layer:
+            progress("measuring the machine's peak")
+            peak = measure_peak(manifest.target.name, threads)
+            progress("measuring layers")
+            layers = Layer.of(cast(_Profiler, subject).profile(feeds, rounds), peak)
     timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
     return BenchReport(
         engines=timings,
@@ -338,7 +409,10 @@ def bench(
         model=str(path),
         input=shapes,
         compiled_here=bundle is not path,
-        layers=tuple(layers) if layers is not None else None,
+        memory=memory,
+        bundle_bytes=size,
+        layers=layers,
+        peak=peak,
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,21 @@ from graphopt.errors import InputError, Unsupported
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The time of one launch: ONNX node, kernel, median milliseconds, multiply-adds."""
+    """The time of one launch.
+
+    Args:
+        layer: the ONNX node.
+        kernel: its kernel.
+        ms: median milliseconds.
+        macs: multiply-adds.
+        bytes: of all tensors that the kernel reads or writes, each counted once.
+    """
 
     layer: str
     kernel: str
     ms: float
     macs: int
+    bytes: int = 0
 
 
 def open_bundle(path: Path, *, threads: int = 0) -> Engine:
@@ -86,8 +97,15 @@ class _Runner:
                 start = time.perf_counter()
                 launch(i)
                 seconds[run, i] = time.perf_counter() - start
+        tensors = self._plan.tensors
         return [
-            LayerTime(step.layer, step.kernel, float(ms), step.macs)
+            LayerTime(
+                step.layer,
+                step.kernel,
+                float(ms),
+                step.macs,
+                sum(_size(tensors[i]) for i in set(step.arguments)),
+            )
             for step, ms in zip(self._plan.launches, np.median(seconds, axis=0) * 1e3, strict=True)
         ]
 
@@ -99,9 +117,13 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     return memory[start : start + size]
 
 
+def _size(tensor: Tensor) -> int:
+    """Bytes of a tensor."""
+    return int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+
+
 def _as_array(memory: NDArray[np.uint8], tensor: Tensor) -> Array:
-    size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-    flat = memory[tensor.offset : tensor.offset + size]
+    flat = memory[tensor.offset : tensor.offset + _size(tensor)]
     return flat.view(tensor.dtype).reshape(tensor.shape)
 
 
@@ -122,14 +144,13 @@ class CpuRunner(_Runner):
         tvm_ffi = _load_tvm_runtime(threads)
         module = tvm_ffi.load_module(str(bundle.path / "kernels.so"))
         weights = _aligned(bundle.manifest.files["weights.bin"].bytes)
-        weights[:] = np.frombuffer(bundle.read("weights.bin"), np.uint8)
+        with (bundle.path / "weights.bin").open("rb") as file:
+            file.readinto(weights.data)  # straight into place: they are most of the memory
         arenas = [_aligned(size) for size in bundle.plan.arenas]
         memories = {-1: weights, **dict(enumerate(arenas))}
         self._arrays = [
             _as_array(
-                memories[t.arena]
-                if t.arena is not None
-                else _aligned(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize),
+                memories[t.arena] if t.arena is not None else _aligned(_size(t)),
                 t if t.arena is not None else t.model_copy(update={"offset": 0}),
             )
             for t in bundle.plan.tensors
@@ -173,11 +194,29 @@ class CpuRunner(_Runner):
         return self._launch_times(launch, runs)
 
 
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Imports of a module fail, unless it is there already.
+
+    tvm_ffi imports PyTorch where it is installed: 180 MB and seconds for conversions that nobody
+    here asks for.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def _load_tvm_runtime(threads: int) -> Any:
     """TVM's C runtime without its Python package, which takes a second to import."""
     # Idle workers should sleep soon: a phone's battery and other programs want the core.
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
-    import tvm_ffi
+    with _without("torch"):
+        import tvm_ffi
 
     package = importlib.util.find_spec("tvm")
     if package is None or not package.submodule_search_locations:
@@ -230,10 +269,9 @@ class OpenClRunner(_Runner):
         self._calls = [self._kernel(program, launch) for launch in bundle.plan.launches]
 
     def _tensor(self, context: Any, memories: Mapping[int, Any], tensor: Tensor) -> Any:
-        size = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
         if tensor.arena is None:
-            return self._cl.Buffer(context, self._cl.mem_flags.READ_ONLY, size)
-        return memories[tensor.arena].get_sub_region(tensor.offset, size)
+            return self._cl.Buffer(context, self._cl.mem_flags.READ_ONLY, _size(tensor))
+        return memories[tensor.arena].get_sub_region(tensor.offset, _size(tensor))
 
     def _kernel(self, program: Any, launch: Launch) -> tuple[Any, Launch]:
         # A kernel object of its own for every launch: its arguments are set once.

@@ -15,8 +15,10 @@ import pytest
 from graphopt import benchmark, competitors
 from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.footprint import peak_memory
 from graphopt.model import sha256_of
+from graphopt.peak import Peak
 from graphopt.runtime import LayerTime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +200,10 @@ class FakeBundle(OnnxRuntimeEngine):
         self.inputs = {"image": SIZE}
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]:
-        return [LayerTime("stem", "conv_dense", 0.5, 1_000_000)]
+        return [
+            LayerTime("stem", "conv_dense", 0.5, 1_000_000, 3_000_000),
+            LayerTime("concatenate", "concatenate", 1.5, 0, 9_000_000),
+        ]
 
 
 @pytest.fixture
@@ -222,6 +227,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_bundle(folder, manifest, {"plan.json": plan.model_dump_json().encode()})
     monkeypatch.setattr(
         benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
+    )
+    monkeypatch.setattr(
+        benchmark, "measure_peak", lambda target, threads: Peak(gflops=16, gbytes=8)
     )
     for variable in benchmark.THREAD_VARIABLES:  # put back what `bench` sets
         monkeypatch.setenv(variable, "1")
@@ -256,9 +264,23 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert data["input"] == {"image": list(SIZE)}
     assert data["difference"]["graphopt"] < 1e-6
     assert "pip install swift" in data["unavailable"]["swift"]
-    assert data["layers"] == [
-        {"layer": "stem", "kernel": "conv_dense", "ms": 0.5, "macs": 1_000_000}
-    ]
+    stem, concatenate = data["layers"]
+    assert stem == {
+        "layer": "stem",
+        "kernel": "conv_dense",
+        "ms": 0.5,
+        "share": 0.25,
+        "macs": 1_000_000,
+        "gflops": pytest.approx(4.0),
+        "of_peak": pytest.approx(0.25),
+        "bytes": 3_000_000,
+        "gbytes": pytest.approx(6.0),
+    }
+    assert (concatenate["share"], concatenate["gflops"]) == (0.75, 0)
+    assert data["peak"] == {"gflops": 16, "gbytes": 8}
+    assert data["bundle_bytes"] == sum(file.stat().st_size for file in bundle.iterdir())
+    # The bundle has no kernels, so that its memory cannot be measured; onnxruntime's can.
+    assert list(data["memory"]) == ["onnxruntime"]
 
 
 def test_what_is_printed(bundle: Path) -> None:
@@ -271,14 +293,20 @@ def test_what_is_printed(bundle: Path) -> None:
         update={
             "difference": {"graphopt": 0.25, "onnxruntime": 0.0},
             "unavailable": {"swift": "swift is not installed"},
+            "memory": {"graphopt": 123_400_000},
+            "bundle_bytes": 1_250_000,
         }
     )
     console = Console(width=140)
     with console.capture() as capture:
         console.print(report)
     text = capture.get()
-    for part in ("2.5e-01", "swift is missing", "image 1x3x64x96", "1 threads", "4.0", "100.0%"):
+    for part in ("2.5e-01", "swift is missing", "image 1x3x64x96", "1 threads"):
         assert part in text
+    for part in ("4.0", "25.0%", "25%", "6.0", "peak: 16 GFLOP/s and 8.0 GB/s"):
+        assert part in text
+    assert "graphopt 123 MB" in text
+    assert "bundle: 1.2 MB" in text
 
 
 def test_a_bundle_has_one_size(bundle: Path) -> None:
@@ -290,3 +318,19 @@ def test_a_network_that_has_changed_is_no_yardstick(bundle: Path, tmp_path: Path
     (tmp_path / "demo.onnx").write_bytes(DEMO.read_bytes() + b"\0")
     with pytest.raises(InputError, match="is gone or has changed"):
         benchmark.bench(bundle, threads=1)
+
+
+def _memory(engine: str, scratch: Path) -> int:
+    job, feeds = _job(engine, scratch)
+    return peak_memory(engine, job, scratch, feeds)
+
+
+def test_memory_is_of_a_process_that_does_nothing_else(tmp_path: Path) -> None:
+    ballast = np.ones(500_000_000, np.uint8)  # what this process holds must not count
+    held = _memory("onnxruntime", tmp_path)
+    assert 20e6 < held < 400e6 < ballast.nbytes
+
+
+def test_memory_that_cannot_be_measured_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GraphoptError, match=r"memory of graphopt .* is not a bundle"):
+        _memory("graphopt", tmp_path)

@@ -1,0 +1,133 @@
+"""What a device can do at most, as a bundle of two kernels: multiply-adds that touch no memory, and
+a copy that touches nothing else.
+
+    python -m graphopt.codegen.peak TARGET BUNDLE
+
+They are written, compiled and run like the kernels whose speed they are the yardstick of.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.tirx.script import builder as T
+
+from graphopt import __version__, bundle
+from graphopt.codegen import machine_code
+from graphopt.codegen.kernels.emit import Accumulator, Vectors, argument, grid, kernel
+from graphopt.codegen.plan import pack_weights
+from graphopt.codegen.targets import Target, load_target
+from graphopt.errors import GraphoptError
+
+MACS = 50_000_000
+"""About how many multiply-adds: so few that some runs are over before another program's turn."""
+
+COPIED = 1 << 26
+"""Bytes copied: more than caches hold."""
+
+
+def multiply_adds(target: Target, tasks: int, steps: int) -> Any:
+    """Every task: as many vectors as a register tile has, `steps` times multiplied and added to.
+
+    Parameters: (registers + 2, lanes), the vectors to start from, then factor and summand; and
+    (tasks, lanes), each task's sum, without which a compiler would leave everything out.
+    """
+    with kernel("multiply_adds") as get:
+        start = Vectors(argument("start", (target.registers + 2, target.lanes)))
+        sums = Vectors(argument("sums", (tasks, target.lanes)))
+        with grid(target, tasks) as (task,):
+            factor, summand = T.bind(start[target.registers,]), T.bind(start[target.registers + 1,])
+            registers = [Accumulator(target) for _ in range(target.registers)]
+            for i, register in enumerate(registers):
+                register.value = start[i,]
+            with T.serial(0, steps):
+                for register in registers:
+                    register.value = register.value * factor + summand
+            total = registers[0].value
+            for register in registers[1:]:
+                total = total + register.value
+            sums[task,] = total
+    return get()
+
+
+def copy(target: Target, tasks: int, vectors: int) -> Any:
+    """Every task copies that many vectors; parameters: from and to, (tasks, vectors, lanes)."""
+    with kernel("copy") as get:
+        shape = (tasks, vectors, target.lanes)
+        source, to = Vectors(argument("source", shape)), Vectors(argument("to", shape))
+        with grid(target, tasks) as (task,), T.serial(0, vectors) as i:
+            to[task, i] = source[task, i]
+    return get()
+
+
+def make_bundle(target: Target, path: Path) -> None:
+    """Compile both kernels into a bundle without inputs, whose only output is the sums."""
+    lanes = target.lanes
+    # On a CPU a task is a thread's share, on a GPU it is a work-item.
+    tasks = 64 if target.kind == "cpu" else 65536
+    steps = MACS // (tasks * target.registers * lanes)
+    vectors = COPIED // 4 // (tasks * lanes)
+    functions = {
+        "multiply_adds": multiply_adds(target, tasks, steps),
+        "copy": copy(target, tasks, vectors),
+    }
+    # Different vectors to start from, or a compiler would see that one sum is enough.
+    start = np.linspace(0, 1, target.registers + 2, dtype=np.float32)[:, None].repeat(lanes, 1)
+    start[-2:] = [[0.999], [0.001]]
+    weights, _ = pack_weights([start])
+    shapes = ((tasks, lanes), (tasks, vectors, lanes), (tasks, vectors, lanes))
+    plan = bundle.Plan(
+        arenas=tuple(4 * int(np.prod(shape)) for shape in shapes),
+        tensors=(
+            bundle.Tensor(shape=start.shape, dtype="float32", arena=-1),
+            *(bundle.Tensor(shape=s, dtype="float32", arena=i) for i, s in enumerate(shapes)),
+        ),
+        launches=(
+            bundle.Launch(
+                kernel="multiply_adds",
+                arguments=(0, 1),
+                layer="multiply_adds",
+                macs=tasks * steps * target.registers * lanes,
+            ),
+            bundle.Launch(kernel="copy", arguments=(2, 3), layer="copy"),
+        ),
+        inputs={},
+        outputs={"sums": 1},
+    )
+    device = machine_code.tvm_target(target)
+    with device:
+        if target.kind == "cpu":
+            file, code = "kernels.so", machine_code.shared_library(functions, device)
+        else:
+            file = "kernels.cl"
+            code, launches = machine_code.opencl_source(functions, device)
+            plan = machine_code.with_launches(plan, launches)
+    manifest = bundle.Manifest(
+        format=bundle.FORMAT,
+        graphopt=__version__,
+        tvm=tvm.__version__,
+        target=bundle.Target(
+            name=target.name,
+            kind=target.kind,
+            cpu_features=target.cpu_features,
+            description=str(tvm.target.Target(target.tvm)),
+        ),
+        model=bundle.Model(path="", sha256=""),
+        inputs={},
+        outputs={"sums": shapes[0]},
+        macs=sum(launch.macs for launch in plan.launches),
+        files={},
+    )
+    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
+    bundle.write_bundle(path, manifest, files)
+
+
+if __name__ == "__main__":
+    try:
+        make_bundle(load_target(sys.argv[1]), Path(sys.argv[2]))
+    except GraphoptError as error:
+        sys.exit(error.message)
