@@ -141,7 +141,7 @@ class _Rewrite:
             x = self._planar(source)
         else:
             x = self._blocked(source)
-        template = kernels.convolution_for(spec)
+        template = kernels.convolution_for(spec, self._target)
         weight = template.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
         operands = [
             x,
@@ -159,7 +159,7 @@ class _Rewrite:
     def _kernel(self, spec: ConvSpec) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
         if spec not in self._built:
-            template = kernels.convolution_for(spec)
+            template = kernels.convolution_for(spec, self._target)
             name = f"{template.__name__.rpartition('.')[2]}_{len(self._built)}"
             function = template.build(spec, self._target)
             self._built[spec] = self._builder.add_func(function, name)

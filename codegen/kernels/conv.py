@@ -206,7 +206,11 @@ class RegisterTile:
         for block, weight in zip(self._sums, weights, strict=True):
             block[pixel].value = block[pixel].value + weight * value
 
+    def total(self, block: int, pixel: int) -> Expr:
+        """The sums of a block of filters at a pixel, so far."""
+        return self._sums[block][pixel].value
+
     def store(self, p: Parameters, block: Expr, row: Expr, column: Expr, pixel: int) -> None:
         """Store a pixel's sums: its first block of filters is `block`, its place row, column."""
-        for f, sums in enumerate(self._sums):
-            p.store(sums[pixel].value, block + f, row, column + pixel)
+        for f in range(len(self._sums)):
+            p.store(self.total(f, pixel), block + f, row, column + pixel)

@@ -19,7 +19,7 @@ from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
 
-def handles(spec: ConvSpec) -> bool:
+def handles(spec: ConvSpec, _: Target) -> bool:
     """Whether this kernel computes that convolution."""
     return (
         not (spec.depthwise or spec.planar)

@@ -32,7 +32,7 @@ from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
 
-def handles(spec: ConvSpec) -> bool:
+def handles(spec: ConvSpec, _: Target) -> bool:
     """Whether this kernel computes that convolution."""
     return not spec.depthwise
 
@@ -71,7 +71,11 @@ def choose_tile(spec: ConvSpec, target: Target, width: int) -> Tile:
 
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
     """(O, I, kh, kw) to (O groups, I blocks, kh, kw, I lanes, filters of a tile, lanes)."""
-    tile = choose_tile(spec, target, spec.out_size[1])
+    return pack_groups(weight, spec, target, choose_tile(spec, target, spec.out_size[1]).filters)
+
+
+def pack_groups(weight: Floats, spec: ConvSpec, target: Target, tile_filters: int) -> Floats:
+    """`pack_weight` for tiles of so many blocks of filters."""
     filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
     if spec.planar:
         inputs = np.moveaxis(filters, 1, 0)[None]  # (1, I, OB, kh, kw, lanes)
@@ -79,7 +83,7 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
         split = pack_channels(np.moveaxis(filters, 1, 0), target.lanes, spec.in_channels)
         inputs = np.moveaxis(split, -1, 1)  # (IB, I lanes, OB, kh, kw, lanes)
     ib, il, ob, kh, kw, lanes = inputs.shape
-    grouped = inputs.reshape(ib, il, ob // tile.filters, tile.filters, kh, kw, lanes)
+    grouped = inputs.reshape(ib, il, ob // tile_filters, tile_filters, kh, kw, lanes)
     return np.ascontiguousarray(grouped.transpose(2, 0, 4, 5, 1, 3, 6))
 
 

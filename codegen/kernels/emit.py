@@ -45,6 +45,11 @@ def view(buffer: Expr, shape: Sequence[int]) -> Expr:
     return T.decl_buffer(tuple(shape), "float32", data=buffer.data, layout=None)
 
 
+def scratch(shape: Sequence[int]) -> Expr:
+    """A buffer for the body of a CPU loop, from the thread's pool, which the first run fills."""
+    return T.alloc_buffer(tuple(shape), "float32", scope="global", layout=None)
+
+
 class Vectors:
     """A buffer read and written whole vectors at a time: its innermost dimension is the vector."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
+from graphopt.codegen.kernels import conv_dense, conv_winograd
 from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
 from graphopt.codegen.plan import pack_weights
@@ -44,6 +47,18 @@ DENSE = {
     "narrower than a tile": ConvSpec((16,), 32, (5, 1), (3, 3), pads=(1, 1, 1, 1)),
     "planar": ConvSpec((3,), 24, (13, 29), (3, 3), (2, 2), (1, 1, 1, 1), planar=True),
     "1x1, stride 2": ConvSpec((16,), 16, (9, 13), strides=(2, 2)),
+}
+WINOGRAD = {
+    "several tasks": ConvSpec((40,), 72, (50, 30), (3, 3), pads=(1, 1, 1, 1)),
+    "channels that fill no block": ConvSpec((5,), 7, (6, 5), (3, 3), pads=(1, 1, 1, 1)),
+    "runs of channels": ConvSpec((3, 19, 16), 24, (8, 9), (3, 3), pads=(1, 1, 1, 1)),
+    "dilation 2": ConvSpec((16,), 16, (11, 27), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
+    "dilation past the picture": ConvSpec(
+        (8,), 8, (4, 3), (3, 3), pads=(4, 4, 4, 4), dilations=(4, 4)
+    ),
+    "uneven pads": ConvSpec((16,), 16, (7, 18), (3, 3), pads=(0, 2, 3, 1)),
+    "no pads": ConvSpec((16,), 16, (8, 33), (3, 3)),
+    "smaller than a tile": ConvSpec((16,), 32, (2, 1), (3, 3), pads=(1, 1, 1, 1)),
 }
 POINTWISE = {
     "1x1": ConvSpec((64,), 32, (9, 23)),
@@ -165,9 +180,9 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
-    spec, lanes = CASES[case], target.lanes
+def check_meaning(template: ModuleType, spec: ConvSpec, target: Target, folder: Path) -> None:
+    """What a template computes for random numbers is what its specification means."""
+    lanes = target.lanes
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> Array:
@@ -181,7 +196,6 @@ def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
     tensors = [
         normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
     ]
-    template = kernels.convolution_for(spec)
     operands = [
         x if spec.planar else blocked(x, lanes, spec.in_channels),
         template.pack_weight(weight, spec, target),
@@ -189,19 +203,57 @@ def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
         *(blocked(t, lanes, spec.out_runs) for t in tensors),
     ]
     got = run_kernel(
-        template.build(spec, target), operands, spec.output_shape(lanes), target, tmp_path
+        template.build(spec, target), operands, spec.output_shape(lanes), target, folder
     )
     expected = spec.meaning(x, weight, vectors, tensors)
     np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
+    spec = CASES[case]
+    check_meaning(kernels.convolution_for(spec, target), spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("case", WINOGRAD)
+def test_winograd_equals_its_meaning(case: str, tmp_path: Path) -> None:
+    # Most of these it would leave to the direct kernel: they are small.
+    spec = replace(WINOGRAD[case], epilogue=EPILOGUES["bias, relu, residual"])
+    check_meaning(conv_winograd, spec, load_target("cpu"), tmp_path)
+
+
+def test_winograd_with_narrow_vectors(tmp_path: Path) -> None:
+    target = replace(load_target("cpu"), lanes=8, registers=12)
+    check_meaning(conv_winograd, WINOGRAD["several tasks"], target, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("cases", "name"),
     [(DENSE, "conv_dense"), (POINTWISE, "conv_1x1"), (DEPTHWISE, "conv_depthwise")],
 )
-def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str) -> None:
-    chosen = {kernels.convolution_for(spec).__name__.rpartition(".")[2] for spec in cases.values()}
-    assert chosen == {name}
+def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, target: Target) -> None:
+    chosen = {kernels.convolution_for(spec, target).__name__ for spec in cases.values()}
+    assert chosen == {f"graphopt.codegen.kernels.{name}"}
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ({}, conv_winograd),
+        ({"pads": (2, 2, 2, 2), "dilations": (2, 2)}, conv_winograd),
+        ({"strides": (2, 2)}, conv_dense),
+        ({"kernel": (5, 5)}, conv_dense),
+        ({"pads": (2, 1, 2, 1), "dilations": (2, 1)}, conv_winograd),
+        ({"in_channels": (3,), "planar": True}, conv_dense),
+        # Too few tiles to keep some cores busy, and to be worth fetching the weights.
+        ({"in_channels": (512,), "out_channels": 512, "size": (7, 7)}, conv_dense),
+        # The transforms would cost more than the products that they save.
+        ({"in_channels": (8,), "out_channels": 8, "size": (13, 13)}, conv_dense),
+    ],
+)
+def test_winograd_where_it_pays(what: dict[str, Any], expected: ModuleType) -> None:
+    spec = ConvSpec((128,), 128, (46, 46), (3, 3), pads=(1, 1, 1, 1))
+    assert kernels.convolution_for(replace(spec, **what), load_target("cpu")) is expected
 
 
 @pytest.mark.parametrize("operation", ["exp", "sigmoid", "tanh"])
@@ -210,7 +262,7 @@ def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path)
     ramp = np.linspace(-200, 85, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
     spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((Step(operation, (SUM,)),)))
     identity = np.eye(16, dtype=np.float32)[:, :, None, None]
-    template = kernels.convolution_for(spec)
+    template = kernels.convolution_for(spec, target)
     operands = [
         blocked(ramp, target.lanes, (16,)),
         template.pack_weight(identity, spec, target),

@@ -1,0 +1,289 @@
+"""Dense 3x3 convolution of stride 1 by Winograd's algorithm F(4x4, 3x3): a quarter of the products.
+
+The output is cut into tiles of 4x4 pixels. A tile's output y, the filter g and the 6x6 input pixels
+d that it needs are related by (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+CVPR 2016, section 4.1)
+
+    y = A^T [(G g G^T) * (B^T d B)] A
+
+so that the sum over input channels is, at each of 36 frequencies, a product of two matrices:
+filters x channels times channels x tiles. A task transforms the input of some tiles, multiplies it
+at all frequencies by one group of filters after the other, and turns the products back into pixels,
+all in a scratch that stays in its core's cache (Zlateski et al., "The Anatomy of Efficient FFT and
+Winograd Convolutions on Modern CPUs", ICS 2019). A dilated convolution is one on every d-th pixel:
+its tiles are spread out.
+
+B^T and A^T interpolate at points. Those come in pairs +a, -a, which share their even and odd
+halves: each matrix is a sparse one and a butterfly, and that is how it is computed.
+
+Rounding: an output may be off by 1e-5 of the outputs' deviation, about twice the direct sum's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels import conv_dense
+from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, blocks
+from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel, scratch
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.targets import Target
+
+Matrix = NDArray[np.float64]
+
+TAPS = 3
+OUT = 4
+"""Pixels a side of an output tile."""
+IN = OUT + TAPS - 1
+"""Pixels a side of an input tile; frequencies a side."""
+POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
+"""Where polynomials are interpolated, beside infinity. Points whose product is one round less than
+the usual 0, 1, -1, 2, -2."""
+
+TRANSFORM_COST = 500
+"""What transforming one block of channels of one tile costs, there or back: as much as so many
+vector multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
+WEIGHT_COST = 4
+"""What fetching one vector of weights costs, once a task; they are too many for a core's cache."""
+CORES = 4
+"""A picture too small to keep so many cores busy is none for this kernel, whose tasks are large."""
+GAIN = 1.2
+"""How many times faster it must be by the estimate, to be worth weights of four times the size."""
+
+
+class Transforms(NamedTuple):
+    """F(4, 3), in one dimension.
+
+    Args:
+        weight: G, (IN, TAPS).
+        input: B^T, (IN, IN), in two factors; the first one is applied first.
+        output: A^T, (OUT, IN), likewise.
+    """
+
+    weight: Matrix
+    input: tuple[Matrix, Matrix]
+    output: tuple[Matrix, Matrix]
+
+
+@cache
+def transforms() -> Transforms:
+    """Interpolation at `POINTS` and at infinity (Lavin and Gray, sections 2 and 4)."""
+    points = np.array(POINTS)
+    others = [np.delete(points, i) for i in range(len(points))]
+    scale = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
+    powers = np.vander(points, IN, increasing=True)
+    infinity = np.eye(IN)[-1]
+    G = np.vstack([powers[:, :TAPS] / np.c_[scale], infinity[-TAPS:]])
+    B = [[*np.poly(rest)[::-1], 0] for rest in others]
+    BT = np.vstack([*B, np.poly(points)[::-1]])
+    AT = np.hstack([powers[:, :OUT].T, np.c_[infinity[-OUT:]]])
+    butterfly = np.eye(IN)
+    for i in range(1, len(points), 2):
+        butterfly[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
+    halves = np.linalg.inv(butterfly)
+    # What rounding left of zeros must not become operations.
+    clean = [np.where(abs(m) < 1e-12, 0, m) for m in (halves @ BT, AT @ halves)]
+    return Transforms(G, (clean[0], butterfly), (butterfly, clean[1]))
+
+
+def handles(spec: ConvSpec, target: Target) -> bool:
+    """Whether this kernel computes that convolution: it can, and saves enough to be worth it."""
+    possible = (
+        target.kind == "cpu"
+        and not (spec.depthwise or spec.planar)
+        and spec.kernel == (TAPS, TAPS)
+        and spec.strides == (1, 1)
+    )
+    return possible and _cost(spec, target) * GAIN < _direct_cost(spec, target)
+
+
+def _direct_cost(spec: ConvSpec, target: Target) -> int:
+    """The direct algorithm's time in vector multiply-adds."""
+    inputs = blocks(spec.in_channels, target.lanes) * target.lanes
+    outputs = blocks((spec.out_channels,), target.lanes)
+    return TAPS * TAPS * inputs * outputs * spec.out_size[0] * spec.out_size[1]
+
+
+def _cost(spec: ConvSpec, target: Target) -> float:
+    """This algorithm's time in vector multiply-adds."""
+    inputs = blocks(spec.in_channels, target.lanes)
+    outputs = blocks((spec.out_channels,), target.lanes)
+    tiling = _tiling(spec, target)
+    weights = IN * IN * inputs * target.lanes * outputs
+    tiles = tiling.per_task * tiling.pixels
+    task = tiles * (weights + TRANSFORM_COST * (inputs + outputs)) + WEIGHT_COST * weights
+    return task * max(tiling.tasks, CORES)
+
+
+class _Tiling(NamedTuple):
+    """How the work is cut.
+
+    Args:
+        columns: tiles beside each other in the picture.
+        filters: blocks of filters in a register tile.
+        pixels: tiles, which are its pixels, in a register tile.
+        per_task: register tiles of a task.
+        tasks: tasks; the last one's tiles may lie below the picture.
+    """
+
+    columns: int
+    filters: int
+    pixels: int
+    per_task: int
+    tasks: int
+
+
+def _tiling(spec: ConvSpec, target: Target) -> _Tiling:
+    # A group of dilation x dilation tiles covers a square of pixels.
+    rows, columns = (
+        d * -(-extent // (d * OUT)) for extent, d in zip(spec.out_size, spec.dilations, strict=True)
+    )
+    tile = conv_dense.choose_tile(spec, target, rows * columns)
+    count = -(-rows * columns // tile.pixels)
+    tile_bytes = 4 * OUT * OUT * tile.pixels * blocks(spec.in_channels, target.lanes) * target.lanes
+    # Enough tasks for a handful of cores, even where the cache could hold more.
+    per_task = max(1, min(target.cache_bytes // tile_bytes, -(-count // 8)))
+    return _Tiling(columns, tile.filters, tile.pixels, per_task, -(-count // per_task))
+
+
+def _weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
+    filters, lanes = _tiling(spec, target).filters, target.lanes
+    groups = blocks((spec.out_channels,), lanes) // filters
+    return (groups, IN * IN, blocks(spec.in_channels, lanes), lanes, filters, lanes)
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+    """(O, I, 3, 3) to (O groups, frequencies, I blocks, I lanes, filters of a tile, lanes)."""
+    G = transforms().weight
+    transformed = (G @ weight.astype(np.float64) @ G.T).astype(np.float32)
+    filters = _tiling(spec, target).filters
+    packed = conv_dense.pack_groups(transformed, spec, target, filters)
+    return np.ascontiguousarray(np.moveaxis(packed, 1, 3)).reshape(_weight_shape(spec, target))
+
+
+def build(spec: ConvSpec, target: Target) -> Any:
+    """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+    shape = _weight_shape(spec, target)
+    groups, frequencies, in_blocks, lanes, filters, _ = shape
+    tiling = _tiling(spec, target)
+    with kernel("conv_winograd") as get:
+        p = Parameters(spec, target, shape)
+        with grid(target, tiling.tasks) as (task,):
+            inputs = scratch((tiling.per_task, in_blocks, frequencies, tiling.pixels, lanes))
+            products = scratch((tiling.per_task, frequencies, filters, tiling.pixels, lanes))
+            _transform_input(spec, target, p, task, inputs)
+            with T.serial(0, groups) as group:
+                _multiply(spec, target, p, group, inputs, products)
+                _transform_output(spec, target, p, task, group, products)
+    return get()
+
+
+@contextmanager
+def _each_tile(spec: ConvSpec, target: Target, task: Expr) -> Iterator[tuple[Expr, ...]]:
+    """Walk a task's tiles: (register tile, pixel in it, row and column of the first output)."""
+    tiling = _tiling(spec, target)
+    with T.serial(0, tiling.per_task) as i, T.serial(0, tiling.pixels) as pixel:
+        number = T.bind((task * tiling.per_task + i) * tiling.pixels + pixel)
+        place = tirx.floordiv(number, tiling.columns), tirx.floormod(number, tiling.columns)
+        row, column = (
+            T.bind(tirx.floordiv(n, d) * (d * OUT) + tirx.floormod(n, d))
+            for n, d in zip(place, spec.dilations, strict=True)
+        )
+        yield i, pixel, row, column
+
+
+def _transform_input(
+    spec: ConvSpec, target: Target, p: Parameters, task: Expr, inputs: Expr
+) -> None:
+    height, width = spec.size
+    zeros = broadcast(0.0, target.lanes)
+    transformed = Vectors(inputs)
+    with _each_tile(spec, target, task) as (i, pixel, row, column):
+        ys = [T.bind(row + y * spec.dilations[0] - spec.pads[0]) for y in range(IN)]
+        xs = [T.bind(column + x * spec.dilations[1] - spec.pads[1]) for x in range(IN)]
+
+        def load(block: Expr, y: int, x: int) -> Expr:
+            return p.vectors[0, block, ys[y], xs[x]]
+
+        def load_padded(block: Expr, y: int, x: int) -> Expr:
+            # The load itself is always inside: 36 branches would cost more than a few loads.
+            at = T.min(T.max(ys[y], 0), height - 1), T.min(T.max(xs[x], 0), width - 1)
+            inside = tirx.all(ys[y] >= 0, ys[y] < height, xs[x] >= 0, xs[x] < width)
+            return tirx.Select(inside, p.vectors[0, block, at[0], at[1]], zeros)
+
+        def transform(load: Callable[[Expr, int, int], Expr]) -> None:
+            with T.serial(0, inputs.shape[1]) as block:
+                values = _both_ways(transforms().input, partial(load, block))
+                for frequency, value in enumerate(values):
+                    transformed[i, block, frequency, pixel] = value
+
+        with T.If(tirx.all(ys[0] >= 0, ys[-1] < height, xs[0] >= 0, xs[-1] < width)):
+            with T.Then():
+                transform(load)
+            with T.Else():
+                transform(load_padded)
+
+
+def _multiply(
+    spec: ConvSpec, target: Target, p: Parameters, group: Expr, inputs: Expr, products: Expr
+) -> None:
+    per_task, in_blocks, frequencies, pixels, lanes = inputs.shape
+    filters = _tiling(spec, target).filters
+    totals = Vectors(products)
+    # Weights of one frequency stay in the nearest cache for all register tiles of the task.
+    with T.serial(0, frequencies) as frequency, T.serial(0, per_task) as i:
+        sums = RegisterTile(target, filters, int(pixels))
+        with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
+            weights = [T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)]
+            for pixel in range(int(pixels)):
+                value = broadcast(inputs[i, block, frequency, pixel, lane], target.lanes)
+                sums.add(pixel, weights, T.bind(value))
+        for f in range(filters):
+            for pixel in range(int(pixels)):
+                totals[i, frequency, f, pixel] = sums.total(f, pixel)
+
+
+def _transform_output(
+    spec: ConvSpec, target: Target, p: Parameters, task: Expr, group: Expr, products: Expr
+) -> None:
+    filters = _tiling(spec, target).filters
+    totals = Vectors(products)
+    with _each_tile(spec, target, task) as (i, pixel, row, column), T.serial(0, filters) as f:
+        outputs = _both_ways(transforms().output, lambda y, x: totals[i, y * IN + x, f, pixel])
+        for n, value in enumerate(outputs):
+            y = row + n // OUT * spec.dilations[0]
+            x = column + n % OUT * spec.dilations[1]
+            with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
+                p.store(value, group * filters + f, y, x)
+
+
+def _both_ways(factors: Sequence[Matrix], load: Callable[[int, int], Expr]) -> Iterator[Expr]:
+    """A tile's transform, down the columns and then along the rows, element by element."""
+    columns = [_apply(factors, [T.bind(load(y, x)) for y in range(IN)]) for x in range(IN)]
+    for row in zip(*columns, strict=True):
+        yield from _apply(factors, row)
+
+
+def _apply(factors: Sequence[Matrix], vector: Sequence[Expr]) -> Sequence[Expr]:
+    """The product of the factors, last one first, with a vector."""
+    for factor in factors:
+        vector = [T.bind(_weighted_sum(row.tolist(), vector)) for row in factor]
+    return vector
+
+
+def _weighted_sum(weights: Sequence[float], values: Sequence[Expr]) -> Expr:
+    """The sum of weights * values, with no operation for zeros and ones."""
+    terms = [
+        value if weight == 1 else value * broadcast(weight, value.ty.dtype.lanes)
+        for weight, value in zip(weights, values, strict=True)
+        if weight
+    ]
+    return sum(terms[1:], terms[0])
