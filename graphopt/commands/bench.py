@@ -21,7 +21,8 @@ def bench(
         str, typer.Option(help="Engines to compare with: onnxruntime,openvino,ncnn.", metavar="A,B")
     ] = "onnxruntime",
     per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Measure graphopt's layers too.")
+        bool,
+        typer.Option("--per-layer", help="Measure graphopt's layers too, and the machine's peak."),
     ] = False,
     threads: Annotated[
         int | None,
