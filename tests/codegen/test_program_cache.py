@@ -61,6 +61,6 @@ def test_a_cache_that_pyopencl_cannot_do_without_is_a_sentence(
         raise PermissionError(13, "Permission denied", "/nowhere/.cache/pytools")
 
     monkeypatch.setattr(pyopencl, "Kernel", refuse)
-    with pytest.raises(InputError, match="/nowhere/.cache/pytools") as caught:
+    with pytest.raises(InputError, match="Permission denied") as caught:
         open_bundle(bundle)
     assert "XDG_CACHE_HOME" in str(caught.value)
