@@ -30,7 +30,7 @@ Metric: TypeAlias = Callable[[Kernel], Kernel]
 
 STEPS = 10
 """Of conjugate gradients for one factor; the next round goes on where they end."""
-STARTS = 16
+STARTS = 64
 """Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer
 channels, the more it matters where a fit starts, and the less it costs."""
 GAIN = 1e-4
