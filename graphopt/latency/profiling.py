@@ -24,7 +24,7 @@ from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.bundle import read_bundle
 from graphopt.compile import compile_model
 from graphopt.engine import Array
-from graphopt.graph import emit, label
+from graphopt.graph import ConvSpec, emit, label
 from graphopt.latency.device import Device, Figure, LayerClass
 from graphopt.latency.predict import Work, time_of, work_of
 from graphopt.model import load_model, replacing, save_model
@@ -219,7 +219,7 @@ def launch_times(
 
 
 FITTED = tuple(kind for kind in LayerClass if kind is not LayerClass.WINOGRAD)
-"""The classes that have a rate here: none of our kernels uses Winograd's algorithm."""
+"""The classes that have a rate on any machine; Winograd's where a kernel for it was chosen."""
 
 
 @dataclass(frozen=True)
@@ -324,17 +324,30 @@ def profile_machine(
     # Blocked activations are the only tensors of five dimensions that weights.bin does not hold.
     lanes = next(t.shape[-1] for t in plan.tensors if len(t.shape) == 5 and t.arena != -1)
     start = Figure(value=20, source="start")
+    fewest = _winograd_channels(graph, times)
+    kinds = FITTED if fewest is None else tuple(LayerClass)
     template = Device(
         name=target,
         description=f"{_processor()}, target {target}, {threads} thread{'s' * (threads > 1)}",
         lanes=lanes,
-        rates=dict.fromkeys(FITTED, start),
+        rates=dict.fromkeys(kinds, start),
+        winograd_channels=fewest,
         bandwidth=start,
         launch=start,
     )
     progress("fitting")
     pairs = matched(work_of(graph, template), times)
     return fit(pairs, template, f"graphopt profile --target {target} --threads {threads}")
+
+
+def _winograd_channels(graph: gs.Graph, times: Sequence[LayerTime]) -> Figure | None:
+    """The fewest channels that the compiler took Winograd's algorithm for; None: it did not."""
+    layers = {time.layer for time in times if time.kernel.startswith("conv_winograd")}
+    specs = [ConvSpec.of(node) for node in graph.nodes if label(node) in layers]
+    channels = [min(spec.in_channels, spec.out_channels) for spec in specs if spec is not None]
+    if not channels:
+        return None
+    return Figure(value=min(channels), source="the fewest that the compiler took the algorithm for")
 
 
 def _processor() -> str:
