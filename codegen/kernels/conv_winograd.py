@@ -45,8 +45,8 @@ OUT = 4
 IN = OUT + TAPS - 1
 """Pixels a side of an input tile; frequencies a side."""
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Where polynomials are interpolated, beside infinity. Points whose product is one round less than
-the usual 0, 1, -1, 2, -2."""
+"""Where polynomials are interpolated, beside infinity. No number in the transforms is above 2.9,
+where the usual points 0, 1, -1, 2, -2 bring an 8: that keeps rounding small."""
 
 TRANSFORM_COST = 500
 """What transforming one block of channels of one tile costs, there or back: as much as so many
