@@ -72,15 +72,13 @@ def test_run_takes_flags_and_one_person_networks(
 
 
 def test_run_says_in_a_sentence_what_is_wrong(
-    graphopt: Callable[..., Done], lwop: Path, photos: list[Path], assets: Path, tmp_path: Path
+    graphopt: Callable[..., Done], lwop: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no photo")
-    fourteen = assets / "models" / "cpm_mv2_192_7x7dw.onnx"
     for arguments, complaint in (
         ((lwop, text), "text.jpg is no photo"),
         ((lwop, photos[0], "--engine", "graphopt"), "compile it first"),
-        ((fourteen, photos[0]), "--skeleton"),
         ((text, photos[0]), "text.jpg is not an ONNX model"),
         ((lwop, photos[0], "-o", tmp_path / "out.xyz"), "out.xyz is not named like a picture"),
         ((lwop, photos[0], "--scale", "big"), "--scale big"),
