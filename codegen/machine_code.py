@@ -172,7 +172,9 @@ def _read_host(host: Any) -> DeviceFunction:
         elif isinstance(statement, tirx.AllocBuffer):
             place[statement.buffer] = len(host.params) + len(buffers)
             shape = tuple(int(extent) for extent in statement.buffer.shape)
-            buffers.append(Tensor(shape=shape, dtype=str(statement.buffer.dtype), arena=None))
+            # A buffer that is only used by vectors has vectors as elements by now: float32x4.
+            dtype, _, lanes = str(statement.buffer.dtype).partition("x")
+            buffers.append(Tensor(shape=(*shape, int(lanes or 1)), dtype=dtype, arena=None))
         elif isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tvm.ir.Call):
             calls.append(_read_launch(statement.value, place))
         else:
@@ -198,15 +200,21 @@ def _read_launch(call: Any, place: Mapping[Any, int]) -> DeviceCall:
 
 
 def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
-    """The plan with each function call replaced by the device's kernel launches."""
-    arenas, tensors, launches = list(plan.arenas), list(plan.tensors), []
+    """The plan with each function call replaced by the device's kernel launches.
+
+    Launches run one after the other, so all functions have their working buffers in the same
+    arenas.
+    """
+    tensors, launches = list(plan.tensors), []
+    working: dict[int, int] = {}
     for launch in plan.launches:
         function = functions[launch.kernel]
         arguments = list(launch.arguments)
-        for buffer in function.buffers:
+        for arena, buffer in enumerate(function.buffers, start=len(plan.arenas)):
             arguments.append(len(tensors))
-            tensors.append(buffer.model_copy(update={"arena": len(arenas)}))
-            arenas.append(int(np.prod(buffer.shape)) * np.dtype(buffer.dtype).itemsize)
+            tensors.append(buffer.model_copy(update={"arena": arena}))
+            size = int(np.prod(buffer.shape)) * np.dtype(buffer.dtype).itemsize
+            working[arena] = max(size, working.get(arena, 0))
         for i, call in enumerate(function.calls):
             step = {
                 "kernel": call.kernel,
@@ -216,5 +224,6 @@ def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
                 "macs": launch.macs if i == 0 else 0,
             }
             launches.append(launch.model_copy(update=step))
-    update = {"arenas": tuple(arenas), "tensors": tuple(tensors), "launches": tuple(launches)}
+    arenas = (*plan.arenas, *working.values())
+    update = {"arenas": arenas, "tensors": tuple(tensors), "launches": tuple(launches)}
     return plan.model_copy(update=update)

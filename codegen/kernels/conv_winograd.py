@@ -10,8 +10,8 @@ so that the sum over input channels is, at each of 36 frequencies, a product of 
 filters x channels times channels x tiles. A task transforms the input of some tiles, multiplies it
 at all frequencies by one group of filters after the other, and turns the products back into pixels,
 all in a scratch that stays in its core's cache (Zlateski et al., "The Anatomy of Efficient FFT and
-Winograd Convolutions on Modern CPUs", ICS 2019). A dilated convolution is one on every d-th pixel:
-its tiles are spread out.
+Winograd Convolutions on Modern CPUs", ICS 2019). A GPU does the three steps one after the other for
+the whole picture. A dilated convolution is one on every d-th pixel: its tiles are spread out.
 
 B^T and A^T interpolate at points. Those come in pairs +a, -a, which share their even and odd
 halves: each matrix is a sparse one and a butterfly, and that is how it is computed.
@@ -97,8 +97,7 @@ def transforms() -> Transforms:
 def handles(spec: ConvSpec, target: Target) -> bool:
     """Whether this kernel computes that convolution: it can, and saves enough to be worth it."""
     possible = (
-        target.kind == "cpu"
-        and not (spec.depthwise or spec.planar)
+        not (spec.depthwise or spec.planar)
         and spec.kernel == (TAPS, TAPS)
         and spec.strides == (1, 1)
     )
@@ -171,98 +170,156 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
 
 def build(spec: ConvSpec, target: Target) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
-    shape = _weight_shape(spec, target)
-    groups, frequencies, in_blocks, lanes, filters, _ = shape
-    tiling = _tiling(spec, target)
     with kernel("conv_winograd") as get:
-        p = Parameters(spec, target, shape)
-        with grid(target, tiling.tasks) as (task,):
-            inputs = scratch((tiling.per_task, in_blocks, frequencies, tiling.pixels, lanes))
-            products = scratch((tiling.per_task, frequencies, filters, tiling.pixels, lanes))
-            _transform_input(spec, target, p, task, inputs)
-            with T.serial(0, groups) as group:
-                _multiply(spec, target, p, group, inputs, products)
-                _transform_output(spec, target, p, task, group, products)
+        p = Parameters(spec, target, _weight_shape(spec, target))
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
     return get()
 
 
-@contextmanager
-def _each_tile(spec: ConvSpec, target: Target, task: Expr) -> Iterator[tuple[Expr, ...]]:
-    """Walk a task's tiles: (register tile, pixel in it, row and column of the first output)."""
+def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
     tiling = _tiling(spec, target)
-    with T.serial(0, tiling.per_task) as i, T.serial(0, tiling.pixels) as pixel:
-        number = T.bind((task * tiling.per_task + i) * tiling.pixels + pixel)
-        place = tirx.floordiv(number, tiling.columns), tirx.floormod(number, tiling.columns)
-        row, column = (
-            T.bind(tirx.floordiv(n, d) * (d * OUT) + tirx.floormod(n, d))
-            for n, d in zip(place, spec.dilations, strict=True)
-        )
-        yield i, pixel, row, column
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target)
+    pixels, per_task = tiling.pixels, tiling.per_task
+
+    @contextmanager
+    def each_tile(task: Expr) -> Iterator[tuple[Expr, ...]]:
+        """Walk a task's tiles: register tile, pixel in it, row and column of the first output."""
+        with T.serial(0, per_task) as i, T.serial(0, pixels) as pixel:
+            yield i, pixel, *_place(spec, tiling, (task * per_task + i) * pixels + pixel)
+
+    def transform_input(task: Expr) -> None:
+        with each_tile(task) as (i, pixel, row, column):
+            window = _Window(spec, target, p, row, column)
+
+            def transform(load: Callable[[Expr, int, int], Expr]) -> None:
+                with T.serial(0, in_blocks) as block:
+                    values = _both_ways(transforms().input, partial(load, block))
+                    for frequency, value in enumerate(values):
+                        Vectors(inputs)[i, block, frequency, pixel] = value
+
+            with T.If(window.inside):
+                with T.Then():
+                    transform(window.load)
+                with T.Else():
+                    transform(window.load_padded)
+
+    def multiply(group: Expr) -> None:
+        # Weights of one frequency stay in the nearest cache for all register tiles of the task.
+        with T.serial(0, frequencies) as frequency, T.serial(0, per_task) as i:
+            sums = RegisterTile(target, filters, pixels)
+            with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
+                weights = [
+                    T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)
+                ]
+                for pixel in range(pixels):
+                    value = broadcast(inputs[i, block, frequency, pixel, lane], lanes)
+                    sums.add(pixel, weights, T.bind(value))
+            for f in range(filters):
+                for pixel in range(pixels):
+                    products[i, frequency, f, pixel] = sums.total(f, pixel)
+
+    def transform_output(task: Expr, group: Expr) -> None:
+        with each_tile(task) as (i, pixel, row, column), T.serial(0, filters) as f:
+            load = partial(lambda f, y, x: products[i, y * IN + x, f, pixel], f)
+            _store_tile(spec, p, load, group * filters + f, row, column)
+
+    with grid(target, tiling.tasks) as (task,):
+        inputs = scratch((per_task, in_blocks, frequencies, pixels, lanes))
+        products = Vectors(scratch((per_task, frequencies, filters, pixels, lanes)))
+        transform_input(task)
+        with T.serial(0, groups) as group:
+            multiply(group)
+            transform_output(task, group)
 
 
-def _transform_input(
-    spec: ConvSpec, target: Target, p: Parameters, task: Expr, inputs: Expr
-) -> None:
-    height, width = spec.size
-    zeros = broadcast(0.0, target.lanes)
-    transformed = Vectors(inputs)
-    with _each_tile(spec, target, task) as (i, pixel, row, column):
-        ys = [T.bind(row + y * spec.dilations[0] - spec.pads[0]) for y in range(IN)]
-        xs = [T.bind(column + x * spec.dilations[1] - spec.pads[1]) for x in range(IN)]
-
-        def load(block: Expr, y: int, x: int) -> Expr:
-            return p.vectors[0, block, ys[y], xs[x]]
-
-        def load_padded(block: Expr, y: int, x: int) -> Expr:
-            # The load itself is always inside: 36 branches would cost more than a few loads.
-            at = T.min(T.max(ys[y], 0), height - 1), T.min(T.max(xs[x], 0), width - 1)
-            inside = tirx.all(ys[y] >= 0, ys[y] < height, xs[x] >= 0, xs[x] < width)
-            return tirx.Select(inside, p.vectors[0, block, at[0], at[1]], zeros)
-
-        def transform(load: Callable[[Expr, int, int], Expr]) -> None:
-            with T.serial(0, inputs.shape[1]) as block:
-                values = _both_ways(transforms().input, partial(load, block))
-                for frequency, value in enumerate(values):
-                    transformed[i, block, frequency, pixel] = value
-
-        with T.If(tirx.all(ys[0] >= 0, ys[-1] < height, xs[0] >= 0, xs[-1] < width)):
-            with T.Then():
-                transform(load)
-            with T.Else():
-                transform(load_padded)
-
-
-def _multiply(
-    spec: ConvSpec, target: Target, p: Parameters, group: Expr, inputs: Expr, products: Expr
-) -> None:
-    per_task, in_blocks, frequencies, pixels, lanes = inputs.shape
-    filters = _tiling(spec, target).filters
-    totals = Vectors(products)
-    # Weights of one frequency stay in the nearest cache for all register tiles of the task.
-    with T.serial(0, frequencies) as frequency, T.serial(0, per_task) as i:
-        sums = RegisterTile(target, filters, int(pixels))
-        with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
-            weights = [T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)]
-            for pixel in range(int(pixels)):
-                value = broadcast(inputs[i, block, frequency, pixel, lane], target.lanes)
-                sums.add(pixel, weights, T.bind(value))
+def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+    """Three launches, and all tiles' inputs and products in the device's memory between them."""
+    tiling = _tiling(spec, target)
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target)
+    pixels, tiles = tiling.pixels, tiling.tasks * tiling.per_task * tiling.pixels
+    inputs = Vectors(scratch((frequencies, in_blocks, tiles, lanes)))
+    products = Vectors(scratch((frequencies, groups * filters, tiles, lanes)))
+    with grid(target, in_blocks, tiles) as (block, tile):
+        window = _Window(spec, target, p, *_place(spec, tiling, tile))
+        values = _both_ways(transforms().input, partial(window.load_padded, block))
+        for number, value in enumerate(values):
+            inputs[number, block, tile] = value
+    with grid(target, frequencies, groups, tiles // pixels) as (frequency, group, i):
+        sums = RegisterTile(target, filters, pixels)
+        with T.serial(0, in_blocks) as block:
+            loaded = [
+                T.bind(inputs[frequency, block, i * pixels + pixel]) for pixel in range(pixels)
+            ]
+            for lane in range(lanes):
+                weights = [
+                    T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)
+                ]
+                for pixel in range(pixels):
+                    value = broadcast(tirx.Shuffle([loaded[pixel]], [lane]), lanes)
+                    sums.add(pixel, weights, T.bind(value))
         for f in range(filters):
-            for pixel in range(int(pixels)):
-                totals[i, frequency, f, pixel] = sums.total(f, pixel)
+            for pixel in range(pixels):
+                place = frequency, group * filters + f, i * pixels + pixel
+                products[place] = sums.total(f, pixel)
+    with grid(target, groups * filters, tiles) as (block, tile):
+        load = partial(lambda block, tile, y, x: products[y * IN + x, block, tile], block, tile)
+        _store_tile(spec, p, load, block, *_place(spec, tiling, tile))
 
 
-def _transform_output(
-    spec: ConvSpec, target: Target, p: Parameters, task: Expr, group: Expr, products: Expr
+def _place(spec: ConvSpec, tiling: _Tiling, tile: Expr) -> tuple[Expr, Expr]:
+    """Row and column of a tile's first output; past the last tile they are below the picture."""
+    tile = T.bind(tile)
+    place = tirx.floordiv(tile, tiling.columns), tirx.floormod(tile, tiling.columns)
+    row, column = (
+        T.bind(tirx.floordiv(n, d) * (d * OUT) + tirx.floormod(n, d))
+        for n, d in zip(place, spec.dilations, strict=True)
+    )
+    return row, column
+
+
+class _Window:
+    """The input pixels of the tile whose first output is at row, column."""
+
+    def __init__(
+        self, spec: ConvSpec, target: Target, p: Parameters, row: Expr, column: Expr
+    ) -> None:
+        self._size, self._p, self._zeros = spec.size, p, broadcast(0.0, target.lanes)
+        (dy, dx), (top, left, *_) = spec.dilations, spec.pads
+        self._rows = [T.bind(row + y * dy - top) for y in range(IN)]
+        self._columns = [T.bind(column + x * dx - left) for x in range(IN)]
+        self.inside = tirx.all(self._is_inside(0, 0), self._is_inside(-1, -1))
+        """Whether none of them is padding."""
+
+    def _is_inside(self, y: int, x: int) -> Expr:
+        row, column = self._rows[y], self._columns[x]
+        return tirx.all(row >= 0, row < self._size[0], column >= 0, column < self._size[1])
+
+    def load(self, block: Expr, y: int, x: int) -> Expr:
+        """A block of channels of a pixel of a window that is `inside`."""
+        return self._p.vectors[0, block, self._rows[y], self._columns[x]]
+
+    def load_padded(self, block: Expr, y: int, x: int) -> Expr:
+        """The same of any window; the load itself is inside, since a branch would cost more."""
+        row = T.min(T.max(self._rows[y], 0), self._size[0] - 1)
+        column = T.min(T.max(self._columns[x], 0), self._size[1] - 1)
+        pixel = self._p.vectors[0, block, row, column]
+        return tirx.Select(self._is_inside(y, x), pixel, self._zeros)
+
+
+def _store_tile(
+    spec: ConvSpec,
+    p: Parameters,
+    load: Callable[[int, int], Expr],
+    block: Expr,
+    row: Expr,
+    column: Expr,
 ) -> None:
-    filters = _tiling(spec, target).filters
-    totals = Vectors(products)
-    with _each_tile(spec, target, task) as (i, pixel, row, column), T.serial(0, filters) as f:
-        outputs = _both_ways(transforms().output, lambda y, x: totals[i, y * IN + x, f, pixel])
-        for n, value in enumerate(outputs):
-            y = row + n // OUT * spec.dilations[0]
-            x = column + n % OUT * spec.dilations[1]
-            with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
-                p.store(value, group * filters + f, y, x)
+    """Turn one block of filters' products for a tile into pixels, and store those inside."""
+    for number, value in enumerate(_both_ways(transforms().output, load)):
+        y = row + number // OUT * spec.dilations[0]
+        x = column + number % OUT * spec.dilations[1]
+        with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
+            p.store(value, block, y, x)
 
 
 def _both_ways(factors: Sequence[Matrix], load: Callable[[int, int], Expr]) -> Iterator[Expr]:

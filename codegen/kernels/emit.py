@@ -46,7 +46,11 @@ def view(buffer: Expr, shape: Sequence[int]) -> Expr:
 
 
 def scratch(shape: Sequence[int]) -> Expr:
-    """A buffer for the body of a CPU loop, from the thread's pool, which the first run fills."""
+    """A working buffer of float32.
+
+    In a loop on a CPU it comes from the thread's pool, which the first run fills; before a GPU's
+    grids it is an arena of the plan.
+    """
     return T.alloc_buffer(tuple(shape), "float32", scope="global", layout=None)
 
 

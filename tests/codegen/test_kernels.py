@@ -216,10 +216,10 @@ def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", WINOGRAD)
-def test_winograd_equals_its_meaning(case: str, tmp_path: Path) -> None:
+def test_winograd_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
     # Most of these it would leave to the direct kernel: they are small.
     spec = replace(WINOGRAD[case], epilogue=EPILOGUES["bias, relu, residual"])
-    check_meaning(conv_winograd, spec, load_target("cpu"), tmp_path)
+    check_meaning(conv_winograd, spec, target, tmp_path)
 
 
 def test_winograd_with_narrow_vectors(tmp_path: Path) -> None:
@@ -254,6 +254,26 @@ def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, targ
 def test_winograd_where_it_pays(what: dict[str, Any], expected: ModuleType) -> None:
     spec = ConvSpec((128,), 128, (46, 46), (3, 3), pads=(1, 1, 1, 1))
     assert kernels.convolution_for(replace(spec, **what), load_target("cpu")) is expected
+
+
+def test_functions_share_their_working_memory() -> None:
+    def function(*sizes: int) -> machine_code.DeviceFunction:
+        buffers = tuple(bundle.Tensor(shape=(n,), dtype="float32", arena=None) for n in sizes)
+        call = machine_code.DeviceCall("k", tuple(range(1, 1 + len(sizes))), (1,), (1,))
+        return machine_code.DeviceFunction((call,), buffers)
+
+    functions = {"small": function(8), "large": function(5, 20)}
+    plan = bundle.Plan(
+        arenas=(64,),
+        tensors=(bundle.Tensor(shape=(16,), dtype="float32", arena=0),),
+        launches=tuple(bundle.Launch(kernel=k, arguments=(0,), layer="") for k in functions),
+        inputs={},
+        outputs={},
+    )
+    shared = machine_code.with_launches(plan, functions)
+    assert shared.arenas == (64, 32, 80)
+    places = [[shared.tensors[a].arena for a in launch.arguments] for launch in shared.launches]
+    assert places == [[1], [1, 2]]
 
 
 @pytest.mark.parametrize("operation", ["exp", "sigmoid", "tanh"])
