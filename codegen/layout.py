@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax, te, tirx
 
 from graphopt.codegen import kernels
+from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
 from graphopt.codegen.targets import Target
@@ -141,28 +142,26 @@ class _Rewrite:
             x = self._planar(source)
         else:
             x = self._blocked(source)
-        template = kernels.convolution_for(spec, self._target)
-        weight = template.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
+        choice = kernels.candidates(spec, self._target)[0]
+        weight = choice.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
         operands = [
             x,
             relax.const(weight),
             *(relax.const(pack_channels(v, lanes, spec.out_runs)) for v in region.channels),
             *(self._blocked(tensor, spec.out_runs) for tensor in region.tensors),
         ]
-        function = self._kernel(spec)
+        function = self._kernel(spec, choice)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
         self._layers.append(Layer(function.name_hint, node, spec.macs))
         shape = relax.TensorType(spec.output_shape(lanes), "float32")
         result = self._builder.emit(relax.call_tir(function, operands, shape))
         self._forms[region.result] = _Forms(blocked=result, runs=spec.out_runs)
 
-    def _kernel(self, spec: ConvSpec) -> Expr:
+    def _kernel(self, spec: ConvSpec, choice: Choice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
         if spec not in self._built:
-            template = kernels.convolution_for(spec, self._target)
-            name = f"{template.__name__.rpartition('.')[2]}_{len(self._built)}"
-            function = template.build(spec, self._target)
-            self._built[spec] = self._builder.add_func(function, name)
+            name = f"{choice.kernel}_{len(self._built)}"
+            self._built[spec] = self._builder.add_func(choice.build(spec, self._target), name)
         return self._built[spec]
 
     # Everything else

@@ -1,17 +1,65 @@
-"""The kernel templates, a file each: `handles(spec, target)`, `pack_weight`, `build` -> TIR."""
+"""The kernel templates, a file each, and the choice among them for a convolution.
+
+A template has four functions: `tiles(spec, target)`, the register tiles that it could compute the
+convolution by (none: it cannot); `cost(spec, target, tile)`, an estimate of the time; `pack_weight`
+and `build`, the weights and the TIR for one of them.
+"""
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 from graphopt.codegen.kernels import conv_1x1, conv_dense, conv_depthwise, conv_winograd
-from graphopt.codegen.kernels.conv import ConvSpec
+from graphopt.codegen.kernels.conv import ConvSpec, Tile
+from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
-CONVOLUTIONS: tuple[ModuleType, ...] = (conv_depthwise, conv_1x1, conv_winograd, conv_dense)
-"""Most special first: the first that handles a convolution computes it."""
+CONVOLUTIONS: Mapping[str, ModuleType] = MappingProxyType(
+    {
+        module.__name__.rpartition(".")[2]: module
+        for module in (conv_depthwise, conv_1x1, conv_winograd, conv_dense)
+    }
+)
+"""Templates by their files' names; of two that cost the same, the first is taken."""
 
 
-def convolution_for(spec: ConvSpec, target: Target) -> ModuleType:
-    """The kernel template for a convolution (`conv_dense` handles every dense one)."""
-    return next(module for module in CONVOLUTIONS if module.handles(spec, target))
+@dataclass(frozen=True)
+class Choice:
+    """How a convolution is computed.
+
+    Args:
+        kernel: the template.
+        tile: its register tile.
+        work_group: work-items in a group (gpu).
+    """
+
+    kernel: str
+    tile: Tile
+    work_group: int
+
+    def pack_weight(self, weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+        """The weights as the kernel reads them.
+
+        Args:
+            weight: (O, I, kh, kw), or (C, 1, kh, kw) when depthwise.
+        """
+        packed: Floats = CONVOLUTIONS[self.kernel].pack_weight(weight, spec, target, self.tile)
+        return packed
+
+    def build(self, spec: ConvSpec, target: Target) -> Any:
+        """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+        grouped = replace(target, work_group=self.work_group)
+        return CONVOLUTIONS[self.kernel].build(spec, grouped, self.tile)
+
+
+def candidates(spec: ConvSpec, target: Target) -> list[Choice]:
+    """All ways to compute a convolution, by estimated time, the shortest first."""
+    costs = {
+        Choice(name, tile, target.work_group): module.cost(spec, target, tile)
+        for name, module in CONVOLUTIONS.items()
+        for tile in module.tiles(spec, target)
+    }
+    return sorted(costs, key=costs.__getitem__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,20 @@ from graphopt.codegen.targets import Target
 def blocks(channels: Sequence[int], lanes: int) -> int:
     """Blocks that hold runs of channels, each run starting a block of its own."""
     return sum(-(-run // lanes) for run in channels)
+
+
+class Tile(NamedTuple):
+    """What a kernel computes at once, in registers.
+
+    Args:
+        filters: blocks of filters.
+        pixels: pixels of a row; for Winograd's algorithm, squares of pixels.
+        square: pixels a side of such a square, 1 for the direct algorithms.
+    """
+
+    filters: int
+    pixels: int
+    square: int = 1
 
 
 @dataclass(frozen=True)

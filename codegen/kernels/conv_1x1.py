@@ -13,42 +13,47 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
-from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile
+from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, Tile
 from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
 
-def handles(spec: ConvSpec, _: Target) -> bool:
-    """Whether this kernel computes that convolution."""
-    return (
+def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if it is another kind of convolution."""
+    mine = (
         not (spec.depthwise or spec.planar)
         and spec.kernel == spec.strides == (1, 1)
         and not any(spec.pads)
     )
+    return conv_dense.tiles(_one_row(spec), target) if mine else []
+
+
+def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector multiply-adds."""
+    return conv_dense.cost(_one_row(spec), target, tile)
 
 
 def _one_row(spec: ConvSpec) -> ConvSpec:
     return replace(spec, size=(1, spec.size[0] * spec.size[1]))
 
 
-def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
     """(O, I, 1, 1) to (O groups, I blocks, 1, 1, lanes, filters of a tile, lanes)."""
-    return conv_dense.pack_weight(weight, _one_row(spec), target)
+    return conv_dense.pack_weight(weight, _one_row(spec), target, tile)
 
 
-def build(spec: ConvSpec, target: Target) -> Any:
+def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     row = _one_row(spec)
     with kernel("conv_1x1") as get:
-        p = Parameters(spec, target, conv_dense.weight_shape(row, target), seen_as=row)
-        (_cpu if target.kind == "cpu" else _gpu)(row, target, p)
+        p = Parameters(spec, target, conv_dense.weight_shape(row, target, tile), seen_as=row)
+        (_cpu if target.kind == "cpu" else _gpu)(row, target, tile, p)
     return get()
 
 
-def _cpu(row: ConvSpec, target: Target, p: Parameters) -> None:
-    tile = conv_dense.choose_tile(row, target, row.size[1])
-    groups, in_blocks, *_ = conv_dense.weight_shape(row, target)
+def _cpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    groups, in_blocks, *_ = conv_dense.weight_shape(row, target, tile)
     lanes = target.lanes
 
     def compute(group: Expr, column: Expr, pixels: int) -> None:
@@ -76,9 +81,8 @@ def _cpu(row: ConvSpec, target: Target, p: Parameters) -> None:
                 compute(group, full * tile.pixels, rest)
 
 
-def _gpu(row: ConvSpec, target: Target, p: Parameters) -> None:
-    tile = conv_dense.choose_tile(row, target, row.size[1])
-    groups, in_blocks, *_ = conv_dense.weight_shape(row, target)
+def _gpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    groups, in_blocks, *_ = conv_dense.weight_shape(row, target, tile)
     lanes, pixels = target.lanes, row.size[1]
     with grid(target, groups, -(-pixels // tile.pixels)) as (group, i):
         column = T.bind(i * tile.pixels)

@@ -14,7 +14,7 @@ Learning Convolutions on SIMD Architectures", SC 2018.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -24,6 +24,7 @@ from graphopt.codegen.kernels.conv import (
     ConvSpec,
     Parameters,
     RegisterTile,
+    Tile,
     blocks,
     pack_channels,
 )
@@ -32,50 +33,50 @@ from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
 
-def handles(spec: ConvSpec, _: Target) -> bool:
-    """Whether this kernel computes that convolution."""
-    return not spec.depthwise
+def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if it is no dense convolution."""
+    return [] if spec.depthwise else row_tiles(spec, target, spec.out_size[1])
 
 
-class Tile(NamedTuple):
-    """A register tile: blocks of filters times pixels of a row."""
-
-    filters: int
-    pixels: int
-
-
-def choose_tile(spec: ConvSpec, target: Target, width: int) -> Tile:
-    """The tile that wastes least: filters that divide the blocks, few narrow last tiles.
+def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
+    """Tiles that fill registers, or half of them, with filters that divide the blocks.
 
     Args:
         width: pixels in a row of tiles.
     """
     out_blocks = blocks((spec.out_channels,), target.lanes)
-
-    def cost(tile: Tile) -> float:
-        full, rest = divmod(width, tile.pixels)
-        widths = [tile.pixels] * full + [rest] * (rest > 0)
-        # A step of the inner loop: one multiply-add an accumulator, but never fewer than hide the
-        # unit's latency; plus the loads of weights and inputs (two of them share a cycle).
-        step = sum(max(tile.filters * w, 8) + (tile.filters + w) / 2 for w in widths)
-        return step * (out_blocks // tile.filters)
-
-    tiles = [
-        Tile(filters, max(1, min(width, target.registers // filters)))
+    return [
+        Tile(filters, pixels)
         for filters in range(1, target.filter_blocks + 1)
         if out_blocks % filters == 0
+        for most in [max(1, min(width, target.registers // filters))]
+        for pixels in range(max(1, most // 2), most + 1)
     ]
-    narrower = [Tile(t.filters, p) for t in tiles for p in range(max(1, t.pixels // 2), t.pixels)]
-    return min(tiles + narrower, key=cost)
 
 
-def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector multiply-adds."""
+    inputs = sum(spec.in_channels)
+    if not spec.planar:
+        inputs = blocks(spec.in_channels, target.lanes) * target.lanes
+    steps = spec.kernel[0] * spec.kernel[1] * inputs * spec.out_size[0]
+    return steps * row_cost(spec, target, tile, spec.out_size[1])
+
+
+def row_cost(spec: ConvSpec, target: Target, tile: Tile, width: int) -> float:
+    """What one input value of every pixel of a row costs, for all filters.
+
+    A tile costs one multiply-add an accumulator, but never fewer than hide the unit's latency; and
+    the loads of weights and inputs, of which two share a cycle.
+    """
+    full, rest = divmod(width, tile.pixels)
+    widths = [tile.pixels] * full + [rest] * (rest > 0)
+    step = sum(max(tile.filters * w, 8) + (tile.filters + w) / 2 for w in widths)
+    return step * (blocks((spec.out_channels,), target.lanes) // tile.filters)
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
     """(O, I, kh, kw) to (O groups, I blocks, kh, kw, I lanes, filters of a tile, lanes)."""
-    return pack_groups(weight, spec, target, choose_tile(spec, target, spec.out_size[1]).filters)
-
-
-def pack_groups(weight: Floats, spec: ConvSpec, target: Target, tile_filters: int) -> Floats:
-    """`pack_weight` for tiles of so many blocks of filters."""
     filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
     if spec.planar:
         inputs = np.moveaxis(filters, 1, 0)[None]  # (1, I, OB, kh, kw, lanes)
@@ -83,13 +84,12 @@ def pack_groups(weight: Floats, spec: ConvSpec, target: Target, tile_filters: in
         split = pack_channels(np.moveaxis(filters, 1, 0), target.lanes, spec.in_channels)
         inputs = np.moveaxis(split, -1, 1)  # (IB, I lanes, OB, kh, kw, lanes)
     ib, il, ob, kh, kw, lanes = inputs.shape
-    grouped = inputs.reshape(ib, il, ob // tile_filters, tile_filters, kh, kw, lanes)
+    grouped = inputs.reshape(ib, il, ob // tile.filters, tile.filters, kh, kw, lanes)
     return np.ascontiguousarray(grouped.transpose(2, 0, 4, 5, 1, 3, 6))
 
 
-def weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
+def weight_shape(spec: ConvSpec, target: Target, tile: Tile) -> tuple[int, ...]:
     """The shape that `pack_weight` gives."""
-    tile = choose_tile(spec, target, spec.out_size[1])
     out_blocks = blocks((spec.out_channels,), target.lanes)
     channels = sum(spec.in_channels)
     in_blocks, in_lanes = (
@@ -99,11 +99,11 @@ def weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
     return (groups, in_blocks, *spec.kernel, in_lanes, tile.filters, target.lanes)
 
 
-def build(spec: ConvSpec, target: Target) -> Any:
+def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     with kernel("conv_dense") as get:
-        p = Parameters(spec, target, weight_shape(spec, target))
-        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
+        p = Parameters(spec, target, weight_shape(spec, target, tile))
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
     return get()
 
 
@@ -127,9 +127,8 @@ def tile_weights(p: Parameters, tile: Tile, *index: Expr) -> list[Expr]:
     return [T.bind(p.weight[place]) for place in places]
 
 
-def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    tile = choose_tile(spec, target, spec.out_size[1])
-    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target)
+def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     width, out_height = spec.size[1], spec.out_size[0]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
 
@@ -192,9 +191,8 @@ def _inner_tiles(spec: ConvSpec, pixels: int) -> tuple[int, int]:
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    tile = choose_tile(spec, target, spec.out_size[1])
-    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target)
+def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     out_height, out_width = spec.out_size
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
     with grid(target, groups, out_height, -(-out_width // tile.pixels)) as (group, row, i):

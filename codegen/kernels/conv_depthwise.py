@@ -12,38 +12,61 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
-from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, blocks, pack_channels
+from graphopt.codegen.kernels.conv import (
+    ConvSpec,
+    Parameters,
+    RegisterTile,
+    Tile,
+    blocks,
+    pack_channels,
+)
 from graphopt.codegen.kernels.emit import Expr, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
-
-def handles(spec: ConvSpec, _: Target) -> bool:
-    """Whether this kernel computes that convolution."""
-    return spec.depthwise and not spec.planar
+WIDEST = 8
+"""Pixels of the widest tile; more would hardly save loads."""
 
 
-def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if it is no depthwise convolution."""
+    if not spec.depthwise or spec.planar:
+        return []
+    # Half of the registers are for weights and inputs.
+    most = min(WIDEST, target.registers // 2, spec.out_size[1])
+    return [Tile(1, pixels) for pixels in range(max(1, most // 2), most + 1)]
+
+
+def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector multiply-adds: those, and half of one a load."""
+    full, rest = divmod(spec.out_size[1], tile.pixels)
+    reach = spec.dilations[1] * (spec.kernel[1] - 1) + 1
+    step = sum(
+        spec.kernel[1] * width + (spec.kernel[1] + (width - 1) * spec.strides[1] + reach) / 2
+        for width in [tile.pixels] * full + [rest] * (rest > 0)
+    )
+    return step * spec.kernel[0] * spec.out_size[0] * blocks(spec.out_runs, target.lanes)
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floats:
     """(C, 1, kh, kw) to (blocks, kh, kw, lanes)."""
     return np.ascontiguousarray(pack_channels(weight[:, 0], target.lanes, spec.out_runs))
 
 
-def build(spec: ConvSpec, target: Target) -> Any:
+def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     lanes = target.lanes
     shape = (blocks(spec.out_runs, lanes), *spec.kernel, lanes)
     with kernel("conv_depthwise") as get:
         p = Parameters(spec, target, shape)
-        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
     return get()
 
 
-def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     kw = spec.kernel[1]
-    out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
+    out_blocks, out_height = spec.output_shape(target.lanes)[1:3]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
-    # Leave room for a row of weights beside the sums.
-    pixels = min(out_width, max(1, min(8, target.registers - kw)))
 
     def compute(block: Expr, row: Expr, column: Expr, pixels: int, inside: bool) -> None:
         sums = RegisterTile(target, 1, pixels)
@@ -64,14 +87,14 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
             sums.store(p, block, row, column, pixel)
 
     with grid(target, out_blocks, out_height) as (block, row):
-        conv_dense.walk_row(spec, pixels, lambda *tile: compute(block, row, *tile))
+        conv_dense.walk_row(spec, tile.pixels, lambda *at: compute(block, row, *at))
 
 
-def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
+def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
-    pixels = min(out_width, 4)
+    pixels = tile.pixels
     with grid(target, out_blocks, out_height, -(-out_width // pixels)) as (block, row, i):
         column = T.bind(i * pixels)
         sums = RegisterTile(target, 1, pixels)

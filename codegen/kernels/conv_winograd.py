@@ -1,12 +1,13 @@
-"""Dense 3x3 convolution of stride 1 by Winograd's algorithm F(4x4, 3x3): a quarter of the products.
+"""Dense 3x3 convolution of stride 1 by Winograd's algorithm: F(4x4, 3x3), with a quarter of the
+products, or F(2x2, 3x3), with less than a half.
 
-The output is cut into tiles of 4x4 pixels. A tile's output y, the filter g and the 6x6 input pixels
-d that it needs are related by (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-CVPR 2016, section 4.1)
+The output is cut into squares of 4x4 (2x2) pixels. A square's output y, the filter g and the 6x6
+(4x4) input pixels d that it needs are related by (Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", CVPR 2016, section 4.1)
 
     y = A^T [(G g G^T) * (B^T d B)] A
 
-so that the sum over input channels is, at each of 36 frequencies, a product of two matrices:
+so that the sum over input channels is, at each of 36 (16) frequencies, a product of two matrices:
 filters x channels times channels x tiles. A task transforms the input of some tiles, multiplies it
 at all frequencies by one group of filters after the other, and turns the products back into pixels,
 all in a scratch that stays in its core's cache (Zlateski et al., "The Anatomy of Efficient FFT and
@@ -21,6 +22,7 @@ Rounding: an output may be off by 1e-5 of the outputs' deviation, about twice th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -32,7 +34,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
-from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, blocks
+from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, Tile, blocks
 from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel, scratch
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
@@ -40,17 +42,14 @@ from graphopt.codegen.targets import Target
 Matrix = NDArray[np.float64]
 
 TAPS = 3
-OUT = 4
-"""Pixels a side of an output tile."""
-IN = OUT + TAPS - 1
-"""Pixels a side of an input tile; frequencies a side."""
-POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Where polynomials are interpolated, beside infinity. No number in the transforms is above 2.9,
-where the usual points 0, 1, -1, 2, -2 bring an 8: that keeps rounding small."""
+POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
+"""Where polynomials are interpolated, beside infinity, for squares of so many pixels a side. No
+number in the transforms is above 2.9, where the usual points 0, 1, -1, 2, -2 bring an 8: that keeps
+rounding small."""
 
-TRANSFORM_COST = 500
-"""What transforming one block of channels of one tile costs, there or back: as much as so many
-vector multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
+TRANSFORM_COST = 14
+"""What transforming one vector of input pixels costs, there or back: as much as so many vector
+multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
 WEIGHT_COST = 4
 """What fetching one vector of weights costs, once a task; they are too many for a core's cache."""
 CORES = 4
@@ -60,12 +59,12 @@ GAIN = 1.2
 
 
 class Transforms(NamedTuple):
-    """F(4, 3), in one dimension.
+    """F(m, 3), in one dimension; n = m + 2.
 
     Args:
-        weight: G, (IN, TAPS).
-        input: B^T, (IN, IN), in two factors; the first one is applied first.
-        output: A^T, (OUT, IN), likewise.
+        weight: G, (n, 3).
+        input: B^T, (n, n), in two factors; the first one is applied first.
+        output: A^T, (m, n), likewise.
     """
 
     weight: Matrix
@@ -74,18 +73,22 @@ class Transforms(NamedTuple):
 
 
 @cache
-def transforms() -> Transforms:
-    """Interpolation at `POINTS` and at infinity (Lavin and Gray, sections 2 and 4)."""
-    points = np.array(POINTS)
+def transforms(out: int) -> Transforms:
+    """Interpolation at `POINTS` and at infinity (Lavin and Gray, sections 2 and 4).
+
+    Args:
+        out: m, pixels a side of an output square.
+    """
+    points, inputs = np.array(POINTS[out]), out + TAPS - 1
     others = [np.delete(points, i) for i in range(len(points))]
     scale = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    powers = np.vander(points, IN, increasing=True)
-    infinity = np.eye(IN)[-1]
+    powers = np.vander(points, inputs, increasing=True)
+    infinity = np.eye(inputs)[-1]
     G = np.vstack([powers[:, :TAPS] / np.c_[scale], infinity[-TAPS:]])
     B = [[*np.poly(rest)[::-1], 0] for rest in others]
     BT = np.vstack([*B, np.poly(points)[::-1]])
-    AT = np.hstack([powers[:, :OUT].T, np.c_[infinity[-OUT:]]])
-    butterfly = np.eye(IN)
+    AT = np.hstack([powers[:, :out].T, np.c_[infinity[-out:]]])
+    butterfly = np.eye(inputs)
     for i in range(1, len(points), 2):
         butterfly[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
     halves = np.linalg.inv(butterfly)
@@ -94,106 +97,110 @@ def transforms() -> Transforms:
     return Transforms(G, (clean[0], butterfly), (butterfly, clean[1]))
 
 
-def handles(spec: ConvSpec, target: Target) -> bool:
-    """Whether this kernel computes that convolution: it can, and saves enough to be worth it."""
-    possible = (
-        not (spec.depthwise or spec.planar)
-        and spec.kernel == (TAPS, TAPS)
-        and spec.strides == (1, 1)
-    )
-    return possible and _cost(spec, target) * GAIN < _direct_cost(spec, target)
+def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if the algorithm is not for that convolution."""
+    if spec.depthwise or spec.planar or spec.kernel != (TAPS, TAPS) or spec.strides != (1, 1):
+        return []
+    return [
+        Tile(filters, pixels, square)
+        for square in POINTS
+        for filters, pixels, _ in conv_dense.row_tiles(
+            spec, target, math.prod(_squares(spec, square))
+        )
+    ]
 
 
-def _direct_cost(spec: ConvSpec, target: Target) -> int:
-    """The direct algorithm's time in vector multiply-adds."""
-    inputs = blocks(spec.in_channels, target.lanes) * target.lanes
-    outputs = blocks((spec.out_channels,), target.lanes)
-    return TAPS * TAPS * inputs * outputs * spec.out_size[0] * spec.out_size[1]
-
-
-def _cost(spec: ConvSpec, target: Target) -> float:
-    """This algorithm's time in vector multiply-adds."""
+def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector multiply-adds."""
     inputs = blocks(spec.in_channels, target.lanes)
     outputs = blocks((spec.out_channels,), target.lanes)
-    tiling = _tiling(spec, target)
-    weights = IN * IN * inputs * target.lanes * outputs
-    tiles = tiling.per_task * tiling.pixels
-    task = tiles * (weights + TRANSFORM_COST * (inputs + outputs)) + WEIGHT_COST * weights
-    return task * max(tiling.tasks, CORES)
+    tiling = _tiling(spec, target, tile)
+    frequencies = (tile.square + TAPS - 1) ** 2
+    squares = tiling.per_task * tile.pixels
+    products = inputs * target.lanes * conv_dense.row_cost(spec, target, tile, squares)
+    transforms = TRANSFORM_COST * squares * (inputs + outputs)
+    weights = WEIGHT_COST * inputs * target.lanes * outputs
+    tasks = max(tiling.tasks, CORES) if target.kind == "cpu" else tiling.tasks
+    return GAIN * frequencies * (products + transforms + weights) * tasks
 
 
 class _Tiling(NamedTuple):
-    """How the work is cut.
+    """How the picture is cut.
 
     Args:
-        columns: tiles beside each other in the picture.
-        filters: blocks of filters in a register tile.
-        pixels: tiles, which are its pixels, in a register tile.
+        columns: squares beside each other.
         per_task: register tiles of a task.
-        tasks: tasks; the last one's tiles may lie below the picture.
+        tasks: tasks, on a GPU one; the last one's squares may lie below the picture.
     """
 
     columns: int
-    filters: int
-    pixels: int
     per_task: int
     tasks: int
 
 
-def _tiling(spec: ConvSpec, target: Target) -> _Tiling:
-    # A group of dilation x dilation tiles covers a square of pixels.
+def _squares(spec: ConvSpec, side: int) -> tuple[int, int]:
+    """Rows and columns of squares of so many pixels a side."""
+    # With a dilation d, d x d squares are woven into one that is d times as large.
     rows, columns = (
-        d * -(-extent // (d * OUT)) for extent, d in zip(spec.out_size, spec.dilations, strict=True)
+        d * -(-extent // (d * side))
+        for extent, d in zip(spec.out_size, spec.dilations, strict=True)
     )
-    tile = conv_dense.choose_tile(spec, target, rows * columns)
+    return rows, columns
+
+
+def _tiling(spec: ConvSpec, target: Target, tile: Tile) -> _Tiling:
+    rows, columns = _squares(spec, tile.square)
     count = -(-rows * columns // tile.pixels)
-    tile_bytes = 4 * OUT * OUT * tile.pixels * blocks(spec.in_channels, target.lanes) * target.lanes
+    if target.kind == "gpu":
+        return _Tiling(columns, count, 1)
+    channels = blocks(spec.in_channels, target.lanes) * target.lanes
+    tile_bytes = 4 * tile.square**2 * tile.pixels * channels
     # Enough tasks for a handful of cores, even where the cache could hold more.
     per_task = max(1, min(target.cache_bytes // tile_bytes, -(-count // 8)))
-    return _Tiling(columns, tile.filters, tile.pixels, per_task, -(-count // per_task))
+    return _Tiling(columns, per_task, -(-count // per_task))
 
 
-def _weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
-    filters, lanes = _tiling(spec, target).filters, target.lanes
-    groups = blocks((spec.out_channels,), lanes) // filters
-    return (groups, IN * IN, blocks(spec.in_channels, lanes), lanes, filters, lanes)
+def _weight_shape(spec: ConvSpec, target: Target, tile: Tile) -> tuple[int, ...]:
+    frequencies, lanes = (tile.square + TAPS - 1) ** 2, target.lanes
+    groups = blocks((spec.out_channels,), lanes) // tile.filters
+    return (groups, frequencies, blocks(spec.in_channels, lanes), lanes, tile.filters, lanes)
 
 
-def pack_weight(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
     """(O, I, 3, 3) to (O groups, frequencies, I blocks, I lanes, filters of a tile, lanes)."""
-    G = transforms().weight
+    G = transforms(tile.square).weight
     transformed = (G @ weight.astype(np.float64) @ G.T).astype(np.float32)
-    filters = _tiling(spec, target).filters
-    packed = conv_dense.pack_groups(transformed, spec, target, filters)
-    return np.ascontiguousarray(np.moveaxis(packed, 1, 3)).reshape(_weight_shape(spec, target))
+    packed = conv_dense.pack_weight(transformed, spec, target, tile)
+    shape = _weight_shape(spec, target, tile)
+    return np.ascontiguousarray(np.moveaxis(packed, 1, 3)).reshape(shape)
 
 
-def build(spec: ConvSpec, target: Target) -> Any:
+def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     with kernel("conv_winograd") as get:
-        p = Parameters(spec, target, _weight_shape(spec, target))
-        (_cpu if target.kind == "cpu" else _gpu)(spec, target, p)
+        p = Parameters(spec, target, _weight_shape(spec, target, tile))
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
     return get()
 
 
-def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    tiling = _tiling(spec, target)
-    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target)
-    pixels, per_task = tiling.pixels, tiling.per_task
+def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
+    pixels, per_task = tile.pixels, tiling.per_task
 
     @contextmanager
-    def each_tile(task: Expr) -> Iterator[tuple[Expr, ...]]:
-        """Walk a task's tiles: register tile, pixel in it, row and column of the first output."""
+    def each_square(task: Expr) -> Iterator[tuple[Expr, ...]]:
+        """Walk a task's squares: register tile, place in it, row and column of the output."""
         with T.serial(0, per_task) as i, T.serial(0, pixels) as pixel:
-            yield i, pixel, *_place(spec, tiling, (task * per_task + i) * pixels + pixel)
+            yield i, pixel, *_place(spec, tile, tiling, (task * per_task + i) * pixels + pixel)
 
     def transform_input(task: Expr) -> None:
-        with each_tile(task) as (i, pixel, row, column):
-            window = _Window(spec, target, p, row, column)
+        with each_square(task) as (i, pixel, row, column):
+            window = _Window(spec, target, tile, p, row, column)
 
             def transform(load: Callable[[Expr, int, int], Expr]) -> None:
                 with T.serial(0, in_blocks) as block:
-                    values = _both_ways(transforms().input, partial(load, block))
+                    values = _both_ways(transforms(tile.square).input, partial(load, block))
                     for frequency, value in enumerate(values):
                         Vectors(inputs)[i, block, frequency, pixel] = value
 
@@ -219,9 +226,9 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
                     products[i, frequency, f, pixel] = sums.total(f, pixel)
 
     def transform_output(task: Expr, group: Expr) -> None:
-        with each_tile(task) as (i, pixel, row, column), T.serial(0, filters) as f:
-            load = partial(lambda f, y, x: products[i, y * IN + x, f, pixel], f)
-            _store_tile(spec, p, load, group * filters + f, row, column)
+        with each_square(task) as (i, pixel, row, column), T.serial(0, filters) as f:
+            load = partial(lambda f, y, x: products[i, y * side + x, f, pixel], f)
+            _store_square(spec, tile, p, load, group * filters + f, row, column)
 
     with grid(target, tiling.tasks) as (task,):
         inputs = scratch((per_task, in_blocks, frequencies, pixels, lanes))
@@ -232,19 +239,19 @@ def _cpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
             transform_output(task, group)
 
 
-def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
-    """Three launches, and all tiles' inputs and products in the device's memory between them."""
-    tiling = _tiling(spec, target)
-    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target)
-    pixels, tiles = tiling.pixels, tiling.tasks * tiling.per_task * tiling.pixels
-    inputs = Vectors(scratch((frequencies, in_blocks, tiles, lanes)))
-    products = Vectors(scratch((frequencies, groups * filters, tiles, lanes)))
-    with grid(target, in_blocks, tiles) as (block, tile):
-        window = _Window(spec, target, p, *_place(spec, tiling, tile))
-        values = _both_ways(transforms().input, partial(window.load_padded, block))
+def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    """Three launches, and all squares' inputs and products in the device's memory between them."""
+    tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
+    pixels, squares = tile.pixels, tiling.tasks * tiling.per_task * tile.pixels
+    inputs = Vectors(scratch((frequencies, in_blocks, squares, lanes)))
+    products = Vectors(scratch((frequencies, groups * filters, squares, lanes)))
+    with grid(target, in_blocks, squares) as (block, square):
+        window = _Window(spec, target, tile, p, *_place(spec, tile, tiling, square))
+        values = _both_ways(transforms(tile.square).input, partial(window.load_padded, block))
         for number, value in enumerate(values):
-            inputs[number, block, tile] = value
-    with grid(target, frequencies, groups, tiles // pixels) as (frequency, group, i):
+            inputs[number, block, square] = value
+    with grid(target, frequencies, groups, squares // pixels) as (frequency, group, i):
         sums = RegisterTile(target, filters, pixels)
         with T.serial(0, in_blocks) as block:
             loaded = [
@@ -261,32 +268,33 @@ def _gpu(spec: ConvSpec, target: Target, p: Parameters) -> None:
             for pixel in range(pixels):
                 place = frequency, group * filters + f, i * pixels + pixel
                 products[place] = sums.total(f, pixel)
-    with grid(target, groups * filters, tiles) as (block, tile):
-        load = partial(lambda block, tile, y, x: products[y * IN + x, block, tile], block, tile)
-        _store_tile(spec, p, load, block, *_place(spec, tiling, tile))
+    with grid(target, groups * filters, squares) as (block, square):
+        load = partial(lambda b, n, y, x: products[y * side + x, b, n], block, square)
+        _store_square(spec, tile, p, load, block, *_place(spec, tile, tiling, square))
 
 
-def _place(spec: ConvSpec, tiling: _Tiling, tile: Expr) -> tuple[Expr, Expr]:
-    """Row and column of a tile's first output; past the last tile they are below the picture."""
-    tile = T.bind(tile)
-    place = tirx.floordiv(tile, tiling.columns), tirx.floormod(tile, tiling.columns)
+def _place(spec: ConvSpec, tile: Tile, tiling: _Tiling, square: Expr) -> tuple[Expr, Expr]:
+    """Row and column of a square's first output; past the last one they are below the picture."""
+    square = T.bind(square)
+    place = tirx.floordiv(square, tiling.columns), tirx.floormod(square, tiling.columns)
     row, column = (
-        T.bind(tirx.floordiv(n, d) * (d * OUT) + tirx.floormod(n, d))
+        T.bind(tirx.floordiv(n, d) * (d * tile.square) + tirx.floormod(n, d))
         for n, d in zip(place, spec.dilations, strict=True)
     )
     return row, column
 
 
 class _Window:
-    """The input pixels of the tile whose first output is at row, column."""
+    """The input pixels of the square whose first output is at row, column."""
 
     def __init__(
-        self, spec: ConvSpec, target: Target, p: Parameters, row: Expr, column: Expr
+        self, spec: ConvSpec, target: Target, tile: Tile, p: Parameters, row: Expr, column: Expr
     ) -> None:
+        side = range(tile.square + TAPS - 1)
         self._size, self._p, self._zeros = spec.size, p, broadcast(0.0, target.lanes)
         (dy, dx), (top, left, *_) = spec.dilations, spec.pads
-        self._rows = [T.bind(row + y * dy - top) for y in range(IN)]
-        self._columns = [T.bind(column + x * dx - left) for x in range(IN)]
+        self._rows = [T.bind(row + y * dy - top) for y in side]
+        self._columns = [T.bind(column + x * dx - left) for x in side]
         self.inside = tirx.all(self._is_inside(0, 0), self._is_inside(-1, -1))
         """Whether none of them is padding."""
 
@@ -306,25 +314,27 @@ class _Window:
         return tirx.Select(self._is_inside(y, x), pixel, self._zeros)
 
 
-def _store_tile(
+def _store_square(
     spec: ConvSpec,
+    tile: Tile,
     p: Parameters,
     load: Callable[[int, int], Expr],
     block: Expr,
     row: Expr,
     column: Expr,
 ) -> None:
-    """Turn one block of filters' products for a tile into pixels, and store those inside."""
-    for number, value in enumerate(_both_ways(transforms().output, load)):
-        y = row + number // OUT * spec.dilations[0]
-        x = column + number % OUT * spec.dilations[1]
+    """Turn one block of filters' products for a square into pixels, and store those inside."""
+    for number, value in enumerate(_both_ways(transforms(tile.square).output, load)):
+        y = row + number // tile.square * spec.dilations[0]
+        x = column + number % tile.square * spec.dilations[1]
         with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
             p.store(value, block, y, x)
 
 
 def _both_ways(factors: Sequence[Matrix], load: Callable[[int, int], Expr]) -> Iterator[Expr]:
-    """A tile's transform, down the columns and then along the rows, element by element."""
-    columns = [_apply(factors, [T.bind(load(y, x)) for y in range(IN)]) for x in range(IN)]
+    """A square's transform, down the columns and then along the rows, element by element."""
+    side = range(factors[0].shape[1])
+    columns = [_apply(factors, [T.bind(load(y, x)) for y in side]) for x in side]
     for row in zip(*columns, strict=True):
         yield from _apply(factors, row)
 

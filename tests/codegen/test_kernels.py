@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
-from graphopt.codegen.kernels import conv_dense, conv_winograd
+from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
 from graphopt.codegen.plan import pack_weights
@@ -180,8 +179,8 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
-def check_meaning(template: ModuleType, spec: ConvSpec, target: Target, folder: Path) -> None:
-    """What a template computes for random numbers is what its specification means."""
+def check_meaning(choice: Choice, spec: ConvSpec, target: Target, folder: Path) -> None:
+    """What a kernel computes for random numbers is what its specification means."""
     lanes = target.lanes
     rng = np.random.default_rng(0)
 
@@ -198,13 +197,12 @@ def check_meaning(template: ModuleType, spec: ConvSpec, target: Target, folder: 
     ]
     operands = [
         x if spec.planar else blocked(x, lanes, spec.in_channels),
-        template.pack_weight(weight, spec, target),
+        choice.pack_weight(weight, spec, target),
         *(pack_channels(v, lanes, spec.out_runs) for v in vectors),
         *(blocked(t, lanes, spec.out_runs) for t in tensors),
     ]
-    got = run_kernel(
-        template.build(spec, target), operands, spec.output_shape(lanes), target, folder
-    )
+    out = spec.output_shape(lanes)
+    got = run_kernel(choice.build(spec, target), operands, out, target, folder)
     expected = spec.meaning(x, weight, vectors, tensors)
     np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=2e-5, atol=2e-5)
 
@@ -212,19 +210,29 @@ def check_meaning(template: ModuleType, spec: ConvSpec, target: Target, folder: 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
     spec = CASES[case]
-    check_meaning(kernels.convolution_for(spec, target), spec, target, tmp_path)
+    check_meaning(kernels.candidates(spec, target)[0], spec, target, tmp_path)
 
 
+def winograd(spec: ConvSpec, target: Target, square: int) -> Choice:
+    """The best choice among Winograd kernels of a size."""
+    choices = kernels.candidates(spec, target)
+    return next(c for c in choices if c.kernel == "conv_winograd" and c.tile.square == square)
+
+
+@pytest.mark.parametrize("square", [2, 4])
 @pytest.mark.parametrize("case", WINOGRAD)
-def test_winograd_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
-    # Most of these it would leave to the direct kernel: they are small.
+def test_winograd_equals_its_meaning(
+    case: str, square: int, target: Target, tmp_path: Path
+) -> None:
+    # Most of these are left to the direct kernel: they are small.
     spec = replace(WINOGRAD[case], epilogue=EPILOGUES["bias, relu, residual"])
-    check_meaning(conv_winograd, spec, target, tmp_path)
+    check_meaning(winograd(spec, target, square), spec, target, tmp_path)
 
 
 def test_winograd_with_narrow_vectors(tmp_path: Path) -> None:
     target = replace(load_target("cpu"), lanes=8, registers=12)
-    check_meaning(conv_winograd, WINOGRAD["several tasks"], target, tmp_path)
+    spec = WINOGRAD["several tasks"]
+    check_meaning(winograd(spec, target, 4), spec, target, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,28 +240,28 @@ def test_winograd_with_narrow_vectors(tmp_path: Path) -> None:
     [(DENSE, "conv_dense"), (POINTWISE, "conv_1x1"), (DEPTHWISE, "conv_depthwise")],
 )
 def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, target: Target) -> None:
-    chosen = {kernels.convolution_for(spec, target).__name__ for spec in cases.values()}
-    assert chosen == {f"graphopt.codegen.kernels.{name}"}
+    chosen = {kernels.candidates(spec, target)[0].kernel for spec in cases.values()}
+    assert chosen == {name}
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("what", "square"),
     [
-        ({}, conv_winograd),
-        ({"pads": (2, 2, 2, 2), "dilations": (2, 2)}, conv_winograd),
-        ({"strides": (2, 2)}, conv_dense),
-        ({"kernel": (5, 5)}, conv_dense),
-        ({"pads": (2, 1, 2, 1), "dilations": (2, 1)}, conv_winograd),
-        ({"in_channels": (3,), "planar": True}, conv_dense),
-        # Too few tiles to keep some cores busy, and to be worth fetching the weights.
-        ({"in_channels": (512,), "out_channels": 512, "size": (7, 7)}, conv_dense),
+        ({}, 4),
+        ({"pads": (2, 2, 2, 2), "dilations": (2, 2)}, 4),
+        ({"strides": (2, 2)}, 1),
+        ({"kernel": (5, 5)}, 1),
+        ({"pads": (2, 1, 2, 1), "dilations": (2, 1)}, 4),
+        ({"in_channels": (3,), "planar": True}, 1),
+        # Too few squares to keep some cores busy, and to be worth fetching the weights.
+        ({"in_channels": (512,), "out_channels": 512, "size": (7, 7)}, 1),
         # The transforms would cost more than the products that they save.
-        ({"in_channels": (8,), "out_channels": 8, "size": (13, 13)}, conv_dense),
+        ({"in_channels": (8,), "out_channels": 8, "size": (13, 13)}, 1),
     ],
 )
-def test_winograd_where_it_pays(what: dict[str, Any], expected: ModuleType) -> None:
+def test_winograd_where_it_pays(what: dict[str, Any], square: int) -> None:
     spec = ConvSpec((128,), 128, (46, 46), (3, 3), pads=(1, 1, 1, 1))
-    assert kernels.convolution_for(replace(spec, **what), load_target("cpu")) is expected
+    assert kernels.candidates(replace(spec, **what), load_target("cpu"))[0].tile.square == square
 
 
 def test_functions_share_their_working_memory() -> None:
@@ -282,13 +290,10 @@ def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path)
     ramp = np.linspace(-200, 85, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
     spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((Step(operation, (SUM,)),)))
     identity = np.eye(16, dtype=np.float32)[:, :, None, None]
-    template = kernels.convolution_for(spec, target)
-    operands = [
-        blocked(ramp, target.lanes, (16,)),
-        template.pack_weight(identity, spec, target),
-    ]
+    choice = kernels.candidates(spec, target)[0]
+    operands = [blocked(ramp, target.lanes, (16,)), choice.pack_weight(identity, spec, target)]
     out = spec.output_shape(target.lanes)
-    got = run_kernel(template.build(spec, target), operands, out, target, tmp_path)
+    got = run_kernel(choice.build(spec, target), operands, out, target, tmp_path)
     meaning: Callable[..., Array] = OPERATIONS[operation].meaning
     with np.errstate(over="ignore"):
         expected = meaning(ramp.astype(np.float64))
