@@ -8,8 +8,9 @@ and stays with TVM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,11 +31,12 @@ Runs = tuple[int, ...]
 
 
 class Layer(NamedTuple):
-    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds."""
+    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds, the spec."""
 
     kernel: str
     node: str
     macs: int
+    spec: ConvSpec
 
 
 @dataclass
@@ -47,7 +49,10 @@ class _Forms:
 
 
 def use_our_kernels(
-    module: tvm.IRModule, target: Target, node_of: dict[str, str]
+    module: tvm.IRModule,
+    target: Target,
+    node_of: dict[str, str],
+    measured: Mapping[str, Choice] = MappingProxyType({}),
 ) -> tuple[tvm.IRModule, list[Layer]]:
     """Rewrite `main` of an imported network.
 
@@ -55,6 +60,7 @@ def use_our_kernels(
         module: from `importer.import_onnx`.
         target: gives the lanes of a block and the kernels' tiles.
         node_of: variable name to ONNX node name.
+        measured: which kernel is fastest, by `ConvSpec.key`, where that is known.
 
     Returns:
         The new module, and the calls of our kernels in execution order.
@@ -62,14 +68,21 @@ def use_our_kernels(
     Raises:
         Unsupported: a batch size other than 1.
     """
-    return _Rewrite(module, target, node_of).run()
+    return _Rewrite(module, target, node_of, measured).run()
 
 
 class _Rewrite:
-    def __init__(self, module: tvm.IRModule, target: Target, node_of: dict[str, str]) -> None:
+    def __init__(
+        self,
+        module: tvm.IRModule,
+        target: Target,
+        node_of: dict[str, str],
+        measured: Mapping[str, Choice],
+    ) -> None:
         self._module = module
         self._target = target
         self._node_of = node_of
+        self._measured = measured
         self._builder = relax.BlockBuilder()
         self._forms: dict[Expr, _Forms] = {}
         self._built: dict[ConvSpec, Expr] = {}
@@ -142,7 +155,7 @@ class _Rewrite:
             x = self._planar(source)
         else:
             x = self._blocked(source)
-        choice = kernels.candidates(spec, self._target)[0]
+        choice = kernels.choose(spec, self._target, self._measured)
         weight = choice.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
         operands = [
             x,
@@ -152,7 +165,7 @@ class _Rewrite:
         ]
         function = self._kernel(spec, choice)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
-        self._layers.append(Layer(function.name_hint, node, spec.macs))
+        self._layers.append(Layer(function.name_hint, node, spec.macs, spec))
         shape = relax.TensorType(spec.output_shape(lanes), "float32")
         result = self._builder.emit(relax.call_tir(function, operands, shape))
         self._forms[region.result] = _Forms(blocked=result, runs=spec.out_runs)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 from tvm.tirx.script import builder as T
 
-from graphopt import __version__, bundle
-from graphopt.codegen import machine_code
+from graphopt import bundle
+from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels.emit import Accumulator, Vectors, argument, grid, kernel
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
@@ -98,32 +97,7 @@ def make_bundle(target: Target, path: Path) -> None:
         inputs={},
         outputs={"sums": 1},
     )
-    device = machine_code.tvm_target(target)
-    with device:
-        if target.kind == "cpu":
-            file, code = "kernels.so", machine_code.shared_library(functions, device)
-        else:
-            file = "kernels.cl"
-            code, launches = machine_code.opencl_source(functions, device)
-            plan = machine_code.with_launches(plan, launches)
-    manifest = bundle.Manifest(
-        format=bundle.FORMAT,
-        graphopt=__version__,
-        tvm=tvm.__version__,
-        target=bundle.Target(
-            name=target.name,
-            kind=target.kind,
-            cpu_features=target.cpu_features,
-            description=str(tvm.target.Target(target.tvm)),
-        ),
-        model=bundle.Model(path="", sha256=""),
-        inputs={},
-        outputs={"sums": shapes[0]},
-        macs=sum(launch.macs for launch in plan.launches),
-        files={},
-    )
-    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
-    bundle.write_bundle(path, manifest, files)
+    write_kernels(functions, plan, weights, target, path)
 
 
 if __name__ == "__main__":

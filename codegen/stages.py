@@ -11,8 +11,9 @@ code        TIR -> machine code or OpenCL C                            machine_c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx
 import tvm
@@ -21,6 +22,7 @@ from tvm import relax
 from graphopt.bundle import Plan
 from graphopt.codegen import machine_code
 from graphopt.codegen.importer import import_onnx
+from graphopt.codegen.kernels import Choice
 from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import make_plan
 from graphopt.codegen.schedule import schedule_rest
@@ -69,13 +71,17 @@ MEMORY = (
 
 
 def compile_network(
-    model: onnx.ModelProto, target: Target, progress: Progress = lambda *_: None
+    model: onnx.ModelProto,
+    target: Target,
+    measured: Mapping[str, Choice] = MappingProxyType({}),
+    progress: Progress = lambda *_: None,
 ) -> Compiled:
     """Compile a network.
 
     Args:
         model: static shapes, batch 1; every node has a name.
         target: what to compile for.
+        measured: which kernels are fastest, see `layout.use_our_kernels`.
         progress: told each phase as it begins, and in the last one each kernel as its code is
             made, with a layer that needs it.
 
@@ -87,7 +93,7 @@ def compile_network(
         progress("import")
         module, node_of = import_onnx(model)
         progress("kernels")
-        module, layers = use_our_kernels(module, target, node_of)
+        module, layers = use_our_kernels(module, target, node_of, measured)
         progress("legalise")
         module = tvm.transform.Sequential(list(LEGALISE))(module)
         progress("schedule")

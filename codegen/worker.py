@@ -2,9 +2,9 @@
 
     python -m graphopt.codegen.worker JOB.json
 
-reads the job, writes its results beside it, and prints an event a line as JSON: `{"phase",
-"detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it must stop, and
-`{"crash"}` where TVM raised.
+reads the job (`task`, `model`, `target` …), writes its results beside it, and prints an event a
+line as JSON: `{"phase", "detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it
+must stop, and `{"crash"}` where TVM raised.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import onnx
 
 from graphopt.errors import GraphoptError, Unsupported
+from graphopt.tuning import Tuned
 
 
 def main(job_path: Path) -> int:
@@ -30,20 +34,9 @@ def main(job_path: Path) -> int:
         events.flush()
 
     tell(phase="start", detail="")
-    import tvm
-
-    from graphopt.codegen.stages import compile_network
-    from graphopt.codegen.targets import load_target
-
     job = json.loads(job_path.read_text())
     try:
-        target = load_target(job["target"])
-        model = onnx.load(job["model"])
-        for index, node in enumerate(model.graph.node):
-            node.name = node.name or f"{node.op_type}_{index}"
-        result = compile_network(
-            model, target, lambda phase, detail="": tell(phase=phase, detail=detail)
-        )
+        _TASKS[job["task"]](job, job_path.parent, lambda p, d="": tell(phase=p, detail=d))
     except GraphoptError as error:
         tell(
             error=error.message,
@@ -56,7 +49,20 @@ def main(job_path: Path) -> int:
         lines = [line for line in str(error).splitlines() if line.strip()]
         tell(crash=lines[-1].strip() if lines else type(error).__name__)
         return 1
-    folder = job_path.parent
+    return 0
+
+
+def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
+    """Write plan.json, weights.bin, the kernels' file, and what they are to description.json."""
+    import tvm
+
+    from graphopt.codegen.stages import compile_network
+    from graphopt.codegen.targets import load_target
+    from graphopt.codegen.tuning import as_choices
+
+    target = load_target(job["target"])
+    measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
+    result = compile_network(_model(job), target, measured, progress)
     (folder / "plan.json").write_text(result.plan.model_dump_json())
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)
@@ -71,7 +77,29 @@ def main(job_path: Path) -> int:
         },
     }
     (folder / "description.json").write_text(json.dumps(description))
-    return 0
+
+
+def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
+    """Write bundles of candidates, and what they are to candidates.json."""
+    from graphopt.codegen.targets import load_target
+    from graphopt.codegen.tuning import make_bundles
+
+    found = make_bundles(_model(job), load_target(job["target"]), folder, progress)
+    (folder / "candidates.json").write_text(json.dumps([c.model_dump(mode="json") for c in found]))
+
+
+def _model(job: dict[str, Any]) -> onnx.ModelProto:
+    """The network, every node with a name."""
+    model = onnx.load(job["model"])
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return model
+
+
+Progress = Callable[..., None]
+_TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = MappingProxyType(
+    {"compile": _compile, "tune": _tune}
+)
 
 
 if __name__ == "__main__":

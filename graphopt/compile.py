@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.model import load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.tuning import Tuned
 from graphopt.verify import difference, sample_feeds
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 1e-2
@@ -65,6 +67,7 @@ def compile_model(
     target: str = "cpu",
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     pose_choices: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Tuned] = MappingProxyType({}),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
@@ -78,6 +81,7 @@ def compile_model(
         target: a file name of `graphopt/codegen/targets`.
         input_shapes: sizes to fix inputs at, see `graphopt.model.load_model`.
         pose_choices: what the user says about the network, see `detect_pose_spec`.
+        tuned: the fastest kernels that `graphopt tune` found, see `graphopt.tuning.Tuning`.
         progress: told what is being done.
 
     Raises:
@@ -86,18 +90,12 @@ def compile_model(
     """
     check_place(bundle)
     check_name(target)
-    progress("reading the network")
-    graph = load_model(path, input_shapes)
-    pose = _pose_spec(path, dict(pose_choices or {}))
-    shapes = _sizes(graph, pose, path)
-    if shapes != (input_shapes or {}):
-        graph = load_model(path, shapes)
-    progress("cleaning the graph")
-    graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
+    graph, pose = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
-        _run_worker(work, target, progress)
+        measured = {key: choice.model_dump() for key, choice in tuned.items()}
+        run_worker(work, {"task": "compile", "target": target, "measured": measured}, progress)
         description = json.loads((work / "description.json").read_text())
         plan = Plan.model_validate_json((work / "plan.json").read_bytes())
         names = ["plan.json", "weights.bin", description["code_file"]]
@@ -117,16 +115,40 @@ def compile_model(
         )
         progress("comparing with onnxruntime")
         write_bundle(work / "bundle", manifest, files)
-        measured = _difference(graph, work / "bundle")
+        differs = _difference(graph, work / "bundle")
         half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
         allowed = HALF_TOLERANCE if half else TOLERANCE
-        if isinstance(measured, float) and not measured <= allowed:
+        if isinstance(differs, float) and not differs <= allowed:
             raise CheckFailed(
-                f"the bundle's outputs differ from onnxruntime's by {measured:.1e} of their range",
+                f"the bundle's outputs differ from onnxruntime's by {differs:.1e} of their range",
                 hint="please report the network: this is an error in graphopt",
             )
         manifest = write_bundle(bundle, manifest, files)
-    return Compilation(manifest, plan, pose, measured)
+    return Compilation(manifest, plan, pose, differs)
+
+
+def prepare(
+    path: Path,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    pose_choices: Mapping[str, Any],
+    progress: Callable[[str], None],
+) -> tuple[gs.Graph, PoseSpec | None]:
+    """A network as the compiler takes it: clean, every input of a fixed size.
+
+    Args:
+        path, input_shapes, pose_choices, progress: as in `compile_model`.
+
+    Raises:
+        GraphoptError: the network cannot be read, or its size cannot be known.
+    """
+    progress("reading the network")
+    graph = load_model(path, input_shapes)
+    pose = _pose_spec(path, dict(pose_choices))
+    shapes = _sizes(graph, pose, path)
+    if shapes != (input_shapes or {}):
+        graph = load_model(path, shapes)
+    progress("cleaning the graph")
+    return run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph, pose
 
 
 def _pose_spec(path: Path, choices: dict[str, Any]) -> PoseSpec | None:
@@ -157,9 +179,14 @@ def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tupl
     return sizes
 
 
-def _run_worker(work: Path, target: str, progress: Callable[[str], None]) -> None:
+def run_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str], None]) -> None:
+    """Have the compiler's process do a task on `work`/model.onnx; its results lie beside it.
+
+    Raises:
+        GraphoptError: it could not be done; says in which phase.
+    """
     job = work / "job.json"
-    job.write_text(json.dumps({"model": str(work / "model.onnx"), "target": target}))
+    job.write_text(json.dumps({"model": str(work / "model.onnx"), **task}))
     phase, reason = "start", "it said nothing"
     with _worker(job) as process:
         for line in process.stdout or ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import sys
 import time
 import warnings
@@ -128,6 +129,21 @@ def _as_array(memory: NDArray[np.uint8], tensor: Tensor) -> Array:
     return flat.view(tensor.dtype).reshape(tensor.shape)
 
 
+def device_name(target: str) -> str:
+    """What bundles for a target run on here: the processor, or the OpenCL device and its driver.
+
+    Raises:
+        Unsupported: this machine has no such device.
+    """
+    if target == "cpu":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(names, platform.machine())
+    cl = _pyopencl()
+    (device,) = _context(cl).devices
+    return f"{device.name.strip()}, driver {device.driver_version.strip()}"
+
+
 def cpu_features() -> set[str]:
     """This CPU's features, as /proc/cpuinfo names them."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -242,12 +258,7 @@ class OpenClRunner(_Runner):
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
-        try:
-            import pyopencl as cl
-        except ImportError:
-            raise Unsupported(
-                "running an opencl bundle needs pyopencl", hint="pip install 'graphopt[opencl]'"
-            ) from None
+        cl = _pyopencl()
         if threads:
             os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
         self._cl = cl
@@ -312,6 +323,16 @@ class OpenClRunner(_Runner):
         """Median time of every launch, each waited for."""
         self._feed(feeds)
         return self._launch_times(lambda i: self._enqueue(i).wait(), runs)
+
+
+def _pyopencl() -> Any:
+    try:
+        import pyopencl
+    except ImportError:
+        raise Unsupported(
+            "running an opencl bundle needs pyopencl", hint="pip install 'graphopt[opencl]'"
+        ) from None
+    return pyopencl
 
 
 def _built(cl: Any, context: Any, source: str) -> Any:

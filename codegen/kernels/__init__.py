@@ -63,3 +63,23 @@ def candidates(spec: ConvSpec, target: Target) -> list[Choice]:
         for tile in module.tiles(spec, target)
     }
     return sorted(costs, key=costs.__getitem__)
+
+
+def wider(target: Target) -> Target:
+    """A target with more candidates: a GPU may have twice the registers that are relied on."""
+    if target.kind == "cpu":
+        return target
+    return replace(target, registers=2 * target.registers, filter_blocks=2 * target.filter_blocks)
+
+
+def choose(spec: ConvSpec, target: Target, measured: Mapping[str, Choice]) -> Choice:
+    """How to compute a convolution: as measured to be fastest, or else by estimate.
+
+    Args:
+        measured: by `ConvSpec.key`; what is no candidate any more is ignored.
+    """
+    choice = measured.get(spec.key)
+    possible = {(c.kernel, c.tile) for c in candidates(spec, wider(target))}
+    if choice is not None and (choice.kernel, choice.tile) in possible:
+        return choice
+    return candidates(spec, target)[0]

@@ -7,7 +7,7 @@ channel hold finite numbers of no meaning; a convolution's packed weights are ze
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,15 @@ class ConvSpec:
             for i, k in enumerate(self.kernel)
         )
         return height, width
+
+    @property
+    def key(self) -> str:
+        """A text that names all that decides which kernel is fastest; the epilogue hardly does."""
+        return " ".join(
+            f"{field.name}={getattr(self, field.name)}".replace(" ", "")
+            for field in fields(self)
+            if field.name != "epilogue" and getattr(self, field.name) != field.default
+        )
 
     @property
     def macs(self) -> int:

@@ -21,6 +21,14 @@ def compile(
         typer.Option(help="cpu: this machine's, as wide as its vectors; opencl: any device."),
     ] = "cpu",
     input_shape: options.InputShape = None,
+    tuning: Annotated[
+        str,
+        typer.Option(
+            help="Which kernels: auto, those that tune found fastest here; off, those estimated to "
+            "be; or a tuning file.",
+            metavar="auto|off|FILE",
+        ),
+    ] = "auto",
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -33,13 +41,16 @@ def compile(
     from graphopt.compile import compile_model
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
+    from graphopt.tuning import find_tuning
 
+    measured = find_tuning(tuning, target)
     with shown("reading the network") as tell:
         done = compile_model(
             model,
             output,
             target=target,
             input_shapes=parse_input_shapes(input_shape or []),
+            tuned=measured.layers if measured else {},
             pose_choices=choices(skeleton, color, mean, scale, pad_value),
             progress=tell,
         )
@@ -60,6 +71,8 @@ def compile(
         f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
         f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
+    if measured:
+        typer.echo(f"kernels as measured on {measured.device}")
     if isinstance(done.difference, float):
         typer.echo(f"outputs equal onnxruntime's within {done.difference:.0e} of their range")
     else:

@@ -29,7 +29,7 @@ from graphopt.latency.device import Device, Figure, LayerClass
 from graphopt.latency.predict import Work, time_of, work_of
 from graphopt.model import load_model, replacing, save_model
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.runtime import LayerTime, open_bundle
+from graphopt.runtime import LayerTime, device_name, open_bundle
 
 # --- the network --------------------------------------------------------------------------------
 
@@ -164,7 +164,10 @@ def matched(kernels: Sequence[Work], times: Sequence[LayerTime]) -> list[tuple[W
         kernels: of a graph, in order, see `work_of`.
         times: of the launches of the bundle compiled from it, in order.
     """
-    measured = {time.layer: time.ms for time in times if time.macs}
+    measured = {time.layer: 0.0 for time in times if time.macs}
+    for time in times:
+        if time.layer in measured:  # a layer may take several launches
+            measured[time.layer] += time.ms
     pairs = [(work, measured[label(work.node)]) for work in kernels if label(work.node) in measured]
     for word, ops in _KERNEL_WORDS.items():
         theirs = [t.ms for t in times if not t.macs and _first_word(t.kernel) == word]
@@ -326,9 +329,10 @@ def profile_machine(
     start = Figure(value=20, source="start")
     fewest = _winograd_channels(graph, times)
     kinds = FITTED if fewest is None else tuple(LayerClass)
+    cores = f"{threads} thread{'s' * (threads > 1)}"
     template = Device(
         name=target,
-        description=f"{_processor()}, target {target}, {threads} thread{'s' * (threads > 1)}",
+        description=f"{device_name('cpu')}, target {target}, {cores}",
         lanes=lanes,
         rates=dict.fromkeys(kinds, start),
         winograd_channels=fewest,
@@ -348,12 +352,6 @@ def _winograd_channels(graph: gs.Graph, times: Sequence[LayerTime]) -> Figure | 
     if not channels:
         return None
     return Figure(value=min(channels), source="the fewest that the compiler took the algorithm for")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "unknown processor")
 
 
 # --- the file -----------------------------------------------------------------------------------

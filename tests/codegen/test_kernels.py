@@ -12,6 +12,7 @@ import pytest
 
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
+from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
@@ -139,27 +140,7 @@ def run_kernel(
         inputs={"x": 0},
         outputs={"y": last},
     )
-    device = machine_code.tvm_target(target)
-    with device:
-        if target.kind == "cpu":
-            file, code = "kernels.so", machine_code.shared_library({"k": function}, device)
-        else:
-            file = "kernels.cl"
-            code, launches = machine_code.opencl_source({"k": function}, device)
-            plan = machine_code.with_launches(plan, launches)
-    manifest = bundle.Manifest(
-        format=bundle.FORMAT,
-        graphopt="",
-        tvm="",
-        target=bundle.Target(name=target.name, kind=target.kind, description=""),
-        model=bundle.Model(path="", sha256=""),
-        inputs={"x": x.shape},
-        outputs={"y": out},
-        macs=0,
-        files={},
-    )
-    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
-    bundle.write_bundle(folder / "bundle", manifest, files)
+    write_kernels({"k": function}, plan, weights, target, folder / "bundle")
     return open_bundle(folder / "bundle").run({"x": x})["y"]
 
 

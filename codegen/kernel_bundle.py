@@ -1,0 +1,53 @@
+"""Kernels without a network, as a bundle, to be measured and tested by the runners of bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from graphopt import __version__, bundle
+from graphopt.codegen import machine_code
+from graphopt.codegen.targets import Target
+
+
+def write_kernels(
+    functions: Mapping[str, Any], plan: bundle.Plan, weights: bytes, target: Target, path: Path
+) -> None:
+    """Compile kernels and write them as a bundle.
+
+    Args:
+        functions: TIR by name.
+        plan: launches them by those names.
+        weights: the content of weights.bin.
+        target: what to compile for.
+        path: the bundle's folder.
+    """
+    device = machine_code.tvm_target(target)
+    with device:
+        if target.kind == "cpu":
+            file, code = "kernels.so", machine_code.shared_library(functions, device)
+        else:
+            file = "kernels.cl"
+            code, launches = machine_code.opencl_source(functions, device)
+            plan = machine_code.with_launches(plan, launches)
+    manifest = bundle.Manifest(
+        format=bundle.FORMAT,
+        graphopt=__version__,
+        tvm=tvm.__version__,
+        target=bundle.Target(
+            name=target.name,
+            kind=target.kind,
+            cpu_features=target.cpu_features,
+            description=str(tvm.target.Target(target.tvm)),
+        ),
+        model=bundle.Model(path="", sha256=""),
+        inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
+        outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
+        macs=sum(launch.macs for launch in plan.launches),
+        files={},
+    )
+    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
+    bundle.write_bundle(path, manifest, files)
