@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
 from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, Tile
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -84,8 +84,9 @@ def _cpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
 def _gpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     groups, in_blocks, *_ = conv_dense.weight_shape(row, target, tile)
     lanes, pixels = target.lanes, row.size[1]
-    with grid(target, groups, -(-pixels // tile.pixels)) as (group, i):
-        column = T.bind(i * tile.pixels)
+    chunks, beside = neighbourhoods(-(-pixels // tile.pixels))
+    with grid(target, chunks, groups, beside) as (chunk, group, i):
+        column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, tile.filters, tile.pixels)
         with T.serial(0, in_blocks) as block:
             values = [

@@ -28,7 +28,7 @@ from graphopt.codegen.kernels.conv import (
     blocks,
     pack_channels,
 )
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -195,8 +195,9 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     out_height, out_width = spec.out_size
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
-    with grid(target, groups, out_height, -(-out_width // tile.pixels)) as (group, row, i):
-        column = T.bind(i * tile.pixels)
+    chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
+    with grid(target, out_height, chunks, groups, beside) as (row, chunk, group, i):
+        column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, tile.filters, tile.pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
         with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:

@@ -35,7 +35,15 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense
 from graphopt.codegen.kernels.conv import ConvSpec, Parameters, RegisterTile, Tile, blocks
-from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel, scratch
+from graphopt.codegen.kernels.emit import (
+    Expr,
+    Vectors,
+    broadcast,
+    grid,
+    kernel,
+    neighbourhoods,
+    scratch,
+)
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -52,6 +60,8 @@ TRANSFORM_COST = 14
 multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
 WEIGHT_COST = 4
 """What fetching one vector of weights costs, once a task; they are too many for a core's cache."""
+LAUNCHES_COST = 1e6
+"""What two more launches cost on a GPU: about 0.1 ms on a phone."""
 CORES = 4
 """A picture too small to keep so many cores busy is none for this kernel, whose tasks are large."""
 GAIN = 1.2
@@ -120,8 +130,10 @@ def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     products = inputs * target.lanes * conv_dense.row_cost(spec, target, tile, squares)
     transforms = TRANSFORM_COST * squares * (inputs + outputs)
     weights = WEIGHT_COST * inputs * target.lanes * outputs
-    tasks = max(tiling.tasks, CORES) if target.kind == "cpu" else tiling.tasks
-    return GAIN * frequencies * (products + transforms + weights) * tasks
+    task = frequencies * (products + transforms + weights)
+    if target.kind == "gpu":
+        return GAIN * task + LAUNCHES_COST
+    return GAIN * task * max(tiling.tasks, CORES)
 
 
 class _Tiling(NamedTuple):
@@ -152,7 +164,7 @@ def _tiling(spec: ConvSpec, target: Target, tile: Tile) -> _Tiling:
     rows, columns = _squares(spec, tile.square)
     count = -(-rows * columns // tile.pixels)
     if target.kind == "gpu":
-        return _Tiling(columns, count, 1)
+        return _Tiling(columns, math.prod(neighbourhoods(count)), 1)
     channels = blocks(spec.in_channels, target.lanes) * target.lanes
     tile_bytes = 4 * tile.square**2 * tile.pixels * channels
     # Enough tasks for a handful of cores, even where the cache could hold more.
@@ -251,7 +263,9 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
         values = _both_ways(transforms(tile.square).input, partial(window.load_padded, block))
         for number, value in enumerate(values):
             inputs[number, block, square] = value
-    with grid(target, frequencies, groups, squares // pixels) as (frequency, group, i):
+    chunks, beside = neighbourhoods(squares // pixels)
+    with grid(target, frequencies, chunks, groups, beside) as (frequency, chunk, group, place):
+        i = T.bind(chunk * beside + place)
         sums = RegisterTile(target, filters, pixels)
         with T.serial(0, in_blocks) as block:
             loaded = [
@@ -266,8 +280,8 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                     sums.add(pixel, weights, T.bind(value))
         for f in range(filters):
             for pixel in range(pixels):
-                place = frequency, group * filters + f, i * pixels + pixel
-                products[place] = sums.total(f, pixel)
+                at = frequency, group * filters + f, i * pixels + pixel
+                products[at] = sums.total(f, pixel)
     with grid(target, groups * filters, squares) as (block, square):
         load = partial(lambda b, n, y, x: products[y * side + x, b, n], block, square)
         _store_square(spec, tile, p, load, block, *_place(spec, tile, tiling, square))

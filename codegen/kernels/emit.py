@@ -97,6 +97,17 @@ class Accumulator:
         T.buffer_store(self._buffer, new, [0])
 
 
+NEIGHBOURS = 16
+"""Tiles of pixels that a GPU computes for all filters before it goes on to others: so their input
+stays in a cache."""
+
+
+def neighbourhoods(tiles: int) -> tuple[int, int]:
+    """Tiles cut into chunks of about equal size: how many chunks, and tiles in each."""
+    chunks = -(-tiles // NEIGHBOURS)
+    return chunks, -(-tiles // chunks)
+
+
 @contextmanager
 def grid(target: Target, *extents: int) -> Iterator[list[Expr]]:
     """Walk all index tuples of a box in parallel, the last index fastest.
