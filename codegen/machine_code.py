@@ -221,7 +221,8 @@ def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
                 "arguments": tuple(arguments[a] for a in call.arguments),
                 "grid": call.grid,
                 "group": call.group,
-                "macs": launch.macs if i == 0 else 0,
+                "layer": "" if i else launch.layer,
+                "macs": 0 if i else launch.macs,
             }
             launches.append(launch.model_copy(update=step))
     arenas = (*plan.arenas, *working.values())

@@ -61,7 +61,7 @@ class Timing(_Record):
 
 
 class Layer(_Record):
-    """One launch of graphopt's: what it does, how long it takes, how near that is to the peak."""
+    """One layer of graphopt's: what it does, how long it takes, how near that is to the peak."""
 
     layer: str
     """The ONNX node."""
@@ -82,18 +82,18 @@ class Layer(_Record):
     @classmethod
     def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[Layer, ...]:
         """All layers of a network, from their times."""
-        total = sum(launch.ms for launch in times)
+        total = sum(layer.ms for layer in times)
         layers = []
-        for launch in times:
+        for layer in times:
             # 1e6 operations in a millisecond are 1e9 a second.
-            gflops = 2e-6 * launch.macs / launch.ms
+            gflops = 2e-6 * layer.macs / layer.ms
             layers.append(
                 cls(
-                    **vars(launch),
-                    share=launch.ms / total,
+                    **vars(layer),
+                    share=layer.ms / total,
                     gflops=gflops,
                     of_peak=gflops / peak.gflops,
-                    gbytes=1e-6 * launch.bytes / launch.ms,
+                    gbytes=1e-6 * layer.bytes / layer.ms,
                 )
             )
         return tuple(layers)

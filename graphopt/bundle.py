@@ -53,7 +53,8 @@ class Launch(_Record):
 
     `arguments` are indices of `Plan.tensors`, in the order of the kernel's parameters.
     `grid` and `group` are global and local work sizes (gpu), empty on a CPU. `layer` is the ONNX
-    node that it computes (or TVM's name for a fused kernel) and `macs` its multiply-adds.
+    node that it computes (or TVM's name for a fused kernel; empty: that of the launch before) and
+    `macs` its multiply-adds.
     """
 
     kernel: str

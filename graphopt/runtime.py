@@ -28,11 +28,11 @@ from graphopt.errors import InputError, Unsupported
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The time of one launch.
+    """The time of one layer.
 
     Args:
         layer: the ONNX node.
-        kernel: its kernel.
+        kernel: its kernel, or the first of them.
         ms: median milliseconds.
         macs: multiply-adds.
         bytes: of all tensors that the kernel reads or writes, each counted once.
@@ -63,7 +63,7 @@ def open_bundle(path: Path, *, threads: int = 0) -> Engine:
 
 
 class _Runner:
-    """What both kinds share: inputs checked, launches timed."""
+    """What both kinds share: inputs checked, layers timed."""
 
     name = "graphopt"
 
@@ -90,25 +90,27 @@ class _Runner:
             checked[name] = np.ascontiguousarray(value, dtype)
         return checked
 
-    def _launch_times(self, launch: Callable[[int], object], runs: int) -> list[LayerTime]:
-        """Median time of every launch over `runs` runs; `launch(i)` returns when it is done."""
-        count = len(self._plan.launches)
-        seconds = np.zeros((runs, count))
+    def _layer_times(self, launch: Callable[[int], object], runs: int) -> list[LayerTime]:
+        """Median time of every layer over `runs` runs; `launch(i)` returns when it is done."""
+        launches, tensors = self._plan.launches, self._plan.tensors
+        # Launches without a layer belong to the one before.
+        first = [i for i, step in enumerate(launches) if step.layer]
+        seconds = np.zeros((runs, len(launches)))
         for run in range(runs):
-            for i in range(count):
+            for i in range(len(launches)):
                 start = time.perf_counter()
                 launch(i)
                 seconds[run, i] = time.perf_counter() - start
-        tensors = self._plan.tensors
+        ms = 1e3 * np.median(np.add.reduceat(seconds, first, axis=1), axis=0)
         return [
             LayerTime(
-                step.layer,
-                step.kernel,
-                float(ms),
-                step.macs,
-                sum(_size(tensors[i]) for i in set(step.arguments)),
+                launches[i].layer,
+                launches[i].kernel,
+                float(ms[n]),
+                launches[i].macs,
+                sum(_size(tensors[t]) for step in launches[i:end] for t in set(step.arguments)),
             )
-            for step, ms in zip(self._plan.launches, np.median(seconds, axis=0) * 1e3, strict=True)
+            for n, (i, end) in enumerate(zip(first, [*first[1:], len(launches)], strict=True))
         ]
 
 
@@ -201,14 +203,14 @@ class CpuRunner(_Runner):
         return {name: self._arrays[i].copy() for name, i in self._plan.outputs.items()}
 
     def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
-        """Median time of every launch."""
+        """Median time of every layer."""
         self._feed(feeds)
 
         def launch(i: int) -> None:
             kernel, arguments = self._calls[i]
             kernel(*arguments)
 
-        return self._launch_times(launch, runs)
+        return self._layer_times(launch, runs)
 
 
 @contextmanager
@@ -320,9 +322,9 @@ class OpenClRunner(_Runner):
         return results
 
     def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
-        """Median time of every launch, each waited for."""
+        """Median time of every layer, each launch waited for."""
         self._feed(feeds)
-        return self._launch_times(lambda i: self._enqueue(i).wait(), runs)
+        return self._layer_times(lambda i: self._enqueue(i).wait(), runs)
 
 
 def _pyopencl() -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.codegen.targets import check_name
 from graphopt.compile import prepare, run_worker
-from graphopt.latency.profiling import launch_times
+from graphopt.latency.profiling import layer_times
 from graphopt.model import save_model
 from graphopt.runtime import device_name
 from graphopt.tuning import Candidates, Tuned, Tuning, read_tuning, tuning_path, write_tuning
@@ -112,10 +112,11 @@ def measure(
     results = []
     for number, one in enumerate(candidates):
         progress(f"timing convolution {number + 1} of {len(candidates)}, {one.layer}")
-        ms = [0.0] * len(one.choices)
-        for time in launch_times(one.bundle, threads=threads, rounds=rounds):
-            ms[int(time.layer)] += time.ms
-        timed = [c.model_copy(update={"ms": t}) for c, t in zip(one.choices, ms, strict=True)]
+        times = layer_times(one.bundle, threads=threads, rounds=rounds)
+        timed = [
+            choice.model_copy(update={"ms": time.ms})
+            for choice, time in zip(one.choices, times, strict=True)
+        ]
         best = min(timed, key=lambda choice: choice.ms)
         chosen = best if best.ms < WORTH * timed[0].ms else timed[0]
         fastest[one.key] = chosen

@@ -478,7 +478,7 @@ def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     told = CliRunner().invoke(app, ["profile", "-o", str(path), "--threads", "1"])
     assert told.exit_code == 0, told.output
     here = load_device(path)
-    assert set(here.rates) == set(FITTED)
+    assert set(here.rates) == set(LayerClass)
     assert here.lanes in (8, 16)
     assert "--target cpu --threads 1" in here.bandwidth.source
     assert "mean error" in told.output

@@ -255,21 +255,24 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     """Three launches, and all squares' inputs and products in the device's memory between them."""
     tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
     groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
-    pixels, squares = tile.pixels, tiling.tasks * tiling.per_task * tile.pixels
-    inputs = Vectors(scratch((frequencies, in_blocks, squares, lanes)))
-    products = Vectors(scratch((frequencies, groups * filters, squares, lanes)))
-    with grid(target, in_blocks, squares) as (block, square):
-        window = _Window(spec, target, tile, p, *_place(spec, tile, tiling, square))
+    pixels = tile.pixels
+    chunks, beside = neighbourhoods(tiling.per_task)
+    squares = beside * pixels
+    # Chunk by chunk: strides of the whole picture are often powers of two, which caches dislike.
+    inputs = Vectors(scratch((frequencies, chunks, in_blocks, squares, lanes)))
+    products = Vectors(scratch((frequencies, chunks, groups * filters, squares, lanes)))
+    with grid(target, chunks, in_blocks, squares) as (chunk, block, square):
+        place = _place(spec, tile, tiling, chunk * squares + square)
+        window = _Window(spec, target, tile, p, *place)
         values = _both_ways(transforms(tile.square).input, partial(window.load_padded, block))
         for number, value in enumerate(values):
-            inputs[number, block, square] = value
-    chunks, beside = neighbourhoods(squares // pixels)
-    with grid(target, frequencies, chunks, groups, beside) as (frequency, chunk, group, place):
-        i = T.bind(chunk * beside + place)
+            inputs[number, chunk, block, square] = value
+    with grid(target, frequencies, chunks, groups, beside) as (frequency, chunk, group, i):
+        first = T.bind(i * pixels)
         sums = RegisterTile(target, filters, pixels)
         with T.serial(0, in_blocks) as block:
             loaded = [
-                T.bind(inputs[frequency, block, i * pixels + pixel]) for pixel in range(pixels)
+                T.bind(inputs[frequency, chunk, block, first + pixel]) for pixel in range(pixels)
             ]
             for lane in range(lanes):
                 weights = [
@@ -280,11 +283,12 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                     sums.add(pixel, weights, T.bind(value))
         for f in range(filters):
             for pixel in range(pixels):
-                at = frequency, group * filters + f, i * pixels + pixel
+                at = frequency, chunk, group * filters + f, first + pixel
                 products[at] = sums.total(f, pixel)
-    with grid(target, groups * filters, squares) as (block, square):
-        load = partial(lambda b, n, y, x: products[y * side + x, b, n], block, square)
-        _store_square(spec, tile, p, load, block, *_place(spec, tile, tiling, square))
+    with grid(target, chunks, groups * filters, squares) as (chunk, block, square):
+        load = partial(lambda c, b, n, y, x: products[y * side + x, c, b, n], chunk, block, square)
+        place = _place(spec, tile, tiling, chunk * squares + square)
+        _store_square(spec, tile, p, load, block, *place)
 
 
 def _place(spec: ConvSpec, tile: Tile, tiling: _Tiling, square: Expr) -> tuple[Expr, Expr]:

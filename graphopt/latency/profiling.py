@@ -71,6 +71,7 @@ LAYERS = (
     _Conv(1, denominator=2),
     _Conv(3, numerator=2),
     _Conv(3, denominator=2),
+    _Conv(5),  # never by Winograd's algorithm
     _Conv(3, dilation=2, depthwise=True),
     _Conv(1, depthwise=True),
     _Conv(7, depthwise=True),
@@ -162,12 +163,9 @@ def matched(kernels: Sequence[Work], times: Sequence[LayerTime]) -> list[tuple[W
 
     Args:
         kernels: of a graph, in order, see `work_of`.
-        times: of the launches of the bundle compiled from it, in order.
+        times: of the layers of the bundle compiled from it, in order.
     """
-    measured = {time.layer: 0.0 for time in times if time.macs}
-    for time in times:
-        if time.layer in measured:  # a layer may take several launches
-            measured[time.layer] += time.ms
+    measured = {time.layer: time.ms for time in times if time.macs}
     pairs = [(work, measured[label(work.node)]) for work in kernels if label(work.node) in measured]
     for word, ops in _KERNEL_WORDS.items():
         theirs = [t.ms for t in times if not t.macs and _first_word(t.kernel) == word]
@@ -186,14 +184,14 @@ class _Profiler(Protocol):
     def profile(self, feeds: dict[str, Array], runs: int) -> list[LayerTime]: ...
 
 
-def launch_times(
+def layer_times(
     bundle: Path,
     *,
     threads: int,
     rounds: int = 12,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[LayerTime]:
-    """The time of every launch, as little disturbed by other programs as can be.
+    """The time of every layer, as little disturbed by other programs as can be.
 
     A machine only ever makes a kernel slower than it is, so of the medians of several rounds the
     smallest is taken.
@@ -321,7 +319,7 @@ def profile_machine(
         path, bundle = Path(folder) / "calibration.onnx", Path(folder) / "bundle"
         save_model(calibration_network(), path)
         compile_model(path, bundle, target=target, progress=progress)
-        times = launch_times(bundle, threads=threads, progress=progress)
+        times = layer_times(bundle, threads=threads, progress=progress)
         plan = read_bundle(bundle).plan
         graph = run_pipeline(load_model(path), parse_pipeline(PRESETS["exact"]), verify="off").graph
     # Blocked activations are the only tensors of five dimensions that weights.bin does not hold.

@@ -25,7 +25,7 @@ from graphopt.compile import compile_model
 from graphopt.graph import CONV_OPS, label
 from graphopt.latency.device import Device, load_device
 from graphopt.latency.predict import Work, time_of, work_of
-from graphopt.latency.profiling import launch_times, matched
+from graphopt.latency.profiling import layer_times, matched
 from graphopt.model import load_model, parse_input_shapes
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 
@@ -46,7 +46,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         compile_model(options.model, bundle, target=options.target, input_shapes=shapes)
-        times = launch_times(bundle, threads=options.threads)
+        times = layer_times(bundle, threads=options.threads)
         sizes = dict(read_bundle(bundle).manifest.inputs)
     graph = load_model(options.model, sizes)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
