@@ -93,8 +93,10 @@ def main(engine: str, path: str) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # engines print what they like
     job = json.loads(Path(path).read_text())
     inputs, outputs = job["inputs"], job["outputs"]  # files by tensor name
-    feeds = [np.asarray(np.load(place, mmap_mode="r")) for place in inputs.values()]
-    results = [np.load(place, mmap_mode="r+") for place in outputs.values()]
+    feeds, results = (
+        [np.asarray(np.load(place, mmap_mode="r+")) for place in places.values()]
+        for places in (inputs, outputs)
+    )
     run = ENGINES[engine](job["model"], list(inputs), list(outputs), job["threads"])
     print("ready", file=answers)
     for _ in sys.stdin:
