@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -211,11 +212,9 @@ class GuestEngine:
         for name in self.inputs:
             self._arrays[name][...] = feeds[name]
         assert self._process.stdin
-        try:
+        with suppress(BrokenPipeError):  # `_answer` says why
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `_answer` says why
         seconds = float(self._answer())
         outputs = {name: np.array(self._arrays[name]) for name in self.outputs}
         self.overhead = time.perf_counter() - start - seconds

@@ -178,7 +178,13 @@ def test_an_engine_that_crashes_on_the_network_is_a_sentence(
         competitors.open_competitor("swift", job)
 
 
-@pytest.mark.parametrize("name", competitors.COMPETITORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.opencl] if name == "tinygrad" else [])
+        for name in competitors.COMPETITORS
+    ],
+)
 def test_competitors_agree_with_onnxruntime(name: str, tmp_path: Path) -> None:
     job, feeds = _job(name, tmp_path)
     try:
