@@ -1,16 +1,23 @@
 """Other inference engines behind graphopt's engine contract, to be measured beside it.
 
-All are held to the same conditions: float32 arithmetic, the same number of threads, the CPU. None
-of them is a dependency; one that is not installed is an `Unsupported` error with the pip command.
+All are held to the same conditions: float32 arithmetic, the same number of threads, the CPU (or, to
+be measured beside an opencl bundle, the OpenCL device). None of them is a dependency; one that is
+not installed is an `Unsupported` error with the command that installs it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
 import subprocess
+import sys
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -136,6 +143,117 @@ def _to_ncnn(job: Job) -> tuple[Path, Path]:
     return param, weights
 
 
+class GuestEngine:
+    """An engine in a process of its own, run by `guest.py`, maybe by another environment's Python.
+
+    Args:
+        name: one of `graphopt.guest.ENGINES`.
+        job: `model` is the file that the engine loads.
+        python: who runs it.
+
+    Raises:
+        ImportError: that Python lacks the engine.
+        Unsupported: the process ended; the message is its last words.
+    """
+
+    overhead = 0.0
+    """Seconds of the last run that went into asking, being answered and copying on this side: no
+    part of the engine's time."""
+
+    def __init__(self, name: str, job: Job, python: str) -> None:
+        self.name = name
+        self.inputs: Mapping[str, Shape] = dict(job.inputs)
+        self.outputs: Sequence[str] = list(job.outputs)
+        self._arrays: dict[str, Array] = {}
+        places = {}
+        for kind, shapes in (("input", job.inputs), ("output", job.outputs)):
+            # Names of tensors may be no names of files.
+            places[kind] = {t: str(job.scratch / f"{kind}{i}.npy") for i, t in enumerate(shapes)}
+            for tensor, place in places[kind].items():
+                self._arrays[tensor] = np.lib.format.open_memmap(
+                    place, "w+", np.float32, shapes[tensor]
+                )
+        task = {
+            "model": str(job.model),
+            "inputs": places["input"],
+            "outputs": places["output"],
+            "threads": job.threads,
+        }
+        (job.scratch / "guest.json").write_text(json.dumps(task))
+        script = str(Path(__file__).with_name("guest.py"))
+        self._log = job.scratch / "guest.log"
+        with self._log.open("w") as log:
+            # -I: neither this folder's modules nor this Python's variables are that one's business.
+            self._process = subprocess.Popen(
+                [python, "-I", script, name, str(job.scratch / "guest.json")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.pid = self._process.pid
+        weakref.finalize(self, _end, self._process)
+        self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        if line := self._process.stdout.readline():
+            return line
+        code = self._process.wait()
+        words = self._log.read_text(errors="replace").strip().splitlines()
+        last = words[-1] if code > 0 and words else f"it ended with code {code}"
+        if last.startswith(("ImportError", "ModuleNotFoundError")):
+            raise ImportError(last)
+        raise Unsupported(f"{self.name} failed: {last}")
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        start = time.perf_counter()
+        for name in self.inputs:
+            self._arrays[name][...] = feeds[name]
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # `_answer` says why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        seconds = float(self._answer())
+        outputs = {name: np.array(self._arrays[name]) for name in self.outputs}
+        self.overhead = time.perf_counter() - start - seconds
+        return outputs
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()  # it holds nothing that must be saved
+    process.communicate()
+
+
+MNN_PYTHON = "GRAPHOPT_MNN"
+"""The variable that names the Python of an environment with MNN in it."""
+
+
+def _open_mnn(job: Job) -> Engine:
+    python = shutil.which(os.environ.get(MNN_PYTHON, ""))
+    if python is None:
+        raise ImportError(f"{MNN_PYTHON} does not name a Python")
+    # Its command mnnconvert installs packages by itself and reports what was converted. The
+    # function that it calls does neither.
+    model = job.scratch / "model.mnn"
+    program = "import _tools, sys; _tools.mnnconvert(sys.argv)"
+    options = ["-f", "ONNX", "--modelFile", str(job.model), "--MNNModel", str(model)]
+    done = subprocess.run(
+        [python, "-I", "-c", program, *options, "--bizCode", "graphopt"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if not model.is_file():
+        complaint = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        if complaint.startswith("ModuleNotFoundError"):
+            raise ImportError(complaint)
+        raise Unsupported(f"MNN cannot convert the network: {complaint}")
+    return GuestEngine("mnn", replace(job, model=model), python)
+
+
 @dataclass(frozen=True)
 class Competitor:
     """An engine that somebody may have installed."""
@@ -154,6 +272,16 @@ COMPETITORS: Mapping[str, Competitor] = MappingProxyType(
         "openvino": Competitor(OpenVinoEngine, "pip install openvino"),
         # pnnx asks for PyTorch, which its converter of ONNX files never loads.
         "ncnn": Competitor(NcnnEngine, "pip install ncnn && pip install --no-deps pnnx"),
+        # Never into graphopt's environment: MNN's tools install and downgrade packages.
+        "mnn": Competitor(
+            _open_mnn,
+            "python3 -m venv mnn && mnn/bin/pip install MNN numpy && "
+            f"export {MNN_PYTHON}=$PWD/mnn/bin/python",
+        ),
+        "tinygrad": Competitor(
+            lambda job: GuestEngine("tinygrad", job, sys.executable),
+            "pip install tinygrad 'pyopencl[pocl]'",
+        ),
     }
 )
 """By the name that `--vs` takes."""

@@ -18,7 +18,11 @@ def bench(
         ),
     ],
     vs: Annotated[
-        str, typer.Option(help="Engines to compare with: onnxruntime,openvino,ncnn.", metavar="A,B")
+        str,
+        typer.Option(
+            help="Engines to compare with: onnxruntime,openvino,ncnn,mnn, or tinygrad (OpenCL).",
+            metavar="A,B",
+        ),
     ] = "onnxruntime",
     per_layer: Annotated[
         bool,

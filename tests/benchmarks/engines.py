@@ -1,11 +1,13 @@
 """graphopt beside other engines, over several networks, sizes and numbers of threads, as Markdown.
 
-    python tests/benchmarks/engines.py [NETWORK.onnx[@HEIGHTxWIDTH] …] [--threads 1,2] [--rounds 20]
+    python tests/benchmarks/engines.py [NETWORK.onnx[@HEIGHTxWIDTH] …]
+        [--target cpu] [--threads 1,2] [--rounds 20]
 
-Each network is compiled for this machine's CPU once a size; then `graphopt bench`, in a process of
-its own for each number of threads, lets the engines take turns. Ratios are graphopt's time / the
-other's, the median of all rounds and, in brackets, the 10th and 90th percentile within rounds.
-Without networks it is the trained ones of GRAPHOPT_ASSETS. Run it while nothing else runs.
+Each network is compiled for the target once a size; then `graphopt bench`, in a process of its own
+for each number of threads, lets the engines take turns. Ratios are graphopt's time / the other's,
+the median of all rounds and, in brackets, the 10th and 90th percentile within rounds; an engine
+whose outputs are wrong is marked so, and is not among those of which one is the fastest. Without
+networks it is the trained ones of GRAPHOPT_ASSETS. Run it while nothing else runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from graphopt.benchmark import BenchReport
+from graphopt.benchmark import SUSPICIOUS, BenchReport
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = (
@@ -29,7 +31,7 @@ TRAINED = (
     "efficientpose_I_256.onnx",
     "cpm_mv2_192_7x7dw.onnx",
 )
-RIVALS = ("onnxruntime", "openvino", "ncnn")
+RIVALS = {"cpu": ("onnxruntime", "openvino", "ncnn", "mnn"), "opencl": ("tinygrad",)}
 
 
 def graphopt(*arguments: object) -> None:
@@ -41,27 +43,30 @@ def graphopt(*arguments: object) -> None:
         sys.exit(f"graphopt {' '.join(map(str, arguments))}:\n{done.stderr}")
 
 
-def row(report: BenchReport) -> Iterator[str]:
+def row(report: BenchReport, rivals: Sequence[str]) -> Iterator[str]:
     """What one measurement has to say, cell by cell, after network and size."""
     own = report.engines["graphopt"]
     yield str(report.threads)
     yield f"{own.median_ms:.1f}"
-    for name in RIVALS:
+    right = [name for name in report.ratios if report.difference[name] < SUSPICIOUS]
+    for name in rivals:
         if name in report.ratios:
             low, high = report.ratio_p10_p90[name]
-            yield f"{report.ratios[name]:.2f} ({low:.2f} … {high:.2f})"
+            wrong = "" if name in right else f" wrong by {report.difference[name]:.0e}"
+            yield f"{report.ratios[name]:.2f} ({low:.2f} … {high:.2f}){wrong}"
         else:
             yield "-"
-    yield f"{max(report.ratios.values(), default=float('nan')):.2f}"
+    yield f"{max((report.ratios[name] for name in right), default=float('nan')):.2f}"
     yield f"{report.difference['graphopt']:.0e}"
     held = (report.memory.get(name) for name in ("graphopt", "onnxruntime"))
     yield " / ".join("-" if size is None else f"{size / 1e6:.0f}" for size in held)
     yield f"{report.bundle_bytes / 1e6:.1f}"
 
 
-def main(networks: Sequence[str], threads: Sequence[int], rounds: int) -> None:
+def main(networks: Sequence[str], target: str, threads: Sequence[int], rounds: int) -> None:
     """Print the table, a row as soon as it is measured."""
-    columns = ["network", "size", "threads", "ms", *(f"/ {name}" for name in RIVALS)]
+    rivals = RIVALS[target]
+    columns = ["network", "size", "threads", "ms", *(f"/ {name}" for name in rivals)]
     columns += ["/ fastest", "difference", "MB held / onnxruntime's", "bundle MB", "compiled in s"]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|", flush=True)
@@ -71,15 +76,15 @@ def main(networks: Sequence[str], threads: Sequence[int], rounds: int) -> None:
             file, _, size = network.partition("@")
             shape = ["--input-shape", f"1,3,{size.replace('x', ',')}"] if size else []
             start = time.perf_counter()
-            graphopt("compile", file, "-o", bundle, *shape)
+            graphopt("compile", file, "-o", bundle, "--target", target, *shape)
             compiled = f"{time.perf_counter() - start:.0f}"
             for count in threads:
                 options = ("--threads", count, "--num-runs", rounds, "--result-json", result)
-                graphopt("bench", bundle, "--vs", ",".join(RIVALS), *options)
+                graphopt("bench", bundle, "--vs", ",".join(rivals), *options)
                 report = BenchReport.model_validate_json(result.read_text())
                 (extents,) = report.input.values()
                 first = (Path(file).stem, "x".join(map(str, extents[2:])))
-                print(f"| {' | '.join((*first, *row(report), compiled))} |", flush=True)
+                print(f"| {' | '.join((*first, *row(report, rivals), compiled))} |", flush=True)
                 for name, reason in report.unavailable.items():
                     print(f"{name}: {reason}", file=sys.stderr)
 
@@ -89,12 +94,14 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK.onnx[@HEIGHTxWIDTH]")
+    parser.add_argument("--target", choices=RIVALS, default="cpu")
     parser.add_argument("--threads", default="1,2", help="numbers of threads: 1,2")
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     folder = Path(os.environ.get("GRAPHOPT_ASSETS", ROOT.parent / "shared" / "assets")) / "models"
     main(
         given.networks or [str(folder / name) for name in TRAINED],
+        given.target,
         [int(count) for count in given.threads.split(",")],
         given.rounds,
     )
