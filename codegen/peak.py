@@ -25,22 +25,26 @@ from graphopt.errors import GraphoptError
 MACS = 50_000_000
 """About how many multiply-adds: so few that some runs are over before another program's turn."""
 
+SUMS = 12
+"""Vectors that are multiplied and added to in turn: enough to hide a unit's latency, and few enough
+for registers."""
+
 COPIED = 1 << 26
 """Bytes copied: more than caches hold."""
 
 
 def multiply_adds(target: Target, tasks: int, steps: int) -> Any:
-    """Every task: as many vectors as a register tile has, `steps` times multiplied and added to.
+    """Every task: `SUMS` vectors, `steps` times multiplied and added to.
 
-    Parameters: (registers + 2, lanes), the vectors to start from, then factor and summand; and
+    Parameters: (SUMS + 2, lanes), the vectors to start from, then factor and summand; and
     (tasks, lanes), each task's sum, without which a compiler would leave everything out.
     """
     with kernel("multiply_adds") as get:
-        start = Vectors(argument("start", (target.registers + 2, target.lanes)))
+        start = Vectors(argument("start", (SUMS + 2, target.lanes)))
         sums = Vectors(argument("sums", (tasks, target.lanes)))
         with grid(target, tasks) as (task,):
-            factor, summand = T.bind(start[target.registers,]), T.bind(start[target.registers + 1,])
-            registers = [Accumulator(target) for _ in range(target.registers)]
+            factor, summand = T.bind(start[SUMS,]), T.bind(start[SUMS + 1,])
+            registers = [Accumulator(target) for _ in range(SUMS)]
             for i, register in enumerate(registers):
                 register.value = start[i,]
             with T.serial(0, steps):
@@ -68,14 +72,14 @@ def make_bundle(target: Target, path: Path) -> None:
     lanes = target.lanes
     # On a CPU a task is a thread's share, on a GPU it is a work-item.
     tasks = 64 if target.kind == "cpu" else 65536
-    steps = MACS // (tasks * target.registers * lanes)
+    steps = MACS // (tasks * SUMS * lanes)
     vectors = COPIED // 4 // (tasks * lanes)
     functions = {
         "multiply_adds": multiply_adds(target, tasks, steps),
         "copy": copy(target, tasks, vectors),
     }
     # Different vectors to start from, or a compiler would see that one sum is enough.
-    start = np.linspace(0, 1, target.registers + 2, dtype=np.float32)[:, None].repeat(lanes, 1)
+    start = np.linspace(0, 1, SUMS + 2, dtype=np.float32)[:, None].repeat(lanes, 1)
     start[-2:] = [[0.999], [0.001]]
     weights, _ = pack_weights([start])
     shapes = ((tasks, lanes), (tasks, vectors, lanes), (tasks, vectors, lanes))
@@ -90,7 +94,7 @@ def make_bundle(target: Target, path: Path) -> None:
                 kernel="multiply_adds",
                 arguments=(0, 1),
                 layer="multiply_adds",
-                macs=tasks * steps * target.registers * lanes,
+                macs=tasks * steps * SUMS * lanes,
             ),
             bundle.Launch(kernel="copy", arguments=(2, 3), layer="copy"),
         ),

@@ -149,7 +149,7 @@ def device_name(target: str) -> str:
 def cpu_features() -> set[str]:
     """This CPU's features, as /proc/cpuinfo names them."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
+        if line.startswith(("flags", "Features")):  # on x86, on Arm
             return set(line.partition(":")[2].split())
     return set()
 

@@ -41,6 +41,10 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
 def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
     """Tiles that fill registers, or half of them, with filters that divide the blocks.
 
+    Beside its sums a tile needs a register for each pixel's input, since LLVM keeps it from tap to
+    tap, and for each weight. (Measured: two more registers than there are still do no harm, as
+    operands may stay in memory; with three more, sums are moved there too, at half the speed.)
+
     Args:
         width: pixels in a row of tiles.
     """
@@ -49,7 +53,7 @@ def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
         Tile(filters, pixels)
         for filters in range(1, target.filter_blocks + 1)
         if out_blocks % filters == 0
-        for most in [max(1, min(width, target.registers // filters))]
+        for most in [max(1, min(width, (target.registers + 3) // (filters + 1) - 1))]
         for pixels in range(max(1, most // 2), most + 1)
     ]
 

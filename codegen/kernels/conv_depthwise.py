@@ -32,8 +32,8 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is no depthwise convolution."""
     if not spec.depthwise or spec.planar:
         return []
-    # Half of the registers are for weights and inputs.
-    most = min(WIDEST, target.registers // 2, spec.out_size[1])
+    # Two thirds of the registers are for weights and inputs.
+    most = min(WIDEST, target.registers // 3, spec.out_size[1])
     return [Tile(1, pixels) for pixels in range(max(1, most // 2), most + 1)]
 
 

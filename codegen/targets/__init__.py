@@ -21,7 +21,7 @@ class Target:
         name: as typed after `--target`.
         kind: `cpu` kernels are loops over all cores; `gpu` kernels are grids of work-items.
         lanes: channels in a block of the blocked layout NCHW[lanes]c, and floats in a vector.
-        registers: vector accumulators that a register tile may use.
+        registers: vector registers that a kernel may use.
         filter_blocks: most blocks of output channels in a register tile.
         cache_bytes: bytes of input that a task should keep in the cache nearest to one core.
         work_group: work-items in a group (gpu).

@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.runtime import cpu_features
 
-# Widest first: the features it needs, its vector lanes (float32), and the accumulators of a
-# register tile, which leave registers for weights and for one input value.
-_VECTOR_UNITS = (
-    (("avx512f", "avx512dq", "avx512vl"), 16, 26),
-    (("avx2", "fma"), 8, 12),
-)
+
+class VectorUnit(NamedTuple):
+    """A kind of vector registers.
+
+    Args:
+        features: what a CPU that has them calls them in /proc/cpuinfo.
+        lanes: float32 values in a register.
+        registers: how many there are for a register tile.
+        filter_blocks: most blocks of filters in a register tile.
+    """
+
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    filter_blocks: int
+
+
+VECTOR_UNITS = {
+    "avx512": VectorUnit(("avx512f", "avx512dq", "avx512vl"), 16, 32, 4),
+    "avx2": VectorUnit(("avx2", "fma"), 8, 16, 3),
+    # Two registers fewer than there are, since no operand may stay in memory.
+    "neon": VectorUnit(("asimd",), 4, 30, 4),
+}
+"""Widest first."""
+
+
+def describe(unit: VectorUnit, tvm: dict[str, Any]) -> Target:
+    """A CPU with such vectors, and what TVM calls it."""
+    return Target(
+        name="cpu",
+        kind="cpu",
+        lanes=unit.lanes,
+        registers=unit.registers,
+        filter_blocks=unit.filter_blocks,
+        cache_bytes=192 * 1024,
+        work_group=1,
+        tvm=tvm,
+        cpu_features=unit.features,
+    )
 
 
 def make() -> Target:
     """Describe the CPU that this runs on.
 
     Raises:
-        Unsupported: it has neither AVX-512 nor AVX2.
+        Unsupported: it has no vector unit that there are kernels for.
     """
     from tvm.target import codegen
 
     have = cpu_features()
-    units = [unit for unit in _VECTOR_UNITS if have.issuperset(unit[0])]
-    if not units:
+    unit = next((u for u in VECTOR_UNITS.values() if have.issuperset(u.features)), None)
+    if unit is None:
         raise Unsupported(
-            "this CPU has neither AVX-512 nor AVX2 with FMA, which the cpu target needs",
+            "this CPU has neither AVX-512, nor AVX2 with FMA, nor NEON, which the cpu target needs",
             hint="compile with --target opencl",
         )
-    features, lanes, registers = units[0]
     tvm: dict[str, Any] = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
-    if lanes == 16:
+    if unit is VECTOR_UNITS["avx512"]:
         # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
         tvm["mattr"] = ["-prefer-256-bit"]
-    return Target(
-        name="cpu",
-        kind="cpu",
-        lanes=lanes,
-        registers=registers,
-        filter_blocks=4,
-        cache_bytes=192 * 1024,
-        work_group=1,
-        tvm=tvm,
-        cpu_features=features,
-    )
+    return describe(unit, tvm)

@@ -11,7 +11,7 @@ def make() -> Target:
         name="opencl",
         kind="gpu",
         lanes=4,
-        registers=8,
+        registers=12,
         filter_blocks=2,
         cache_bytes=0,
         work_group=64,

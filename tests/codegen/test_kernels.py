@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
@@ -18,6 +20,7 @@ from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
+from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.engine import Array
 from graphopt.runtime import open_bundle
 
@@ -210,10 +213,40 @@ def test_winograd_equals_its_meaning(
     check_meaning(winograd(spec, target, square), spec, target, tmp_path)
 
 
-def test_winograd_with_narrow_vectors(tmp_path: Path) -> None:
-    target = replace(load_target("cpu"), lanes=8, registers=12)
-    spec = WINOGRAD["several tasks"]
-    check_meaning(winograd(spec, target, 4), spec, target, tmp_path)
+@pytest.mark.parametrize("unit", VECTOR_UNITS)
+@pytest.mark.parametrize("case", ["3x3", "1x1", "depthwise 5x5, stride 2", "Winograd"])
+def test_vectors_of_every_width(case: str, unit: str, tmp_path: Path) -> None:
+    here = load_target("cpu")
+    if VECTOR_UNITS[unit].lanes > here.lanes:
+        pytest.skip(f"this CPU has no vectors of {VECTOR_UNITS[unit].lanes} floats")
+    # Arm's tiles, computed by this machine.
+    target = replace(describe(VECTOR_UNITS[unit], here.tvm), cpu_features=())
+    if case == "Winograd":
+        spec = WINOGRAD["several tasks"]
+        check_meaning(winograd(spec, target, 4), spec, target, tmp_path)
+    else:
+        check_meaning(kernels.candidates(CASES[case], target)[0], CASES[case], target, tmp_path)
+
+
+STORED = {"avx2": r"vmovup[sd]\s+%ymm\d+, -?\d*\(%r[sb]p\)", "neon": r"st[rp]\s+q\d+, .*\[sp"}
+"""A vector put on the stack."""
+
+
+@pytest.mark.parametrize("unit", STORED)
+@pytest.mark.parametrize("kernel", ["conv_dense", "conv_1x1"])
+def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
+    triple = {"avx2": "x86_64-linux-gnu", "neon": "aarch64-linux-gnu"}[unit]
+    cpu = {"avx2": "haswell", "neon": "cortex-a76"}[unit]
+    target = describe(VECTOR_UNITS[unit], {"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    size = (3, 3) if kernel == "conv_dense" else (1, 1)
+    spec = ConvSpec((96,), 96, (48, 48), size, epilogue=EPILOGUES["bias, relu, residual"])
+    choice = next(c for c in kernels.candidates(spec, target) if c.kernel == kernel)
+    module = tvm.IRModule({"k": choice.build(spec, target).with_attr("global_symbol", "k")})
+    device = machine_code.tvm_target(target)
+    assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
+    assert re.search(r"vfmadd|fmla", assembly)
+    # A few addresses are; of the usual tile's ten and more sums, hardly any.
+    assert len(re.findall(STORED[unit], assembly)) < 8
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt.codegen.peak import COPIED, make_bundle
+from graphopt.codegen.peak import COPIED, SUMS, make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import GraphoptError
 from graphopt.peak import measure_peak
@@ -26,8 +26,8 @@ def test_multiply_adds_are_done_and_bytes_are_counted(name: str, tmp_path: Path)
     sums = engine.run({})["sums"]
     arithmetic, copy = engine.profile({}, 1)
     # x <- 0.999 x + 0.001 is 1 + 0.999^n (x - 1) after n steps.
-    steps = arithmetic.macs // (sums.shape[0] * target.registers * target.lanes)
-    start = np.linspace(0, 1, target.registers + 2)[:-2]
+    steps = arithmetic.macs // (sums.shape[0] * SUMS * target.lanes)
+    start = np.linspace(0, 1, SUMS + 2)[:-2]
     expected = np.sum(1 + 0.999**steps * (start - 1))
     np.testing.assert_allclose(sums, expected, rtol=1e-3)
     assert copy.bytes == 2 * COPIED
