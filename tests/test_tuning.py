@@ -104,7 +104,7 @@ def test_more_networks_are_added_to_a_file(pointwise: Path, tmp_path: Path) -> N
 )
 def test_the_compiler_obeys(choice: Tuned, expected: str, network: Path, tmp_path: Path) -> None:
     compile_model(network, tmp_path / "bundle", tuned={SPEC.key: choice})
-    assert kernels_of(tmp_path / "bundle") == [expected, expected, "conv_1x1"]
+    assert kernels_of(tmp_path / "bundle")[:2] == [expected, expected]
 
 
 @pytest.mark.parametrize("name", ["cpu", "opencl"])
