@@ -21,6 +21,7 @@ from tvm import relax, te, tirx
 from graphopt.codegen import kernels
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
@@ -146,17 +147,19 @@ class _Rewrite:
     def _convolution(self, region: Region, spec: ConvSpec) -> None:
         source = region.call.args[0]
         lanes = self._target.lanes
-        if self._is_blocked(source):
+        if spec.groups > 1 and not spec.depthwise:
+            x = self._blocked(source, spec.in_channels)
+        elif self._is_blocked(source):
             spec = replace(spec, in_channels=self._forms[source].runs)
             x = self._blocked(source)
-        elif sum(spec.in_channels) < lanes and not spec.depthwise:
+        elif sum(spec.in_channels) < lanes and not (spec.depthwise or spec.transposed):
             # A photo's three channels would leave most of a block empty.
             spec = replace(spec, planar=True)
             x = self._planar(source)
         else:
             x = self._blocked(source)
         choice = kernels.choose(spec, self._target, self._measured)
-        weight = choice.pack_weight(region.call.args[1].value.numpy(), spec, self._target)
+        weight = choice.pack_weight(_weight(region.call), spec, self._target)
         operands = [
             x,
             relax.const(weight),
@@ -285,7 +288,8 @@ def _conv_spec(region: Region) -> ConvSpec | None:
     """What our kernels must compute for a region; None where they cannot."""
     attrs = region.call.attrs
     batch, channels, height, width = shape_of(region.call.args[0])
-    filters, _, kh, kw = region.call.args[1].value.numpy().shape
+    transposed = _is_transposed(region.call)
+    weight = _weight(region.call)
     if batch != 1:
         raise Unsupported(
             f"the batch size is {batch}, but a bundle processes one photo at a time",
@@ -293,22 +297,39 @@ def _conv_spec(region: Region) -> ConvSpec | None:
         )
     if str(region.call.args[0].ty.dtype) != "float32":
         return None
-    groups = int(attrs.groups)
-    depthwise = groups == channels == filters and groups > 1
-    if (groups != 1 and not depthwise) or attrs.data_layout != "NCHW":
+    if attrs.data_layout != "NCHW":
         return None
     top, left, bottom, right = (int(v) for v in attrs.padding)
+    if transposed:
+        bottom -= int(attrs.output_padding[0])
+        right -= int(attrs.output_padding[1])
     return ConvSpec(
         in_channels=(channels,),
-        out_channels=filters,
+        out_channels=weight.shape[0],
         size=(height, width),
-        kernel=(kh, kw),
+        kernel=weight.shape[2:],
         strides=(int(attrs.strides[0]), int(attrs.strides[1])),
         pads=(top, left, bottom, right),
         dilations=(int(attrs.dilation[0]), int(attrs.dilation[1])),
-        depthwise=depthwise,
+        groups=int(attrs.groups),
+        transposed=transposed,
         epilogue=region.epilogue,
     )
+
+
+def _is_transposed(call: Expr) -> bool:
+    return bool(call.op.name == "relax.nn.conv2d_transpose")
+
+
+def _weight(call: Expr) -> Floats:
+    """A convolution's weight as (O, I of a group, kh, kw)."""
+    weight: Floats = call.args[1].value.numpy()
+    if not _is_transposed(call):
+        return weight
+    # ONNX and Relax write a transposed convolution's as (I, O of a group, kh, kw).
+    groups = int(call.attrs.groups)
+    apart = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(-1, *apart.shape[2:]))
 
 
 def _flat(arguments: Sequence[Expr]) -> list[Expr]:

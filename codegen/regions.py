@@ -79,7 +79,7 @@ class Region:
     """A convolution and what it does besides.
 
     Args:
-        call: the convolution, a call of `relax.nn.conv2d`.
+        call: the convolution, a call of an operator of `CONVOLUTIONS`.
         result: the one variable that leaves the region.
         members: all variables of the region, in order, the convolution first.
         epilogue: the operations after the convolution.
@@ -164,11 +164,14 @@ def find_regions(bindings: Sequence[Any], outputs: Sequence[Expr]) -> list[Regio
     return regions[::-1]
 
 
+CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose")
+
+
 def is_convolution(value: Expr) -> bool:
-    """Whether a binding's value is a 2-D convolution with constant weights."""
+    """Whether a binding's value is a 2-D convolution, or a transposed one, of constant weights."""
     return (
         isinstance(value, relax.Call)
-        and getattr(value.op, "name", None) == "relax.nn.conv2d"
+        and getattr(value.op, "name", None) in CONVOLUTIONS
         and isinstance(value.args[1], tvm.ir.GenericConst)
     )
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from graphopt.codegen.kernels import conv_1x1, conv_dense, conv_depthwise, conv_winograd
+from graphopt.codegen.kernels import (
+    conv_1x1,
+    conv_dense,
+    conv_depthwise,
+    conv_transpose,
+    conv_winograd,
+)
 from graphopt.codegen.kernels.conv import ConvSpec, Tile
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
@@ -20,7 +26,7 @@ from graphopt.codegen.targets import Target
 CONVOLUTIONS: Mapping[str, ModuleType] = MappingProxyType(
     {
         module.__name__.rpartition(".")[2]: module
-        for module in (conv_depthwise, conv_1x1, conv_winograd, conv_dense)
+        for module in (conv_depthwise, conv_1x1, conv_winograd, conv_transpose, conv_dense)
     }
 )
 """Templates by their files' names; of two that cost the same, the first is taken."""
@@ -44,7 +50,7 @@ class Choice:
         """The weights as the kernel reads them.
 
         Args:
-            weight: (O, I, kh, kw), or (C, 1, kh, kw) when depthwise.
+            weight: (O, I of a group, kh, kw).
         """
         packed: Floats = CONVOLUTIONS[self.kernel].pack_weight(weight, spec, target, self.tile)
         return packed

@@ -7,6 +7,7 @@ channel hold finite numbers of no meaning; a convolution's packed weights are ze
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -57,7 +58,9 @@ class ConvSpec:
         strides: (sh, sw).
         pads: (top, left, bottom, right), of zeros.
         dilations: (dh, dw).
-        depthwise: one filter a channel.
+        groups: groups of channels, each convolved with filters of its own; as many in each.
+        transposed: the adjoint, which spreads every input pixel over a kernel's extent of the
+            output, `strides` apart. There `pads` are cut off; a negative one adds zeros.
         planar: the input is (1, C, H, W) rather than blocked (for a first layer of few channels).
         epilogue: what is done before storing.
     """
@@ -69,20 +72,28 @@ class ConvSpec:
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
-    depthwise: bool = False
+    groups: int = 1
+    transposed: bool = False
     planar: bool = False
     epilogue: Epilogue = NOTHING
 
     @property
     def out_size(self) -> tuple[int, int]:
         """(height, width) of the output."""
-        height, width = (
-            (self.size[i] + self.pads[i] + self.pads[i + 2] - self.dilations[i] * (k - 1) - 1)
-            // self.strides[i]
-            + 1
-            for i, k in enumerate(self.kernel)
-        )
-        return height, width
+
+        def extent(i: int) -> int:
+            size, stride, pads = self.size[i], self.strides[i], self.pads[i] + self.pads[i + 2]
+            reach = self.dilations[i] * (self.kernel[i] - 1)
+            if self.transposed:
+                return (size - 1) * stride + reach + 1 - pads
+            return (size + pads - reach - 1) // stride + 1
+
+        return extent(0), extent(1)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel has one filter, to itself."""
+        return 1 < self.groups == sum(self.in_channels) == self.out_channels
 
     @property
     def key(self) -> str:
@@ -96,9 +107,21 @@ class ConvSpec:
     @property
     def macs(self) -> int:
         """Multiply-adds of the direct algorithm."""
-        inputs = 1 if self.depthwise else sum(self.in_channels)
-        out = self.out_size
-        return self.out_channels * out[0] * out[1] * inputs * self.kernel[0] * self.kernel[1]
+        inputs = sum(self.in_channels) // self.groups
+        height, width = self.size if self.transposed else self.out_size
+        return self.out_channels * height * width * inputs * self.kernel[0] * self.kernel[1]
+
+    def parts(self, lanes: int) -> int:
+        """How many dense convolutions, over whole blocks of channels, a grouped one falls into.
+
+        A part is a group, or as many neighbours as it takes to fill blocks, with zeros in between.
+        """
+        inputs, outputs = sum(self.in_channels) // self.groups, self.out_channels // self.groups
+        for together in range(1, self.groups):
+            whole = inputs * together % lanes == outputs * together % lanes == 0
+            if whole and self.groups % together == 0:
+                return self.groups // together
+        return 1
 
     def input_shape(self, lanes: int) -> tuple[int, ...]:
         """The input buffer's shape."""
@@ -126,27 +149,37 @@ class ConvSpec:
 
         Args:
             x: (1, C, H, W).
-            weight: (filters, C, kh, kw), or (filters, 1, kh, kw) when depthwise.
+            weight: (filters, C / groups, kh, kw).
             channels: the epilogue's vectors.
             tensors: the epilogue's tensors, (1, filters, oh, ow).
         """
-        top, left, bottom, right = self.pads
-        padded = np.pad(x[0].astype(np.float64), ((0, 0), (top, bottom), (left, right)))
-        out = np.zeros((self.out_channels, *self.out_size))
-        oh, ow = self.out_size
-        for ky in range(self.kernel[0]):
-            for kx in range(self.kernel[1]):
-                y0, x0 = ky * self.dilations[0], kx * self.dilations[1]
-                tap = padded[
-                    :,
-                    y0 : y0 + (oh - 1) * self.strides[0] + 1 : self.strides[0],
-                    x0 : x0 + (ow - 1) * self.strides[1] + 1 : self.strides[1],
-                ]
-                if self.depthwise:
-                    out += tap * weight[:, 0, ky, kx, None, None]
-                else:
-                    out += np.einsum("oc,chw->ohw", weight[:, :, ky, kx], tap)
-        return self.epilogue.meaning(out[None].astype(np.float32), channels, tensors)
+        (top, left, bottom, right), (oh, ow) = self.pads, self.out_size
+        image = x[0].astype(np.float64).reshape(self.groups, -1, *self.size)
+        filters = weight.reshape(self.groups, -1, *weight.shape[1:])
+        out = np.zeros((self.groups, filters.shape[1], oh, ow))
+        # The larger picture of the two, pads included, in which every tap is at home.
+        margins = ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0)))
+        larger = np.pad(out if self.transposed else image, margins)
+        for ky, kx in np.ndindex(*self.kernel):
+            rows, columns = (
+                slice(k * d, k * d + (extent - 1) * s + 1, s)
+                for k, d, s, extent in zip(
+                    (ky, kx),
+                    self.dilations,
+                    self.strides,
+                    self.size if self.transposed else self.out_size,
+                    strict=True,
+                )
+            )
+            tap = filters[..., ky, kx]
+            if self.transposed:
+                larger[..., rows, columns] += np.einsum("goc,gchw->gohw", tap, image)
+            else:
+                out += np.einsum("goc,gchw->gohw", tap, larger[..., rows, columns])
+        if self.transposed:
+            out = larger[..., top : top + oh, left : left + ow]
+        total = out.reshape(1, self.out_channels, oh, ow).astype(np.float32)
+        return self.epilogue.meaning(total, channels, tensors)
 
 
 def pack_channels(values: Floats, lanes: int, runs: Sequence[int] | None = None) -> Floats:
@@ -196,6 +229,7 @@ class Parameters:
             x = view(x, seen_as.input_shape(lanes))
             y = view(y, seen_as.output_shape(lanes))
             tensors = [view(t, seen_as.output_shape(lanes)) for t in tensors]
+        self._buffers = weight, y, tensors
         self.scalars = x
         """The input, element by element."""
         self.vectors = Vectors(x)
@@ -205,6 +239,34 @@ class Parameters:
         self._channels = [Vectors(c) for c in channels]
         self._tensors = [Vectors(t) for t in tensors]
         self._y = Vectors(y)
+
+    def phase(
+        self, spec: ConvSpec, weight_shape: Sequence[int], weight_start: int, first: tuple[int, int]
+    ) -> Parameters:
+        """The parameters of an ordinary convolution that computes a part of a transposed one.
+
+        Args:
+            spec: that convolution, over the same input.
+            weight_shape: its packed weight's shape.
+            weight_start: where that starts in the whole weight, in elements.
+            first: row and column of its first output pixel in the whole output, where its pixels
+                are as far apart as the transposed convolution's strides.
+        """
+        lanes = self._target.lanes
+        height, width = self._spec.out_size
+        (row, column), (down, across) = first, self._spec.strides
+        strides = (0, height * width * lanes, down * width * lanes, across * lanes, 1)
+
+        def pixels(whole: Expr) -> Expr:
+            start = (row * width + column) * lanes
+            return view(whole, spec.output_shape(lanes), start, strides)
+
+        weight, y, tensors = self._buffers
+        seen = copy(self)
+        seen.weight = Vectors(view(weight, weight_shape, weight_start))
+        seen._y = Vectors(pixels(y))
+        seen._tensors = [Vectors(pixels(tensor)) for tensor in tensors]
+        return seen
 
     def store(self, total: Expr, block: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of sums and store it."""

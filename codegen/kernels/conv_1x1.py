@@ -22,7 +22,8 @@ from graphopt.codegen.targets import Target
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is another kind of convolution."""
     mine = (
-        not (spec.depthwise or spec.planar)
+        spec.groups == 1
+        and not (spec.transposed or spec.planar)
         and spec.kernel == spec.strides == (1, 1)
         and not any(spec.pads)
     )

@@ -1,5 +1,7 @@
 """Dense convolution, any kernel size, stride, padding and dilation, direct on blocked activations.
 
+A grouped one is a dense one a part (`ConvSpec.parts`), whose filters read that part's inputs only.
+
 CPU: a register tile is some pixels of a row times some blocks of filters. Its loop runs over input
 channels; each input value is broadcast and multiplied into every block's vector of filters. Which
 taps fall outside the picture is known where the code is made for the leftmost and rightmost tiles,
@@ -34,8 +36,10 @@ from graphopt.codegen.targets import Target
 
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
-    """The tiles that it can be computed by; none if it is no dense convolution."""
-    return [] if spec.depthwise else row_tiles(spec, target, spec.out_size[1])
+    """The tiles that it can be computed by; none if it is depthwise or transposed."""
+    if spec.depthwise or spec.transposed:
+        return []
+    return row_tiles(spec, target, spec.out_size[1])
 
 
 def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
@@ -48,7 +52,7 @@ def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
     Args:
         width: pixels in a row of tiles.
     """
-    out_blocks = blocks((spec.out_channels,), target.lanes)
+    out_blocks, _ = part_blocks(spec, target)
     return [
         Tile(filters, pixels)
         for filters in range(1, target.filter_blocks + 1)
@@ -60,9 +64,8 @@ def row_tiles(spec: ConvSpec, target: Target, width: int) -> list[Tile]:
 
 def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector multiply-adds."""
-    inputs = sum(spec.in_channels)
-    if not spec.planar:
-        inputs = blocks(spec.in_channels, target.lanes) * target.lanes
+    _, in_blocks = part_blocks(spec, target)
+    inputs = sum(spec.in_channels) if spec.planar else in_blocks * target.lanes
     steps = spec.kernel[0] * spec.kernel[1] * inputs * spec.out_size[0]
     return steps * row_cost(spec, target, tile, spec.out_size[1])
 
@@ -81,25 +84,40 @@ def row_cost(spec: ConvSpec, target: Target, tile: Tile, width: int) -> float:
 
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
     """(O, I, kh, kw) to (O groups, I blocks, kh, kw, I lanes, filters of a tile, lanes)."""
+    parts = spec.parts(target.lanes)
+    in_channels = spec.in_channels if parts == 1 else (sum(spec.in_channels) // parts,)
+    weight = _with_zeros(weight, parts, spec.groups // parts)
     filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
     if spec.planar:
         inputs = np.moveaxis(filters, 1, 0)[None]  # (1, I, OB, kh, kw, lanes)
     else:
-        split = pack_channels(np.moveaxis(filters, 1, 0), target.lanes, spec.in_channels)
+        split = pack_channels(np.moveaxis(filters, 1, 0), target.lanes, in_channels)
         inputs = np.moveaxis(split, -1, 1)  # (IB, I lanes, OB, kh, kw, lanes)
     ib, il, ob, kh, kw, lanes = inputs.shape
     grouped = inputs.reshape(ib, il, ob // tile.filters, tile.filters, kh, kw, lanes)
     return np.ascontiguousarray(grouped.transpose(2, 0, 4, 5, 1, 3, 6))
 
 
+def _with_zeros(weight: Floats, parts: int, together: int) -> Floats:
+    """(O, I, kh, kw) to (O, together * I, kh, kw): so many groups of a part as one."""
+    groups = weight.reshape(parts, together, -1, *weight.shape[1:])
+    apart = np.eye(together, dtype=np.float32)
+    dense: Floats = np.einsum("pgoiyx,gh->pgohiyx", groups, apart)
+    return dense.reshape(weight.shape[0], -1, *weight.shape[2:])
+
+
+def part_blocks(spec: ConvSpec, target: Target) -> tuple[int, int]:
+    """Blocks of filters and of inputs of a part (`ConvSpec.parts`)."""
+    parts = spec.parts(target.lanes)
+    outputs = blocks((spec.out_channels,), target.lanes)
+    return outputs // parts, 1 if spec.planar else blocks(spec.in_channels, target.lanes) // parts
+
+
 def weight_shape(spec: ConvSpec, target: Target, tile: Tile) -> tuple[int, ...]:
     """The shape that `pack_weight` gives."""
-    out_blocks = blocks((spec.out_channels,), target.lanes)
-    channels = sum(spec.in_channels)
-    in_blocks, in_lanes = (
-        (1, channels) if spec.planar else (blocks(spec.in_channels, target.lanes), target.lanes)
-    )
-    groups = out_blocks // tile.filters
+    out_blocks, in_blocks = part_blocks(spec, target)
+    in_lanes = sum(spec.in_channels) if spec.planar else target.lanes
+    groups = spec.parts(target.lanes) * out_blocks // tile.filters
     return (groups, in_blocks, *spec.kernel, in_lanes, tile.filters, target.lanes)
 
 
@@ -107,7 +125,7 @@ def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     with kernel("conv_dense") as get:
         p = Parameters(spec, target, weight_shape(spec, target, tile))
-        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
+        (_cpu if target.kind == "cpu" else gpu)(spec, target, tile, p)
     return get()
 
 
@@ -125,6 +143,14 @@ def rows_inside(spec: ConvSpec, first: Expr) -> tuple[Expr, Expr]:
     return low, high
 
 
+def _first_block(spec: ConvSpec, target: Target, tile: Tile, group: Expr) -> Expr:
+    """The first block of the inputs that a group of filters reads: where its part starts."""
+    out_blocks, in_blocks = part_blocks(spec, target)
+    if spec.parts(target.lanes) == 1:
+        return 0
+    return T.bind(tirx.floordiv(group, out_blocks // tile.filters) * in_blocks)
+
+
 def tile_weights(p: Parameters, tile: Tile, *index: Expr) -> list[Expr]:
     """A tile's vectors of weights at (group, block, ky, kx, lane)."""
     places = [(*index, f) for f in range(tile.filters)]
@@ -132,14 +158,40 @@ def tile_weights(p: Parameters, tile: Tile, *index: Expr) -> list[Expr]:
 
 
 def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
-    groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
-    width, out_height = spec.size[1], spec.out_size[0]
+    rows, tasks = task_rows(spec, target)
+    groups, out_height = weight_shape(spec, target, tile)[0], spec.out_size[0]
+    with (
+        grid(target, tasks, groups) as (task, group),
+        T.serial(0, T.min(rows, out_height - task * rows)) as r,
+    ):
+        cpu_row(spec, target, tile, p, group, T.bind(task * rows + r))
+
+
+def task_rows(spec: ConvSpec, target: Target) -> tuple[int, int]:
+    """Output rows of a task, and tasks: as many rows as have an input that stays in cache.
+
+    A task is done with every filter in turn.
+    """
+    _, in_blocks = part_blocks(spec, target)
+    in_lanes = sum(spec.in_channels) if spec.planar else target.lanes
+    row_bytes = 4 * spec.strides[0] * spec.size[1] * in_blocks * in_lanes
+    rows = max(1, min(target.cache_bytes // row_bytes, -(-spec.out_size[0] // 8)))
+    return rows, -(-spec.out_size[0] // rows)
+
+
+def cpu_row(
+    spec: ConvSpec, target: Target, tile: Tile, p: Parameters, group: Expr, row: Expr
+) -> None:
+    """An output row of a group of filters."""
+    _, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
+    width = spec.size[1]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
 
-    def compute(group: Expr, row: Expr, column: Expr, pixels: int, inside: bool) -> None:
+    def compute(column: Expr, pixels: int, inside: bool) -> None:
         """One tile from `column`, which is a number unless all its taps are inside."""
         sums = RegisterTile(target, tile.filters, pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
+        part = _first_block(spec, target, tile, group)
         with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:
             in_row = T.bind(first + ky * spec.dilations[0])
             with T.serial(0, in_lanes) as lane:
@@ -149,20 +201,14 @@ def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                         at = (column + pixel) * stride + kx * dilation - pad
                         if not inside and not 0 <= at < width:
                             continue
-                        planar, blocked = (0, lane, in_row, at), (0, block, in_row, at, lane)
+                        planar, blocked = (0, lane, in_row, at), (0, part + block, in_row, at, lane)
                         scalar = p.scalars[planar if spec.planar else blocked]
                         value = T.bind(broadcast(scalar, target.lanes))
                         sums.add(pixel, weights, value)
         for pixel in range(pixels):
             sums.store(p, group * tile.filters, row, column, pixel)
 
-    # A task takes rows whose input stays in cache and runs every filter over them, in turn.
-    row_bytes = 4 * spec.strides[0] * width * in_blocks * in_lanes
-    rows = max(1, min(target.cache_bytes // row_bytes, -(-out_height // 8)))
-    tasks = grid(target, -(-out_height // rows), groups)
-    with tasks as (chunk, group), T.serial(0, T.min(rows, out_height - chunk * rows)) as r:
-        row = T.bind(chunk * rows + r)
-        walk_row(spec, tile.pixels, lambda *at: compute(group, row, *at))
+    walk_row(spec, tile.pixels, compute)
 
 
 def walk_row(spec: ConvSpec, pixels: int, compute: Callable[[Expr, int, bool], None]) -> None:
@@ -195,7 +241,8 @@ def _inner_tiles(spec: ConvSpec, pixels: int) -> tuple[int, int]:
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+def gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    """The kernel's body on a GPU."""
     groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     out_height, out_width = spec.out_size
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
@@ -204,13 +251,14 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
         column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, tile.filters, tile.pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
+        part = _first_block(spec, target, tile, group)
         with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:
             in_row = T.bind(first + ky * spec.dilations[0])
             for kx in range(kw):
                 columns = [
                     (column + pixel) * stride + kx * dilation - pad for pixel in range(tile.pixels)
                 ]
-                values = [input_lanes(spec, target, p, block, in_row, at) for at in columns]
+                values = [input_lanes(spec, target, p, part + block, in_row, at) for at in columns]
                 for lane in range(in_lanes):
                     weights = tile_weights(p, tile, group, block, ky, kx, lane)
                     for pixel in range(tile.pixels):

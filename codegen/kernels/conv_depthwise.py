@@ -30,7 +30,7 @@ WIDEST = 8
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is no depthwise convolution."""
-    if not spec.depthwise or spec.planar:
+    if not spec.depthwise or spec.planar or spec.transposed:
         return []
     # Two thirds of the registers are for weights and inputs.
     most = min(WIDEST, target.registers // 3, spec.out_size[1])
@@ -55,20 +55,31 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floa
 
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
-    lanes = target.lanes
-    shape = (blocks(spec.out_runs, lanes), *spec.kernel, lanes)
     with kernel("conv_depthwise") as get:
-        p = Parameters(spec, target, shape)
-        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
+        p = Parameters(spec, target, weight_shape(spec, target, tile))
+        (_cpu if target.kind == "cpu" else gpu)(spec, target, tile, p)
     return get()
 
 
+def weight_shape(spec: ConvSpec, target: Target, _: Tile) -> tuple[int, ...]:
+    """The shape that `pack_weight` gives."""
+    return (blocks(spec.out_runs, target.lanes), *spec.kernel, target.lanes)
+
+
 def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
-    kw = spec.kernel[1]
     out_blocks, out_height = spec.output_shape(target.lanes)[1:3]
+    with grid(target, out_blocks, out_height) as (block, row):
+        cpu_row(spec, target, tile, p, block, row)
+
+
+def cpu_row(
+    spec: ConvSpec, target: Target, tile: Tile, p: Parameters, block: Expr, row: Expr
+) -> None:
+    """An output row of a block of channels."""
+    kw = spec.kernel[1]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
 
-    def compute(block: Expr, row: Expr, column: Expr, pixels: int, inside: bool) -> None:
+    def compute(column: Expr, pixels: int, inside: bool) -> None:
         sums = RegisterTile(target, 1, pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
         with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
@@ -86,11 +97,11 @@ def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
         for pixel in range(pixels):
             sums.store(p, block, row, column, pixel)
 
-    with grid(target, out_blocks, out_height) as (block, row):
-        conv_dense.walk_row(spec, tile.pixels, lambda *at: compute(block, row, *at))
+    conv_dense.walk_row(spec, tile.pixels, compute)
 
 
-def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+def gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    """The kernel's body on a GPU."""
     kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]

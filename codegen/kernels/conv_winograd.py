@@ -109,7 +109,9 @@ def transforms(out: int) -> Transforms:
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if the algorithm is not for that convolution."""
-    if spec.depthwise or spec.planar or spec.kernel != (TAPS, TAPS) or spec.strides != (1, 1):
+    if spec.groups > 1 or spec.transposed or spec.planar:
+        return []
+    if spec.kernel != (TAPS, TAPS) or spec.strides != (1, 1):
         return []
     return [
         Tile(filters, pixels, square)

@@ -40,9 +40,18 @@ def argument(name: str, shape: Sequence[int]) -> Expr:
     return T.arg(name, T.buffer(tuple(shape), "float32", layout=None))
 
 
-def view(buffer: Expr, shape: Sequence[int]) -> Expr:
-    """The same memory under another shape."""
-    return T.decl_buffer(tuple(shape), "float32", data=buffer.data, layout=None)
+def view(
+    buffer: Expr, shape: Sequence[int], start: int = 0, strides: Sequence[int] | None = None
+) -> Expr:
+    """The same memory under another shape, from an element on; strides count elements."""
+    return T.decl_buffer(
+        tuple(shape),
+        "float32",
+        data=buffer.data,
+        strides=strides and list(strides),
+        elem_offset=start,
+        layout=None,
+    )
 
 
 def scratch(shape: Sequence[int]) -> Expr:

@@ -70,7 +70,7 @@ POINTWISE = {
     "1x1, many filters": ConvSpec((16,), 208, (6, 6)),
 }
 DEPTHWISE = {
-    name: replace(spec, depthwise=True)
+    name: replace(spec, groups=spec.out_channels)
     for name, spec in {
         "depthwise 3x3": ConvSpec((32,), 32, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
         "depthwise 5x5, stride 2": ConvSpec((20,), 20, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
@@ -78,6 +78,36 @@ DEPTHWISE = {
         "depthwise 7x7": ConvSpec((16,), 16, (8, 30), (7, 7), pads=(3, 3, 3, 3)),
         "depthwise, runs of channels": ConvSpec((6, 18), 24, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
         "depthwise, uneven pads": ConvSpec((8,), 8, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
+    }.items()
+}
+GROUPED = {
+    name: replace(spec, groups=groups)
+    for name, groups, spec in [
+        ("groups of whole blocks", 2, ConvSpec((64,), 96, (5, 9), (3, 3), pads=(1, 1, 1, 1))),
+        ("groups that share blocks", 16, ConvSpec((64,), 64, (5, 9), (3, 3), pads=(1, 1, 1, 1))),
+        ("groups that fill no block", 3, ConvSpec((15,), 21, (5, 9), (3, 3), (2, 2))),
+        ("groups of one, two filters each", 32, ConvSpec((32,), 64, (5, 9), (3, 3))),
+        ("groups, 1x1", 2, ConvSpec((32,), 64, (5, 9))),
+    ]
+}
+TRANSPOSED = {
+    name: replace(spec, transposed=True)
+    for name, spec in {
+        "transposed 4x4, stride 2": ConvSpec((16,), 16, (9, 23), (4, 4), (2, 2), (1, 1, 1, 1)),
+        "transposed, runs of channels": ConvSpec((3, 19), 40, (6, 5), (3, 3), (2, 2), (1, 1, 1, 1)),
+        "transposed, uneven everything": ConvSpec((5,), 7, (6, 5), (5, 2), (3, 2), (2, 0, 1, 1)),
+        "transposed, output padding": ConvSpec((16,), 16, (4, 5), (3, 3), (2, 2), (1, 1, 0, -1)),
+        "transposed, stride 1": ConvSpec((16,), 16, (7, 20), (3, 3), (1, 1), (1, 1, 1, 1)),
+        "transposed, stride past the kernel": ConvSpec((16,), 16, (4, 5), (2, 1), (3, 4)),
+        "transposed, dilation 3": ConvSpec((8,), 8, (6, 7), (3, 3), (2, 2), dilations=(3, 3)),
+        "transposed, dilation 2": ConvSpec((8,), 8, (6, 7), (3, 3), (2, 2), dilations=(2, 2)),
+        "transposed, large pads": ConvSpec((8,), 8, (6, 7), (2, 2), (2, 2), (3, 3, 3, 3)),
+        "transposed depthwise": ConvSpec(
+            (20,), 20, (6, 9), (4, 4), (2, 2), (1, 1, 1, 1), groups=20
+        ),
+        "transposed depthwise, runs": ConvSpec((6, 18), 24, (5, 6), (3, 3), (2, 2), groups=24),
+        "transposed, groups": ConvSpec((32,), 64, (5, 6), (4, 4), (2, 2), (1, 1, 1, 1), groups=2),
+        "transposed, one pixel": ConvSpec((16,), 8, (1, 1), (7, 7)),
     }.items()
 }
 EPILOGUES = {
@@ -102,6 +132,7 @@ CASES = {
     **DENSE,
     **POINTWISE,
     **DEPTHWISE,
+    **GROUPED,
     **{
         f"{name}, then {what}": replace(spec, epilogue=epilogue)
         for what, epilogue in EPILOGUES.items()
@@ -111,7 +142,7 @@ CASES = {
         f"{name}, then bias, relu, residual": replace(
             spec, epilogue=EPILOGUES["bias, relu, residual"]
         )
-        for name, spec in {**DEPTHWISE, **POINTWISE}.items()
+        for name, spec in {**DEPTHWISE, **POINTWISE, **TRANSPOSED}.items()
     },
 }
 
@@ -173,7 +204,7 @@ def check_meaning(choice: Choice, spec: ConvSpec, target: Target, folder: Path) 
 
     channels_in = sum(spec.in_channels)
     x = normal(1, channels_in, *spec.size)
-    weight = normal(spec.out_channels, 1 if spec.depthwise else channels_in, *spec.kernel)
+    weight = normal(spec.out_channels, channels_in // spec.groups, *spec.kernel)
     weight /= np.sqrt(weight[0].size)
     vectors = [normal(spec.out_channels) for _ in range(spec.epilogue.count("channel"))]
     tensors = [
@@ -251,7 +282,13 @@ def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
 
 @pytest.mark.parametrize(
     ("cases", "name"),
-    [(DENSE, "conv_dense"), (POINTWISE, "conv_1x1"), (DEPTHWISE, "conv_depthwise")],
+    [
+        (DENSE, "conv_dense"),
+        (GROUPED, "conv_dense"),
+        (POINTWISE, "conv_1x1"),
+        (DEPTHWISE, "conv_depthwise"),
+        (TRANSPOSED, "conv_transpose"),
+    ],
 )
 def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, target: Target) -> None:
     chosen = {kernels.candidates(spec, target)[0].kernel for spec in cases.values()}
