@@ -15,7 +15,16 @@ from graphopt.codegen.targets import Target
 
 
 class Parallel(CPUScheduleRule):  # type: ignore[misc]
-    """All outer loops of a block, fused, over the cores; the innermost one as vectors."""
+    """All outer loops of a block, fused, over the cores; the innermost one as vectors.
+
+    Of a reduction, only a block of channels is a vector: elsewhere it would gather its elements.
+
+    Args:
+        lanes: channels in a block.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
 
     def apply(self, func: tirx.PrimFunc, target: Any, _: bool) -> Any:
         """The schedule, or None where the function has no blocks to schedule."""
@@ -33,16 +42,23 @@ class Parallel(CPUScheduleRule):  # type: ignore[misc]
             reduction = [loop for loop in loops if loop not in spatial]
             if not spatial:
                 continue
-            schedule.reorder(*spatial, *reduction)
-            fused = schedule.fuse(*spatial)
             if not reduction:
-                fused, inner = schedule.split(fused, factors=[None, 16])
+                fused, inner = schedule.split(schedule.fuse(*spatial), factors=[None, 16])
                 schedule.vectorize(inner)
-            schedule.parallel(fused)
+                schedule.parallel(fused)
+                continue
+            blocked = int(schedule.get(spatial[-1]).extent) == self._lanes
+            block = [spatial.pop()] if blocked else []
+            schedule.reorder(*spatial, *reduction, *block)
+            if spatial:
+                schedule.parallel(schedule.fuse(*spatial))
+            if blocked:
+                schedule.vectorize(*block)
+                schedule.decompose_reduction(info.block_rv, reduction[0])
         return schedule
 
 
 def schedule_rest(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     """Schedule every function that is not scheduled yet, under the current TVM target."""
-    rule = Parallel() if target.kind == "cpu" else dlight.gpu.Fallback()
+    rule = Parallel(target.lanes) if target.kind == "cpu" else dlight.gpu.Fallback()
     return dlight.ApplyDefaultSchedule(rule)(module)
