@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def weights(*shape: int) -> Array:
 
 
 CONV = "Conv<pads=[1,1,1,1]>"
+TWICE = "strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]"
 NETWORKS: dict[str, tuple[str, str, dict[str, Array]]] = {
     "two users of one activation": (
         "float[1,8,9,11] y, float[1,8,9,11] z",
@@ -93,20 +95,65 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Array]]] = {
         },
     ),
     "operators that no kernel of ours has": (
-        "float[1,10] y, float[1,6,18,22] z",
+        "float[1,10] y, float[1,2,18,22] z",
         f"""a = {CONV}(x, w1)
-            b = Conv<group=2>(a, w2)
-            z = ConvTranspose<strides=[2,2]>(b, w3)
-            g = GlobalMaxPool(b)
+            z = DepthToSpace<blocksize=2>(a)
+            g = GlobalMaxPool(a)
             f = Flatten(g)
-            h = Gemm(f, w4)
+            h = Gemm(f, w2)
             y = Softmax(h)""",
+        {"w1": weights(8, 3, 3, 3), "w2": weights(8, 10)},
+    ),
+    "transposed convolutions": (
+        "float[1,6,36,44] y, float[1,20,36,44] z",
+        f"""a = {CONV}(x, w1)
+            b = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(a, w2, b2)
+            c = Relu(b)
+            d = ConvTranspose<{TWICE}, group=6>(c, w3)
+            e = ConvTranspose<{TWICE}>(c, w4)
+            y = Add(e, d)
+            z = ConvTranspose<{TWICE}, group=2>(c, w5)""",
         {
             "w1": weights(8, 3, 3, 3),
-            "w2": weights(12, 4, 1, 1),
-            "w3": weights(12, 6, 2, 2),
-            "w4": weights(12, 10),
+            "w2": weights(8, 6, 4, 4),
+            "b2": weights(6),
+            "w3": weights(6, 1, 3, 3),
+            "w4": weights(6, 6, 3, 3),
+            "w5": weights(6, 10, 3, 3),
         },
+    ),
+    "a transposed convolution of the input, and one with SAME padding": (
+        "float[1,5,17,21] y, float[1,4,34,63] z",
+        """y = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(x, w1)
+           z = ConvTranspose<strides=[2,3], auto_pad="SAME_UPPER">(y, w2)""",
+        {"w1": weights(3, 5, 3, 3), "w2": weights(5, 4, 3, 4)},
+    ),
+    "grouped convolutions": (
+        "float[1,64,9,11] y, float[1,10,9,11] z",
+        f"""a = {CONV}(x, w1)
+            b = Conv<pads=[1,1,1,1], group=2>(a, w2)
+            c = Relu(b)
+            d = Conv<pads=[1,1,1,1], group=32>(c, w3)
+            e = Conv<pads=[1,1,1,1], group=32>(a, w3)
+            y = Add(d, e)
+            f = Conv<pads=[1,1,1,1], group=3>(x, w4)
+            g = Conv<pads=[1,1,1,1], group=3>(x, w5)
+            h = Concat<axis=1>(f, g, x)
+            z = Conv<group=5>(h, w6)""",
+        {
+            "w1": weights(32, 3, 3, 3),
+            "w2": weights(32, 16, 3, 3),
+            "w3": weights(64, 1, 3, 3),
+            "w4": weights(9, 1, 3, 3),
+            "w5": weights(3, 1, 3, 3),
+            "w6": weights(10, 3, 1, 1),
+        },
+    ),
+    "the mean of one block of channels": (
+        "float[1,8,1,1] y",
+        f"""a = {CONV}(x, w1)
+            y = GlobalAveragePool(a)""",
+        {"w1": weights(8, 3, 3, 3)},
     ),
     "Clip, LeakyRelu, PRelu, division by a vector": (
         "float[1,5,9,11] y",
@@ -176,6 +223,19 @@ def test_equals_onnxruntime(name: str, target: str, proto: Proto, tmp_path: Path
     done = compile_model(path, tmp_path / "bundle", target=target)
     assert isinstance(done.difference, float), done.difference
     assert done.difference < 1e-5
+
+
+@pytest.mark.parametrize("name", ["transposed convolutions", "grouped convolutions"])
+def test_every_kind_of_convolution_runs_by_our_kernels(
+    name: str, proto: Proto, tmp_path: Path
+) -> None:
+    outputs, body, constants = NETWORKS[name]
+    path = tmp_path / "net.onnx"
+    onnx.save(proto("float[1,3,9,11] x", outputs, body, **constants), path)
+    plan = compile_model(path, tmp_path / "bundle").plan
+    others = [launch.kernel for launch in plan.launches if not launch.macs]
+    assert len(plan.launches) - len(others) == body.count("Conv")
+    assert not [name for name in others if not re.match("pack|unpack|(fused_)*concat", name)]
 
 
 def test_bias_activation_and_residual_cost_no_launch(proto: Proto, tmp_path: Path) -> None:
