@@ -58,9 +58,10 @@ class ConvSpec:
         strides: (sh, sw).
         pads: (top, left, bottom, right), of zeros.
         dilations: (dh, dw).
-        groups: groups of channels, each convolved with filters of its own; as many in each.
+        groups: equal groups of channels, each convolved with filters of its own. Unless depthwise,
+            a grouped convolution reads one run of channels.
         transposed: the adjoint, which spreads every input pixel over a kernel's extent of the
-            output, `strides` apart. There `pads` are cut off; a negative one adds zeros.
+            output, `strides` apart. There `pads` are cut off; negative ones add rows and columns.
         planar: the input is (1, C, H, W) rather than blocked (for a first layer of few channels).
         epilogue: what is done before storing.
     """
