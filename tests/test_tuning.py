@@ -123,7 +123,7 @@ def test_convolutions_that_differ_have_different_keys() -> None:
         ConvSpec((8, 8), 16, (12, 20), (3, 3), pads=(1, 1, 1, 1)),
         ConvSpec((16,), 16, (20, 12), (3, 3), pads=(1, 1, 1, 1)),
         ConvSpec((16,), 16, (12, 20), (3, 3), pads=(0, 1, 1, 1)),
-        ConvSpec((16,), 16, (12, 20), (3, 3), pads=(1, 1, 1, 1), depthwise=True),
+        ConvSpec((16,), 16, (12, 20), (3, 3), pads=(1, 1, 1, 1), groups=16),
     ]
     assert len({spec.key for spec in [SPEC, *others]}) == 5
 
