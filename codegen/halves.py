@@ -24,7 +24,7 @@ SMALLEST = 2.0**-13
 ROUNDING = 1e-3
 """Largest error of a halved weight, relative and in the root mean square; 3e-4 is usual."""
 SMALL = 2048
-"""Tensors of fewer numbers (biases, depthwise kernels, gates) are not worth rounding."""
+"""Activations of fewer numbers (gates) are not worth rounding."""
 
 
 @dataclass
@@ -39,21 +39,18 @@ class Halves:
     largest: Mapping[str, float]
     activations: bool
     kept: list[str] = field(default_factory=list)
-    """What did not fit, a sentence each."""
+    """What does not fit, a phrase each."""
 
     def weight(self, packed: Floats, node: str) -> NDArray[np.generic]:
-        """A packed weight as it is to be stored."""
-        if packed.size < SMALL:
-            return packed
+        """A packed weight of an ONNX node as it is to be stored: as float16, or as it is."""
         with np.errstate(over="ignore"):
             half = packed.astype(np.float16)
         norm = np.linalg.norm(packed)
         error = np.linalg.norm(half.astype(np.float32) - packed)
         if error <= ROUNDING * norm:
             return half
-        self.kept.append(
-            f"the weight of {node}: in half precision it would be off by {error / norm:.0e}"
-        )
+        layer = node or "a convolution"
+        self.kept.append(f"the weight of {layer}, which would be off by {error / norm:.0e}")
         return packed
 
     def holds(self, node: str, size: int) -> bool:

@@ -33,9 +33,11 @@ from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
 from graphopt.verify import Feeds, difference, sample_feeds
 
-TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
+TOLERANCE, HALF_TOLERANCE, STORED_TOLERANCE = 1e-3, 1e-2, 1e-1
 """Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show;
-the second where the network computes, or the bundle stores, in half precision."""
+the second where the network computes in half precision, which onnxruntime does in float. The third
+is for bundles that store in half precision: 5e-2 was seen on made-up images, in which there is
+nobody and maps have little range, and 3e-3 on photos."""
 
 IMAGES = 20
 """How many photos (half as many made-up images) show what half precision cannot hold."""
@@ -140,11 +142,11 @@ def compile_model(
         together = [images[:COMPARED]] if images else [[feeds] for feeds in samples]
         differs = _difference(graph, work / "bundle", together)
         half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
-        allowed = HALF_TOLERANCE if half or fp16 else TOLERANCE
+        allowed = STORED_TOLERANCE if fp16 else HALF_TOLERANCE if half else TOLERANCE
         if isinstance(differs, float) and not differs <= allowed:
             raise CheckFailed(
                 f"the bundle's outputs differ from onnxruntime's by {differs:.1e} of their range",
-                hint="compile without --fp16: the network needs more than half precision"
+                hint="show it photos with --calib, or compile it without --fp16"
                 if fp16
                 else "please report the network: this is an error in graphopt",
             )
