@@ -222,7 +222,7 @@ class _Rewrite:
     def _kernel(self, spec: ConvSpec, choice: Choice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
         if spec not in self._built:
-            name = f"{choice.kernel}_{len(self._built)}"
+            name = f"{choice.kernel}{'_half' * bool(spec.half)}_{len(self._built)}"
             self._built[spec] = self._builder.add_func(choice.build(spec, self._target), name)
         return self._built[spec]
 

@@ -82,7 +82,7 @@ def compile(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
     )
     typer.echo(
-        f"{output}: target {target}, input {sizes}, {done.manifest.macs / 1e9:.2f} GMACs, "
+        f"{output}: target {target}{', half precision' if fp16 else ''}, input {sizes}, {done.manifest.macs / 1e9:.2f} GMACs, "
         f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
         f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )

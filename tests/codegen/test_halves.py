@@ -105,7 +105,7 @@ def test_what_overflows_stays_as_it_is(target: str, proto: Proto, tmp_path: Path
     onnx.save(model, path)
     done = compile_model(path, tmp_path / "bundle", target=target, fp16=True)
     assert isinstance(done.difference, float)
-    assert done.difference < 5e-3
+    assert done.difference < 2e-2
     reported = {text.split(",")[0] for text in done.kept}
     # The second weight is too small, the third too large; the first one's results are too large.
     expected = {"the weight of node_c", "the weight of node_e"}
