@@ -82,9 +82,9 @@ def compile(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
     )
     typer.echo(
-        f"{output}: target {target}{', half precision' if fp16 else ''}, input {sizes}, {done.manifest.macs / 1e9:.2f} GMACs, "
-        f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
-        f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
+        f"{output}: target {target}{', half precision' if fp16 else ''}, input {sizes}, "
+        f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
+        f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
