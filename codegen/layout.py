@@ -3,11 +3,12 @@
 Every 4-D tensor may exist planar, (1, C, H, W), or blocked, (1, blocks, H, W, lanes), or both; a
 form is made when it is first asked for. Operators that can work on blocked tensors (element-wise,
 pooling, resizing, concatenation) follow their inputs; whatever else there is gets planar tensors
-and stays with TVM.
+and stays with TVM. Our kernels may store blocked tensors in half precision; TVM's see float32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 
 from graphopt.codegen import kernels
+from graphopt.codegen.halves import Halves
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
 from graphopt.codegen.targets import Target
@@ -46,7 +49,10 @@ class _Forms:
 
     planar: Expr | None = None
     blocked: Expr | None = None
+    half: Expr | None = None
+    """Blocked, as float16."""
     runs: Runs = ()
+    """Of `blocked` and `half`."""
 
 
 def use_our_kernels(
@@ -54,6 +60,7 @@ def use_our_kernels(
     target: Target,
     node_of: dict[str, str],
     measured: Mapping[str, Choice] = MappingProxyType({}),
+    halves: Halves | None = None,
 ) -> tuple[tvm.IRModule, list[Layer]]:
     """Rewrite `main` of an imported network.
 
@@ -62,6 +69,7 @@ def use_our_kernels(
         target: gives the lanes of a block and the kernels' tiles.
         node_of: variable name to ONNX node name.
         measured: which kernel is fastest, by `ConvSpec.key`, where that is known.
+        halves: which tensors are stored in half precision; None: none.
 
     Returns:
         The new module, and the calls of our kernels in execution order.
@@ -69,7 +77,7 @@ def use_our_kernels(
     Raises:
         Unsupported: a batch size other than 1.
     """
-    return _Rewrite(module, target, node_of, measured).run()
+    return _Rewrite(module, target, node_of, measured, halves).run()
 
 
 class _Rewrite:
@@ -79,15 +87,18 @@ class _Rewrite:
         target: Target,
         node_of: dict[str, str],
         measured: Mapping[str, Choice],
+        halves: Halves | None,
     ) -> None:
         self._module = module
         self._target = target
         self._node_of = node_of
         self._measured = measured
+        self._halves = halves
         self._builder = relax.BlockBuilder()
         self._forms: dict[Expr, _Forms] = {}
         self._built: dict[ConvSpec, Expr] = {}
         self._layers: list[Layer] = []
+        self._to_halve: set[Expr] = set()
 
     def run(self) -> tuple[tvm.IRModule, list[Layer]]:
         main = self._module["main"]
@@ -101,6 +112,14 @@ class _Rewrite:
             if (spec := _conv_spec(region)) is not None
         }
         absorbed = {member for region, _ in regions.values() for member in region.members}
+        if self._halves:
+            own = {
+                binding.var
+                for binding in bindings
+                if binding.var in regions
+                or (binding.var not in absorbed and _may_be_halved(binding.value))
+            }
+            self._to_halve = {v for v in own - set(outputs) if self._fits_half(v, self._halves)}
         for parameter in main.params:
             self._forms[parameter] = _Forms(planar=parameter)
         with self._builder.function("main", params=list(main.params)):
@@ -115,7 +134,7 @@ class _Rewrite:
             self._builder.emit_func_output(result)
         return self._builder.get(), self._layers
 
-    # The two forms of a tensor
+    # The forms of a tensor
 
     def _planar(self, variable: Expr) -> Expr:
         if isinstance(variable, tvm.ir.GenericConst):
@@ -123,7 +142,11 @@ class _Rewrite:
         forms = self._forms[variable]
         if forms.planar is None:
             forms.planar = self._builder.emit_te(
-                _unpack, forms.blocked, shape_of(variable), forms.runs, primfunc_name_hint="unpack"
+                _unpack,
+                self._blocked(variable),
+                shape_of(variable),
+                forms.runs,
+                primfunc_name_hint="unpack",
             )
         return forms.planar
 
@@ -131,16 +154,32 @@ class _Rewrite:
         """The blocked form; with `runs`, of exactly those runs of channels."""
         forms = self._forms[variable]
         wanted = runs or forms.runs or (shape_of(variable)[1],)
+        if forms.runs == wanted and forms.half is not None and forms.blocked is None:
+            # Not kept: a conversion of its own can become part of every kernel that asks for one.
+            return self._builder.emit(relax.op.astype(forms.half, "float32"))
         if forms.blocked is None or forms.runs != wanted:
             planar = self._planar(variable)
             forms.blocked = self._builder.emit_te(
                 _pack, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
             )
-            forms.runs = wanted
+            forms.runs, forms.half = wanted, None
         return forms.blocked
 
+    def _stored(self, variable: Expr, runs: Runs | None = None) -> Expr:
+        """The blocked form that our kernels read: half where that was chosen."""
+        forms = self._forms[variable]
+        if variable not in self._to_halve:
+            return self._blocked(variable, runs)
+        if forms.half is None or (runs or forms.runs) != forms.runs:
+            blocked = self._blocked(variable, runs)
+            forms.half = self._builder.emit_te(_halve, blocked, primfunc_name_hint="halve")
+        return forms.half
+
+    def _fits_half(self, variable: Expr, halves: Halves) -> bool:
+        return halves.holds(self._node_of.get(variable.name, ""), math.prod(shape_of(variable)))
+
     def _is_blocked(self, expr: Expr) -> bool:
-        return isinstance(expr, relax.Var) and self._forms[expr].blocked is not None
+        return isinstance(expr, relax.Var) and bool(self._forms[expr].runs)
 
     # Convolutions
 
@@ -148,35 +187,45 @@ class _Rewrite:
         source = region.call.args[0]
         lanes = self._target.lanes
         if spec.groups > 1 and not spec.depthwise:
-            x = self._blocked(source, spec.in_channels)
+            x = self._stored(source, spec.in_channels)
         elif self._is_blocked(source):
             spec = replace(spec, in_channels=self._forms[source].runs)
-            x = self._blocked(source)
+            x = self._stored(source)
         elif sum(spec.in_channels) < lanes and not (spec.depthwise or spec.transposed):
             # A photo's three channels would leave most of a block empty.
             spec = replace(spec, planar=True)
             x = self._planar(source)
         else:
-            x = self._blocked(source)
+            x = self._stored(source)
         choice = kernels.choose(spec, self._target, self._measured)
-        weight = choice.pack_weight(_weight(region.call), spec, self._target)
-        operands = [
-            x,
-            relax.const(weight),
-            *(relax.const(pack_channels(v, lanes, spec.out_runs)) for v in region.channels),
-            *(self._blocked(tensor, spec.out_runs) for tensor in region.tensors),
-        ]
-        function = self._kernel(spec, choice)
+        packed = choice.pack_weight(_weight(region.call), spec, self._target)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
+        weight = self._halves.weight(packed, node) if self._halves else packed
+        tensors = [self._stored(tensor, spec.out_runs) for tensor in region.tensors]
+        operands = {
+            "x": x,
+            "weight": relax.const(weight),
+            **{
+                f"channel{n}": relax.const(pack_channels(v, lanes, spec.out_runs))
+                for n, v in enumerate(region.channels)
+            },
+            **{f"tensor{n}": tensor for n, tensor in enumerate(tensors)},
+        }
+        half = {name for name, operand in operands.items() if operand.ty.dtype == "float16"}
+        if region.result in self._to_halve:
+            half.add("y")
+        spec = replace(spec, half=frozenset(half))
+        function = self._kernel(spec, choice)
         self._layers.append(Layer(function.name_hint, node, spec.macs, spec))
-        shape = relax.TensorType(spec.output_shape(lanes), "float32")
-        result = self._builder.emit(relax.call_tir(function, operands, shape))
-        self._forms[region.result] = _Forms(blocked=result, runs=spec.out_runs)
+        out = relax.TensorType(spec.output_shape(lanes), spec.dtype("y"))
+        result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
+        form = "half" if "y" in spec.half else "blocked"
+        self._forms[region.result] = _Forms(**{form: result}, runs=spec.out_runs)
 
     def _kernel(self, spec: ConvSpec, choice: Choice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
         if spec not in self._built:
-            name = f"{choice.kernel}_{len(self._built)}"
+            name = f"{choice.kernel}{'_half' * bool(spec.half)}_{len(self._built)}"
             self._built[spec] = self._builder.add_func(choice.build(spec, self._target), name)
         return self._built[spec]
 
@@ -270,8 +319,8 @@ class _Rewrite:
     def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
         if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
             return None
-        blocked = self._blocked(call.args[0])
-        return relax.op.mean(blocked, axis=[2, 3], keepdims=True), self._forms[call.args[0]].runs
+        mean = self._builder.call_te(_mean, self._stored(call.args[0]))
+        return mean, self._forms[call.args[0]].runs
 
 
 _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {
@@ -282,6 +331,11 @@ _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] 
     "relax.mean": _Rewrite._mean,
 }
 """Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""
+
+
+def _may_be_halved(value: Expr) -> bool:
+    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
+    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
 
 
 def _conv_spec(region: Region) -> ConvSpec | None:
@@ -345,6 +399,21 @@ def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
     """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
     channels = np.ones((sum(runs), 1, 1), np.float32)
     return np.equal(pack_channels(channels, lanes, runs), 0)
+
+
+def _mean(x: Expr) -> Expr:
+    """The mean over all pixels; TVM would not make the conversion from halves part of its own."""
+    total = topi.sum(x.astype("float32"), axis=[2, 3], keepdims=True)
+    return total / (x.shape[2] * x.shape[3]).astype("float32")
+
+
+def _halve(x: Expr) -> Expr:
+    """The same as float16."""
+
+    def value(*index: Expr) -> Expr:
+        return in_half(x[index], tirx.const).astype("float16")
+
+    return te.compute(x.shape, value, name="halve")
 
 
 def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:

@@ -145,20 +145,40 @@ def opencl_source(
         launched[name] = _read_host(module[name])
         kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
         source = generate(finalize_device_passes()(kernels), device).inspect_source("cl")
-        # TVM declares every kernel before it defines it; the definitions are enough.
-        lines = [x for x in source.splitlines() if not re.fullmatch(r"__kernel .*;", x)]
+        # TVM declares every kernel before it defines it; the definitions are enough. And it gives
+        # up where there is no arithmetic on halves, of which only loads and stores are needed.
+        lines = [x for x in source.splitlines() if not re.fullmatch(r"__kernel .*;|#error .*", x)]
+        source = _with_half_access("\n".join(lines))
         if "tirx.is_scheduled" in function.attrs:
-            lines = [x.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(") for x in lines]
-        sources.append("\n".join(lines))
+            source = source.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(")
+        sources.append(source)
     return "\n".join([PRELUDE, *sources]).encode(), launched
 
 
 PRELUDE = """
 #define LOAD4(p) (*(__global const float4*)(p))
 #define STORE4(value, zero, p) (*(__global float4*)(p) = (value))
+#define LOAD_HALF(x) vload_half(0, &(x))
+#define STORE_HALF(value, x) vstore_half_rte(value, 0, &(x))
+#define LOAD_HALF4(p) vloada_half4(0, p)
+#define STORE_HALF4(value, zero, p) vstorea_half4_rte(value, zero, p)
 """
 """In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
 that to the compiler, and PoCL calls them as functions, with all registers spilled."""
+
+
+def _with_half_access(source: str) -> str:
+    """Conversions from and to halves in memory, as calls that every device has.
+
+    What TVM prints for them needs cl_khr_fp16. The brackets that are replaced are as many as those
+    that replace them.
+    """
+    for pointer in re.findall(r"__global half\* restrict (\w+)", source):
+        source = source.replace(f"convert_float({pointer}[", f"LOAD_HALF({pointer}[")
+    store = r"^( *)(\w+\[.*\]) = \(convert_half\((.*)\)\);$"
+    source = re.sub(store, r"\1STORE_HALF(\3, \2);", source, flags=re.MULTILINE)
+    source = source.replace("convert_float4(vload4(0,", "(LOAD_HALF4(")
+    return source.replace("vstore4((convert_half4(", "STORE_HALF4(((")
 
 
 def _read_host(host: Any) -> DeviceFunction:

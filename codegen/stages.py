@@ -1,7 +1,8 @@
 """The compile pipeline, phase by phase: ONNX in; plan, weights and kernels out.
 
 import      ONNX -> Relax, names kept                                  importer.py
-kernels     convolutions -> our TIR kernels, blocked activations       layout.py, kernels/
+kernels     convolutions -> our TIR kernels, blocked activations,      layout.py, kernels/,
+            some tensors in half precision                             halves.py
 legalise    every other operator -> TIR by TVM, fused                  TVM
 schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
 memory      all tensors -> arenas, lifetimes known                     TVM
@@ -21,6 +22,7 @@ from tvm import relax
 
 from graphopt.bundle import Plan
 from graphopt.codegen import machine_code
+from graphopt.codegen.halves import Halves
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.layout import use_our_kernels
@@ -41,12 +43,14 @@ class Compiled:
         weights: the content of weights.bin.
         code: the content of the kernels' file.
         code_file: its name, `kernels.so` or `kernels.cl`.
+        kept: what stays in float32 because half precision cannot hold it, a phrase each.
     """
 
     plan: Plan
     weights: bytes
     code: bytes
     code_file: str
+    kept: tuple[str, ...] = ()
 
 
 LEGALISE = (
@@ -74,6 +78,7 @@ def compile_network(
     model: onnx.ModelProto,
     target: Target,
     measured: Mapping[str, Choice] = MappingProxyType({}),
+    largest: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Compiled:
     """Compile a network.
@@ -82,6 +87,8 @@ def compile_network(
         model: static shapes, batch 1; every node has a name.
         target: what to compile for.
         measured: which kernels are fastest, see `layout.use_our_kernels`.
+        largest: the largest absolute value of tensors, by name; with it, what fits is stored in
+            half precision.
         progress: told each phase as it begins, and in the last one each kernel as its code is
             made, with a layer that needs it.
 
@@ -93,7 +100,9 @@ def compile_network(
         progress("import")
         module, node_of = import_onnx(model)
         progress("kernels")
-        module, layers = use_our_kernels(module, target, node_of, measured)
+        halves = None if largest is None else _halves(model, target, largest)
+        module, layers = use_our_kernels(module, target, node_of, measured, halves)
+        kept = tuple(halves.kept) if halves else ()
         progress("legalise")
         module = tvm.transform.Sequential(list(LEGALISE))(module)
         progress("schedule")
@@ -111,6 +120,13 @@ def compile_network(
 
         if target.kind == "cpu":
             code = machine_code.shared_library(functions, device, making)
-            return Compiled(plan, weights, code, "kernels.so")
+            return Compiled(plan, weights, code, "kernels.so", kept)
         source, launches = machine_code.opencl_source(functions, device, making)
-        return Compiled(machine_code.with_launches(plan, launches), weights, source, "kernels.cl")
+        plan = machine_code.with_launches(plan, launches)
+        return Compiled(plan, weights, source, "kernels.cl", kept)
+
+
+def _halves(model: onnx.ModelProto, target: Target, largest: Mapping[str, float]) -> Halves:
+    of_node = {n.name: largest[n.output[0]] for n in model.graph.node if n.output[0] in largest}
+    # A CPU computes more than it moves: there halved activations were seen to cost 4% of the time.
+    return Halves(of_node, activations=target.kind == "gpu")

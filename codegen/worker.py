@@ -62,13 +62,14 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
 
     target = load_target(job["target"])
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
-    result = compile_network(_model(job), target, measured, progress)
+    result = compile_network(_model(job), target, measured, job.get("largest"), progress)
     (folder / "plan.json").write_text(result.plan.model_dump_json())
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)
     description = {
         "tvm": tvm.__version__,
         "code_file": result.code_file,
+        "kept": result.kept,
         "target": {
             "name": target.name,
             "kind": target.kind,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graphopt.codegen.kernels.emit import (
     Accumulator,
     Expr,
+    Scalars,
     Vectors,
     argument,
     broadcast,
@@ -64,6 +65,7 @@ class ConvSpec:
             output, `strides` apart. There `pads` are cut off; negative ones add rows and columns.
         planar: the input is (1, C, H, W) rather than blocked (for a first layer of few channels).
         epilogue: what is done before storing.
+        half: parameters, named as in `Parameters`, that are stored as float16.
     """
 
     in_channels: tuple[int, ...]
@@ -77,6 +79,7 @@ class ConvSpec:
     transposed: bool = False
     planar: bool = False
     epilogue: Epilogue = NOTHING
+    half: frozenset[str] = frozenset()
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -98,11 +101,14 @@ class ConvSpec:
 
     @property
     def key(self) -> str:
-        """A text that names all that decides which kernel is fastest; the epilogue hardly does."""
+        """A text that names all that decides which kernel is fastest.
+
+        The epilogue hardly does, and what is stored in half precision is decided after that.
+        """
         return " ".join(
             f"{field.name}={getattr(self, field.name)}".replace(" ", "")
             for field in fields(self)
-            if field.name != "epilogue" and getattr(self, field.name) != field.default
+            if field.name not in ("epilogue", "half") and getattr(self, field.name) != field.default
         )
 
     @property
@@ -123,6 +129,10 @@ class ConvSpec:
             if whole and self.groups % together == 0:
                 return self.groups // together
         return 1
+
+    def dtype(self, parameter: str) -> str:
+        """How a parameter is stored."""
+        return "float16" if parameter in self.half else "float32"
 
     def input_shape(self, lanes: int) -> tuple[int, ...]:
         """The input buffer's shape."""
@@ -219,19 +229,23 @@ class Parameters:
         lanes, out = target.lanes, spec.output_shape(target.lanes)
         epilogue = spec.epilogue
         self._spec, self._target = spec, target
-        x = argument("x", spec.input_shape(lanes))
-        weight = argument("weight", weight_shape)
+
+        def parameter(name: str, shape: Sequence[int]) -> Expr:
+            return argument(name, shape, spec.dtype(name))
+
+        x = parameter("x", spec.input_shape(lanes))
+        weight = parameter("weight", weight_shape)
         channels = [
-            argument(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
+            parameter(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
         ]
-        tensors = [argument(f"tensor{n}", out) for n in range(epilogue.count("tensor"))]
-        y = argument("y", out)
+        tensors = [parameter(f"tensor{n}", out) for n in range(epilogue.count("tensor"))]
+        y = parameter("y", out)
         if seen_as is not None:
             x = view(x, seen_as.input_shape(lanes))
             y = view(y, seen_as.output_shape(lanes))
             tensors = [view(t, seen_as.output_shape(lanes)) for t in tensors]
         self._buffers = weight, y, tensors
-        self.scalars = x
+        self.scalars = Scalars(x)
         """The input, element by element."""
         self.vectors = Vectors(x)
         """The input (unless planar), a block of channels at a time: [0, block, row, column]."""

@@ -21,6 +21,9 @@ from graphopt.codegen.targets import Target
 Expr = Any
 """A TIR expression or buffer: TVM's Python classes carry no types that mypy could check."""
 
+LARGEST_HALF = 65504.0
+"""The largest float16."""
+
 
 @contextmanager
 def kernel(name: str) -> Iterator[Callable[[], Any]]:
@@ -35,9 +38,9 @@ def kernel(name: str) -> Iterator[Callable[[], Any]]:
         yield builder.get
 
 
-def argument(name: str, shape: Sequence[int]) -> Expr:
-    """Declare the kernel's next parameter: a contiguous float32 tensor of `shape`."""
-    return T.arg(name, T.buffer(tuple(shape), "float32", layout=None))
+def argument(name: str, shape: Sequence[int], dtype: str = "float32") -> Expr:
+    """Declare the kernel's next parameter: a contiguous tensor of `shape`."""
+    return T.arg(name, T.buffer(tuple(shape), dtype, layout=None))
 
 
 def view(
@@ -46,7 +49,7 @@ def view(
     """The same memory under another shape, from an element on; strides count elements."""
     return T.decl_buffer(
         tuple(shape),
-        "float32",
+        buffer.dtype,
         data=buffer.data,
         strides=strides and list(strides),
         elem_offset=start,
@@ -63,19 +66,51 @@ def scratch(shape: Sequence[int]) -> Expr:
     return T.alloc_buffer(tuple(shape), "float32", scope="global", layout=None)
 
 
-class Vectors:
-    """A buffer read and written whole vectors at a time: its innermost dimension is the vector."""
+class Scalars:
+    """A buffer read element by element, as float32 whatever it is stored as."""
 
     def __init__(self, buffer: Expr) -> None:
         self._buffer = buffer
-        self._lanes = tirx.Ramp(0, 1, int(buffer.shape[-1]))
+
+    def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
+        return _widened(self._buffer[index], self._buffer)
+
+
+class Vectors:
+    """A buffer read and written whole vectors at a time: its innermost dimension is the vector.
+
+    Vectors are float32; where the buffer is float16, they are converted on the way.
+    """
+
+    def __init__(self, buffer: Expr) -> None:
+        self._buffer = buffer
+        self._count = int(buffer.shape[-1])
+        self._lanes = tirx.Ramp(0, 1, self._count)
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
         place = (*index, self._lanes)
-        return self._buffer[place]
+        return _widened(self._buffer[place], self._buffer, f"x{self._count}")
 
     def __setitem__(self, index: tuple[Expr, ...], value: Expr) -> None:
+        if self._buffer.dtype == "float16":
+            value = tirx.Cast(
+                f"float16x{self._count}", in_half(value, lambda x: broadcast(x, self._count))
+            )
         T.buffer_store(self._buffer, value, [*index, self._lanes])
+
+
+def _widened(value: Expr, buffer: Expr, lanes: str = "") -> Expr:
+    return tirx.Cast(f"float32{lanes}", value) if buffer.dtype == "float16" else value
+
+
+def in_half(value: Expr, constant: Callable[[float], Expr]) -> Expr:
+    """The nearest float32 that float16 has a number for: infinity times a weight of 0 is no number.
+
+    Args:
+        value: a scalar or a vector.
+        constant: a number as one of these.
+    """
+    return T.max(T.min(value, constant(LARGEST_HALF)), constant(-LARGEST_HALF))
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:

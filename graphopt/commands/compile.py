@@ -29,6 +29,17 @@ def compile(
             metavar="auto|off|FILE",
         ),
     ] = "auto",
+    fp16: Annotated[
+        bool,
+        typer.Option("--fp16", help="Store weights, on opencl activations too, in half precision."),
+    ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photos that show what half precision cannot hold; made-up images if left out.",
+            metavar="DIR",
+        ),
+    ] = None,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -52,11 +63,15 @@ def compile(
             input_shapes=parse_input_shapes(input_shape or []),
             tuned=measured.layers if measured else {},
             pose_choices=choices(skeleton, color, mean, scale, pad_value),
+            fp16=fp16,
+            calib=calib,
             progress=tell,
         )
     console = Console(stderr=True)
     for line in done.pose.guesses if done.pose else ():
         console.print(line, style="dim", markup=False, soft_wrap=True)
+    for what in done.kept:
+        console.print(f"kept in float32: {what}", style="dim", markup=False, soft_wrap=True)
     if done.pose is None:
         console.print(
             "no pose maps recognised: the bundle can be timed, but not run on photos",
@@ -67,9 +82,9 @@ def compile(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
     )
     typer.echo(
-        f"{output}: target {target}, input {sizes}, {done.manifest.macs / 1e9:.2f} GMACs, "
-        f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
-        f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
+        f"{output}: target {target}{', half precision' if fp16 else ''}, input {sizes}, "
+        f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
+        f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")

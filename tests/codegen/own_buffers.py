@@ -19,7 +19,7 @@ class OwnBuffers(runtime.OpenClRunner):
     """The runner, without sub-buffers; for plans in which no two tensors are the same memory."""
 
     def _tensor(self, context: Any, memories: Mapping[int, Any], tensor: Tensor) -> Any:
-        flags, size = self._cl.mem_flags, int(np.prod(tensor.shape)) * 4
+        flags, size = self._cl.mem_flags, runtime._size(tensor)
         if tensor.arena != -1:
             return self._cl.Buffer(context, flags.READ_WRITE, size)
         weights = self.bundle.read("weights.bin")[tensor.offset : tensor.offset + size]

@@ -153,18 +153,23 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 def run_kernel(
-    function: object, operands: list[Array], out: tuple[int, ...], target: Target, folder: Path
+    function: object,
+    operands: list[Array],
+    out: tuple[int, ...],
+    target: Target,
+    folder: Path,
+    dtype: str = "float32",
 ) -> Array:
     """One kernel as a network: the first operand is the input, the others are weights."""
     x, *constants = operands
     weights, offsets = pack_weights(constants)
     tensors = (
-        bundle.Tensor(shape=x.shape, dtype="float32", arena=None),
+        bundle.Tensor(shape=x.shape, dtype=str(x.dtype), arena=None),
         *(
-            bundle.Tensor(shape=c.shape, dtype="float32", arena=-1, offset=offset)
+            bundle.Tensor(shape=c.shape, dtype=str(c.dtype), arena=-1, offset=offset)
             for c, offset in zip(constants, offsets, strict=True)
         ),
-        bundle.Tensor(shape=out, dtype="float32", arena=0),
+        bundle.Tensor(shape=out, dtype=dtype, arena=0),
     )
     last = len(tensors) - 1
     plan = bundle.Plan(
@@ -194,7 +199,9 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
-def check_meaning(choice: Choice, spec: ConvSpec, target: Target, folder: Path) -> None:
+def check_meaning(
+    choice: Choice, spec: ConvSpec, target: Target, folder: Path, tolerance: float = 2e-5
+) -> None:
     """What a kernel computes for random numbers is what its specification means."""
     lanes = target.lanes
     rng = np.random.default_rng(0)
@@ -210,16 +217,17 @@ def check_meaning(choice: Choice, spec: ConvSpec, target: Target, folder: Path) 
     tensors = [
         normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
     ]
-    operands = [
-        x if spec.planar else blocked(x, lanes, spec.in_channels),
-        choice.pack_weight(weight, spec, target),
-        *(pack_channels(v, lanes, spec.out_runs) for v in vectors),
-        *(blocked(t, lanes, spec.out_runs) for t in tensors),
-    ]
-    out = spec.output_shape(lanes)
-    got = run_kernel(choice.build(spec, target), operands, out, target, folder)
+    operands = {
+        "x": x if spec.planar else blocked(x, lanes, spec.in_channels),
+        "weight": choice.pack_weight(weight, spec, target),
+        **{f"channel{i}": pack_channels(v, lanes, spec.out_runs) for i, v in enumerate(vectors)},
+        **{f"tensor{i}": blocked(t, lanes, spec.out_runs) for i, t in enumerate(tensors)},
+    }
+    stored = [value.astype(spec.dtype(name)) for name, value in operands.items()]
+    out, dtype = spec.output_shape(lanes), spec.dtype("y")
+    got = run_kernel(choice.build(spec, target), stored, out, target, folder, dtype)
     expected = spec.meaning(x, weight, vectors, tensors)
-    np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -278,6 +286,39 @@ def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
     assert re.search(r"vfmadd|fmla", assembly)
     # A few addresses are; of the usual tile's ten and more sums, hardly any.
     assert len(re.findall(STORED[unit], assembly)) < 8
+
+
+STORED = {
+    "all": {"x", "weight", "channel0", "tensor0", "y"},
+    "input": {"x", "tensor0"},
+    "weight": {"weight"},
+    "result": {"y"},
+}
+IN_HALF = {
+    **{
+        f"{name}, {what}": replace(CASES[name], half=frozenset(half))
+        for name in ("1x1, runs of channels", "depthwise, runs of channels", "stride 2")
+        for what, half in STORED.items()
+    },
+    "planar": replace(DENSE["planar"], half=frozenset({"weight", "y"})),
+}
+
+
+@pytest.mark.parametrize("case", IN_HALF)
+def test_half_precision_in_memory(case: str, target: Target, tmp_path: Path) -> None:
+    spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])
+    choice = kernels.candidates(spec, target)[0]
+    check_meaning(choice, spec, target, tmp_path, tolerance=4e-3)
+
+
+@pytest.mark.parametrize("square", [2, 4])
+@pytest.mark.parametrize("case", ["runs of channels", "dilation 2"])
+def test_winograd_with_half_precision_in_memory(
+    case: str, square: int, target: Target, tmp_path: Path
+) -> None:
+    epilogue, half = EPILOGUES["bias, relu, residual"], frozenset(STORED["all"])
+    spec = replace(WINOGRAD[case], epilogue=epilogue, half=half)
+    check_meaning(winograd(spec, target, square), spec, target, tmp_path, tolerance=4e-3)
 
 
 @pytest.mark.parametrize(
