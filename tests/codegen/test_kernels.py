@@ -267,11 +267,11 @@ def test_vectors_of_every_width(case: str, unit: str, tmp_path: Path) -> None:
         check_meaning(kernels.candidates(CASES[case], target)[0], CASES[case], target, tmp_path)
 
 
-STORED = {"avx2": r"vmovup[sd]\s+%ymm\d+, -?\d*\(%r[sb]p\)", "neon": r"st[rp]\s+q\d+, .*\[sp"}
+ON_STACK = {"avx2": r"vmovup[sd]\s+%ymm\d+, -?\d*\(%r[sb]p\)", "neon": r"st[rp]\s+q\d+, .*\[sp"}
 """A vector put on the stack."""
 
 
-@pytest.mark.parametrize("unit", STORED)
+@pytest.mark.parametrize("unit", ON_STACK)
 @pytest.mark.parametrize("kernel", ["conv_dense", "conv_1x1"])
 def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
     triple = {"avx2": "x86_64-linux-gnu", "neon": "aarch64-linux-gnu"}[unit]
@@ -285,7 +285,7 @@ def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
     assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
     assert re.search(r"vfmadd|fmla", assembly)
     # A few addresses are; of the usual tile's ten and more sums, hardly any.
-    assert len(re.findall(STORED[unit], assembly)) < 8
+    assert len(re.findall(ON_STACK[unit], assembly)) < 8
 
 
 STORED = {
