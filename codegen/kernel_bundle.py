@@ -31,7 +31,7 @@ def write_kernels(
             file, code = "kernels.so", machine_code.shared_library(functions, device)
         else:
             file = "kernels.cl"
-            code, launches = machine_code.opencl_source(functions, device)
+            code, launches = machine_code.opencl_source(functions, device, images=target.images)
             plan = machine_code.with_launches(plan, launches)
     manifest = bundle.Manifest(
         format=bundle.FORMAT,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class DeviceCall:
             the function's own working buffers.
         grid: global work size.
         group: local work size.
+        images: the kernel's parameters, by position, that are images of a buffer's memory.
     """
 
     kernel: str
     arguments: tuple[int, ...]
     grid: tuple[int, ...]
     group: tuple[int, ...]
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,17 @@ def opencl_source(
     functions: Mapping[str, Any],
     device: Any,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    images: bool = False,
 ) -> tuple[bytes, dict[str, DeviceFunction]]:
-    """OpenCL C of all kernels, and how each function launches them."""
+    """OpenCL C of all kernels, and how each function launches them.
+
+    Args:
+        functions: TIR by name.
+        device: from `tvm_target`.
+        progress: told each function.
+        images: our kernels read their first parameter as an image.
+    """
     generate = tvm.get_global_func("target.build.opencl")
     sources, launched = [], {}
     for name, function in functions.items():
@@ -151,6 +162,8 @@ def opencl_source(
         source = _with_half_access("\n".join(lines))
         if "tirx.is_scheduled" in function.attrs:
             source = source.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(")
+            if images:
+                source, launched[name] = _with_images(source, launched[name])
         sources.append(source)
     return "\n".join([PRELUDE, *sources]).encode(), launched
 
@@ -162,6 +175,7 @@ PRELUDE = """
 #define STORE_HALF(value, x) vstore_half_rte(value, 0, &(x))
 #define LOAD_HALF4(p) vloada_half4(0, p)
 #define STORE_HALF4(value, zero, p) vstorea_half4_rte(value, zero, p)
+#define READ4(image, at) read_imagef(image, (at) >> 2)
 """
 """In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
 that to the compiler, and PoCL calls them as functions, with all registers spilled."""
@@ -179,6 +193,33 @@ def _with_half_access(source: str) -> str:
     source = re.sub(store, r"\1STORE_HALF(\3, \2);", source, flags=re.MULTILINE)
     source = source.replace("convert_float4(vload4(0,", "(LOAD_HALF4(")
     return source.replace("vstore4((convert_half4(", "STORE_HALF4(((")
+
+
+def _with_images(source: str, function: DeviceFunction) -> tuple[str, DeviceFunction]:
+    """The same kernels, which read the function's first parameter as a one-dimensional image.
+
+    The image's pixels are the vectors, so its rows need no alignment, as a picture's would. Where a
+    kernel reads single numbers (the planar first layer) it keeps its buffer.
+    """
+    calls = []
+    for call in function.calls:
+        this = rf"__kernel void {call.kernel}\((.*)\) "
+        head, signature, rest = re.split(this, source, maxsplit=1)
+        body, *others = re.split(r"(?=__kernel void )", rest, maxsplit=1)
+        parameters = signature.split(", ")
+        images = tuple(i for i, argument in enumerate(call.arguments) if argument == 0)
+        for i in images:
+            name = parameters[i].split()[-1]
+            load = rf"LOAD(?:_HALF)?4\( {name} \+ "
+            if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(load, body)):
+                images = ()
+                break
+            body = re.sub(load, f"READ4({name}, ", body)
+            parameters[i] = f"__read_only image1d_buffer_t {name}"
+        defined = f"__kernel void {call.kernel}({', '.join(parameters)}) "
+        source = "".join([head, defined, body, *others])
+        calls.append(replace(call, images=images))
+    return source, replace(function, calls=tuple(calls))
 
 
 def _read_host(host: Any) -> DeviceFunction:
@@ -241,6 +282,7 @@ def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
                 "arguments": tuple(arguments[a] for a in call.arguments),
                 "grid": call.grid,
                 "group": call.group,
+                "images": call.images,
                 "layer": "" if i else launch.layer,
                 "macs": 0 if i else launch.macs,
             }

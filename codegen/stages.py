@@ -121,7 +121,9 @@ def compile_network(
         if target.kind == "cpu":
             code = machine_code.shared_library(functions, device, making)
             return Compiled(plan, weights, code, "kernels.so", kept)
-        source, launches = machine_code.opencl_source(functions, device, making)
+        source, launches = machine_code.opencl_source(
+            functions, device, making, images=target.images
+        )
         plan = machine_code.with_launches(plan, launches)
         return Compiled(plan, weights, source, "kernels.cl", kept)
 

@@ -52,9 +52,10 @@ class Launch(_Record):
     """One kernel call.
 
     `arguments` are indices of `Plan.tensors`, in the order of the kernel's parameters.
-    `grid` and `group` are global and local work sizes (gpu), empty on a CPU. `layer` is the ONNX
-    node that it computes (or TVM's name for a fused kernel; empty: that of the launch before) and
-    `macs` its multiply-adds.
+    `grid` and `group` are global and local work sizes (gpu), empty on a CPU. `images` are positions
+    of arguments that are read as one-dimensional images of four-channel pixels; such a tensor lies
+    at the start of its memory. `layer` is the ONNX node that it computes (or TVM's name for a fused
+    kernel; empty: that of the launch before) and `macs` its multiply-adds.
     """
 
     kernel: str
@@ -63,6 +64,7 @@ class Launch(_Record):
     macs: int = 0
     grid: tuple[int, ...] = ()
     group: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
 
 class Plan(_Record):

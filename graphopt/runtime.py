@@ -281,6 +281,7 @@ class OpenClRunner(_Runner):
                 for i, size in enumerate(bundle.plan.arenas)
             },
         }
+        self._memories = memories
         self._buffers = [self._tensor(context, memories, t) for t in bundle.plan.tensors]
         try:
             self._calls = [self._kernel(program, launch) for launch in bundle.plan.launches]
@@ -298,8 +299,31 @@ class OpenClRunner(_Runner):
     def _kernel(self, program: Any, launch: Launch) -> tuple[Any, Launch]:
         # A kernel object of its own for every launch: its arguments are set once.
         kernel = self._cl.Kernel(program, launch.kernel)
-        kernel.set_args(*(self._buffers[i] for i in launch.arguments))
+        kernel.set_args(
+            *(
+                self._image(i) if n in launch.images else self._buffers[i]
+                for n, i in enumerate(launch.arguments)
+            )
+        )
         return kernel, launch
+
+    def _image(self, i: int) -> Any:
+        """The memory of a tensor as an image; OpenCL makes none of sub-buffers."""
+        cl, tensor = self._cl, self._plan.tensors[i]
+        memory = self._buffers[i] if tensor.arena is None else self._memories[tensor.arena]
+        half = tensor.dtype == "float16"
+        pixels = memory.size // (8 if half else 16)
+        device = self._queue.device
+        if not device.image_support or pixels > device.image_max_buffer_size:
+            raise Unsupported(
+                f"{device.name.strip()} has no images of {pixels} pixels, which the bundle needs",
+                hint="compile it with --target opencl",
+            )
+        kind = cl.channel_type.HALF_FLOAT if half else cl.channel_type.FLOAT
+        pixel = cl.ImageFormat(cl.channel_order.RGBA, kind)
+        return cl.create_image(
+            self._queue.context, cl.mem_flags.READ_ONLY, pixel, shape=(pixels,), buffer=memory
+        )
 
     def _enqueue(self, i: int) -> Any:
         kernel, launch = self._calls[i]

@@ -26,6 +26,7 @@ class Target:
         cache_bytes: bytes of input that a task should keep in the cache nearest to one core.
         work_group: work-items in a group (gpu).
         tvm: TVM's description of the target (a dict for `tvm.target.Target`).
+        images: kernels read their input as images, through the texture cache (gpu).
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
     """
 
@@ -37,6 +38,7 @@ class Target:
     cache_bytes: int
     work_group: int
     tvm: dict[str, Any]
+    images: bool = False
     cpu_features: tuple[str, ...] = ()
 
 

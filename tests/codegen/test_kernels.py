@@ -304,6 +304,22 @@ IN_HALF = {
 }
 
 
+@pytest.mark.opencl
+@pytest.mark.parametrize(
+    "case", ["3x3", "1x1, runs of channels", "depthwise 7x7", "planar", "stride 2, input"]
+)
+def test_input_as_an_image(case: str, tmp_path: Path) -> None:
+    target = load_target("adreno")
+    spec = {**CASES, **IN_HALF}[case]
+    tolerance = 4e-3 if spec.half else 2e-5
+    check_meaning(kernels.candidates(spec, target)[0], spec, target, tmp_path, tolerance=tolerance)
+    (launch,) = bundle.read_bundle(tmp_path / "bundle").plan.launches
+    # Single numbers are read of a planar input.
+    assert len(launch.images) == (case != "planar")
+    source = (tmp_path / "bundle" / "kernels.cl").read_text()
+    assert ("image1d_buffer_t" in source) == (case != "planar")
+
+
 @pytest.mark.parametrize("case", IN_HALF)
 def test_half_precision_in_memory(case: str, target: Target, tmp_path: Path) -> None:
     spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])
