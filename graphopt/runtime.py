@@ -282,6 +282,7 @@ class OpenClRunner(_Runner):
             },
         }
         self._memories = memories
+        self._images: dict[int, Any] = {}
         self._buffers = [self._tensor(context, memories, t) for t in bundle.plan.tensors]
         try:
             self._calls = [self._kernel(program, launch) for launch in bundle.plan.launches]
@@ -309,6 +310,8 @@ class OpenClRunner(_Runner):
 
     def _image(self, i: int) -> Any:
         """The memory of a tensor as an image; OpenCL makes none of sub-buffers."""
+        if i in self._images:
+            return self._images[i]
         cl, tensor = self._cl, self._plan.tensors[i]
         memory = self._buffers[i] if tensor.arena is None else self._memories[tensor.arena]
         half = tensor.dtype == "float16"
@@ -321,9 +324,11 @@ class OpenClRunner(_Runner):
             )
         kind = cl.channel_type.HALF_FLOAT if half else cl.channel_type.FLOAT
         pixel = cl.ImageFormat(cl.channel_order.RGBA, kind)
-        return cl.create_image(
+        # Kept here: a kernel does not keep its arguments alive.
+        self._images[i] = cl.create_image(
             self._queue.context, cl.mem_flags.READ_ONLY, pixel, shape=(pixels,), buffer=memory
         )
+        return self._images[i]
 
     def _enqueue(self, i: int) -> Any:
         kernel, launch = self._calls[i]

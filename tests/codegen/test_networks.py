@@ -225,6 +225,19 @@ def test_equals_onnxruntime(name: str, target: str, proto: Proto, tmp_path: Path
     assert done.difference < 1e-5
 
 
+@pytest.mark.opencl
+@pytest.mark.parametrize("name", ["a residual between two convolutions", "transposed convolutions"])
+def test_layers_hand_over_images(name: str, proto: Proto, tmp_path: Path) -> None:
+    outputs, body, constants = NETWORKS[name]
+    path = tmp_path / "net.onnx"
+    onnx.save(proto("float[1,3,9,11] x", outputs, body, **constants), path)
+    done = compile_model(path, tmp_path / "bundle", target="adreno")
+    assert isinstance(done.difference, float)
+    assert done.difference < 2e-5
+    # All but the first layer, which reads single numbers.
+    assert sum(bool(launch.images) for launch in done.plan.launches if launch.macs) >= 1
+
+
 @pytest.mark.parametrize("name", ["transposed convolutions", "grouped convolutions"])
 def test_every_kind_of_convolution_runs_by_our_kernels(
     name: str, proto: Proto, tmp_path: Path
