@@ -1,0 +1,1 @@
+"""Block-punched pruning: which blocks of weights go, where, and how the rest is stored."""

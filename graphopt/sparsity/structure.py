@@ -1,0 +1,56 @@
+"""Block-punched masks: whole blocks of filters x channels are kept or dropped, a kernel position at
+a time.
+
+A convolution's weight (O, I, kh, kw) is cut into blocks of some filters x some channels. At each of
+the kh x kw positions a block is kept or is zero, so that a kernel may skip it while filters and
+channels of a block still fill vectors (Niu et al., "YOLObile", AAAI 2021, section 3; the paper's
+"fine-grained structured pruning", section 2.2). The last blocks may be smaller than the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+"""Which blocks are kept, (blocks of filters, blocks of channels, kh, kw)."""
+
+
+class Block(NamedTuple):
+    """A block's extent: so many filters x so many channels, at one position of the kernel."""
+
+    filters: int = 8
+    channels: int = 4
+
+    def mask_shape(self, weight_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """The shape of a mask over a weight (O, I, kh, kw)."""
+        filters, channels, height, width = weight_shape
+        return -(-filters // self.filters), -(-channels // self.channels), height, width
+
+
+def sums(values: Floats, block: Block) -> NDArray[np.float64]:
+    """The sum of `values` (O, I, kh, kw) over each block, in a mask's shape."""
+    filters, channels = (
+        np.arange(0, extent, step) for extent, step in zip(values.shape[:2], block, strict=True)
+    )
+    wide = values.astype(np.float64)
+    return np.add.reduceat(np.add.reduceat(wide, filters, axis=0), channels, axis=1)
+
+
+def kept(weight: Floats, block: Block) -> Mask:
+    """The blocks of a weight that hold anything but zeros."""
+    return sums(np.asarray(weight != 0, np.float32), block) > 0
+
+
+def expand(mask: Mask, block: Block, weight_shape: tuple[int, ...]) -> Mask:
+    """A mask over blocks as one over all numbers of a weight (O, I, kh, kw)."""
+    rows = np.repeat(mask, block.filters, axis=0)[: weight_shape[0]]
+    return np.repeat(rows, block.channels, axis=1)[:, : weight_shape[1]]
+
+
+def density(weight: Floats, block: Block) -> float:
+    """The part of a weight's numbers that lie in blocks that are kept."""
+    return float(expand(kept(weight, block), block, weight.shape).mean())
