@@ -42,6 +42,14 @@ class Parallel(CPUScheduleRule):  # type: ignore[misc]
             reduction = [loop for loop in loops if loop not in spatial]
             if not spatial:
                 continue
+            if info.name.startswith("unpack") and len(spatial) > 2:
+                # All channels of a block while a row of it is in cache, not one after the other.
+                *outer, channel, row, column = spatial
+                block, lane = schedule.split(channel, factors=[None, self._lanes])
+                schedule.reorder(*outer, block, row, lane, column)
+                schedule.parallel(schedule.fuse(*outer, block, row))
+                schedule.vectorize(schedule.split(column, factors=[None, 16])[1])
+                continue
             if not reduction:
                 fused, inner = schedule.split(schedule.fuse(*spatial), factors=[None, 16])
                 schedule.vectorize(inner)
