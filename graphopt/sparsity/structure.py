@@ -9,7 +9,8 @@ channels of a block still fill vectors (Niu et al., "YOLObile", AAAI 2021, secti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,13 @@ class Block(NamedTuple):
         """The shape of a mask over a weight (O, I, kh, kw)."""
         filters, channels, height, width = weight_shape
         return -(-filters // self.filters), -(-channels // self.channels), height, width
+
+
+BlockName = Literal["8x4", "4x4", "16x4"]
+"""Filters x channels, as options and files write it."""
+BLOCKS: Mapping[BlockName, Block] = {"8x4": Block(), "4x4": Block(4, 4), "16x4": Block(16, 4)}
+FINEST = BLOCKS["4x4"]
+"""Divides every other block: a block of any extent that is zero is zero in these, too."""
 
 
 def sums(values: Floats, block: Block) -> NDArray[np.float64]:

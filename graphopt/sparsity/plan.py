@@ -1,0 +1,57 @@
+"""The file that says how much of each layer is pruned: written by people or by the allocation.
+
+{"block": "8x4", "layers": {"conv5_1/sep": 0.8, "conv5_2/sep": 0.75}}
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphopt.errors import InputError
+from graphopt.model import replacing
+from graphopt.sparsity.structure import BlockName
+
+
+class PruningPlan(BaseModel):
+    """How much of each layer goes.
+
+    Args:
+        block: the extent of a block.
+        layers: the part of a layer's blocks that goes, from 0 to less than 1, by the layer's name
+            in reports (`graphopt.graph.label`); layers that are not named stay as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block: BlockName = "8x4"
+    layers: dict[str, Annotated[float, Field(ge=0, lt=1)]]
+
+
+def read_plan(path: Path) -> PruningPlan:
+    """Read a plan.
+
+    Raises:
+        InputError: it cannot be read or is none; says what is wrong in it, and where.
+    """
+    try:
+        return PruningPlan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read the pruning plan {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise InputError(
+            f"{path} is no pruning plan: {reason}",
+            hint='write {"block": "8x4", "layers": {"NAME OF A LAYER": 0.8}}',
+        ) from error
+
+
+def write_plan(plan: PruningPlan, path: Path) -> None:
+    """Write a plan, whole or not at all."""
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(plan.model_dump(mode="json"), indent=1) + "\n")
