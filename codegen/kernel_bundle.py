@@ -41,6 +41,7 @@ def write_kernels(
             name=target.name,
             kind=target.kind,
             cpu_features=target.cpu_features,
+            extensions=target.extensions,
             description=str(tvm.target.Target(target.tvm)),
         ),
         model=bundle.Model(path="", sha256=""),

@@ -175,7 +175,9 @@ PRELUDE = """
 #define STORE_HALF(value, x) vstore_half_rte(value, 0, &(x))
 #define LOAD_HALF4(p) vloada_half4(0, p)
 #define STORE_HALF4(value, zero, p) vstorea_half4_rte(value, zero, p)
+#define LOAD_AS_HALF4(p) (*(__global const half4*)(p))
 #define READ4(image, at) read_imagef(image, (at) >> 2)
+#define READ_AS_HALF4(image, at) read_imageh(image, (at) >> 2)
 """
 """In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
 that to the compiler, and PoCL calls them as functions, with all registers spilled."""
@@ -187,11 +189,15 @@ def _with_half_access(source: str) -> str:
     What TVM prints for them needs cl_khr_fp16. The brackets that are replaced are as many as those
     that replace them.
     """
-    for pointer in re.findall(r"__global half\* restrict (\w+)", source):
+    halves = re.findall(r"__global half\* restrict (\w+)", source)
+    for pointer in halves:
         source = source.replace(f"convert_float({pointer}[", f"LOAD_HALF({pointer}[")
     store = r"^( *)(\w+\[.*\]) = \(convert_half\((.*)\)\);$"
     source = re.sub(store, r"\1STORE_HALF(\3, \2);", source, flags=re.MULTILINE)
     source = source.replace("convert_float4(vload4(0,", "(LOAD_HALF4(")
+    # Loads that are left are of kernels whose arithmetic is in halves.
+    for pointer in halves:
+        source = source.replace(f"vload4(0, {pointer} + ", f"LOAD_AS_HALF4( {pointer} + ")
     return source.replace("vstore4((convert_half4(", "STORE_HALF4(((")
 
 
@@ -210,11 +216,11 @@ def _with_images(source: str, function: DeviceFunction) -> tuple[str, DeviceFunc
         images = tuple(i for i, argument in enumerate(call.arguments) if argument == 0)
         for i in images:
             name = parameters[i].split()[-1]
-            load = rf"LOAD(?:_HALF)?4\( {name} \+ "
+            load = rf"LOAD(?:_HALF|(_AS_HALF))?4\( {name} \+ "
             if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(load, body)):
                 images = ()
                 break
-            body = re.sub(load, f"READ4({name}, ", body)
+            body = re.sub(load, rf"READ\g<1>4({name}, ", body)
             parameters[i] = f"__read_only image1d_buffer_t {name}"
         defined = f"__kernel void {call.kernel}({', '.join(parameters)}) "
         source = "".join([head, defined, body, *others])

@@ -57,10 +57,12 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     import tvm
 
     from graphopt.codegen.stages import compile_network
-    from graphopt.codegen.targets import load_target
+    from graphopt.codegen.targets import load_target, with_half_arithmetic
     from graphopt.codegen.tuning import as_choices
 
     target = load_target(job["target"])
+    if job["half_arithmetic"]:
+        target = with_half_arithmetic(target)
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
     result = compile_network(_model(job), target, measured, job.get("largest"), progress)
     (folder / "plan.json").write_text(result.plan.model_dump_json())
@@ -74,6 +76,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
             "name": target.name,
             "kind": target.kind,
             "cpu_features": target.cpu_features,
+            "extensions": target.extensions,
             "description": str(tvm.target.Target(target.tvm)),
         },
     }

@@ -91,6 +91,7 @@ class Target(_Record):
     name: str
     kind: Literal["cpu", "gpu"]
     cpu_features: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
     description: str
 
 

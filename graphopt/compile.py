@@ -80,6 +80,7 @@ def compile_model(
     pose_choices: Mapping[str, Any] | None = None,
     tuned: Mapping[str, Tuned] = MappingProxyType({}),
     fp16: bool = False,
+    half_arithmetic: bool = False,
     calib: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
@@ -96,6 +97,7 @@ def compile_model(
         pose_choices: what the user says about the network, see `detect_pose_spec`.
         tuned: the fastest kernels that `graphopt tune` found, see `graphopt.tuning.Tuning`.
         fp16: store what fits in half precision: weights, on GPUs activations too.
+        half_arithmetic: besides, let convolutions compute in it (not on a CPU).
         calib: a folder of photos that show what fits; without it, made-up images do.
         progress: told what is being done.
 
@@ -105,6 +107,7 @@ def compile_model(
     """
     check_place(bundle)
     check_name(target)
+    fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise InputError("--calib shows what half precision can hold", hint="add --fp16")
     graph, pose = prepare(path, input_shapes, pose_choices or {}, progress)
@@ -112,7 +115,12 @@ def compile_model(
         work = Path(folder)
         save_model(graph, work / "model.onnx")
         measured = {key: choice.model_dump() for key, choice in tuned.items()}
-        task = {"task": "compile", "target": target, "measured": measured}
+        task = {
+            "task": "compile",
+            "target": target,
+            "measured": measured,
+            "half_arithmetic": half_arithmetic,
+        }
         samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
         images: list[Feeds] = []
         if fp16:

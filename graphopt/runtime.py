@@ -265,12 +265,18 @@ class OpenClRunner(_Runner):
             os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
         self._cl = cl
         self._queue = cl.CommandQueue(_context(cl))
-        context = self._queue.context
+        context, device = self._queue.context, self._queue.device
+        missing = set(bundle.manifest.target.extensions) - set(device.extensions.split())
+        if missing:
+            raise Unsupported(
+                f"the bundle needs {', '.join(sorted(missing))}, which {device.name.strip()} lacks",
+                hint="compile it with --fp16 rather than --fp16-arithmetic",
+            )
         try:
             program = _built(cl, context, bundle.read("kernels.cl").decode())
         except cl.Error as error:
-            device = context.devices[0].name.strip()
-            raise Unsupported(f"{device} cannot compile the kernels: {error}") from error
+            name = device.name.strip()
+            raise Unsupported(f"{name} cannot compile the kernels: {error}") from error
         flags = cl.mem_flags
         # OpenCL has no empty buffers, and a network may have no weights.
         weights = np.frombuffer(bundle.read("weights.bin") or bytes(1), np.uint8)

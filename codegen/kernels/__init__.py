@@ -57,8 +57,14 @@ class Choice:
 
     def build(self, spec: ConvSpec, target: Target) -> Any:
         """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
-        grouped = replace(target, work_group=self.work_group)
-        return CONVOLUTIONS[self.kernel].build(spec, grouped, self.tile)
+        # What is not stored in half precision might not fit into it.
+        halved = {"x", "weight", "y"} <= spec.half
+        here = replace(
+            target,
+            work_group=self.work_group,
+            arithmetic=target.arithmetic if halved else "float32",
+        )
+        return CONVOLUTIONS[self.kernel].build(spec, here, self.tile)
 
 
 def candidates(spec: ConvSpec, target: Target) -> list[Choice]:

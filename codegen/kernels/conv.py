@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import tirx
 
 from graphopt.codegen.kernels.emit import (
     Accumulator,
@@ -20,8 +21,8 @@ from graphopt.codegen.kernels.emit import (
     Scalars,
     Vectors,
     argument,
-    broadcast,
     view,
+    zeros,
 )
 from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats
 from graphopt.codegen.targets import Target
@@ -245,11 +246,11 @@ class Parameters:
             y = view(y, seen_as.output_shape(lanes))
             tensors = [view(t, seen_as.output_shape(lanes)) for t in tensors]
         self._buffers = weight, y, tensors
-        self.scalars = Scalars(x)
+        self.scalars = Scalars(x, target.arithmetic)
         """The input, element by element."""
-        self.vectors = Vectors(x)
+        self.vectors = Vectors(x, target.arithmetic)
         """The input (unless planar), a block of channels at a time: [0, block, row, column]."""
-        self.weight = Vectors(weight)
+        self.weight = Vectors(weight, target.arithmetic)
         """The packed weight, a vector of filters at a time."""
         self._channels = [Vectors(c) for c in channels]
         self._tensors = [Vectors(t) for t in tensors]
@@ -278,7 +279,7 @@ class Parameters:
 
         weight, y, tensors = self._buffers
         seen = copy(self)
-        seen.weight = Vectors(view(weight, weight_shape, weight_start))
+        seen.weight = Vectors(view(weight, weight_shape, weight_start), self._target.arithmetic)
         seen._y = Vectors(pixels(y))
         seen._tensors = [Vectors(pixels(tensor)) for tensor in tensors]
         return seen
@@ -299,8 +300,9 @@ class RegisterTile:
 
     def __init__(self, target: Target, filters: int, pixels: int) -> None:
         self._sums = [[Accumulator(target) for _ in range(pixels)] for _ in range(filters)]
+        self._target = target
         for accumulator in (a for block in self._sums for a in block):
-            accumulator.value = broadcast(0.0, target.lanes)
+            accumulator.value = zeros(target)
 
     def add(self, pixel: int, weights: Sequence[Expr], value: Expr) -> None:
         """Add weights[f] * value to every block f of a pixel."""
@@ -308,8 +310,11 @@ class RegisterTile:
             block[pixel].value = block[pixel].value + weight * value
 
     def total(self, block: int, pixel: int) -> Expr:
-        """The sums of a block of filters at a pixel, so far."""
-        return self._sums[block][pixel].value
+        """The sums of a block of filters at a pixel, so far, as float32."""
+        total = self._sums[block][pixel].value
+        if self._target.arithmetic == "float32":
+            return total
+        return tirx.Cast(f"float32x{self._target.lanes}", total)
 
     def store(self, p: Parameters, block: Expr, row: Expr, column: Expr, pixel: int) -> None:
         """Store a pixel's sums: its first block of filters is `block`, its place row, column."""

@@ -30,7 +30,15 @@ from graphopt.codegen.kernels.conv import (
     blocks,
     pack_channels,
 )
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods
+from graphopt.codegen.kernels.emit import (
+    Expr,
+    broadcast,
+    constant,
+    grid,
+    kernel,
+    neighbourhoods,
+    zeros,
+)
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -280,7 +288,7 @@ def input_pixel(
     if not any(spec.pads):
         return T.bind(pixel)
     inside = tirx.all(column >= 0, column < spec.size[1])
-    return T.bind(tirx.Select(inside, pixel, broadcast(0.0, target.lanes)))
+    return T.bind(tirx.Select(inside, pixel, zeros(target)))
 
 
 def input_lanes(
@@ -291,7 +299,7 @@ def input_lanes(
         inside = tirx.all(column >= 0, column < spec.size[1])
         at = T.bind(T.min(T.max(column, 0), spec.size[1] - 1))
         scalars = [
-            tirx.Select(inside, p.scalars[0, channel, row, at], T.float32(0))
+            tirx.Select(inside, p.scalars[0, channel, row, at], constant(0.0, target.arithmetic))
             for channel in range(sum(spec.in_channels))
         ]
     else:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -191,6 +192,8 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> F
 
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+    # Half precision would lose too much: transforms take differences of large numbers.
+    target = replace(target, arithmetic="float32")
     with kernel("conv_winograd") as get:
         p = Parameters(spec, target, _weight_shape(spec, target, tile))
         (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)

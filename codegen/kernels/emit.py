@@ -67,29 +67,31 @@ def scratch(shape: Sequence[int]) -> Expr:
 
 
 class Scalars:
-    """A buffer read element by element, as float32 whatever it is stored as."""
+    """A buffer read element by element, as numbers of a type, whatever they are stored as."""
 
-    def __init__(self, buffer: Expr) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: Expr, dtype: str = "float32") -> None:
+        self._buffer, self._dtype = buffer, dtype
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
-        return _widened(self._buffer[index], self._buffer)
+        return _converted(self._buffer[index], self._buffer.dtype, self._dtype)
 
 
 class Vectors:
     """A buffer read and written whole vectors at a time: its innermost dimension is the vector.
 
-    Vectors are float32; where the buffer is float16, they are converted on the way.
+    Vectors that are read are of a type, vectors to write are float32; where the buffer is of
+    another type, they are converted on the way.
     """
 
-    def __init__(self, buffer: Expr) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: Expr, dtype: str = "float32") -> None:
+        self._buffer, self._dtype = buffer, dtype
         self._count = int(buffer.shape[-1])
         self._lanes = tirx.Ramp(0, 1, self._count)
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
         place = (*index, self._lanes)
-        return _widened(self._buffer[place], self._buffer, f"x{self._count}")
+        lanes = f"x{self._count}"
+        return _converted(self._buffer[place], self._buffer.dtype + lanes, self._dtype + lanes)
 
     def __setitem__(self, index: tuple[Expr, ...], value: Expr) -> None:
         if self._buffer.dtype == "float16":
@@ -99,8 +101,8 @@ class Vectors:
         T.buffer_store(self._buffer, value, [*index, self._lanes])
 
 
-def _widened(value: Expr, buffer: Expr, lanes: str = "") -> Expr:
-    return tirx.Cast(f"float32{lanes}", value) if buffer.dtype == "float16" else value
+def _converted(value: Expr, dtype: str, to: str) -> Expr:
+    return value if dtype == to else tirx.Cast(to, value)
 
 
 def in_half(value: Expr, constant: Callable[[float], Expr]) -> Expr:
@@ -113,10 +115,20 @@ def in_half(value: Expr, constant: Callable[[float], Expr]) -> Expr:
     return T.max(T.min(value, constant(LARGEST_HALF)), constant(-LARGEST_HALF))
 
 
+def constant(value: float, dtype: str = "float32") -> Expr:
+    """A Python number as a scalar of a type."""
+    return tirx.FloatImm(dtype, value)
+
+
 def broadcast(value: Expr, lanes: int) -> Expr:
     """A scalar in every lane; a Python number becomes a float32."""
-    scalar = T.float32(value) if isinstance(value, (int, float)) else value
+    scalar = constant(value) if isinstance(value, (int, float)) else value
     return tirx.Broadcast(scalar, lanes)
+
+
+def zeros(target: Target) -> Expr:
+    """A vector of zeros, as convolutions add them up."""
+    return broadcast(constant(0.0, target.arithmetic), target.lanes)
 
 
 class Accumulator:
@@ -128,7 +140,7 @@ class Accumulator:
 
     def __init__(self, target: Target) -> None:
         scope = "global" if target.kind == "cpu" else "local"
-        dtype = f"float32x{target.lanes}"
+        dtype = f"{target.arithmetic}x{target.lanes}"
         self._buffer = T.alloc_buffer((1,), dtype, scope=scope, layout=None)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from graphopt.errors import InputError
@@ -26,7 +26,10 @@ class Target:
         cache_bytes: bytes of input that a task should keep in the cache nearest to one core.
         work_group: work-items in a group (gpu).
         tvm: TVM's description of the target (a dict for `tvm.target.Target`).
+        arithmetic: what convolutions multiply and sum up in (not Winograd's, and only where input,
+            weight and output are float16); what they do besides is in float32.
         images: kernels read their input as images, through the texture cache (gpu).
+        extensions: OpenCL extensions without which the kernels cannot run.
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
     """
 
@@ -38,13 +41,29 @@ class Target:
     cache_bytes: int
     work_group: int
     tvm: dict[str, Any]
+    arithmetic: Literal["float32", "float16"] = "float32"
     images: bool = False
+    extensions: tuple[str, ...] = ()
     cpu_features: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
     """The targets that `--target` takes."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def with_half_arithmetic(target: Target) -> Target:
+    """The same target, whose convolutions multiply and sum up in float16.
+
+    Raises:
+        InputError: a CPU, for which that would be slower.
+    """
+    if target.kind == "cpu":
+        raise InputError(
+            f"the target {target.name} has no arithmetic in half precision",
+            hint="--fp16 alone stores in half precision",
+        )
+    return replace(target, arithmetic="float16", extensions=("cl_khr_fp16",))
 
 
 def check_name(name: str) -> None:

@@ -33,6 +33,13 @@ def compile(
         bool,
         typer.Option("--fp16", help="Store weights, on opencl activations too, in half precision."),
     ] = False,
+    fp16_arithmetic: Annotated[
+        bool,
+        typer.Option(
+            "--fp16-arithmetic",
+            help="Compute in half precision too, on a GPU that can (cl_khr_fp16).",
+        ),
+    ] = False,
     calib: Annotated[
         Path | None,
         typer.Option(
@@ -64,6 +71,7 @@ def compile(
             tuned=measured.layers if measured else {},
             pose_choices=choices(skeleton, color, mean, scale, pad_value),
             fp16=fp16,
+            half_arithmetic=fp16_arithmetic,
             calib=calib,
             progress=tell,
         )
@@ -81,8 +89,9 @@ def compile(
     sizes = ", ".join(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
     )
+    precision = ", half precision" if fp16 or fp16_arithmetic else ""
     typer.echo(
-        f"{output}: target {target}{', half precision' if fp16 else ''}, input {sizes}, "
+        f"{output}: target {target}{precision}, input {sizes}, "
         f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
         f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )

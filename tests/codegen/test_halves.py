@@ -15,7 +15,7 @@ from graphopt.cli import app
 from graphopt.codegen.halves import Halves
 from graphopt.compile import Compilation, compile_model
 from graphopt.engine import Array
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Unsupported
 from graphopt.model import load_model
 from graphopt.ranges import largest_values
 from graphopt.runtime import open_bundle
@@ -163,6 +163,31 @@ def test_the_largest_values(proto: Proto, tmp_path: Path) -> None:
     }
     infinite = largest_values(load_model(path), [{"x": np.zeros((1, 4), np.float32)}, feeds[0]])
     assert infinite["y"] == np.inf
+
+
+@pytest.mark.opencl
+def test_arithmetic_needs_a_device_that_has_it(proto: Proto, tmp_path: Path) -> None:
+    path, bundle = tmp_path / "net.onnx", tmp_path / "bundle"
+    onnx.save(proto("float[1,3,19,21] x", "float[1,70,19,21] y", BRANCHES, **CONSTANTS), path)
+    done = compile_model(path, bundle, target="opencl", half_arithmetic=True)
+    assert done.manifest.target.extensions == ("cl_khr_fp16",)
+    source = (bundle / "kernels.cl").read_text()
+    # Sums in halves where all is stored so; the first layer reads a photo in float.
+    assert "half4 " in source
+    assert "float4 " in source
+    if isinstance(done.difference, str):
+        assert "cl_khr_fp16" in done.difference
+        with pytest.raises(Unsupported, match="cl_khr_fp16"):
+            open_bundle(bundle)
+    else:
+        assert done.difference < 5e-2
+
+
+def test_a_cpu_has_no_arithmetic_in_halves(proto: Proto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(proto("float[1,3,9,9] x", "float[1,3,9,9] y", "y = Relu(x)"), path)
+    with pytest.raises(InputError, match="no arithmetic in half precision"):
+        compile_model(path, tmp_path / "bundle", half_arithmetic=True)
 
 
 def test_photos_without_fp16_are_refused(proto: Proto, tmp_path: Path) -> None:

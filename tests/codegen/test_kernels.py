@@ -304,6 +304,18 @@ IN_HALF = {
 }
 
 
+@pytest.mark.parametrize(
+    "case", ["1x1, runs of channels, all", "depthwise, runs of channels, all", "stride 2, all"]
+)
+def test_half_precision_in_arithmetic(case: str, tmp_path: Path) -> None:
+    # As a GPU would compute it, computed by this CPU, which rounds after each operation.
+    target = replace(load_target("cpu"), arithmetic="float16")
+    spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])
+    choice = kernels.candidates(spec, target)[0]
+    assert f'T.alloc_buffer((1,), "float16x{target.lanes}"' in choice.build(spec, target).script()
+    check_meaning(choice, spec, target, tmp_path, tolerance=2e-2)
+
+
 @pytest.mark.opencl
 @pytest.mark.parametrize(
     "case", ["3x3", "1x1, runs of channels", "depthwise 7x7", "planar", "stride 2, input"]
