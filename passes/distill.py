@@ -26,7 +26,7 @@ class Distill(Pass[Layer]):
     Rewrite:
         The weights and biases of all convolutions and matrix products are trained together, with
         Adam, on random crops of the calibration's photos; the target is what the original network
-        makes of the same crops. Zeros stay zeros.
+        makes of the same crops. Blocks of weights that are zero (`prune-blocks`) stay zero.
 
     Numerics:
         Approximate; it makes up for what the passes before it changed, also for what layer-wise

@@ -51,7 +51,6 @@ class Reconstruct(Pass[gs.Node]):
         1e-2, "pull toward the present weights, relative to the mean square of a layer's input"
     )
     photos: Annotated[int, Field(ge=1)] = option(100, "how many to fit on at most")
-    keep_zeros: bool = option(False, "weights that are exactly zero stay zero: pruned networks")
     seed: int = option(0, "of the positions in photos; the same seed gives the same weights")
     checkpoint: str = option("", "file to keep each layer's fit in, and to go on from")
 
@@ -71,7 +70,6 @@ class Reconstruct(Pass[gs.Node]):
             context.calibration,
             ridge=self.ridge,
             photos=self.photos,
-            keep_zeros=self.keep_zeros,
             seed=self.seed,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,

@@ -6,7 +6,8 @@ the *original*. So each layer also makes up for what the layers before it could 
 reconstruction of Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification
 and Detection", TPAMI 2016, section 3.2; He et al., "Channel Pruning for Accelerating Very Deep
 Neural Networks", ICCV 2017, section 3.1). A ridge pulls toward the weights that are there. A layer
-is taken over only if it comes closer to its target on images that it was not fitted on.
+is taken over only if it comes closer to its target on images that it was not fitted on. Blocks of
+weights that are zero stay zero: the filters that share them are solved for together, without them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, label, only_consumer
 from graphopt.model import replacing
 from graphopt.passbase import Skip
+from graphopt.sparsity.structure import free
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
@@ -90,7 +92,6 @@ def reconstruct(
     *,
     ridge: float = 1e-2,
     photos: int = 100,
-    keep_zeros: bool = False,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -103,7 +104,6 @@ def reconstruct(
         calibration: what to fit and to judge on.
         ridge: pull toward the present weights, relative to the mean square of a layer's input.
         photos: how many images to fit on at most.
-        keep_zeros: weights that are exactly zero stay so (pruned networks).
         seed: of the positions that are fitted on.
         checkpoint: a file to keep each layer's fit in. Where it exists, those fits are taken from
             it, and the weights come out bit for bit as without the interruption.
@@ -120,7 +120,6 @@ def reconstruct(
         calibration,
         ridge=ridge,
         photos=photos,
-        keep_zeros=keep_zeros,
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
@@ -153,18 +152,17 @@ class Reconstruction:
         *,
         ridge: float = 1e-2,
         photos: int = 100,
-        keep_zeros: bool = False,
         seed: int = 0,
         checkpoint: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._graph, self._original, self._calibration = graph, original, calibration
-        self._ridge, self._keep_zeros, self._seed = ridge, keep_zeros, seed
+        self._ridge, self._seed = ridge, seed
         self._progress = progress
         self._done = 0
         self._kept: _Kept | None = None
         if checkpoint is not None:
-            options = (ridge, photos, keep_zeros, seed)
+            options = (ridge, photos, seed)
             self._kept = _Kept(checkpoint, fingerprint((graph, original), calibration, options))
         self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
@@ -238,7 +236,7 @@ class Reconstruction:
     def _fit_directly(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
-        system = _LeastSquares(spec, self._ridge, keep_zeros=self._keep_zeros)
+        system = _LeastSquares(spec, self._ridge)
         for values, sample in zip(inputs[: self.count], samples, strict=False):
             system.add(sample.patches(values, spec), sample.grouped(spec.group))
         judged = [
@@ -253,7 +251,7 @@ class Reconstruction:
         chain = [s for s in map(ConvSpec.of, self._chains[id(node)]) if s is not None]
         samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
         used = min(self.count, THROUGH_IMAGES)
-        start = _LeastSquares(spec, self._ridge, keep_zeros=False).present
+        start = _LeastSquares(spec, self._ridge).present
         found = Through(chain, inputs[:used], samples[:used]).solve(start)
         judge = Through(chain, inputs[self.count :], samples[self.count :])
         targets = [sample.values for sample in judge.samples]
@@ -292,7 +290,7 @@ class Reconstruction:
             spec = ConvSpec.of(node)
             if spec is None or spec.op != "Conv":
                 continue
-            chain = [] if self._keep_zeros else self._chain_from(node, theirs)
+            chain = self._chain_from(node, theirs)
             name = (chain or [node])[-1].outputs[0].name
             reason = None
             if name not in theirs:
@@ -301,6 +299,8 @@ class Reconstruction:
                 reason = f"{name} has another shape than in the original"
             elif len(spec.kernel) != 2 or spec.pads is None:
                 reason = "only two-dimensional convolutions with explicit pads are fitted"
+            elif len(chain) > 1 and not free(spec.weight).all():
+                reason = f"zero blocks cannot be kept in a fit to {name}, behind other convolutions"
             if reason:
                 skips.append(Skip(label(node), reason))
             elif _relative(ours[name], theirs[name]) > UNCHANGED:
@@ -395,7 +395,7 @@ class _Kept:
 class _LeastSquares:
     """Normal equations of a convolution's filters, a system for each group."""
 
-    def __init__(self, spec: ConvSpec, ridge: float, *, keep_zeros: bool) -> None:
+    def __init__(self, spec: ConvSpec, ridge: float) -> None:
         weight = spec.weight.reshape(spec.group, spec.out_channels // spec.group, -1)
         bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias
         bias = bias.reshape(spec.group, -1, 1)
@@ -408,8 +408,7 @@ class _LeastSquares:
         self._moment = np.zeros((groups, unknowns, filters))
         self._ridge = ridge
         self._free = np.ones(self.present.shape, bool)
-        if keep_zeros:
-            self._free[:, :-1] = self.present[:, :-1] != 0
+        self._free[:, :-1] = free(spec.weight).reshape(weight.shape).transpose(0, 2, 1)
 
     def add(self, patches: Floats, target: Floats) -> None:
         """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
@@ -428,12 +427,12 @@ class _LeastSquares:
             residual = self._moment[group] - gram @ self.present[group]
             system = gram + np.diag(penalty)
             patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
-            for index, free in enumerate(patterns):
+            for index, pattern in enumerate(patterns):
                 filters = np.flatnonzero(of_filter.ravel() == index)
-                chosen = np.ix_(free, free)
-                right = residual[np.ix_(free, filters)]
-                step = scipy.linalg.solve(system[chosen], right, assume_a="pos")
-                solution[group][np.ix_(free, filters)] += step
+                right = residual[np.ix_(pattern, filters)]
+                fitted = system[np.ix_(pattern, pattern)]
+                step = scipy.linalg.solve(fitted, right, assume_a="pos")
+                solution[group][np.ix_(pattern, filters)] += step
         return solution
 
 

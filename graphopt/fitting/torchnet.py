@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 
 from graphopt.errors import Unsupported
 from graphopt.graph import constant_of, is_standard, label
+from graphopt.sparsity.structure import free
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
@@ -309,8 +310,8 @@ class TorchNet(nn.Module):  # type: ignore[misc]
 
     Weights and biases of convolutions and matrix products are parameters, and what is added or
     multiplied a channel; in the layout that PyTorch's convolutions are fastest with on CPUs
-    (channels last, if the input is so as well). A weight in which some elements are exactly zero
-    keeps those at zero (a pruned network stays pruned).
+    (channels last, if the input is so as well). Blocks of a convolution's weight that are zero stay
+    so (see `graphopt.sparsity.structure`): a pruned network stays pruned.
 
     Raises:
         Unsupported: an operator that cannot be trained through; names the node.
@@ -337,9 +338,10 @@ class TorchNet(nn.Module):  # type: ignore[misc]
                     key = str(len(self.parameter_names))
                     self.parameter_names[tensor.name] = key
                     self.values[key] = nn.Parameter(_channels_last(values))
-                    zeros = _channels_last(values == 0)
-                    if node.op in LAYERS and position == 1 and bool(zeros.any()):
-                        self.masks[key] = (~zeros).to(self.values[key].dtype)
+                    if node.op == "Conv" and position == 1 and values.ndim == 4:
+                        mask = free(values)
+                        if not mask.all():
+                            self.masks[key] = _channels_last(mask).to(self.values[key].dtype)
                 elif not trained:
                     self._constants[tensor.name] = torch.from_numpy(values.copy())
 

@@ -10,12 +10,13 @@ channels of a block still fill vectors (Niu et al., "YOLObile", AAAI 2021, secti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from graphopt.engine import Array
+
 Mask = NDArray[np.bool_]
 """Which blocks are kept, (blocks of filters, blocks of channels, kh, kw)."""
 
@@ -39,7 +40,7 @@ FINEST = BLOCKS["4x4"]
 """Divides every other block: a block of any extent that is zero is zero in these, too."""
 
 
-def sums(values: Floats, block: Block) -> NDArray[np.float64]:
+def sums(values: NDArray[np.floating[Any]], block: Block) -> NDArray[np.float64]:
     """The sum of `values` (O, I, kh, kw) over each block, in a mask's shape."""
     filters, channels = (
         np.arange(0, extent, step) for extent, step in zip(values.shape[:2], block, strict=True)
@@ -48,7 +49,7 @@ def sums(values: Floats, block: Block) -> NDArray[np.float64]:
     return np.add.reduceat(np.add.reduceat(wide, filters, axis=0), channels, axis=1)
 
 
-def kept(weight: Floats, block: Block) -> Mask:
+def kept(weight: Array, block: Block) -> Mask:
     """The blocks of a weight that hold anything but zeros."""
     return sums(np.asarray(weight != 0, np.float32), block) > 0
 
@@ -59,6 +60,14 @@ def expand(mask: Mask, block: Block, weight_shape: tuple[int, ...]) -> Mask:
     return np.repeat(rows, block.channels, axis=1)[:, : weight_shape[1]]
 
 
-def density(weight: Floats, block: Block) -> float:
+def free(weight: Array) -> Mask:
+    """The numbers of a weight (O, I, kh, kw) that lie in no zero block, of whatever extent.
+
+    They may be fitted and trained; the others stay zero.
+    """
+    return expand(kept(weight, FINEST), FINEST, weight.shape)
+
+
+def density(weight: Array, block: Block) -> float:
     """The part of a weight's numbers that lie in blocks that are kept."""
     return float(expand(kept(weight, block), block, weight.shape).mean())

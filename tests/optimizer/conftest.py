@@ -73,7 +73,7 @@ def normal() -> Callable[..., np.ndarray]:
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
 
 
-_CHOSEN = {"stages": 1, "max_residual": 9.0, "steps": 1, "batch": 2, "crop": 32}
+_CHOSEN = {"stages": 1, "max_residual": 9.0, "steps": 1, "batch": 2, "crop": 32, "narrow": 4}
 """For options that have no default, or whose default leaves random weights alone or takes long."""
 
 

@@ -150,19 +150,20 @@ def test_worse_weights_are_not_taken(folder, net):
     assert first.inputs[1] is kept
 
 
-def test_zeros_are_kept_on_demand(folder, net):
+def test_zero_blocks_are_kept(folder, net):
+    """Of any extent, and at the border of a weight; single zeros are weights like others."""
     calibration = Calibration.from_photos(folder, net, SPEC)
-    for keep in (True, False):
-        changed = copy_model(net)
-        pruned = changed.nodes[0].inputs[1].values.copy()
-        pruned[:4, 1] = 0
-        pruned[4:, :, 0] = 0
-        changed.nodes[0].inputs[1] = constant(changed, "pruned", pruned)
-        report = reconstruct(changed, net, calibration, keep_zeros=keep)
-        fitted = ConvSpec.of(changed.nodes[0]).weight
-        assert report.layers[0].accepted
-        assert (fitted[pruned == 0] == 0).all() == keep
-        assert (fitted[pruned != 0] != pruned[pruned != 0]).any()
+    changed = copy_model(net)
+    pruned = changed.nodes[-1].inputs[1].values.copy()  # 19 filters, 12 channels
+    blocks = np.zeros(pruned.shape, bool)
+    blocks[:8, 4:8] = blocks[16:, :4] = blocks[8:12, 8:] = True
+    pruned[blocks] = pruned[12:14, 9] = 0
+    changed.nodes[-1].inputs[1] = constant(changed, "pruned", pruned)
+    report = reconstruct(changed, net, calibration)
+    fitted = ConvSpec.of(changed.nodes[-1]).weight
+    assert [fit.accepted for fit in report.layers] == [True]
+    np.testing.assert_array_equal(fitted == 0, blocks)
+    assert (fitted[~blocks] != pruned[~blocks]).all()
 
 
 def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):

@@ -1,0 +1,215 @@
+"""`prune-blocks`: the blocks of weights that matter least become zero."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from pydantic import Field
+
+from graphopt.errors import InputError
+from graphopt.fitting.activations import engine_of, part_of
+from graphopt.fitting.calibration import Calibration
+from graphopt.graph import (
+    CONV_OPS,
+    ConvSpec,
+    constant,
+    is_standard,
+    label,
+    reads_of,
+)
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.sparsity.plan import PruningPlan, read_plan
+from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums
+
+Doubles = NDArray[np.float64]
+
+PHOTOS = 40
+"""Calibration images to take statistics from."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution to prune."""
+
+    node: gs.Node
+    spec: ConvSpec
+    ratio: float
+    """The part of its blocks that goes."""
+    block: BlockName
+
+
+@dataclass(frozen=True)
+class PruneBlocks(Pass[Site]):
+    """Make those blocks of a convolution's weights zero that matter least to what it computes.
+
+    Rewrite:
+        A weight (filters, channels, kh, kw) is cut into blocks of 8 filters x 4 channels at one
+        position of the kernel. Of all blocks of a layer the part `ratio` becomes zero: those with
+        the least sum of w^2 E[x^2], where E[x^2] is the mean square of the channel that a weight is
+        multiplied with, taken from calibration photos. Without photos it is the sum of w^2. The
+        convolution stays an ordinary one with zeros in it; other passes and `compile` find them.
+
+    Numerics:
+        Approximate, but nothing for a network as it is: let `reconstruct` follow, which fits the
+        weights that are left. Lightweight OpenPose with half of its weights finds nobody before
+        that.
+
+    Why:
+        A kernel may leave zero blocks out and still fill its vectors, so that time falls with
+        multiply-adds (Niu et al., "YOLObile", AAAI 2021, section 3). w^2 E[x^2] is what the output
+        loses in the mean square if inputs are uncorrelated (Sun et al., "A Simple and Effective
+        Pruning Approach for Large Language Models", ICLR 2024, section 3).
+
+    When it skips:
+        The convolution is the network's first, or its output reaches the network's without another
+        one; it is grouped or depthwise; it reads or makes fewer than `narrow` channels; it is not
+        two-dimensional; it has that many zero blocks already; the plan does not name it.
+    """
+
+    name: ClassVar[str] = "prune-blocks"
+    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+
+    ratio: Annotated[float, Field(ge=0, lt=1)] = option(0.5, "part of a layer's blocks that goes")
+    block: Literal["8x4", "4x4", "16x4"] = option("8x4", "filters x channels of a block")
+    plan: str = option(
+        "", "a JSON file that says it for each layer, instead of `ratio` and `block`"
+    )
+    score: Literal["activation", "magnitude"] = option(
+        "activation", "what a block is worth: w^2 E[x^2], where there are photos, or w^2"
+    )
+    narrow: Annotated[int, Field(ge=1)] = option(
+        32, "channels, in or out, below which a layer is left alone"
+    )
+
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+        if context.calibration is None or self.score == "magnitude":
+            return self
+        context.progress(f"{self.name}: what the layers see")
+        sites = [found for found in self.match(graph) if isinstance(found, Site)]
+        return _Informed(**vars(self), energy=mean_squares(graph, sites, context.calibration))
+
+    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        plan = read_plan(Path(self.plan)) if self.plan else None
+        if plan is not None:
+            _check_names(plan, graph, self.plan)
+        ends = _ends(graph)
+        for node in list(graph.nodes):
+            if is_standard(node, "Conv"):
+                yield self._site(node, plan, ends)
+
+    def _site(
+        self, node: gs.Node, plan: PruningPlan | None, ends: Mapping[int, str]
+    ) -> Site | Skip:
+        name, spec = label(node), ConvSpec.of(node)
+        if spec is None:
+            return Skip(name, "its weight or bias is not constant")
+        reason = ends.get(id(node)) or _unfit(spec, self.narrow)
+        if reason is not None:
+            return Skip(name, reason)
+        if plan is None:
+            return Site(node, spec, self.ratio, self.block)
+        if name not in plan.layers:
+            return Skip(name, "the plan leaves it alone")
+        return Site(node, spec, plan.layers[name], plan.block)
+
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        uniform = np.ones(site.spec.in_channels)
+        return self._prune(graph, site, uniform, "w^2")
+
+    def _prune(self, graph: gs.Graph, site: Site, energy: Doubles, worth: str) -> Change | Skip:
+        """Prune one site; `energy` is the mean square of each channel that it reads."""
+        node, weight, block = site.node, site.spec.weight, BLOCKS[site.block]
+        scores = sums(weight.astype(np.float64) ** 2 * energy[:, None, None], block)
+        present = kept(weight, block)
+        gone = int(site.ratio * scores.size + 1e-9)
+        if gone <= np.count_nonzero(~present):
+            was = np.count_nonzero(~present)
+            return Skip(label(node), f"{was} of {scores.size} blocks are zero already")
+        # Zero blocks come first: what is worth nothing may still be there.
+        order = np.argsort(np.where(present, scores, -1), axis=None, kind="stable")
+        mask = np.ones(scores.shape, bool)
+        mask.flat[order[:gone]] = False
+        values = np.where(expand(mask, block, weight.shape), weight, 0).astype(weight.dtype)
+        # A constant of its own: others may share the weight.
+        node.inputs[1] = constant(graph, node.inputs[1].name, values)
+        lost = scores[~mask].sum() / max(scores.sum(), 1e-30)
+        summary = f"{gone} of {scores.size} blocks of {site.block} go, with {lost:.1%} of {worth}"
+        return Change(label(node), summary)
+
+
+@dataclass(frozen=True)
+class _Informed(PruneBlocks):
+    """The pass when it knows what the layers see."""
+
+    energy: Mapping[str, Doubles] = field(kw_only=True)
+    """By the name of a layer's input, see `mean_squares`."""
+
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        return self._prune(graph, site, self.energy[site.node.inputs[0].name], "w^2 E[x^2]")
+
+
+def mean_squares(
+    graph: gs.Graph, sites: Sequence[Site], calibration: Calibration
+) -> dict[str, Doubles]:
+    """The mean square of each channel [C] of what the sites read, by the tensor's name."""
+    names = sorted({site.node.inputs[0].name for site in sites})
+    if not names:
+        return {}
+    engine = engine_of(part_of(graph, outputs=names))
+    images = calibration.fitting[:PHOTOS]
+    totals: dict[str, Doubles] = {}
+    for feed in calibration.feeds(images):
+        for name, values in engine.run(feed).items():
+            squares = np.square(values, dtype=np.float64).mean(axis=(0, 2, 3))
+            totals[name] = totals.get(name, 0.0) + squares / len(images)
+    return totals
+
+
+def _ends(graph: gs.Graph) -> dict[int, str]:
+    """Why the network's first and last convolutions are left alone, by the `id` of the node."""
+    reasons = {}
+    behind: set[int] = set()
+    for node in graph.nodes:
+        convolves = is_standard(node, *CONV_OPS)
+        if convolves and id(node.inputs[0]) not in behind:
+            reasons[id(node)] = "it is the network's first"
+        if convolves or any(id(t) in behind for t in reads_of(node)):
+            behind.update(id(t) for t in node.outputs)
+    shown = {id(t) for t in graph.outputs}
+    for node in reversed(graph.nodes):
+        if any(id(t) in shown for t in node.outputs):
+            if is_standard(node, *CONV_OPS):
+                reasons[id(node)] = "its output reaches the network's without another convolution"
+            else:
+                shown.update(id(t) for t in reads_of(node))
+    return reasons
+
+
+def _unfit(spec: ConvSpec, narrow: int) -> str | None:
+    """Why a convolution cannot be pruned, or would not be worth it."""
+    if len(spec.kernel) != 2:
+        return "it is not two-dimensional"
+    if spec.group > 1:
+        return "it is depthwise" if spec.depthwise else "it is grouped"
+    if min(spec.in_channels, spec.out_channels) < narrow:
+        return f"it is narrow: {spec.in_channels} channels in, {spec.out_channels} out"
+    return None
+
+
+def _check_names(plan: PruningPlan, graph: gs.Graph, path: str) -> None:
+    """Refuse a plan that names what the network has not: it is another network's."""
+    names = [label(node) for node in graph.nodes if is_standard(node, "Conv")]
+    for name in plan.layers:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3)
+            raise InputError(
+                f"{path} names the convolution {name!r}, which the network has not",
+                hint=f"did you mean {' or '.join(close)}?" if close else "see `graphopt inspect`",
+            )
