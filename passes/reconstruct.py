@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 from pydantic import Field
@@ -26,6 +26,9 @@ class Reconstruct(Pass[gs.Node]):
         positions of the calibration's photos, one layer after the other. No labels are needed.
         In a stack that took one layer's place only the last output has a counterpart: the layers
         before it are fitted through those behind them, by conjugate gradients.
+        Blocks of weights that are zero (`prune-blocks`) stay zero; masks=choose drops as many
+        others instead, one layer after the other, by what it costs the fit (Frantar and Alistarh,
+        "Optimal Brain Compression", NeurIPS 2022, section 4).
 
     Numerics:
         Approximate; it makes up for what the passes before it changed. On EfficientPose I after
@@ -51,6 +54,11 @@ class Reconstruct(Pass[gs.Node]):
         1e-2, "pull toward the present weights, relative to the mean square of a layer's input"
     )
     photos: Annotated[int, Field(ge=1)] = option(100, "how many to fit on at most")
+    masks: Literal["keep", "choose"] = option(
+        "keep",
+        "zero blocks (`prune-blocks`) stay zero, or as many others take their place, where the fit "
+        "can do without those more easily; takes longer",
+    )
     seed: int = option(0, "of the positions in photos; the same seed gives the same weights")
     checkpoint: str = option("", "file to keep each layer's fit in, and to go on from")
 
@@ -70,6 +78,7 @@ class Reconstruct(Pass[gs.Node]):
             context.calibration,
             ridge=self.ridge,
             photos=self.photos,
+            masks=self.masks,
             seed=self.seed,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,

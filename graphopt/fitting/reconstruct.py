@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
@@ -34,12 +34,16 @@ from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, label, only_consumer
 from graphopt.model import replacing
 from graphopt.passbase import Skip
-from graphopt.sparsity.structure import free
+from graphopt.sparsity.structure import Mask, expand, extent, free, kept
+from graphopt.sparsity.surgeon import cheapest_mask
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
+Masks = Literal["keep", "choose"]
+"""Blocks of a weight that are zero stay zero, or as many others of the same extent take their
+place, where the fit can do without those more easily (see `graphopt.sparsity.surgeon`)."""
 POSITIONS = 8
 """Output positions to fit on, as a multiple of the unknowns of one filter …"""
 LEAST_POSITIONS = 2048
@@ -92,6 +96,7 @@ def reconstruct(
     *,
     ridge: float = 1e-2,
     photos: int = 100,
+    masks: Masks = "keep",
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -104,6 +109,7 @@ def reconstruct(
         calibration: what to fit and to judge on.
         ridge: pull toward the present weights, relative to the mean square of a layer's input.
         photos: how many images to fit on at most.
+        masks: what becomes of zero blocks, see `Masks`.
         seed: of the positions that are fitted on.
         checkpoint: a file to keep each layer's fit in. Where it exists, those fits are taken from
             it, and the weights come out bit for bit as without the interruption.
@@ -120,6 +126,7 @@ def reconstruct(
         calibration,
         ridge=ridge,
         photos=photos,
+        masks=masks,
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
@@ -152,17 +159,18 @@ class Reconstruction:
         *,
         ridge: float = 1e-2,
         photos: int = 100,
+        masks: Masks = "keep",
         seed: int = 0,
         checkpoint: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._graph, self._original, self._calibration = graph, original, calibration
-        self._ridge, self._seed = ridge, seed
+        self._ridge, self._masks, self._seed = ridge, masks, seed
         self._progress = progress
         self._done = 0
         self._kept: _Kept | None = None
         if checkpoint is not None:
-            options = (ridge, photos, seed)
+            options = (ridge, photos, masks, seed)
             self._kept = _Kept(checkpoint, fingerprint((graph, original), calibration, options))
         self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
@@ -243,6 +251,8 @@ class Reconstruction:
             (sample.patches(values, spec), sample.grouped(spec.group))
             for values, sample in zip(inputs[self.count :], samples[self.count :], strict=True)
         ]
+        if self._masks == "choose" and spec.group == 1 and not free(spec.weight).all():
+            system.choose(spec.weight)
         old, new = system.present, system.solve()
         return _Found.of(spec, new, _error(old, judged), _error(new, judged))
 
@@ -407,8 +417,24 @@ class _LeastSquares:
         self._gram = np.zeros((groups, unknowns, unknowns))
         self._moment = np.zeros((groups, unknowns, filters))
         self._ridge = ridge
+        self._restrict(free(spec.weight))
+
+    def _restrict(self, numbers: Mask) -> None:
+        """Fit only these numbers of the weight, and the bias; the others become zero."""
         self._free = np.ones(self.present.shape, bool)
-        self._free[:, :-1] = free(spec.weight).reshape(weight.shape).transpose(0, 2, 1)
+        shape = (len(self.present), self.present.shape[2], -1)
+        self._free[:, :-1] = numbers.reshape(shape).transpose(0, 2, 1)
+
+    def choose(self, weight: Array) -> None:
+        """Let as many blocks be zero as in `weight`, of one group, but those that cost least."""
+        block = extent(weight)
+        mask = kept(weight, block)
+        penalty = self._penalty(0)
+        system = self._gram[0] + np.diag(penalty)
+        right = self._moment[0] + penalty[:, None] * self.present[0]
+        gone = int(np.count_nonzero(~mask))
+        chosen = cheapest_mask(system, right, weight.shape, block, gone)
+        self._restrict(expand(chosen, block, weight.shape))
 
     def add(self, patches: Floats, target: Floats) -> None:
         """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
@@ -418,14 +444,11 @@ class _LeastSquares:
 
     def solve(self) -> Doubles:
         """The solution, like `present`; the bias is not pulled."""
-        solution: Doubles = self.present.copy()
+        start = np.where(self._free, self.present, 0.0)
+        solution: Doubles = start.copy()
         for group, gram in enumerate(self._gram):
-            diagonal = np.diag(gram)
-            pull = self._ridge * diagonal[:-1].mean() + 1e-6 * diagonal[-1]
-            penalty = np.full(len(gram), pull)
-            penalty[-1] = 1e-9 * diagonal[-1]
-            residual = self._moment[group] - gram @ self.present[group]
-            system = gram + np.diag(penalty)
+            residual = self._moment[group] - gram @ start[group]
+            system = gram + np.diag(self._penalty(group))
             patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
             for index, pattern in enumerate(patterns):
                 filters = np.flatnonzero(of_filter.ravel() == index)
@@ -434,6 +457,13 @@ class _LeastSquares:
                 step = scipy.linalg.solve(fitted, right, assume_a="pos")
                 solution[group][np.ix_(pattern, filters)] += step
         return solution
+
+    def _penalty(self, group: int) -> Doubles:
+        """The pull on each unknown toward what it is."""
+        diagonal = np.diag(self._gram[group])
+        penalty = np.full(len(diagonal), self._ridge * diagonal[:-1].mean() + 1e-6 * diagonal[-1])
+        penalty[-1] = 1e-9 * diagonal[-1]
+        return penalty
 
 
 def _error(solution: Doubles, judged: Iterable[tuple[Floats, Floats]]) -> float:

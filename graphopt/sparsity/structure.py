@@ -60,6 +60,13 @@ def expand(mask: Mask, block: Block, weight_shape: tuple[int, ...]) -> Mask:
     return np.repeat(rows, block.channels, axis=1)[:, : weight_shape[1]]
 
 
+def extent(weight: Array) -> Block:
+    """The largest block that a weight's zeros are pruned in; `FINEST` where nothing is pruned."""
+    finest = density(weight, FINEST)
+    fitting = (b for b in BLOCKS.values() if density(weight, b) == finest)
+    return max(fitting) if finest < 1 else FINEST
+
+
 def free(weight: Array) -> Mask:
     """The numbers of a weight (O, I, kh, kw) that lie in no zero block, of whatever extent.
 

@@ -1,0 +1,71 @@
+"""Which blocks of a layer to drop, where those that stay are fitted again: optimal brain surgeon.
+
+Dropping the numbers q of a least-squares solution w of A w = b, and letting the others make up for
+it, costs w_q^T ([A^-1]_qq)^-1 w_q (Hassibi and Stork, "Second order derivatives for network
+pruning", NIPS 1992; for blocks: Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022,
+section 4). The costs hold for one block at a time: after half of them the rest is costed anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from graphopt.sparsity.structure import Block, Mask
+
+Doubles = NDArray[np.float64]
+
+
+def cheapest_mask(
+    system: Doubles, right: Doubles, weight_shape: tuple[int, ...], block: Block, gone: int
+) -> Mask:
+    """The mask without the `gone` blocks that a layer's fit can best do without.
+
+    Args:
+        system: A, [K+1, K+1], positive definite: what the filters see, and a one for the bias.
+        right: b, [K+1, filters].
+        weight_shape: (O, I, kh, kw), with K = I kh kw.
+        block: the extent of a block.
+        gone: how many blocks go.
+    """
+    mask = np.ones(block.mask_shape(weight_shape), bool)
+    numbers = np.arange(len(system) - 1).reshape(weight_shape[1:])
+    parts = [
+        numbers[block.channels * channels :][: block.channels, y, x]
+        for channels, y, x in np.ndindex(mask.shape[1:])
+    ]
+    for so_far in (gone // 2, gone):
+        costs = np.empty(mask.shape)
+        inverses: dict[bytes, Doubles] = {}
+        for row, kept in enumerate(mask):
+            key = kept.tobytes()
+            if key not in inverses:
+                inverses[key] = _inverse(system, parts, kept)
+            filters = right[:, block.filters * row :][:, : block.filters]
+            costs[row] = _costs(inverses[key], filters, parts).reshape(kept.shape)
+        order = np.argsort(np.where(mask, costs, -1), axis=None, kind="stable")
+        mask.flat[order[:so_far]] = False
+    return mask
+
+
+def _inverse(system: Doubles, parts: list[NDArray[np.intp]], kept: Mask) -> Doubles:
+    """The inverse of the system without the blocks that are gone; zero there."""
+    present = np.ones(len(system), bool)
+    for part, stays in zip(parts, kept.ravel(), strict=True):
+        present[part] = stays
+    chosen = np.ix_(present, present)
+    inverse = np.zeros_like(system)
+    inverse[chosen] = scipy.linalg.inv(system[chosen])
+    return inverse
+
+
+def _costs(inverse: Doubles, right: Doubles, parts: list[NDArray[np.intp]]) -> Doubles:
+    """What dropping each block would cost the filters that share it; zero for those gone."""
+    weights = inverse @ right
+    costs = np.zeros(len(parts))
+    for index, part in enumerate(parts):
+        if weights[part].any():
+            step = np.linalg.solve(inverse[np.ix_(part, part)], weights[part])
+            costs[index] = (weights[part] * step).sum()
+    return costs
