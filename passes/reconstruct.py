@@ -26,6 +26,7 @@ class Reconstruct(Pass[gs.Node]):
         positions of the calibration's photos, one layer after the other. No labels are needed.
         In a stack that took one layer's place only the last output has a counterpart: the layers
         before it are fitted through those behind them, by conjugate gradients.
+        Where only a Relu reads the tensor, what is negative in both need not be equal.
         Blocks of weights that are zero (`prune-blocks`) stay zero; masks=choose drops as many
         others instead, one layer after the other, by what it costs the fit (Frantar and Alistarh,
         "Optimal Brain Compression", NeurIPS 2022, section 4).

@@ -12,7 +12,7 @@ from PIL import Image
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.reconstruct import Reconstruction, _LeastSquares, reconstruct
+from graphopt.fitting.reconstruct import Reconstruction, _error, _LeastSquares, reconstruct
 from graphopt.graph import ConvSpec, constant
 from graphopt.model import copy_model, load_model
 from graphopt.passbase import Context, Skip
@@ -164,6 +164,24 @@ def test_zero_blocks_are_kept(folder, net):
     assert [fit.accepted for fit in report.layers] == [True]
     np.testing.assert_array_equal(fitted == 0, blocks)
     assert (fitted[~blocks] != pruned[~blocks]).all()
+
+
+def test_only_what_is_positive_counts_before_a_relu(network, normal):
+    """Weights that cannot make the target come closer to what is left of it behind the Relu."""
+    sizes = "float[1,8,5,5] x", "float[1,6,5,5] y"
+    spec = ConvSpec.of(network(*sizes, "y = Conv(x, w)", w=normal(6, 8, 1, 1)).nodes[0])
+    seen, hidden = normal(1, 400, 8), normal(1, 400, 8)
+    target = seen @ normal(8, 6) + hidden @ normal(8, 6)
+    pairs = [(np.concatenate([seen, np.ones_like(seen[..., :1])], axis=2), target)]
+    errors = []
+    for rectified in (None, lambda: pairs):
+        system = _LeastSquares(spec, 1e-8)
+        system.add(lambda: pairs)
+        system.rectified = rectified
+        errors.append([_error(system.solve(), pairs, rectified=r) for r in (False, True)])
+    linear, behind = errors
+    assert behind[1] < 0.97 * linear[1]
+    assert behind[0] > linear[0]
 
 
 def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
