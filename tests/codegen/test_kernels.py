@@ -15,7 +15,7 @@ import tvm
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
 from graphopt.codegen.kernel_bundle import write_kernels
-from graphopt.codegen.kernels import Choice
+from graphopt.codegen.kernels import Choice, conv_block_sparse
 from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
 from graphopt.codegen.plan import pack_weights
@@ -23,6 +23,7 @@ from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.engine import Array
 from graphopt.runtime import open_bundle
+from graphopt.sparsity.structure import Block, expand
 
 SUM = Operand("step", -1)
 BIAS = Step("add", (SUM, Operand("channel", 0)))
@@ -199,10 +200,23 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
+def random_weight(spec: ConvSpec) -> Array:
+    """(O, I of a group, kh, kw), for outputs of about 1."""
+    shape = (spec.out_channels, sum(spec.in_channels) // spec.groups, *spec.kernel)
+    weight = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    return weight / np.float32(np.sqrt(weight[0].size))
+
+
 def check_meaning(
-    choice: Choice, spec: ConvSpec, target: Target, folder: Path, tolerance: float = 2e-5
+    choice: Choice,
+    spec: ConvSpec,
+    target: Target,
+    folder: Path,
+    tolerance: float = 2e-5,
+    weight: Array | None = None,
 ) -> None:
     """What a kernel computes for random numbers is what its specification means."""
+    weight = random_weight(spec) if weight is None else weight
     lanes = target.lanes
     rng = np.random.default_rng(0)
 
@@ -211,19 +225,22 @@ def check_meaning(
 
     channels_in = sum(spec.in_channels)
     x = normal(1, channels_in, *spec.size)
-    weight = normal(spec.out_channels, channels_in // spec.groups, *spec.kernel)
-    weight /= np.sqrt(weight[0].size)
     vectors = [normal(spec.out_channels) for _ in range(spec.epilogue.count("channel"))]
     tensors = [
         normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
     ]
+    index = choice.pack_index(weight, spec, target)
     operands = {
         "x": x if spec.planar else blocked(x, lanes, spec.in_channels),
         "weight": choice.pack_weight(weight, spec, target),
+        **({"index": index} if index is not None else {}),
         **{f"channel{i}": pack_channels(v, lanes, spec.out_runs) for i, v in enumerate(vectors)},
         **{f"tensor{i}": blocked(t, lanes, spec.out_runs) for i, t in enumerate(tensors)},
     }
-    stored = [value.astype(spec.dtype(name)) for name, value in operands.items()]
+    stored = [
+        value if value is index else value.astype(spec.dtype(name))
+        for name, value in operands.items()
+    ]
     out, dtype = spec.output_shape(lanes), spec.dtype("y")
     got = run_kernel(choice.build(spec, target), stored, out, target, folder, dtype)
     expected = spec.meaning(x, weight, vectors, tensors)
@@ -250,6 +267,37 @@ def test_winograd_equals_its_meaning(
     # Most of these are left to the direct kernel: they are small.
     spec = replace(WINOGRAD[case], epilogue=EPILOGUES["bias, relu, residual"])
     check_meaning(winograd(spec, target, square), spec, target, tmp_path)
+
+
+BLOCK_SPARSE = {name: spec for name, spec in {**DENSE, **POINTWISE}.items() if not spec.planar} | {
+    "filters that fill no block": ConvSpec((16,), 20, (5, 9), (3, 3), pads=(1, 1, 1, 1)),
+}
+
+
+def punched_weight(spec: ConvSpec, block: Block, density: float = 0.5) -> Array:
+    """Random weights of which whole blocks are zero; the last filters lose everything."""
+    weight = random_weight(spec)
+    mask = np.random.default_rng(2).random(block.mask_shape(weight.shape)) < density
+    mask[-1] = False
+    return weight * expand(mask, block, weight.shape)
+
+
+def block_sparse(
+    spec: ConvSpec, weight: Array, target: Target, block: Block | None = None
+) -> tuple[Choice, ConvSpec]:
+    """The best choice among block-sparse kernels."""
+    spec = conv_block_sparse.punched(spec, weight, target)
+    assert block is None or spec.block == block
+    choices = kernels.candidates(spec, target)
+    return next(c for c in choices if c.kernel == kernels.SPARSE), spec
+
+
+@pytest.mark.parametrize("case", BLOCK_SPARSE)
+def test_block_sparse_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
+    spec = replace(BLOCK_SPARSE[case], epilogue=EPILOGUES["bias, relu, residual"])
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
 
 
 @pytest.mark.parametrize("unit", VECTOR_UNITS)
