@@ -324,13 +324,13 @@ class Parameters:
         if self._parts > 1:
             part = (T.bind(tirx.floormod(block, self._parts)),)
             block = T.bind(tirx.floordiv(block, self._parts))
-        value = self._spec.epilogue.emit(
+        channel, pixel = (block, *part), (0, block, row, column, *part)
+        self._y[pixel] = self._spec.epilogue.emit(
             self._target,
             total,
-            channel=lambda n: self._channels[n][(block, *part)],
-            tensor=lambda n: self._tensors[n][(0, block, row, column, *part)],
+            channel=lambda n: self._channels[n][channel],
+            tensor=lambda n: self._tensors[n][pixel],
         )
-        self._y[(0, block, row, column, *part)] = value
 
 
 class RegisterTile:

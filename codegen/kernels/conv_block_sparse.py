@@ -1,9 +1,9 @@
-"""Convolution with block-punched weights (`graphopt.sparsity.structure`), which skips the blocks that
-are zero. Direct, for any kernel size, stride, padding and dilation; not grouped.
+"""Convolution with block-punched weights (`graphopt.sparsity.structure`): blocks that are zero are
+skipped. Direct, for any kernel size, stride, padding and dilation; not grouped.
 
-The sums of one block's filters at some pixels of a row stay in registers, while a loop runs over the
-blocks that these filters keep: each adds its channels at its position of the kernel. An array of
-indices says which there are. Blocks are in the order of (filters, ky, kx, channels), and the array
+The sums of one block's filters at some pixels of a row stay in registers, while a loop runs over
+the blocks that these filters keep: each adds its channels at its position of the kernel. An array
+of indices says which there are. Blocks are in the order of (filters, ky, kx, channels), and the array
 has
 
     filters * kh * kw + 1 numbers:   the first kept block of each group of filters and position, and
@@ -12,7 +12,7 @@ has
                                      reads: in numbers on a CPU, in vectors on a GPU
 
 so that rows outside the picture are a shorter loop, and only the tiles that touch padding at their
-sides need a loop for each column of the kernel. A 1x1 convolution is done as one long row of pixels.
+sides need a loop for each column of the kernel. A 1x1 convolution is done as one long row.
 
 A vector holds a block's filters, or as many of them as are in a block of the layout: where a vector
 of the target is longer (8 filters, AVX-512), a shorter one does as many multiply-adds a cycle on a
@@ -96,13 +96,13 @@ def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     widths = [tile.pixels] * full + [rest] * (rest > 0)
     part = lanes / target.lanes
     step = sum(
-        BLOCK_COST + spec.block.channels * part * (max(vectors * w, 8) + (vectors + w) / 2)
+        BLOCK_COST + spec.block.channels * part * (max(vectors * w, 8) + (vectors + w) / 4)
         for w in widths
     )
     return spec.kept * height * step
 
 
-def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floats:
     """(O, I, kh, kw) to the values of kept blocks, (kept, channels, vectors, lanes)."""
     assert spec.block is not None
     mask = _mask(weight, spec, spec.block, target)
