@@ -82,13 +82,13 @@ class PackWeights(Pass[Weight]):
                 reason = f"opset {graph.opset} is below {OLDEST_OPSET}, which the format needs"
                 yield Skip(label(node), reason)
                 continue
-            weight = np.asarray(weight, np.float32)
+            numbers = np.asarray(weight, np.float32)
             dtype = np.float16 if self.values == "float16" else np.float32
             if abs(weight).max() > np.finfo(dtype).max:
                 yield Skip(label(node), f"a weight of {abs(weight).max():.0e} is no {self.values}")
                 continue
             blocks = (*BLOCKS, Block(*weight.shape[:2]))
-            packed = min((pack(weight, b, dtype) for b in blocks), key=lambda p: p.nbytes)
+            packed = min((pack(numbers, b, dtype) for b in blocks), key=lambda p: p.nbytes)
             if packed.nbytes > GAIN * weight.nbytes:
                 yield Skip(label(node), "hardly any block of its weight is zero")
                 continue

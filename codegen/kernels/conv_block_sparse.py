@@ -3,8 +3,8 @@ skipped. Direct, for any kernel size, stride, padding and dilation; not grouped.
 
 The sums of one block's filters at some pixels of a row stay in registers, while a loop runs over
 the blocks that these filters keep: each adds its channels at its position of the kernel. An array
-of indices says which there are. Blocks are in the order of (filters, ky, kx, channels), and the array
-has
+of indices says which there are. Blocks are in the order of (filters, ky, kx, channels), and the
+array has
 
     filters * kh * kw + 1 numbers:   the first kept block of each group of filters and position, and
                                      after the last one how many there are
@@ -122,7 +122,21 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floa
 def pack_index(weight: Floats, spec: ConvSpec, target: Target) -> NDArray[np.int32]:
     """The array of indices that goes with `pack_weight`, as the module's text has it."""
     assert spec.block is not None
-    mask = _mask(weight, spec, spec.block, target).transpose(0, 2, 3, 1)  # (groups, kh, kw, inputs)
+    return _index(_mask(weight, spec, spec.block, target), spec, target)
+
+
+def random_index(spec: ConvSpec, target: Target) -> NDArray[np.int32]:
+    """Indices for some weight of which as many blocks are kept, to measure kernels with."""
+    assert spec.block is not None
+    shape = (spec.out_channels, sum(spec.in_channels), *spec.kernel)
+    dense = np.ones_like(_mask(np.ones(shape, np.float32), spec, spec.block, target))
+    mask = np.arange(dense.size) < spec.kept
+    return _index(np.random.default_rng(0).permuted(mask).reshape(dense.shape), spec, target)
+
+
+def _index(mask: Mask, spec: ConvSpec, target: Target) -> NDArray[np.int32]:
+    assert spec.block is not None
+    mask = mask.transpose(0, 2, 3, 1)  # (groups, kh, kw, blocks of inputs)
     counts = mask.sum(axis=-1).ravel()
     starts = np.concatenate([[0], np.cumsum(counts)])
     _, ky, kx, block = np.nonzero(mask)
