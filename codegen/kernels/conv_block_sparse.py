@@ -24,6 +24,7 @@ Reference: Niu et al., "YOLObile", AAAI 2021, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,17 +55,22 @@ BLOCK_COST = 2.0
 """What going on to the next block costs a tile, in vector multiply-adds."""
 
 
-def punched(spec: ConvSpec, weight: Floats, target: Target) -> ConvSpec:
+def punched(
+    spec: ConvSpec, weight: Floats, target: Target, among: Sequence[Block] = BLOCKS
+) -> ConvSpec:
     """The same convolution with what is zero in its weight: `block` and `kept`.
 
     Args:
+        spec: the convolution.
         weight: (O, I, kh, kw).
+        target: where it will run.
+        among: blocks, of which that is taken whose kernel is estimated to be the fastest.
     """
     if spec.groups > 1 or spec.transposed or spec.planar or kept(weight, BLOCKS[-1]).all():
         return spec
     ways = [
         replace(spec, block=block, kept=int(mask.sum()))
-        for block in BLOCKS
+        for block in among
         for mask in [_mask(weight, spec, block, target)]
     ]
     possible = [(way, tile) for way in ways for tile in tiles(way, target)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,11 +283,13 @@ def punched_weight(spec: ConvSpec, block: Block, density: float = 0.5) -> Array:
 
 
 def block_sparse(
-    spec: ConvSpec, weight: Array, target: Target, block: Block | None = None
+    spec: ConvSpec,
+    weight: Array,
+    target: Target,
+    among: Sequence[Block] = conv_block_sparse.BLOCKS,
 ) -> tuple[Choice, ConvSpec]:
     """The best choice among block-sparse kernels."""
-    spec = conv_block_sparse.punched(spec, weight, target)
-    assert block is None or spec.block == block
+    spec = conv_block_sparse.punched(spec, weight, target, among)
     choices = kernels.candidates(spec, target)
     return next(c for c in choices if c.kernel == kernels.SPARSE), spec
 
@@ -298,6 +300,63 @@ def test_block_sparse_equals_its_meaning(case: str, target: Target, tmp_path: Pa
     weight = punched_weight(spec, Block(8, 4))
     choice, sparse = block_sparse(spec, weight, target)
     check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize("block", conv_block_sparse.BLOCKS)
+def test_block_sparse_of_every_block(block: Block, target: Target, tmp_path: Path) -> None:
+    spec = BLOCK_SPARSE["filters that fill no block"]
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, target, [block])
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize("unit", VECTOR_UNITS)
+def test_block_sparse_with_vectors_of_every_width(unit: str, tmp_path: Path) -> None:
+    here = load_target("cpu")
+    if VECTOR_UNITS[unit].lanes > here.lanes:
+        pytest.skip(f"this CPU has no vectors of {VECTOR_UNITS[unit].lanes} floats")
+    target = replace(describe(VECTOR_UNITS[unit], here.tvm), cpu_features=())
+    spec = BLOCK_SPARSE["runs of channels"]
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize(
+    "target", ["cpu", *(pytest.param(t, marks=pytest.mark.opencl) for t in ("opencl", "adreno"))]
+)
+def test_block_sparse_with_half_precision_in_memory(target: str, tmp_path: Path) -> None:
+    device, half = load_target(target), frozenset({"x", "weight", "y"})
+    spec = replace(BLOCK_SPARSE["stride 2"], half=half)
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, device)
+    check_meaning(choice, sparse, device, tmp_path, tolerance=4e-3, weight=weight)
+
+
+def test_sparse_only_where_it_pays() -> None:
+    target = load_target("cpu")
+
+    def kernel_at(density: float, kernel: tuple[int, int]) -> str:
+        pad = kernel[0] // 2
+        spec = ConvSpec((128,), 128, (46, 82), kernel, pads=(pad,) * 4)
+        weight = random_weight(spec)
+        mask = np.random.default_rng(0).random(Block().mask_shape(weight.shape)) < density
+        weight *= expand(mask, Block(), weight.shape)
+        return kernels.choose(conv_block_sparse.punched(spec, weight, target), target, {}).kernel
+
+    assert [kernel_at(d, (1, 1)) for d in (0.97, 0.7)] == ["conv_1x1", kernels.SPARSE]
+    # Winograd's algorithm cannot leave out blocks, and is still faster than a half of the products.
+    assert [kernel_at(d, (3, 3)) for d in (0.6, 0.1)] == ["conv_winograd", kernels.SPARSE]
+
+
+def test_tuning_tells_densities_apart() -> None:
+    spec = BLOCK_SPARSE["1x1"]
+    target = load_target("cpu")
+    keys = {
+        conv_block_sparse.punched(spec, punched_weight(spec, Block(), density), target).key
+        for density in (1.0, 0.5, 0.25)
+    }
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("unit", VECTOR_UNITS)
