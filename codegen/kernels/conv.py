@@ -249,7 +249,7 @@ class Parameters:
         x = parameter("x", spec.input_shape(lanes))
         weight = parameter("weight", weight_shape)
         if indices:
-            self.index = Scalars(argument("index", (indices,), "int32"))
+            self.index = Scalars(argument("index", (indices,), "int32"), "int32")
         channels = [
             parameter(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
         ]
@@ -273,7 +273,8 @@ class Parameters:
     def flat(self) -> tuple[Scalars, Vectors]:
         """The input with one index: over its numbers, and over its vectors."""
         count, lanes = math.prod(map(int, self._x.shape)), self._target.lanes
-        return Scalars(view(self._x, (count,))), Vectors(view(self._x, (count // lanes, lanes)))
+        rows, dtype = view(self._x, (count // lanes, lanes)), self._target.arithmetic
+        return Scalars(view(self._x, (count,)), dtype), Vectors(rows, dtype)
 
     def in_parts(self, lanes: int) -> Parameters:
         """The same parameters, of which shorter vectors are stored: blocks count those, too."""

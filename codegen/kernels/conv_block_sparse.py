@@ -43,7 +43,7 @@ from graphopt.codegen.kernels.conv import (
     blocks,
     pack_channels,
 )
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods, zeros
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 from graphopt.sparsity.structure import Block, Mask, kept
@@ -275,7 +275,7 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     (kh, kw), (_, width), (height, out_width) = spec.kernel, spec.size, spec.out_size
     (down, across), (top, left, _, _) = spec.strides, spec.pads
     first_place = groups * kh * kw + 1
-    x, index, zero = p.flat()[1], p.index, broadcast(0.0, target.lanes)
+    x, index, zero = p.flat()[1], p.index, zeros(target)
     chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
     with grid(target, height, chunks, groups, beside) as (row, chunk, group, i):
         column = T.bind((chunk * beside + i) * tile.pixels)
