@@ -423,6 +423,16 @@ def test_half_precision_in_arithmetic(case: str, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path, tolerance=2e-2)
 
 
+def test_block_sparse_with_half_precision_in_arithmetic(tmp_path: Path) -> None:
+    target = replace(load_target("cpu"), arithmetic="float16")
+    spec = replace(
+        IN_HALF["1x1, runs of channels, all"], epilogue=EPILOGUES["bias, relu, residual"]
+    )
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, tolerance=2e-2, weight=weight)
+
+
 @pytest.mark.opencl
 @pytest.mark.parametrize(
     "case", ["3x3", "1x1, runs of channels", "depthwise 7x7", "planar", "stride 2, input"]
