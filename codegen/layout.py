@@ -23,6 +23,7 @@ from graphopt.codegen import kernels
 from graphopt.codegen.halves import Halves
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.conv_block_sparse import punched
 from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
@@ -197,14 +198,18 @@ class _Rewrite:
             x = self._planar(source)
         else:
             x = self._stored(source)
+        dense_weight = _weight(region.call)
+        spec = punched(spec, dense_weight, self._target)
         choice = kernels.choose(spec, self._target, self._measured)
-        packed = choice.pack_weight(_weight(region.call), spec, self._target)
+        packed = choice.pack_weight(dense_weight, spec, self._target)
+        index = choice.pack_index(dense_weight, spec, self._target)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
         weight = self._halves.weight(packed, node) if self._halves else packed
         tensors = [self._stored(tensor, spec.out_runs) for tensor in region.tensors]
         operands = {
             "x": x,
             "weight": relax.const(weight),
+            **({} if index is None else {"index": relax.const(index)}),
             **{
                 f"channel{n}": relax.const(pack_channels(v, lanes, spec.out_runs))
                 for n, v in enumerate(region.channels)
@@ -215,8 +220,10 @@ class _Rewrite:
         if region.result in self._to_halve:
             half.add("y")
         spec = replace(spec, half=frozenset(half))
-        function = self._kernel(spec, choice)
-        self._layers.append(Layer(function.name_hint, node, spec.macs, spec))
+        # Dense kernels are the same whatever is zero.
+        built = spec if index is not None else replace(spec, block=None, kept=0)
+        function = self._kernel(built, choice)
+        self._layers.append(Layer(function.name_hint, node, built.macs, spec))
         out = relax.TensorType(spec.output_shape(lanes), spec.dtype("y"))
         result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
         form = "half" if "y" in spec.half else "blocked"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from graphopt.bundle import Launch, Plan, Tensor
 from graphopt.codegen import kernels, machine_code
@@ -21,7 +22,9 @@ from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.kernels.conv import ConvSpec, Tile
+from graphopt.codegen.kernels.conv_block_sparse import random_index
 from graphopt.codegen.layout import use_our_kernels
+from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target
 from graphopt.tuning import Candidates, Tuned
 
@@ -107,15 +110,25 @@ def _make_bundle(spec: ConvSpec, choices: Sequence[Choice], target: Target, path
     ]
     largest = max(prod(shape) for one in shapes for shape in one[1:-1])
     weights = rng.standard_normal(largest, np.float32) / np.sqrt(largest)
+    constants: list[NDArray[np.generic]] = [weights]
+    sparse = [choice.kernel == kernels.SPARSE for choice in choices]
+    if any(sparse):
+        constants.append(random_index(spec, target))
+    data, offsets = pack_weights(constants)
     x, y = shapes[0][0], shapes[0][-1]
     tensors = [
         Tensor(shape=x, dtype="float32", arena=None),
         Tensor(shape=y, dtype="float32", arena=0),
     ]
     launches = []
-    for name, (_, *operands, _) in zip(functions, shapes, strict=True):
+    for name, (_, *operands, _), indexed in zip(functions, shapes, sparse, strict=True):
         places = range(len(tensors), len(tensors) + len(operands))
-        tensors += [Tensor(shape=shape, dtype="float32", arena=-1) for shape in operands]
+        tensors += [
+            Tensor(shape=shape, dtype="int32", arena=-1, offset=offsets[1])
+            if indexed and number == 1
+            else Tensor(shape=shape, dtype="float32", arena=-1)
+            for number, shape in enumerate(operands)
+        ]
         launches.append(
             Launch(kernel=name, arguments=(0, *places, 1), layer=name.rpartition("_")[2])
         )
@@ -126,4 +139,4 @@ def _make_bundle(spec: ConvSpec, choices: Sequence[Choice], target: Target, path
         inputs={"x": 0},
         outputs={"y": 1},
     )
-    write_kernels(functions, plan, weights.tobytes(), target, path)
+    write_kernels(functions, plan, data, target, path)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
+from graphopt.sparsity.packing import expand_all
 
 # onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
@@ -94,8 +95,9 @@ def sha256_of(path: Path) -> str:
 def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> gs.Graph:
     """Read an ONNX file, check it, and infer every tensor's shape.
 
-    External data is read, model-local functions are kept, and an initializer that is also listed
-    as an input (as old exporters do) becomes a plain constant.
+    External data is read, model-local functions are kept, an initializer that is also listed as an
+    input (as old exporters do) becomes a plain constant, and compact weights (`pack-weights`)
+    become dense ones.
 
     Args:
         path: the file.
@@ -132,6 +134,7 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
     for tensor in graph.inputs:
         if tensor.shape is not None:  # old exporters write unknown extents as 0 or -1
             tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
+    expand_all(graph)
     sort_nodes(graph)
     if input_shapes:
         _fix_inputs(graph, input_shapes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphopt.codegen.targets import load_target
 from graphopt.compile import compile_model
 from graphopt.errors import InputError
 from graphopt.runtime import device_name
+from graphopt.sparsity.structure import Block
 from graphopt.tune import tune
 from graphopt.tuning import Tuned, Tuning, find_tuning, read_tuning, tuning_path, write_tuning
 
@@ -175,3 +177,19 @@ def test_commands(pointwise: Path, tmp_path: Path) -> None:
     assert any(line.startswith("kernels as measured on") for line in told)
     told = command("compile", pointwise, "-o", bundle, "--tuning", "off")
     assert not any("measured" in line for line in told)
+
+
+def test_sparse_kernels_are_measured_with_indices_of_their_own(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "dense.onnx", POINTWISE)
+    model = onnx.load(path)
+    (w,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
+    weight = onnx.numpy_helper.to_array(w).copy()
+    weight[:8, :12] = 0
+    w.CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, path)
+    file, results = tune(path, output=tmp_path / "tuning.json", threads=1)
+    assert len(results) == 2
+    (key,) = (key for key in read_tuning(file, "cpu").layers if "block=" in key)
+    assert "kept=5" in key
+    made = tuning.to_measure(replace(POINTWISE, block=Block(8, 4), kept=5), load_target("cpu"))
+    assert kernels.SPARSE in {choice.kernel for choice in made}

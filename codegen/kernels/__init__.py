@@ -2,7 +2,7 @@
 
 A template has four functions: `tiles(spec, target)`, the register tiles that it could compute the
 convolution by (none: it cannot); `cost(spec, target, tile)`, an estimate of the time; `pack_weight`
-and `build`, the weights and the TIR for one of them.
+and `build`, the weights and the TIR for one of them. The sparse one has `pack_index` beside that.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphopt.codegen.kernels import (
     conv_1x1,
+    conv_block_sparse,
     conv_dense,
     conv_depthwise,
     conv_transpose,
@@ -26,10 +30,20 @@ from graphopt.codegen.targets import Target
 CONVOLUTIONS: Mapping[str, ModuleType] = MappingProxyType(
     {
         module.__name__.rpartition(".")[2]: module
-        for module in (conv_depthwise, conv_1x1, conv_winograd, conv_transpose, conv_dense)
+        for module in (
+            conv_depthwise,
+            conv_block_sparse,
+            conv_1x1,
+            conv_winograd,
+            conv_transpose,
+            conv_dense,
+        )
     }
 )
 """Templates by their files' names; of two that cost the same, the first is taken."""
+
+SPARSE = "conv_block_sparse"
+"""The template whose kernels depend on what is zero in the weight."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,14 @@ class Choice:
         """
         packed: Floats = CONVOLUTIONS[self.kernel].pack_weight(weight, spec, target, self.tile)
         return packed
+
+    def pack_index(
+        self, weight: Floats, spec: ConvSpec, target: Target
+    ) -> NDArray[np.int32] | None:
+        """The array of indices that a sparse kernel takes beside its weight; None of others."""
+        if self.kernel != SPARSE:
+            return None
+        return conv_block_sparse.pack_index(weight, spec, target)
 
     def build(self, spec: ConvSpec, target: Target) -> Any:
         """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""

@@ -6,14 +6,16 @@ channel hold finite numbers of no meaning; a convolution's packed weights are ze
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
+from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.emit import (
     Accumulator,
@@ -26,6 +28,7 @@ from graphopt.codegen.kernels.emit import (
 )
 from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats
 from graphopt.codegen.targets import Target
+from graphopt.sparsity.structure import Block
 
 
 def blocks(channels: Sequence[int], lanes: int) -> int:
@@ -67,6 +70,8 @@ class ConvSpec:
         planar: the input is (1, C, H, W) rather than blocked (for a first layer of few channels).
         epilogue: what is done before storing.
         half: parameters, named as in `Parameters`, that are stored as float16.
+        block: the blocks in which zeros are left out of the weight; None: it is dense.
+        kept: how many of them are not zero.
     """
 
     in_channels: tuple[int, ...]
@@ -81,6 +86,8 @@ class ConvSpec:
     planar: bool = False
     epilogue: Epilogue = NOTHING
     half: frozenset[str] = frozenset()
+    block: Block | None = None
+    kept: int = 0
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -114,9 +121,11 @@ class ConvSpec:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the direct algorithm."""
+        """Multiply-adds of the direct algorithm, with the blocks that are kept."""
         inputs = sum(self.in_channels) // self.groups
         height, width = self.size if self.transposed else self.out_size
+        if self.block is not None:
+            return self.kept * self.block.filters * self.block.channels * height * width
         return self.out_channels * height * width * inputs * self.kernel[0] * self.kernel[1]
 
     def parts(self, lanes: int) -> int:
@@ -210,7 +219,8 @@ def pack_channels(values: Floats, lanes: int, runs: Sequence[int] | None = None)
 
 
 class Parameters:
-    """A conv kernel's parameters in the order of every call: x, weight, channels, tensors, y.
+    """A conv kernel's parameters in the order of every call: x, weight, index (of sparse ones),
+    channels, tensors, y.
 
     Args:
         spec: the convolution as the graph has it.
@@ -218,6 +228,7 @@ class Parameters:
         weight_shape: the packed weight's shape.
         seen_as: the same convolution over other spatial extents, which the kernel's indices mean
             (conv_1x1 sees all pixels as one row).
+        indices: length of the array of indices of a sparse kernel.
     """
 
     def __init__(
@@ -226,16 +237,19 @@ class Parameters:
         target: Target,
         weight_shape: Sequence[int],
         seen_as: ConvSpec | None = None,
+        indices: int = 0,
     ) -> None:
         lanes, out = target.lanes, spec.output_shape(target.lanes)
         epilogue = spec.epilogue
-        self._spec, self._target = spec, target
+        self._spec, self._target, self._parts = spec, target, 1
 
         def parameter(name: str, shape: Sequence[int]) -> Expr:
             return argument(name, shape, spec.dtype(name))
 
         x = parameter("x", spec.input_shape(lanes))
         weight = parameter("weight", weight_shape)
+        if indices:
+            self.index = Scalars(argument("index", (indices,), "int32"), "int32")
         channels = [
             parameter(f"channel{n}", (out[1], lanes)) for n in range(epilogue.count("channel"))
         ]
@@ -245,7 +259,7 @@ class Parameters:
             x = view(x, seen_as.input_shape(lanes))
             y = view(y, seen_as.output_shape(lanes))
             tensors = [view(t, seen_as.output_shape(lanes)) for t in tensors]
-        self._buffers = weight, y, tensors
+        self._x, self._buffers = x, (weight, channels, tensors, y)
         self.scalars = Scalars(x, target.arithmetic)
         """The input, element by element."""
         self.vectors = Vectors(x, target.arithmetic)
@@ -255,6 +269,27 @@ class Parameters:
         self._channels = [Vectors(c) for c in channels]
         self._tensors = [Vectors(t) for t in tensors]
         self._y = Vectors(y)
+
+    def flat(self) -> tuple[Scalars, Vectors]:
+        """The input with one index: over its numbers, and over its vectors."""
+        count, lanes = math.prod(map(int, self._x.shape)), self._target.lanes
+        rows, dtype = view(self._x, (count // lanes, lanes)), self._target.arithmetic
+        return Scalars(view(self._x, (count,)), dtype), Vectors(rows, dtype)
+
+    def in_parts(self, lanes: int) -> Parameters:
+        """The same parameters, of which shorter vectors are stored: blocks count those, too."""
+
+        def cut(whole: Expr) -> Vectors:
+            *shape, vector = map(int, whole.shape)
+            return Vectors(view(whole, (*shape, vector // lanes, lanes)))
+
+        _, channels, tensors, y = self._buffers
+        seen = copy(self)
+        seen._target = replace(self._target, lanes=lanes)
+        seen._parts = self._target.lanes // lanes
+        seen._channels, seen._tensors = [*map(cut, channels)], [*map(cut, tensors)]
+        seen._y = cut(y)
+        return seen
 
     def phase(
         self, spec: ConvSpec, weight_shape: Sequence[int], weight_start: int, first: tuple[int, int]
@@ -277,7 +312,7 @@ class Parameters:
             start = (row * width + column) * lanes
             return view(whole, spec.output_shape(lanes), start, strides)
 
-        weight, y, tensors = self._buffers
+        weight, _, tensors, y = self._buffers
         seen = copy(self)
         seen.weight = Vectors(view(weight, weight_shape, weight_start), self._target.arithmetic)
         seen._y = Vectors(pixels(y))
@@ -286,13 +321,17 @@ class Parameters:
 
     def store(self, total: Expr, block: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of sums and store it."""
-        value = self._spec.epilogue.emit(
+        part: tuple[Expr, ...] = ()
+        if self._parts > 1:
+            part = (T.bind(tirx.floormod(block, self._parts)),)
+            block = T.bind(tirx.floordiv(block, self._parts))
+        channel, pixel = (block, *part), (0, block, row, column, *part)
+        self._y[pixel] = self._spec.epilogue.emit(
             self._target,
             total,
-            channel=lambda n: self._channels[n][(block,)],
-            tensor=lambda n: self._tensors[n][0, block, row, column],
+            channel=lambda n: self._channels[n][channel],
+            tensor=lambda n: self._tensors[n][pixel],
         )
-        self._y[0, block, row, column] = value
 
 
 class RegisterTile:

@@ -21,32 +21,37 @@ from graphopt.codegen.targets import Target
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is another kind of convolution."""
-    mine = (
+    return conv_dense.tiles(one_row(spec), target) if is_product(spec) else []
+
+
+def is_product(spec: ConvSpec) -> bool:
+    """Whether it is a product of one matrix of weights with all pixels."""
+    return (
         spec.groups == 1
         and not (spec.transposed or spec.planar)
         and spec.kernel == spec.strides == (1, 1)
         and not any(spec.pads)
     )
-    return conv_dense.tiles(_one_row(spec), target) if mine else []
 
 
 def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector multiply-adds."""
-    return conv_dense.cost(_one_row(spec), target, tile)
+    return conv_dense.cost(one_row(spec), target, tile)
 
 
-def _one_row(spec: ConvSpec) -> ConvSpec:
+def one_row(spec: ConvSpec) -> ConvSpec:
+    """The same over one row of all pixels."""
     return replace(spec, size=(1, spec.size[0] * spec.size[1]))
 
 
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
     """(O, I, 1, 1) to (O groups, I blocks, 1, 1, lanes, filters of a tile, lanes)."""
-    return conv_dense.pack_weight(weight, _one_row(spec), target, tile)
+    return conv_dense.pack_weight(weight, one_row(spec), target, tile)
 
 
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
-    row = _one_row(spec)
+    row = one_row(spec)
     with kernel("conv_1x1") as get:
         p = Parameters(spec, target, conv_dense.weight_shape(row, target, tile), seen_as=row)
         (_cpu if target.kind == "cpu" else _gpu)(row, target, tile, p)

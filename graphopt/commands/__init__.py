@@ -7,12 +7,27 @@ from graphopt.commands.eval import eval
 from graphopt.commands.explain import explain
 from graphopt.commands.inspect import inspect
 from graphopt.commands.optimize import optimize
+from graphopt.commands.pack import pack
 from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
 from graphopt.commands.run import run
 from graphopt.commands.tune import tune
+from graphopt.commands.unpack import unpack
 
-ALL = (optimize, compile, run, eval, compare, bench, inspect, explain, profile, tune)
+ALL = (
+    optimize,
+    compile,
+    run,
+    eval,
+    compare,
+    bench,
+    inspect,
+    explain,
+    profile,
+    tune,
+    pack,
+    unpack,
+)
 """The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
 
 __all__ = [
@@ -24,8 +39,10 @@ __all__ = [
     "explain",
     "inspect",
     "optimize",
+    "pack",
     "passes_app",
     "profile",
     "run",
     "tune",
+    "unpack",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import tvm
 from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
 from graphopt.codegen.kernel_bundle import write_kernels
-from graphopt.codegen.kernels import Choice
+from graphopt.codegen.kernels import Choice, conv_block_sparse
 from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
 from graphopt.codegen.plan import pack_weights
@@ -23,6 +23,7 @@ from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.engine import Array
 from graphopt.runtime import open_bundle
+from graphopt.sparsity.structure import Block, expand
 
 SUM = Operand("step", -1)
 BIAS = Step("add", (SUM, Operand("channel", 0)))
@@ -199,10 +200,23 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
+def random_weight(spec: ConvSpec) -> Array:
+    """(O, I of a group, kh, kw), for outputs of about 1."""
+    shape = (spec.out_channels, sum(spec.in_channels) // spec.groups, *spec.kernel)
+    weight = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    return weight / np.float32(np.sqrt(weight[0].size))
+
+
 def check_meaning(
-    choice: Choice, spec: ConvSpec, target: Target, folder: Path, tolerance: float = 2e-5
+    choice: Choice,
+    spec: ConvSpec,
+    target: Target,
+    folder: Path,
+    tolerance: float = 2e-5,
+    weight: Array | None = None,
 ) -> None:
     """What a kernel computes for random numbers is what its specification means."""
+    weight = random_weight(spec) if weight is None else weight
     lanes = target.lanes
     rng = np.random.default_rng(0)
 
@@ -211,19 +225,22 @@ def check_meaning(
 
     channels_in = sum(spec.in_channels)
     x = normal(1, channels_in, *spec.size)
-    weight = normal(spec.out_channels, channels_in // spec.groups, *spec.kernel)
-    weight /= np.sqrt(weight[0].size)
     vectors = [normal(spec.out_channels) for _ in range(spec.epilogue.count("channel"))]
     tensors = [
         normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
     ]
+    index = choice.pack_index(weight, spec, target)
     operands = {
         "x": x if spec.planar else blocked(x, lanes, spec.in_channels),
         "weight": choice.pack_weight(weight, spec, target),
+        **({"index": index} if index is not None else {}),
         **{f"channel{i}": pack_channels(v, lanes, spec.out_runs) for i, v in enumerate(vectors)},
         **{f"tensor{i}": blocked(t, lanes, spec.out_runs) for i, t in enumerate(tensors)},
     }
-    stored = [value.astype(spec.dtype(name)) for name, value in operands.items()]
+    stored = [
+        value if value is index else value.astype(spec.dtype(name))
+        for name, value in operands.items()
+    ]
     out, dtype = spec.output_shape(lanes), spec.dtype("y")
     got = run_kernel(choice.build(spec, target), stored, out, target, folder, dtype)
     expected = spec.meaning(x, weight, vectors, tensors)
@@ -250,6 +267,96 @@ def test_winograd_equals_its_meaning(
     # Most of these are left to the direct kernel: they are small.
     spec = replace(WINOGRAD[case], epilogue=EPILOGUES["bias, relu, residual"])
     check_meaning(winograd(spec, target, square), spec, target, tmp_path)
+
+
+BLOCK_SPARSE = {name: spec for name, spec in {**DENSE, **POINTWISE}.items() if not spec.planar} | {
+    "filters that fill no block": ConvSpec((16,), 20, (5, 9), (3, 3), pads=(1, 1, 1, 1)),
+}
+
+
+def punched_weight(spec: ConvSpec, block: Block, density: float = 0.5) -> Array:
+    """Random weights of which whole blocks are zero; the last filters lose everything."""
+    weight = random_weight(spec)
+    mask = np.random.default_rng(2).random(block.mask_shape(weight.shape)) < density
+    mask[-1] = False
+    return weight * expand(mask, block, weight.shape)
+
+
+def block_sparse(
+    spec: ConvSpec,
+    weight: Array,
+    target: Target,
+    among: Sequence[Block] = conv_block_sparse.BLOCKS,
+) -> tuple[Choice, ConvSpec]:
+    """The best choice among block-sparse kernels."""
+    spec = conv_block_sparse.punched(spec, weight, target, among)
+    choices = kernels.candidates(spec, target)
+    return next(c for c in choices if c.kernel == kernels.SPARSE), spec
+
+
+@pytest.mark.parametrize("case", BLOCK_SPARSE)
+def test_block_sparse_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
+    spec = replace(BLOCK_SPARSE[case], epilogue=EPILOGUES["bias, relu, residual"])
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize("block", conv_block_sparse.BLOCKS)
+def test_block_sparse_of_every_block(block: Block, target: Target, tmp_path: Path) -> None:
+    spec = BLOCK_SPARSE["filters that fill no block"]
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, target, [block])
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize("unit", VECTOR_UNITS)
+def test_block_sparse_with_vectors_of_every_width(unit: str, tmp_path: Path) -> None:
+    here = load_target("cpu")
+    if VECTOR_UNITS[unit].lanes > here.lanes:
+        pytest.skip(f"this CPU has no vectors of {VECTOR_UNITS[unit].lanes} floats")
+    target = replace(describe(VECTOR_UNITS[unit], here.tvm), cpu_features=())
+    spec = BLOCK_SPARSE["runs of channels"]
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, weight=weight)
+
+
+@pytest.mark.parametrize(
+    "target", ["cpu", *(pytest.param(t, marks=pytest.mark.opencl) for t in ("opencl", "adreno"))]
+)
+def test_block_sparse_with_half_precision_in_memory(target: str, tmp_path: Path) -> None:
+    device, half = load_target(target), frozenset({"x", "weight", "y"})
+    spec = replace(BLOCK_SPARSE["stride 2"], half=half)
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, device)
+    check_meaning(choice, sparse, device, tmp_path, tolerance=4e-3, weight=weight)
+
+
+def test_sparse_only_where_it_pays() -> None:
+    target = load_target("cpu")
+
+    def kernel_at(density: float, kernel: tuple[int, int]) -> str:
+        pad = kernel[0] // 2
+        spec = ConvSpec((128,), 128, (46, 82), kernel, pads=(pad,) * 4)
+        weight = random_weight(spec)
+        mask = np.random.default_rng(0).random(Block().mask_shape(weight.shape)) < density
+        weight *= expand(mask, Block(), weight.shape)
+        return kernels.choose(conv_block_sparse.punched(spec, weight, target), target, {}).kernel
+
+    assert [kernel_at(d, (1, 1)) for d in (0.97, 0.7)] == ["conv_1x1", kernels.SPARSE]
+    # Winograd's algorithm cannot leave out blocks, and is still faster than a half of the products.
+    assert [kernel_at(d, (3, 3)) for d in (0.6, 0.1)] == ["conv_winograd", kernels.SPARSE]
+
+
+def test_tuning_tells_densities_apart() -> None:
+    spec = BLOCK_SPARSE["1x1"]
+    target = load_target("cpu")
+    keys = {
+        conv_block_sparse.punched(spec, punched_weight(spec, Block(), density), target).key
+        for density in (1.0, 0.5, 0.25)
+    }
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("unit", VECTOR_UNITS)
@@ -314,6 +421,16 @@ def test_half_precision_in_arithmetic(case: str, tmp_path: Path) -> None:
     choice = kernels.candidates(spec, target)[0]
     assert f'T.alloc_buffer((1,), "float16x{target.lanes}"' in choice.build(spec, target).script()
     check_meaning(choice, spec, target, tmp_path, tolerance=2e-2)
+
+
+def test_block_sparse_with_half_precision_in_arithmetic(tmp_path: Path) -> None:
+    target = replace(load_target("cpu"), arithmetic="float16")
+    spec = replace(
+        IN_HALF["1x1, runs of channels, all"], epilogue=EPILOGUES["bias, relu, residual"]
+    )
+    weight = punched_weight(spec, Block(8, 4))
+    choice, sparse = block_sparse(spec, weight, target)
+    check_meaning(choice, sparse, target, tmp_path, tolerance=2e-2, weight=weight)
 
 
 @pytest.mark.opencl

@@ -13,6 +13,7 @@ import pytest
 from graphopt.compile import compile_model
 from graphopt.engine import Array
 from graphopt.errors import GraphoptError
+from graphopt.sparsity.structure import Block, expand
 
 Proto = Callable[..., onnx.ModelProto]
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
@@ -23,9 +24,31 @@ def weights(*shape: int) -> Array:
     return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
 
 
+def punched(*shape: int) -> Array:
+    """Weights of which most blocks are zero."""
+    mask = np.random.default_rng(0).random(Block().mask_shape(shape)) < 0.2
+    return weights(*shape) * expand(mask, Block(), shape)
+
+
 CONV = "Conv<pads=[1,1,1,1]>"
 TWICE = "strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]"
 NETWORKS: dict[str, tuple[str, str, dict[str, Array]]] = {
+    "block-punched weights, of which some kernels leave out the zeros": (
+        "float[1,64,9,11] y, float[1,64,5,6] z",
+        f"""a = {CONV}(x, w1)
+            b = Conv(a, w2, b2)
+            c = Relu(b)
+            d = Conv(c, w3)
+            y = Add(d, c)
+            z = Conv<strides=[2,2], pads=[1,1,1,1]>(d, w4)""",
+        {
+            "w1": weights(40, 3, 3, 3),
+            "w2": punched(64, 40, 1, 1),
+            "b2": weights(64),
+            "w3": punched(64, 64, 1, 1),
+            "w4": punched(64, 64, 3, 3),
+        },
+    ),
     "two users of one activation": (
         "float[1,8,9,11] y, float[1,8,9,11] z",
         f"""a = {CONV}(x, w1, b1)

@@ -1,0 +1,26 @@
+"""`graphopt pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands.progress import shown
+
+
+def pack(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The file to write.")
+    ],
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store weights in half precision.")] = False,
+) -> None:
+    """Store pruned weights without their zeros, in ONNX that onnxruntime runs as before."""
+    from graphopt.sparsity.convert import pack_file
+
+    with shown("reading the network") as tell:
+        pack_file(model, output, half=fp16, progress=tell)
+    before, after = (path.stat().st_size for path in (model, output))
+    typer.echo(f"{output}: {after / 1e6:.1f} MB, {after / before:.0%} of {model}")
