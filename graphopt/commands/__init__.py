@@ -10,9 +10,10 @@ from graphopt.commands.optimize import optimize
 from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
 from graphopt.commands.run import run
+from graphopt.commands.sensitivity import sensitivity
 from graphopt.commands.tune import tune
 
-ALL = (optimize, compile, run, eval, compare, bench, inspect, explain, profile, tune)
+ALL = (optimize, compile, run, eval, compare, bench, inspect, explain, sensitivity, profile, tune)
 """The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "passes_app",
     "profile",
     "run",
+    "sensitivity",
     "tune",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,17 +29,20 @@ from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, POSITIONS
 from graphopt.fitting.samples import Sample
 from graphopt.graph import ConvSpec, constant, label
 from graphopt.latency.predict import SIZE
-from graphopt.model import copy_model
+from graphopt.model import copy_model, load_model
+from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
-from graphopt.sparsity.structure import Block, Floats, Mask, expand, sums
+from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Floats, Mask, expand, sums
 from graphopt.verify import OutputError, bound_shapes
 
 Doubles = NDArray[np.float64]
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 """Parts of a layer's blocks that go."""
+PHOTOS = 30
+"""Images at most, a share of them held out: more only make the same ranking surer."""
 NARROW = 32
 """Channels below which a layer has too few blocks to choose from."""
 RIDGE = 1e-2
@@ -81,7 +84,7 @@ class Layer(Measured):
 class Sensitivity(_Record):
     """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
 
-    block: str
+    block: BlockName
     """Filters x channels of a block."""
     refit: bool
     """Whether what was left of each layer was fitted again."""
@@ -111,6 +114,45 @@ def read_sensitivity(path: Path) -> Sensitivity:
         ) from error
 
 
+def measure_file(
+    path: Path,
+    photos: Path,
+    *,
+    count: int = PHOTOS,
+    ratios: Sequence[float] = RATIOS,
+    block: BlockName = "8x4",
+    refit: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **choices: Any,
+) -> Sensitivity:
+    """Measure an ONNX file's sensitivity on a folder of photos.
+
+    Args:
+        path: the network; BatchNormalizations are folded into its convolutions first, as
+            `graphopt optimize` does before it prunes.
+        photos: the folder.
+        count: how many photos to use at most; a fifth is held out to judge by.
+        ratios: see `sensitivity`, as `block` and `refit` are.
+        block: filters x channels of a block.
+        refit: fit what is left of a layer.
+        input_shapes: sizes to fix inputs at, see `load_model`.
+        progress: told which layer of how many is being measured.
+        choices: what the user says about the network (`PoseSpec.with_choices`).
+
+    Raises:
+        GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
+            `sensitivity`.
+    """
+    graph = load_model(path, input_shapes)
+    spec = detect_pose_spec(graph, **choices)
+    graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
+    calibration = Calibration.from_photos(photos, graph, spec, count=count)
+    return sensitivity(
+        graph, calibration, ratios=ratios, block=block, refit=refit, progress=progress
+    )
+
+
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
     """The convolutions that pruning by blocks is for, in order.
 
@@ -137,7 +179,7 @@ def sensitivity(
     calibration: Calibration,
     *,
     ratios: Sequence[float] = RATIOS,
-    block: Block = Block(),  # noqa: B008 (immutable)
+    block: BlockName = "8x4",
     refit: bool = True,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -148,7 +190,7 @@ def sensitivity(
         graph: the dense network.
         calibration: photos to fit on, and others to judge by.
         ratios: parts of a layer's blocks that go.
-        block: the extent of a block.
+        block: filters x channels of a block.
         refit: fit what is left of a layer, by least squares on its dense output.
         seed: of the positions in photos that are fitted on.
         progress: told which layer of how many is being measured.
@@ -181,7 +223,7 @@ def sensitivity(
         tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
         losses = []
         for ratio in ratios:
-            weights = _pruned(spec, gram, block, ratio, refit=refit)
+            weights = _pruned(spec, gram, BLOCKS[block], ratio, refit=refit)
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
         layers.append(
@@ -194,7 +236,7 @@ def sensitivity(
             )
         )
     return Sensitivity(
-        block=f"{block.filters}x{block.channels}",
+        block=block,
         refit=refit,
         images=len(held_out),
         people=judge.people,
@@ -281,7 +323,7 @@ def mask_of(weight: Floats, energy: Doubles, block: Block, ratio: float) -> Mask
     """
     score = sums(np.square(weight) * energy.astype(np.float32), block)
     mask = np.ones(score.size, bool)
-    mask[np.argsort(score, axis=None, kind="stable")[: round(ratio * score.size)]] = False
+    mask[np.argsort(score, axis=None, kind="stable")[: int(ratio * score.size + 1e-9)]] = False
     return mask.reshape(score.shape)
 
 
@@ -296,9 +338,7 @@ def _pruned(spec: ConvSpec, gram: Doubles, block: Block, ratio: float, *, refit:
     return _refitted(weight, bias, mask, gram, block.filters)
 
 
-def _refitted(
-    weight: Floats, bias: Array, mask: Mask, gram: Doubles, filters: int
-) -> _Weights:
+def _refitted(weight: Floats, bias: Array, mask: Mask, gram: Doubles, filters: int) -> _Weights:
     """The least squares of what a layer made when it was dense, from what is left of it.
 
     With G the Gram matrix, S what is left and R what went, the weights that are left change by
@@ -327,16 +367,20 @@ def _refitted(
 def _images(
     graph: gs.Graph, nodes: Sequence[gs.Node], calibration: Calibration
 ) -> tuple[list[Path | int], list[Path | int]]:
-    """The images to fit on and to judge by, as many as memory holds between two layers."""
+    """The images to fit on and to judge by: `PHOTOS`, or what memory holds between two layers."""
     probe = next(calibration.feeds(calibration.held_out))
     values = all_values(graph, probe)
     sizes = (
         sum(values[name].nbytes for name in names if name in values)
         for names in held(graph, [*nodes, graph.nodes[-1]])
     )
-    fitting, held_out = list(calibration.fitting), list(calibration.held_out)
-    share = min(1.0, MEMORY / (max(sizes) * (len(fitting) + len(held_out))))
-    return tuple(images[: max(1, int(share * len(images)))] for images in (fitting, held_out))
+    images = len(calibration.fitting) + len(calibration.held_out)
+    share = min(1.0, PHOTOS / images, MEMORY / (max(sizes) * images))
+    fitting, held_out = (
+        list(group[: max(1, int(share * len(group)))])
+        for group in (calibration.fitting, calibration.held_out)
+    )
+    return fitting, held_out
 
 
 class _Judge:
@@ -410,7 +454,7 @@ class _Tail:
         weights = [
             gs.Variable(f"{label(node)}/{role}", np.dtype(np.float32)) for role in _Weights._fields
         ]
-        convolution.inputs[1:] = weights
+        convolution.inputs = [convolution.inputs[0], *weights]
         part.inputs += weights
         self._names = [tensor.name for tensor in weights]
         self._values = values
@@ -429,9 +473,9 @@ def _with_weights(graph: gs.Graph, weights: Mapping[str, _Weights]) -> gs.Graph:
     changed = copy_model(graph)
     for node in changed.nodes:
         if label(node) in weights:
-            name = node.inputs[1].name
-            node.inputs[1:] = [
-                constant(changed, f"{name}.{role}", values)
+            weight, bias = (
+                constant(changed, f"{node.inputs[1].name}.{role}", values)
                 for role, values in weights[label(node)]._asdict().items()
-            ]
+            )
+            node.inputs = [node.inputs[0], weight, bias]
     return changed
