@@ -253,8 +253,8 @@ class PruneToTarget(Pass[gs.Node]):
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
     target: Target
-    pruning: type[Pass[gs.Node]]
-    """`prune-blocks` itself."""
+    pruning: Callable[..., Pass[gs.Node]]
+    """Makes `prune-blocks` with a plan."""
     plan: Path
     """Where the plan is written."""
     measured: Sensitivity | None

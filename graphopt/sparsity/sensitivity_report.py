@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from graphopt.report import human
 from graphopt.sparsity.function_blocks import Role
-from graphopt.sparsity.sensitivity import Measured, Sensitivity
+from graphopt.sparsity.sensitivity import Loss, Measured, Sensitivity
 
 
 @dataclass(frozen=True)
@@ -57,41 +57,53 @@ def _table(kind: str, rows: Sequence[Measured], blocks: Sequence[str] = ()) -> T
     return table
 
 
-def findings(measured: Sensitivity) -> list[str]:
-    """What the paper claims (section 2.2), held against what was measured, a line each.
+_CLAIMS = (
+    ("the backbone bears pruning better than the PAF branch", Role.BACKBONE, Role.PAF),
+    ("the heat-map branch bears pruning better than the PAF branch", Role.HEAT, Role.PAF),
+)
+"""The paper's (section 2.2): which part is more tolerant than which."""
 
-    Parts of a network differ in size: what is compared is the squared error for each million
-    parameters that went, at each ratio.
+
+def findings(measured: Sensitivity) -> list[str]:
+    """What the paper claims, held against what was measured, a line each.
+
+    Of several stages the most sensitive one counts. Parts of a network differ in size, and the same
+    part of a larger one is more to lose: a claim is judged by the error at the same ratio, and by
+    the squared error for each parameter that went.
     """
-    cost = {
-        role: _cost([b for b in measured.function_blocks if b.name.endswith(role.value)])
-        for role in Role
-    }
     lines = []
-    claims = (
-        ("the backbone bears pruning better than the PAF branch", Role.BACKBONE, Role.PAF),
-        ("the heat-map branch bears pruning better than the PAF branch", Role.HEAT, Role.PAF),
-    )
-    for claim, tolerant, sensitive in claims:
-        pairs = list(zip(cost[tolerant], cost[sensitive], strict=False))
-        if not pairs:
-            lines.append(f"{claim}: cannot be told, since one of the two has no layer to prune")
-            continue
-        ratios = [loss.ratio for loss in measured.layers[0].losses]
-        held = [f"{r:.0%}" for r, (a, b) in zip(ratios, pairs, strict=True) if a < b]
-        verdict = {0: "not so here", len(pairs): "so here"}.get(len(held), f"at {', '.join(held)}")
-        numbers = ", ".join(f"{a:.2g} and {b:.2g}" for a, b in pairs)
-        lines.append(f"{claim}: {verdict} ({numbers} squared error a million parameters)")
+    for claim, tolerant, sensitive in _CLAIMS:
+        verdicts = []
+        for what, worth in _WORTHS:
+            pairs = list(
+                zip(*(_worst(measured, r, worth) for r in (tolerant, sensitive)), strict=False)
+            )
+            if not pairs:
+                continue
+            holds = sum(a < b for a, b in pairs)
+            numbers = ", ".join(f"{a:.2g} and {b:.2g}" for a, b in pairs)
+            verdicts.append(f"{what} in {holds} of {len(pairs)} ratios ({numbers})")
+        said = "; ".join(verdicts) or "cannot be told, one of the two has no layer to prune"
+        lines.append(f"{claim}: {said}")
     return lines
 
 
-def _cost(blocks: Sequence[Measured]) -> list[float]:
-    """Squared error for each million parameters that went, by ratio; of the least tolerant."""
-    costs = [
-        [loss.error**2 / (loss.ratio * block.params) * 1e6 for loss in block.losses]
-        for block in blocks
-    ]
-    return [max(column) for column in zip(*costs, strict=True)]
+_WORTHS: Sequence[tuple[str, Callable[[Measured, Loss], float]]] = (
+    ("by the maps' error", lambda _, loss: loss.error),
+    (
+        "by squared error a million parameters",
+        lambda block, loss: loss.error**2 / (loss.ratio * block.params) * 1e6,
+    ),
+)
+
+
+def _worst(
+    measured: Sensitivity, role: Role, worth: Callable[[Measured, Loss], float]
+) -> list[float]:
+    """What pruning the role's blocks costs, by ratio, the most sensitive of its stages."""
+    blocks = [b for b in measured.function_blocks if b.name.endswith(role.value)]
+    columns = zip(*([worth(b, loss) for loss in b.losses] for b in blocks), strict=True)
+    return [max(column) for column in columns]
 
 
 # --- the drawing --------------------------------------------------------------------------------
@@ -138,11 +150,11 @@ def drawing(measured: Sensitivity) -> str:
     for index, block in enumerate(blocks):
         color = _COLORS[index % len(_COLORS)]
         points = " ".join([point(0, 0), *(point(x.ratio, x.error) for x in block.losses)])
-        y = _EDGE + 18 * index
+        line = _EDGE + 18 * index
         parts += [
             f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>',
-            f'<path d="M{_WIDTH - _RIGHT + 15},{y} h20" stroke="{color}" stroke-width="2"/>',
-            f'<text x="{_WIDTH - _RIGHT + 42}" y="{y}" dy="4">{block.name} '
+            f'<path d="M{_WIDTH - _RIGHT + 15},{line} h20" stroke="{color}" stroke-width="2"/>',
+            f'<text x="{_WIDTH - _RIGHT + 42}" y="{line}" dy="4">{block.name} '
             f"({human(block.params)})</text>",
         ]
     return "\n".join([*parts, "</svg>", ""])
