@@ -34,9 +34,10 @@ from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
-from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Floats, Mask, expand, sums
+from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Mask, expand, sums
 from graphopt.verify import OutputError, bound_shapes
 
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
