@@ -10,7 +10,9 @@ problem, solved to its optimum as a mixed-integer linear program (HiGHS, by SciP
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -205,17 +207,30 @@ def _solve(
     layers = list(dict.fromkeys(choice.layer for choice in choices))
     one_each = np.array([[choice.layer == layer for choice in choices] for layer in layers], float)
     scale = max(float(np.abs(gain).max()), 1e-30)
-    result = milp(
-        cost / max(float(np.abs(cost).max()), 1e-30),
-        integrality=np.ones(len(choices)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, ub=1),
-            LinearConstraint(gain[None] / scale, lb=least / scale),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    with _results_apart():
+        result = milp(
+            cost / max(float(np.abs(cost).max()), 1e-30),
+            integrality=np.ones(len(choices)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, ub=1),
+                LinearConstraint(gain[None] / scale, lb=least / scale),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
     return None if result.x is None else result.x > 0.5
+
+
+@contextmanager
+def _results_apart() -> Iterator[None]:
+    """Lead the process's stdout, where results go, to stderr: HiGHS may write a line there."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _out_of_reach(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.latency.device import load_device
 from graphopt.latency.predict import network_ms
-from graphopt.sparsity.allocate import Goal, Target, allocate, one_target
+from graphopt.model import copy_model
+from graphopt.passbase import Context, Numerics, Pass, Skip, option
+from graphopt.sparsity.allocate import Goal, PruneToTarget, Target, allocate, one_target
+from graphopt.sparsity.plan import read_plan
 from graphopt.sparsity.sensitivity import Layer, Loss, Sensitivity
 
 RATIOS = (0.5, 0.75, 0.9)
@@ -142,6 +147,40 @@ def test_refusals(graph):
         allocate(graph, measured({"elsewhere": (0, 0, 0)}), Target(Goal.COMPRESSION, 2))
     with pytest.raises(InputError, match="--compression and --speedup"):
         one_target({Goal.COMPRESSION: 1.5, Goal.SPEEDUP: 2.0, Goal.LOSS: None})
+
+
+@dataclass(frozen=True)
+class FakePruning(Pass):
+    """Remembers what it was made with."""
+
+    name: ClassVar[str] = "prune-blocks"
+    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+    plan: str = option("", "a file")
+
+    def match(self, graph):
+        yield Skip("all", self.plan)
+
+    def rewrite(self, graph, site):
+        raise AssertionError
+
+
+def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
+    """What runs is the pruning pass with the plan's file, and so says the pipeline's text."""
+    told = []
+    chosen = PruneToTarget(
+        target=Target(Goal.COMPRESSION, 1.5),
+        pruning=FakePruning,
+        plan=tmp_path / "net.plan.json",
+        measured=measured(ERRORS),
+        tell=told.append,
+    )
+    double = copy_model(graph)
+    outcome = chosen.run(graph, Context(original=double, calibration=object()))
+    expected = allocate(graph, measured(ERRORS), Target(Goal.COMPRESSION, 1.5))
+    assert read_plan(tmp_path / "net.plan.json") == expected.plan
+    assert outcome.skips == (Skip("all", str(tmp_path / "net.plan.json")),)
+    assert str(chosen) == f"prune-blocks{{plan={tmp_path}/net.plan.json}}"
+    assert told == [f"{expected} ({tmp_path}/net.plan.json)"]
 
 
 def test_targets_need_photos(tmp_path):
