@@ -68,8 +68,8 @@ def findings(measured: Sensitivity) -> list[str]:
     """What the paper claims, held against what was measured, a line each.
 
     Of several stages the most sensitive one counts. Parts of a network differ in size, and the same
-    part of a larger one is more to lose: a claim is judged by the error at the same ratio, and by
-    the squared error for each parameter that went.
+    part of a larger one is more to lose: a claim is judged by the loss of maps and of poses at
+    the same ratio, and by the squared error for each parameter that went.
     """
     lines = []
     for claim, tolerant, sensitive in _CLAIMS:
@@ -90,6 +90,7 @@ def findings(measured: Sensitivity) -> list[str]:
 
 _WORTHS: Sequence[tuple[str, Callable[[Measured, Loss], float]]] = (
     ("by the maps' error", lambda _, loss: loss.error),
+    ("by 1 - OKS of the poses", lambda _, loss: 1 - loss.oks),
     (
         "by squared error a million parameters",
         lambda block, loss: loss.error**2 / (loss.ratio * block.params) * 1e6,
