@@ -29,6 +29,7 @@ from graphopt.graph import label
 from graphopt.latency.device import Device
 from graphopt.latency.predict import SIZE, network_ms, time_of, work_of
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip
+from graphopt.report import human
 from graphopt.sparsity.plan import PruningPlan, write_plan
 from graphopt.sparsity.sensitivity import Loss, Sensitivity, sensitivity
 from graphopt.verify import bound_shapes
@@ -84,8 +85,8 @@ class Allocation:
     """Predicted milliseconds before and after; None without a device."""
 
     def __str__(self) -> str:
-        counts = " → ".join(f"{count / 1e9:.2f}" for count in self.macs)
-        text = f"{len(self.plan.layers)} layers are pruned: {counts} GMACs"
+        counts = " → ".join(map(human, self.macs))
+        text = f"pruned layers: {len(self.plan.layers)}, multiply-adds {counts}"
         if self.ms:
             text += ", {:.1f} → {:.1f} ms predicted".format(*self.ms)
         return text
