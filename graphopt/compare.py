@@ -53,6 +53,45 @@ class PoseChange:
         )
 
 
+class PoseTally:
+    """What becomes of people, photo after photo.
+
+    Args:
+        spec: whose skeleton they have.
+    """
+
+    def __init__(self, spec: PoseSpec) -> None:
+        self._skeleton = spec.skeleton
+        self._images = self._people = self._lost = self._added = self._pairs = 0
+        self._distance = 0.0
+        self._similarities: list[float] = []
+
+    def add(self, first: Sequence[Person], second: Sequence[Person]) -> None:
+        """Take in the people that two networks found in one photo."""
+        shift = pose_shift(first, second, self._skeleton)
+        self._images += 1
+        self._people += len(first)
+        self._lost += shift.lost
+        self._added += shift.added
+        self._pairs += shift.matched
+        self._distance += shift.mean_pixels * shift.matched
+        for person in first:
+            nearest = max((oks(person, other, self._skeleton) for other in second), default=0.0)
+            self._similarities.append(nearest)
+
+    def change(self, error: float) -> PoseChange:
+        """What became of all of them, beside the error of the outputs that they were read from."""
+        return PoseChange(
+            images=self._images,
+            error=error,
+            people=self._people,
+            lost=self._lost,
+            added=self._added,
+            mean_shift=self._distance / max(self._pairs, 1),
+            oks=float(np.mean(self._similarities)) if self._similarities else 1.0,
+        )
+
+
 def compare(
     before: Engine, after: Engine, spec: PoseSpec, feeds: Iterable[Mapping[str, Array]]
 ) -> PoseChange:
@@ -67,33 +106,12 @@ def compare(
     Raises:
         InputError: one of them does not run on the inputs, or lacks an output that is read.
     """
-    error = OutputError()
-    images = people = lost = added = pairs = 0
-    distance = 0.0
-    similarities: list[float] = []
+    error, tally = OutputError(), PoseTally(spec)
     for feed in feeds:
         expected, values = before.run(feed), after.run(feed)
-        first, second = _people(expected, spec), _people(values, spec)
         error.add(values, expected)
-        shift = pose_shift(first, second, spec.skeleton)
-        images += 1
-        people += len(first)
-        lost += shift.lost
-        added += shift.added
-        pairs += shift.matched
-        distance += shift.mean_pixels * shift.matched
-        for person in first:
-            nearest = max((oks(person, other, spec.skeleton) for other in second), default=0.0)
-            similarities.append(nearest)
-    return PoseChange(
-        images=images,
-        error=error.value,
-        people=people,
-        lost=lost,
-        added=added,
-        mean_shift=distance / max(pairs, 1),
-        oks=float(np.mean(similarities)) if similarities else 1.0,
-    )
+        tally.add(people_in(expected, spec), people_in(values, spec))
+    return tally.change(error.value)
 
 
 def compare_files(
@@ -148,5 +166,6 @@ def compare_files(
     return compare(first, second, spec, feeds())
 
 
-def _people(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:
+def people_in(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:
+    """The people in a network's outputs, in pixels of its input."""
     return decode(outputs, spec, _AS_IT_IS).people

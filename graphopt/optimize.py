@@ -25,6 +25,8 @@ from graphopt.pipeline import (
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.registry import PassType, find_passes
 from graphopt.report import Report
+from graphopt.sparsity.allocate import PruneToTarget, Target
+from graphopt.sparsity.sensitivity import read_sensitivity
 
 DEVICE = "adreno-640"
 """What the preset `mobile` optimises for unless told otherwise."""
@@ -45,6 +47,8 @@ def optimize(
     calib: Path | None = None,
     calib_photos: int = 200,
     max_shift: float | None = None,
+    prune: Target | None = None,
+    sensitivity: Path | None = None,
     device: str | Path | None = None,
     pose: Mapping[str, Any] | None = None,
     report: Path | None = None,
@@ -72,6 +76,10 @@ def optimize(
             how the network sees images, those of the preset are left out.
         calib_photos: how many of them to use at most; a fifth is held out.
         max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
+        prune: how far to prune, see `allocate`: after the preset the layers' sensitivity is
+            measured, the plan that loses least is written beside the output as `NAME.plan.json`,
+            and `prune-blocks` and `reconstruct` follow. It needs `calib`.
+        sensitivity: what `graphopt sensitivity --json` wrote of this network, not to measure again.
         device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
             `mobile`. Passes of a preset that are not predicted to pay on it are left out.
         pose: what the user says about the network (`PoseSpec.with_choices`).
@@ -88,6 +96,11 @@ def optimize(
             "how far key points move is measured on photos, after each pass or at the end",
             hint="give a folder of photos with --calib, and no --verify off",
         )
+    if prune is not None and calib is None:
+        raise InputError(
+            f"--{prune.goal.value} is reached by pruning, which is fitted to photos",
+            hint="give a folder of photos with --calib; labels are not needed",
+        )
     output = output or path.with_name(f"{path.stem}.opt.onnx")
     _check_paths(path, output, report, force=force)
     known = find_passes(load)
@@ -99,9 +112,19 @@ def optimize(
     chosen = _passes(_preset_text(preset), known, skip_passes)
     text = ", ".join(part for part in (passes, "distill" if distill else None) if part)
     extra = _passes(text, known, skip_passes)
+    remarks: list[str] = []
+    if prune is not None:
+        plan = output.with_name(f"{output.stem}.plan.json")
+        pruning = PruneToTarget(
+            target=prune,
+            pruning=lookup(PruneToTarget.name, known),
+            plan=plan,
+            measured=None if sensitivity is None else read_sensitivity(sensitivity),
+            tell=remarks.append,
+        )
+        extra = [pruning, *_passes("reconstruct", known, skip_passes), *extra]
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
-    remarks: list[str] = []
     calibration = None
     if calib or any(p.needs_images for p in (*chosen, *extra)):
         progress("choosing calibration images")

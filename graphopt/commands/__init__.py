@@ -11,6 +11,7 @@ from graphopt.commands.pack import pack
 from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
 from graphopt.commands.run import run
+from graphopt.commands.sensitivity import sensitivity
 from graphopt.commands.tune import tune
 from graphopt.commands.unpack import unpack
 
@@ -23,6 +24,7 @@ ALL = (
     bench,
     inspect,
     explain,
+    sensitivity,
     profile,
     tune,
     pack,
@@ -43,6 +45,7 @@ __all__ = [
     "passes_app",
     "profile",
     "run",
+    "sensitivity",
     "tune",
     "unpack",
 ]

@@ -89,6 +89,35 @@ def optimize(
             metavar="PIXELS",
         ),
     ] = None,
+    compression: Annotated[
+        float | None,
+        typer.Option(min=1, help="Prune to so many times fewer multiply-adds.", metavar="TIMES"),
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(min=1, help="Prune until so many times faster on --device.", metavar="TIMES"),
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(min=0, help="Prune to a predicted time on --device.", metavar="MS"),
+    ] = None,
+    max_ap_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Prune as far as poses stay this close: 1 - OKS to the original's, which stands "
+            "in for AP where there are no labels.",
+            metavar="DROP",
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(
+            help="For pruning: what `graphopt sensitivity --json` wrote; else it is measured.",
+            metavar="F.json",
+        ),
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Train the result against the original; slow.")
     ] = False,
@@ -107,7 +136,14 @@ def optimize(
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
     from graphopt.report import console
+    from graphopt.sparsity.allocate import Goal, one_target
 
+    goals = {
+        Goal.COMPRESSION: compression,
+        Goal.SPEEDUP: speedup,
+        Goal.LATENCY: latency_ms,
+        Goal.LOSS: max_ap_drop,
+    }
     with shown("reading the network") as tell:
         result = run(
             model,
@@ -123,6 +159,8 @@ def optimize(
             calib=calib,
             calib_photos=calib_photos,
             max_shift=max_shift,
+            prune=one_target(goals),
+            sensitivity=sensitivity,
             device=device,
             pose=choices(skeleton, color, mean, scale, pad_value),
             report=report,

@@ -29,6 +29,11 @@ class Walk:
         self._feeds: Iterable[Mapping[str, Array]] = feeds
         self._position = 0
 
+    @property
+    def values(self) -> Sequence[Mapping[str, Array]]:
+        """What is held where the walk has come to, for each image."""
+        return self._values
+
     def advance_to(self, node: gs.Node) -> list[Array]:
         """Run everything before `node`, and return its first input for each image."""
         stop, needed = self._order[id(node)], self._held[id(node)]

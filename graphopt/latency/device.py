@@ -100,7 +100,7 @@ class Device(BaseModel):
     """Microseconds that each kernel costs besides."""
     sparse_overhead: Figure | None = None
     """A pruned convolution that keeps the part k of its weights takes k * (1 + overhead) of the
-    dense kernel's time."""
+    time of the dense kernel that multiplies directly; None: not known, and taken as 0."""
 
     @model_validator(mode="after")
     def _complete(self) -> Device:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ from graphopt.graph import (
 from graphopt.latency.device import Device, LayerClass
 from graphopt.latency.fusion import ARITHMETIC, fused_into
 from graphopt.model import copy_model
+from graphopt.sparsity.structure import FINEST, density
 from graphopt.verify import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
@@ -96,6 +97,8 @@ class Work:
     exponentials: int
     bytes: int
     """Read and written once each: inputs, weights, outputs."""
+    kept: float = 1.0
+    """The part of a convolution's weights that pruning by blocks has left."""
 
     def amounts(self) -> dict[LayerClass, float]:
         """What there is to do at each class's rate."""
@@ -188,7 +191,28 @@ def rewritten_ms(graph: gs.Graph, device: Device, rewrite: Callable[[gs.Graph], 
 
 
 def time_of(work: Work, device: Device) -> tuple[float, Bound]:
-    """Milliseconds of one kernel, and what most of them go into."""
+    """Milliseconds of one kernel, and what most of them go into.
+
+    A pruned convolution is run by whichever is faster, the sparse kernel or the best dense one.
+    """
+    dense = _time_of(work, device)
+    if work.kept == 1 or work.kind not in _DIRECT:
+        return dense
+    part = work.kept * (1 + (device.sparse_overhead.value if device.sparse_overhead else 0.0))
+    sparse = replace(work, kind=_DIRECT[work.kind], operations=part * work.operations)
+    return min(dense, _time_of(sparse, device))
+
+
+_DIRECT = {
+    LayerClass.POINTWISE: LayerClass.POINTWISE,
+    LayerClass.DENSE: LayerClass.DENSE,
+    LayerClass.DILATED: LayerClass.DENSE,
+    LayerClass.WINOGRAD: LayerClass.DENSE,
+}
+"""The class whose rate a sparse kernel starts from: it multiplies directly."""
+
+
+def _time_of(work: Work, device: Device) -> tuple[float, Bound]:
     amounts = work.amounts()
     moved = amounts.pop(LayerClass.BANDWIDTH, 0.0) / (device.rate(LayerClass.BANDWIDTH) or math.inf)
     compute = sum(n / rate for kind, n in amounts.items() if (rate := device.rate(kind)))
@@ -298,9 +322,21 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
                 operations=operations,
                 exponentials=sum(_exponentials(member, shapes) for member in group),
                 bytes=traffic,
+                kept=_kept(node),
             )
         )
     return work
+
+
+def _kept(node: gs.Node) -> float:
+    """The part of a convolution's weight in blocks that are not zero; 1 where pruning is not for.
+
+    A weight of nothing but zeros stands for one that is not known.
+    """
+    spec = ConvSpec.of(node)
+    if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
+        return 1.0
+    return density(spec.weight.astype(np.float32, copy=False), FINEST) or 1.0
 
 
 def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:

@@ -15,9 +15,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from graphopt.engine import Array
 from graphopt.errors import Unsupported
 from graphopt.graph import constant, emit, remove_nodes
-from graphopt.sparsity.structure import Block, Floats, kept
+from graphopt.sparsity.structure import Block, kept
 
 DOMAIN, NAME = "graphopt", "ExpandBlocks"
 VERSION = 1
@@ -100,7 +101,7 @@ class Packed(NamedTuple):
         }
 
 
-def pack(weight: Floats, block: Block, dtype: type[np.floating]) -> Packed:
+def pack(weight: Array, block: Block, dtype: type[np.floating]) -> Packed:
     """Keep what is not zero of a weight (O, I, kh, kw)."""
     mask = kept(weight, block)
     o, i, kh, kw = mask.shape
@@ -116,7 +117,7 @@ def pack(weight: Floats, block: Block, dtype: type[np.floating]) -> Packed:
     )
 
 
-def unpack(packed: Packed) -> Floats:
+def unpack(packed: Packed) -> Array:
     """The weight (O, I, kh, kw)."""
     o, i, kh, kw, f, c = packed.grid
     blocks = np.zeros((o * i * kh * kw, f, c), np.float32)

@@ -1,0 +1,85 @@
+"""`graphopt sensitivity`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands import options
+from graphopt.commands.progress import shown
+
+
+class Extent(str, Enum):
+    """Filters x channels of a block."""
+
+    four_by_four = "4x4"
+    eight_by_four = "8x4"
+    sixteen_by_four = "16x4"
+
+
+def sensitivity(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network, dense.")],
+    calib: Annotated[
+        Path,
+        typer.Option(help="Photos, no labels: to fit on, and others to judge by.", metavar="DIR"),
+    ],
+    photos: Annotated[
+        int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
+    ] = 30,
+    ratio: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            max=0.99,
+            help="Part of a layer's blocks that goes; may be repeated (0.25, 0.5, 0.75 and 0.9).",
+        ),
+    ] = None,
+    block: Annotated[
+        Extent, typer.Option(help="Filters x channels of a block.")
+    ] = Extent.eight_by_four,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit/--no-refit", help="Fit what is left of a layer by least squares."),
+    ] = True,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write all of it as JSON.", metavar="F.json")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the function blocks' losses over the ratio.", metavar="F.svg"),
+    ] = None,
+    input_shape: options.InputShape = None,
+    skeleton: options.Skeleton = None,
+    color: options.Color = None,
+    mean: options.Mean = None,
+    scale: options.Scale = None,
+    pad_value: options.PadValue = None,
+) -> None:
+    """Measure what pruning each layer, and each function block, does to maps and poses."""
+    from graphopt.model import parse_input_shapes, replacing
+    from graphopt.pose.spec import choices
+    from graphopt.report import console
+    from graphopt.sparsity.sensitivity import RATIOS, measure_file
+    from graphopt.sparsity.sensitivity_report import Shown, drawing
+
+    with shown("reading the network") as tell:
+        result = measure_file(
+            model,
+            calib,
+            count=photos,
+            ratios=sorted(set(ratio or RATIOS)),
+            block=block.value,
+            refit=refit,
+            input_shapes=parse_input_shapes(input_shape or []),
+            progress=tell,
+            **choices(skeleton, color, mean, scale, pad_value),
+        )
+    texts = {json: result.model_dump_json(indent=1) + "\n", plot: drawing(result)}
+    for path, text in texts.items():
+        if path:
+            with replacing(path) as fresh:
+                fresh.write_text(text)
+    console().print(Shown(result))

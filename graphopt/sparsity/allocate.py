@@ -1,0 +1,304 @@
+"""How much of each layer is pruned, for a target: the fewest losses that reach it.
+
+The paper's rule (section 2.2): "since sparse computation introduces execution overhead […] only
+with a prune ratio that exceeds a threshold can achieve actual acceleration. Our prune strategy for
+each layer is either prune with a relatively high ratio or not prune." The threshold is the
+device's: a ratio is a choice only where the sparse kernel is predicted to beat the layer's best
+dense one. One choice a layer among the ratios that were measured is a multiple-choice knapsack
+problem, solved to its optimum as a mixed-integer linear program (HiGHS, by SciPy).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from graphopt.cost import cost_of
+from graphopt.errors import InputError
+from graphopt.graph import label
+from graphopt.latency.device import Device
+from graphopt.latency.predict import SIZE, network_ms, time_of, work_of
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip
+from graphopt.report import human
+from graphopt.sparsity.plan import PruningPlan, write_plan
+from graphopt.sparsity.sensitivity import Loss, Sensitivity, sensitivity
+from graphopt.verify import bound_shapes
+
+Doubles = NDArray[np.float64]
+
+
+class Goal(str, Enum):
+    """What pruning is to reach."""
+
+    COMPRESSION = "compression"
+    """So many times fewer multiply-adds."""
+    SPEEDUP = "speedup"
+    """So many times faster, as predicted for the device."""
+    LATENCY = "latency-ms"
+    """So many milliseconds, as predicted for the device."""
+    LOSS = "max-ap-drop"
+    """As fast as can be while poses keep an OKS of at least 1 minus this to the dense network's:
+    without labels, OKS stands in for AP."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal and its value; factors are relative to the network that `allocate` is given."""
+
+    goal: Goal
+    value: float
+
+
+def one_target(values: Mapping[Goal, float | None]) -> Target | None:
+    """The goal that has a value, if any has.
+
+    Raises:
+        InputError: several have one.
+    """
+    targets = [Target(goal, value) for goal, value in values.items() if value is not None]
+    if len(targets) > 1:
+        names = " and ".join(f"--{target.goal.value}" for target in targets)
+        raise InputError(f"{names} are different targets", hint="give one of them")
+    return targets[0] if targets else None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What to prune, and what is predicted to come of it."""
+
+    plan: PruningPlan
+    error: float
+    """Of the maps, before recovery: the losses of single layers, as if they were independent."""
+    macs: tuple[int, int]
+    """Multiply-adds before and after."""
+    ms: tuple[float, float] | None
+    """Predicted milliseconds before and after; None without a device."""
+
+    def __str__(self) -> str:
+        counts = " → ".join(map(human, self.macs))
+        text = f"pruned layers: {len(self.plan.layers)}, multiply-adds {counts}"
+        if self.ms:
+            text += ", {:.1f} → {:.1f} ms predicted".format(*self.ms)
+        return text
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Pruning one layer by one ratio."""
+
+    layer: str
+    loss: Loss
+    macs: float
+    """Saved."""
+    ms: float
+    """Saved; 0 without a device."""
+
+
+def allocate(
+    graph: gs.Graph,
+    measured: Sensitivity,
+    target: Target,
+    *,
+    device: Device | None = None,
+    original: gs.Graph | None = None,
+) -> Allocation:
+    """Choose a ratio, or none, for each layer.
+
+    Args:
+        graph: the dense network that was measured.
+        measured: its sensitivity.
+        target: what to reach.
+        device: what the network is to be fast on; layers are pruned only where that pays there.
+        original: what factors of the target are relative to, `graph` by default.
+
+    Raises:
+        InputError: no choice reaches the target; it is a time, and there is no device; or another
+            network was measured.
+    """
+    present = {label(node) for node in graph.nodes}
+    if missing := [layer.name for layer in measured.layers if layer.name not in present]:
+        raise InputError(
+            f"the sensitivities are another network's: this one has no layer {missing[0]}",
+            hint="measure the network as the passes before leave it, or let it be measured here",
+        )
+    if device is None and target.goal in (Goal.SPEEDUP, Goal.LATENCY):
+        raise InputError(f"--{target.goal.value} needs a device", hint="name it with --device")
+    choices = _choices(graph, measured, device)
+    before = _Size.of(graph, device)
+    whole = _Size.of(original, device) if original is not None else before
+    losses = np.array([choice.loss.error**2 for choice in choices])
+    macs = np.array([choice.macs for choice in choices])
+    ms = np.array([choice.ms for choice in choices])
+    if target.goal is Goal.LOSS:
+        saved, bound = ms if device else macs, [1 - choice.loss.oks for choice in choices]
+        chosen = _solve(choices, -saved, -np.array(bound), -target.value)
+    elif target.goal is Goal.COMPRESSION:
+        chosen = _solve(choices, losses, macs, before.macs - whole.macs / target.value)
+    else:
+        speedup = target.goal is Goal.SPEEDUP
+        limit = whole.ms / target.value if speedup else target.value
+        chosen = _solve(choices, losses, ms, before.ms - limit)
+    if chosen is None:
+        raise InputError(_out_of_reach(target, choices, before, whole, device))
+    picked = [choice for choice, taken in zip(choices, chosen, strict=True) if taken]
+    left = before.macs - round(sum(choice.macs for choice in picked))
+    time = before.ms - sum(choice.ms for choice in picked)
+    return Allocation(
+        plan=PruningPlan(
+            block=measured.block, layers={choice.layer: choice.loss.ratio for choice in picked}
+        ),
+        error=float(np.sqrt(losses[chosen].sum())),
+        macs=(whole.macs, left),
+        ms=(whole.ms, time) if device else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a network costs."""
+
+    macs: int
+    ms: float
+    """0 without a device."""
+
+    @classmethod
+    def of(cls, graph: gs.Graph, device: Device | None) -> _Size:
+        return cls(
+            cost_of(graph, bound_shapes(graph, SIZE)).macs,
+            network_ms(graph, device) if device else 0.0,
+        )
+
+
+def _choices(graph: gs.Graph, measured: Sensitivity, device: Device | None) -> list[_Choice]:
+    """What may be pruned, by how much: what is no faster than the dense kernel is no choice."""
+    works = work_of(graph, device, bound_shapes(graph, SIZE)) if device else []
+    kernels = {label(work.node): work for work in works}
+    choices = []
+    for layer in measured.layers:
+        for loss in layer.losses:
+            ms = 0.0
+            if device:
+                work = kernels[layer.name]
+                pruned = replace(work, kept=1 - loss.ratio)
+                ms = time_of(work, device)[0] - time_of(pruned, device)[0]
+            if ms > 0 or not device:
+                choices.append(_Choice(layer.name, loss, loss.ratio * layer.macs, ms))
+    return choices
+
+
+def _solve(
+    choices: Sequence[_Choice], cost: Doubles, gain: Doubles, least: float
+) -> NDArray[np.bool_] | None:
+    """Of each layer at most one choice, with the least cost of those that gain at least so much.
+
+    None where no choice does.
+    """
+    if not choices:
+        return np.zeros(0, bool) if least <= 0 else None
+    layers = list(dict.fromkeys(choice.layer for choice in choices))
+    one_each = np.array([[choice.layer == layer for choice in choices] for layer in layers], float)
+    scale = max(float(np.abs(gain).max()), 1e-30)
+    with _results_apart():
+        result = milp(
+            cost / max(float(np.abs(cost).max()), 1e-30),
+            integrality=np.ones(len(choices)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, ub=1),
+                LinearConstraint(gain[None] / scale, lb=least / scale),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
+    return None if result.x is None else result.x > 0.5
+
+
+@contextmanager
+def _results_apart() -> Iterator[None]:
+    """Lead the process's stdout, where results go, to stderr: HiGHS may write a line there."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _out_of_reach(
+    target: Target, choices: Sequence[_Choice], before: _Size, whole: _Size, device: Device | None
+) -> str:
+    """Why a target cannot be reached, with the nearest that can be."""
+
+    def most(saved: Callable[[_Choice], float]) -> float:
+        best: dict[str, float] = {}
+        for choice in choices:
+            best[choice.layer] = max(best.get(choice.layer, 0.0), saved(choice))
+        return sum(best.values())
+
+    macs = whole.macs / (before.macs - most(lambda choice: choice.macs))
+    where = f" on {device.name}" if device else ""
+    nearest = f"at most {macs:.2f} times fewer multiply-adds"
+    if device:
+        ms = before.ms - most(lambda choice: choice.ms)
+        nearest += f", {ms:.2f} ms ({whole.ms / ms:.2f} times faster)"
+    return (
+        f"--{target.goal.value} {target.value:g} is out of reach{where}: pruning where it pays, by "
+        f"at most the largest ratio that was measured, gives {nearest}"
+    )
+
+
+@dataclass(frozen=True)
+class PruneToTarget(Pass[gs.Node]):
+    """The pass `prune-blocks` with a plan that is made when its turn comes.
+
+    Then the network is measured as the passes before have left it, and the plan is written. In
+    text it is the pass that reads that plan, so that a pipeline from a report can be run again.
+    """
+
+    name: ClassVar[str] = "prune-blocks"
+    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+
+    target: Target
+    pruning: Callable[..., Pass[gs.Node]]
+    """Makes `prune-blocks` with a plan."""
+    plan: Path
+    """Where the plan is written."""
+    measured: Sensitivity | None
+    """The layers' sensitivity, where it is known already."""
+    tell: Callable[[str], None]
+    """Told what was allocated."""
+
+    def __str__(self) -> str:
+        return str(self.pruning(plan=str(self.plan)))
+
+    @property
+    def needs_images(self) -> bool:
+        return True
+
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[gs.Node]:
+        assert context.calibration is not None  # `needs_images`
+        measured = self.measured or sensitivity(
+            graph, context.calibration, progress=context.progress
+        )
+        found = allocate(
+            graph, measured, self.target, device=context.device, original=context.original
+        )
+        write_plan(found.plan, self.plan)
+        self.tell(f"{found} ({self.plan})")
+        return self.pruning(plan=str(self.plan)).prepare(graph, context)
+
+    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:  # noqa: ARG002
+        yield from ()
+
+    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
+        return Skip(label(site), "there is no plan yet")

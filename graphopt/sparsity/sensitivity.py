@@ -1,0 +1,482 @@
+"""What pruning one layer, or one function block, does to a network's maps and poses.
+
+The paper's sensitivity analysis (section 2.2), without labels: the pruned network is compared with
+the dense one on photos that nothing was fitted on. A layer's blocks go in the order of the squared
+weights times the mean squares of what they see; what is left of the layer is then fitted by least
+squares, so that what counts is the loss after the repair that any pruned network gets.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import scipy.linalg
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphopt.compare import PoseTally, people_in
+from graphopt.cost import cost_of
+from graphopt.engine import Array
+from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, POSITIONS
+from graphopt.fitting.samples import Sample
+from graphopt.graph import ConvSpec, constant, label
+from graphopt.latency.predict import SIZE
+from graphopt.model import copy_model, load_model
+from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.pose.decode import Person
+from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
+from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Mask, expand, sums
+from graphopt.verify import OutputError, bound_shapes
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+RATIOS = (0.25, 0.5, 0.75, 0.9)
+"""Parts of a layer's blocks that go."""
+PHOTOS = 30
+"""Images at most, a share of them held out: more only make the same ranking surer."""
+NARROW = 32
+"""Channels below which a layer has too few blocks to choose from."""
+RIDGE = 1e-2
+"""Pull toward the present weights, relative to the mean square of a layer's input."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Loss(_Record):
+    """What pruning a part of the blocks does, on photos that nothing was fitted on."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    error: float
+    """Of the heat maps and PAFs, relative to their deviation; the mean of the two."""
+    shift: float
+    """Mean distance that key points move by, in pixels of the input."""
+    oks: float
+    """Mean object key-point similarity to the dense network's people."""
+
+
+class Measured(_Record):
+    """A layer or a function block, pruned by several ratios with all else dense."""
+
+    name: str
+    params: int
+    macs: int
+    """Multiply-adds at the network's own input size, or at 368x656 where it takes any."""
+    losses: tuple[Loss, ...]
+
+
+class Layer(Measured):
+    """A convolution."""
+
+    function_block: str
+
+
+class Sensitivity(_Record):
+    """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
+
+    block: BlockName
+    """Filters x channels of a block."""
+    refit: bool
+    """Whether what was left of each layer was fitted again."""
+    images: int
+    """How many photos it was judged on."""
+    people: int
+    """That the dense network found in them."""
+    layers: tuple[Layer, ...]
+    """In the order of the graph."""
+    function_blocks: tuple[Measured, ...]
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """What `graphopt sensitivity --json` wrote.
+
+    Raises:
+        InputError: the file cannot be read, or is none.
+    """
+    try:
+        return Sensitivity.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise InputError(
+            f"{path} holds no sensitivities: {error.errors()[0]['msg']}",
+            hint=f"make it with: graphopt sensitivity MODEL.onnx --calib DIR --json {path}",
+        ) from error
+
+
+def measure_file(
+    path: Path,
+    photos: Path,
+    *,
+    count: int = PHOTOS,
+    ratios: Sequence[float] = RATIOS,
+    block: BlockName = "8x4",
+    refit: bool = True,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **choices: Any,
+) -> Sensitivity:
+    """Measure an ONNX file's sensitivity on a folder of photos.
+
+    Args:
+        path: the network; BatchNormalizations are folded into its convolutions first, as
+            `graphopt optimize` does before it prunes.
+        photos: the folder.
+        count: how many photos to use at most; a fifth is held out to judge by.
+        ratios: see `sensitivity`, as `block` and `refit` are.
+        block: filters x channels of a block.
+        refit: fit what is left of a layer.
+        input_shapes: sizes to fix inputs at, see `load_model`.
+        progress: told which layer of how many is being measured.
+        choices: what the user says about the network (`PoseSpec.with_choices`).
+
+    Raises:
+        GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
+            `sensitivity`.
+    """
+    graph = load_model(path, input_shapes)
+    spec = detect_pose_spec(graph, **choices)
+    graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
+    calibration = Calibration.from_photos(photos, graph, spec, count=count)
+    return sensitivity(
+        graph, calibration, ratios=ratios, block=block, refit=refit, progress=progress
+    )
+
+
+def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
+    """The convolutions that pruning by blocks is for, in order.
+
+    Not the first one, those that make maps, grouped and narrow ones, and those whose weights
+    others share.
+    """
+    convolutions = [(node, spec) for node in graph.nodes if (spec := ConvSpec.of(node)) is not None]
+    return [
+        node
+        for node, spec in convolutions[1:]
+        if spec.op == "Conv"
+        and spec.group == 1
+        and len(spec.kernel) == 2
+        and spec.pads is not None
+        and min(spec.in_channels, spec.out_channels) >= NARROW
+        and label(node) not in blocks.predictors
+        and label(node) in blocks.of
+        and len(node.inputs[1].outputs) == 1
+    ]
+
+
+def sensitivity(
+    graph: gs.Graph,
+    calibration: Calibration,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    block: BlockName = "8x4",
+    refit: bool = True,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Sensitivity:
+    """Prune each layer, then each function block, alone, and measure what it does.
+
+    Args:
+        graph: the dense network.
+        calibration: photos to fit on, and others to judge by.
+        ratios: parts of a layer's blocks that go.
+        block: filters x channels of a block.
+        refit: fit what is left of a layer, by least squares on its dense output.
+        seed: of the positions in photos that are fitted on.
+        progress: told which layer of how many is being measured.
+
+    Raises:
+        InputError: the network does not run on the photos.
+        Unsupported: no layer can be pruned by blocks.
+    """
+    blocks = function_blocks(graph, calibration.spec)
+    nodes = prunable(graph, blocks)
+    if not nodes:
+        raise Unsupported(
+            f"no convolution has {NARROW} channels in and out, so that blocks of it could go"
+        )
+    costs = cost_of(graph, bound_shapes(graph, SIZE)).layers
+    macs = {layer.name: layer.macs or 0 for layer in costs}
+    fitting, held_out = _images(graph, nodes, calibration)
+    judge = _Judge(graph, calibration, held_out)
+    feeds = calibration.feeds([*fitting, *held_out])
+    walk = Walk(graph, [*nodes, graph.nodes[-1]], feeds)
+    rng = np.random.default_rng(seed)
+    layers: list[Layer] = []
+    pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
+    for number, node in enumerate(nodes, 1):
+        progress(f"sensitivity: {number} of {len(nodes)} ({label(node)})")
+        spec = ConvSpec.of(node)
+        assert spec is not None
+        seen = walk.advance_to(node)
+        gram = _gram(spec, seen[: len(fitting)], rng)
+        tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
+        losses = []
+        for ratio in ratios:
+            weights = _pruned(spec, gram, BLOCKS[block], ratio, refit=refit)
+            pruned[ratio][label(node)] = weights
+            losses.append(judge.loss(ratio, tail.run(weights)))
+        layers.append(
+            Layer(
+                name=label(node),
+                params=spec.weight.size,
+                macs=macs[label(node)],
+                losses=tuple(losses),
+                function_block=str(blocks.of[label(node)]),
+            )
+        )
+    return Sensitivity(
+        block=block,
+        refit=refit,
+        images=len(held_out),
+        people=judge.people,
+        layers=tuple(layers),
+        function_blocks=tuple(_whole_blocks(graph, layers, pruned, judge, progress)),
+    )
+
+
+def _whole_blocks(
+    graph: gs.Graph,
+    layers: Sequence[Layer],
+    pruned: Mapping[float, Mapping[str, _Weights]],
+    judge: _Judge,
+    progress: Callable[[str], None],
+) -> Iterator[Measured]:
+    """All layers of a function block at a time, each pruned and fitted as it was alone."""
+    members: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        members[layer.function_block].append(layer)
+    for number, (name, group) in enumerate(members.items(), 1):
+        progress(f"function blocks: {number} of {len(members)} ({name})")
+        losses = []
+        for ratio, weights in pruned.items():
+            chosen = {layer.name: weights[layer.name] for layer in group}
+            engine = engine_of(_with_weights(graph, chosen))
+            losses.append(judge.loss(ratio, map(engine.run, judge.feeds())))
+        yield Measured(
+            name=name,
+            params=sum(layer.params for layer in group),
+            macs=sum(layer.macs for layer in group),
+            losses=tuple(losses),
+        )
+
+
+# --- one layer ----------------------------------------------------------------------------------
+
+
+class _Weights(NamedTuple):
+    """A layer's weight (O,I,kh,kw) and bias (O,)."""
+
+    weight: Floats
+    bias: Floats
+
+
+def _gram(spec: ConvSpec, inputs: Sequence[Array], rng: np.random.Generator) -> Doubles:
+    """The mean of the products of what a filter sees, and of a one for the bias: [K+1, K+1]."""
+    unknowns = spec.weight[0].size + 1
+    each = -(-max(LEAST_POSITIONS, POSITIONS * unknowns) // len(inputs))
+    gram: Doubles = np.zeros((unknowns, unknowns))
+    count = 0
+    for values in inputs:
+        (patches,) = _positions(spec, values, each, rng).patches(values, spec)
+        gram += patches.T @ patches
+        count += len(patches)
+    return gram / count
+
+
+def _positions(spec: ConvSpec, values: Array, count: int, rng: np.random.Generator) -> Sample:
+    """Random positions of what a convolution makes of [1,C,H,W], each at most once."""
+    assert spec.pads is not None
+    height, width = (
+        (extent + before + behind - dilation * (kernel - 1) - 1) // stride + 1
+        for extent, before, behind, dilation, kernel, stride in zip(
+            values.shape[2:],
+            spec.pads[:2],
+            spec.pads[2:],
+            spec.dilations,
+            spec.kernel,
+            spec.strides,
+            strict=True,
+        )
+    )
+    return Sample.of(np.empty((1, 0, height, width), np.float32), count, rng)
+
+
+def mask_of(weight: Floats, energy: Doubles, block: Block, ratio: float) -> Mask:
+    """The blocks that stay: those of the largest squared weights times mean squares of the input.
+
+    Args:
+        weight: (O, I, kh, kw).
+        energy: the mean square of what each of a filter's numbers sees, (I, kh, kw).
+        block: the extent of a block.
+        ratio: the part of the blocks that goes.
+    """
+    score = sums(np.square(weight) * energy.astype(np.float32), block)
+    mask = np.ones(score.size, bool)
+    mask[np.argsort(score, axis=None, kind="stable")[: int(ratio * score.size + 1e-9)]] = False
+    return mask.reshape(score.shape)
+
+
+def _pruned(spec: ConvSpec, gram: Doubles, block: Block, ratio: float, *, refit: bool) -> _Weights:
+    """A layer without the part of its blocks that matters least."""
+    weight = np.asarray(spec.weight, np.float32)
+    bias = np.zeros(len(weight), np.float32) if spec.bias is None else spec.bias
+    energy = np.diag(gram)[:-1].reshape(weight.shape[1:])
+    mask = expand(mask_of(weight, energy, block, ratio), block, weight.shape)
+    if not refit:
+        return _Weights(weight * mask, np.asarray(bias, np.float32))
+    return _refitted(weight, bias, mask, gram, block.filters)
+
+
+def _refitted(weight: Floats, bias: Array, mask: Mask, gram: Doubles, filters: int) -> _Weights:
+    """The least squares of what a layer made when it was dense, from what is left of it.
+
+    With G the Gram matrix, S what is left and R what went, the weights that are left change by
+    (G_SS + ridge)^-1 G_SR w_R. The filters of a block share S, and so a solve.
+    """
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    free = mask.reshape(flat.shape)
+    shifted = np.array(bias, np.float64)
+    pull = RIDGE * np.diag(gram)[:-1].mean()
+    for first in range(0, len(flat), filters):
+        rows = slice(first, first + filters)
+        gone = np.flatnonzero(~free[first])
+        left = np.append(np.flatnonzero(free[first]), len(gram) - 1)
+        system = gram[np.ix_(left, left)] + np.diag(np.where(left < len(gram) - 1, pull, 1e-9))
+        right = gram[np.ix_(left, gone)] @ flat[rows, gone].T
+        step = scipy.linalg.solve(system, right, assume_a="pos")
+        flat[rows, gone] = 0
+        flat[rows, left[:-1]] += step[:-1].T
+        shifted[rows] += step[-1]
+    return _Weights(flat.reshape(weight.shape).astype(np.float32), shifted.astype(np.float32))
+
+
+# --- the whole network --------------------------------------------------------------------------
+
+
+def _images(
+    graph: gs.Graph, nodes: Sequence[gs.Node], calibration: Calibration
+) -> tuple[list[Path | int], list[Path | int]]:
+    """The images to fit on and to judge by: `PHOTOS`, or what memory holds between two layers."""
+    probe = next(calibration.feeds(calibration.held_out))
+    values = all_values(graph, probe)
+    sizes = (
+        sum(values[name].nbytes for name in names if name in values)
+        for names in held(graph, [*nodes, graph.nodes[-1]])
+    )
+    images = len(calibration.fitting) + len(calibration.held_out)
+    share = min(1.0, PHOTOS / images, MEMORY / (max(sizes) * images))
+    fitting, held_out = (
+        list(group[: max(1, int(share * len(group)))])
+        for group in (calibration.fitting, calibration.held_out)
+    )
+    return fitting, held_out
+
+
+class _Judge:
+    """The dense network's maps and people in some photos, to judge others by."""
+
+    def __init__(
+        self, graph: gs.Graph, calibration: Calibration, images: Sequence[Path | int]
+    ) -> None:
+        self._spec, self._calibration, self._photos = calibration.spec, calibration, images
+        read = [maps for maps in (self._spec.heat, self._spec.paf) if maps is not None]
+        self.outputs = sorted({maps.output for maps in read})
+        engine = engine_of(part_of(graph, outputs=self.outputs))
+        self._expected = [engine.run(feed) for feed in self.feeds()]
+        self._found: list[Sequence[Person]] = [people_in(e, self._spec) for e in self._expected]
+
+    @property
+    def people(self) -> int:
+        """How many the dense network found."""
+        return sum(map(len, self._found))
+
+    def feeds(self) -> Iterator[Mapping[str, Array]]:
+        """The network's inputs."""
+        return self._calibration.feeds(self._photos)
+
+    def loss(self, ratio: float, runs: Iterable[Mapping[str, Array]]) -> Loss:
+        """What a network that makes these outputs has lost; those that it lacks are as before."""
+        error, tally = OutputError(), PoseTally(self._spec)
+        for values, expected, found in zip(runs, self._expected, self._found, strict=True):
+            outputs = {**expected, **values}
+            error.add(_maps(outputs, self._spec), _maps(expected, self._spec))
+            tally.add(found, people_in(outputs, self._spec))
+        change = tally.change(error.value)
+        return Loss(ratio=ratio, error=change.error, shift=change.mean_shift, oks=change.oks)
+
+
+def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
+    """A network's maps by what they are, also where one output holds both."""
+    return {
+        name: maps.of(outputs)
+        for name, maps in (("heat", spec.heat), ("paf", spec.paf))
+        if maps is not None
+    }
+
+
+class _Tail:
+    """A network from one convolution on, whose weights are inputs: nothing before it runs again.
+
+    Args:
+        graph: the network.
+        node: the convolution.
+        values: what is known before it runs, for each image.
+        outputs: of the network; those that are made before the convolution are left out.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        node: gs.Node,
+        values: Sequence[Mapping[str, Array]],
+        outputs: Sequence[str],
+    ) -> None:
+        start = next(i for i, other in enumerate(graph.nodes) if other is node)
+        made = {tensor.name for later in graph.nodes[start:] for tensor in later.outputs}
+        part = part_of(
+            graph,
+            nodes=slice(start, None),
+            inputs=sorted(values[0]),
+            outputs=[name for name in outputs if name in made],
+        )
+        convolution = part.nodes[0]
+        weights = [
+            gs.Variable(f"{label(node)}/{role}", np.dtype(np.float32)) for role in _Weights._fields
+        ]
+        convolution.inputs = [convolution.inputs[0], *weights]
+        part.inputs += weights
+        self._names = [tensor.name for tensor in weights]
+        self._values = values
+        self._engine = engine_of(part)
+
+    def run(self, weights: _Weights) -> Iterator[Mapping[str, Array]]:
+        """The outputs for each image."""
+        given = dict(zip(self._names, weights, strict=True))
+        for values in self._values:
+            known = {name: values[name] for name in self._engine.inputs if name in values}
+            yield self._engine.run(known | given)
+
+
+def _with_weights(graph: gs.Graph, weights: Mapping[str, _Weights]) -> gs.Graph:
+    """A copy with other weights in some convolutions, by label."""
+    changed = copy_model(graph)
+    for node in changed.nodes:
+        if label(node) in weights:
+            weight, bias = (
+                constant(changed, f"{node.inputs[1].name}.{role}", values)
+                for role, values in weights[label(node)]._asdict().items()
+            )
+            node.inputs = [node.inputs[0], weight, bias]
+    return changed

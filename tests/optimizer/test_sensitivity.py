@@ -1,0 +1,204 @@
+"""What pruning a layer does to maps and poses, measured without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from graphopt.cli import app
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.calibration import Calibration
+from graphopt.graph import constant
+from graphopt.model import copy_model, save_model, to_proto
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.sparsity.sensitivity import (
+    Loss,
+    Measured,
+    Sensitivity,
+    mask_of,
+    read_sensitivity,
+    sensitivity,
+)
+from graphopt.sparsity.sensitivity_report import findings
+from graphopt.sparsity.structure import Block, expand
+from graphopt.verify import OutputError
+
+BODY = """
+a = Conv<pads=[1,1,1,1], strides=[4,4]>(x, first) b = Relu(a)
+c = Conv<pads=[1,1,1,1]>(b, back, back_bias) d = Relu(c)
+e = Conv(d, paf_inner) f = Relu(e) paf = Conv(f, paf_last)
+g = Conv(d, heat_inner) h = Relu(g) heat = Conv(h, heat_last)
+"""
+SHAPES = {
+    "first": (32, 3, 3, 3),
+    "back": (32, 32, 3, 3),
+    "back_bias": (32,),
+    "paf_inner": (32, 32, 1, 1),
+    "paf_last": (38, 32, 1, 1),
+    "heat_inner": (32, 32, 1, 1),
+    "heat_last": (19, 32, 1, 1),
+}
+
+
+@pytest.fixture
+def small(network, normal):
+    """A backbone of two layers and two branches, random: (graph, calibration)."""
+    weights = {name: normal(*shape) / 9 for name, shape in SHAPES.items()}
+    return _with_calibration(
+        network(
+            "float[1,3,64,64] x", "float[1,19,16,16] heat, float[1,38,16,16] paf", BODY, **weights
+        )
+    )
+
+
+def _with_calibration(graph):
+    spec = PoseSpec(
+        preprocess=Preprocess(color="bgr", mean=(128,) * 3, scale=(1 / 64,) * 3),
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output="heat", count=19),
+        paf=MapSlice(output="paf", count=38),
+        stride=4,
+    )
+    return graph, Calibration.synthetic(graph, spec, count=10)
+
+
+def _producer(graph, output):
+    return next(node for node in graph.nodes if node.outputs[0].name == output)
+
+
+def _error(graph, changed, calibration):
+    """Of the maps, by running both networks whole."""
+    before, after = (OnnxRuntimeEngine(to_proto(g).SerializeToString()) for g in (graph, changed))
+    error = OutputError()
+    for feed in calibration.feeds(calibration.held_out):
+        error.add(after.run(feed), before.run(feed))
+    return error.value
+
+
+def test_layers_and_blocks(small):
+    graph, calibration = small
+    found = sensitivity(graph, calibration, ratios=[0.5], refit=False)
+    blocks = {layer.name: layer.function_block for layer in found.layers}
+    names = [_producer(graph, tensor).name or tensor for tensor in "ceg"]
+    assert blocks == dict(
+        zip(names, ["backbone", "stage 1 PAFs", "stage 1 heat maps"], strict=True)
+    )
+    assert [layer.params for layer in found.layers] == [32 * 32 * 9, 32 * 32, 32 * 32]
+    assert [layer.macs for layer in found.layers] == [n * 256 for n in (32 * 32 * 9, 1024, 1024)]
+    # One layer each: pruning the block is pruning the layer.
+    for layer, block in zip(found.layers, found.function_blocks, strict=True):
+        assert block.name == layer.function_block
+        assert block.losses[0].error == pytest.approx(layer.losses[0].error, rel=1e-3)
+
+
+@pytest.mark.parametrize("tensor", ["c", "e"])
+def test_error_is_that_of_the_whole_network(small, tensor):
+    """Half of the blocks are tiny, so that it is known which ones go."""
+    graph, calibration = small
+    node = _producer(graph, tensor)
+    weight = node.inputs[1].values.copy()
+    tiny = np.zeros((4, 8, *weight.shape[2:]), bool)
+    tiny[::2] = True
+    tiny = expand(tiny, Block(), weight.shape)
+    weight[tiny] *= 0.01
+    node.inputs[1] = constant(graph, "most", weight)
+    found = sensitivity(graph, calibration, ratios=[0.5], refit=False)
+    changed = copy_model(graph)
+    _producer(changed, tensor).inputs[1] = constant(changed, "punched", weight * ~tiny)
+    (loss,) = next(x for x in found.layers if x.name == (node.name or tensor)).losses
+    expected = _error(graph, changed, calibration)
+    assert expected > 1e-4
+    assert loss.error == pytest.approx(expected, rel=1e-3)
+
+
+def test_refit_makes_up_for_what_other_channels_know(small):
+    """Every channel comes twice: what is left can do all that the whole layer did."""
+    graph, calibration = small
+    back = _producer(graph, "a")
+    weight = back.inputs[1].values.copy()
+    weight[16:] = weight[:16]
+    back.inputs[1] = constant(graph, "twice", weight)
+    inner = _producer(graph, "c")
+    values = inner.inputs[1].values.copy()
+    values[:, 16:] *= 0.3
+    inner.inputs[1] = constant(graph, "unequal", values)
+    plain, fitted = (
+        sensitivity(graph, calibration, ratios=[0.5], refit=refit).layers[0].losses[0].error
+        for refit in (False, True)
+    )
+    assert plain > 0.1
+    assert fitted < 0.2 * plain
+
+
+def test_order_of_blocks():
+    """By squared weights times what they see; a ratio is rounded down."""
+    weight = np.ones((8, 12, 1, 1), np.float32)
+    energy = np.repeat([4.0, 1.0, 2.0], 4).reshape(12, 1, 1)
+    assert mask_of(weight, energy, Block(), 0.4).ravel().tolist() == [True, False, True]
+    assert mask_of(weight, energy, Block(), 0.67).ravel().tolist() == [True, False, False]
+    assert mask_of(weight, energy, Block(), 0.3).all()
+
+
+def test_nothing_to_prune(network, normal):
+    graph = network(
+        "float[1,3,64,64] x",
+        "float[1,19,16,16] heat, float[1,38,16,16] paf",
+        "b = Conv<strides=[4,4]>(x, w) heat = Conv(b, h) paf = Conv(b, p)",
+        w=normal(32, 3, 1, 1),
+        h=normal(19, 32, 1, 1),
+        p=normal(38, 32, 1, 1),
+    )
+    with pytest.raises(Unsupported, match="blocks"):
+        sensitivity(*_with_calibration(graph))
+
+
+def test_claims():
+    """Held against numbers that can be checked by hand."""
+
+    def measured(name, params, *errors):
+        losses = [
+            Loss(ratio=ratio, error=error, shift=0, oks=1)
+            for ratio, error in zip((0.25, 0.5), errors, strict=True)
+        ]
+        return Measured(name=name, params=params, macs=1, losses=tuple(losses))
+
+    blocks = (
+        measured("backbone", 4_000_000, 0.2, 0.4),
+        measured("stage 1 PAFs", 1_000_000, 0.05, 0.1),
+        measured("stage 2 PAFs", 1_000_000, 0.15, 0.5),
+    )
+    empty = {"block": "8x4", "refit": True, "images": 1, "people": 1, "layers": ()}
+    backbone, heat = findings(Sensitivity(**empty, function_blocks=blocks))
+    assert "by the maps' error in 1 of 2 ratios (0.2 and 0.15, 0.4 and 0.5)" in backbone
+    # 0.2^2 / 1 and 0.15^2 / 0.25; 0.4^2 / 2 and 0.5^2 / 0.5
+    assert "parameters in 2 of 2 ratios (0.04 and 0.09, 0.08 and 0.5)" in backbone
+    assert "cannot be told" in heat
+
+
+def test_command(small, tmp_path):
+    graph, calibration = small
+    model, photos = tmp_path / "net.onnx", tmp_path / "photos"
+    save_model(graph, model, metadata={"graphopt.pose": calibration.spec.model_dump_json()})
+    photos.mkdir()
+    for number in range(5):
+        calibration.picture(number).save(photos / f"{number}.png")
+    json, plot = tmp_path / "s.json", tmp_path / "s.svg"
+    args = ["sensitivity", str(model), "--calib", str(photos), "--ratio", "0.5"]
+    result = CliRunner().invoke(app, [*args, "--json", str(json), "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    assert "backbone bears pruning better" in result.stdout
+    found = read_sensitivity(json)
+    assert [loss.ratio for loss in found.layers[0].losses] == [0.5]
+    assert plot.read_text().count("<polyline") == len(found.function_blocks) == 3
+
+
+def test_no_sensitivities(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text("{}")
+    with pytest.raises(InputError, match="holds no sensitivities"):
+        read_sensitivity(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_sensitivity(tmp_path / "none.json")
