@@ -1,4 +1,4 @@
-"""Which tensors of a network may be stored in half precision; arithmetic stays in float32.
+"""Which tensors of a network may be stored in half precision.
 
 A float16 has 11 bits, ends at 65504, and has fewer bits below 6e-5. So a weight is halved if
 rounding it costs no more than those 11 bits, and an activation if the largest value that was seen

@@ -1,7 +1,7 @@
 """Which kernel and tile is fastest for each convolution of a network: what to measure, as bundles.
 
 For every convolution there is one bundle, whose launches are the candidates side by side; all read
-the same input and, as if packed for them, the same random weights. `graphopt.tuning` times them.
+the same input and, as if packed for them, the same random weights. `graphopt.tune` times them.
 """
 
 from __future__ import annotations

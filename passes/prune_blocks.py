@@ -26,7 +26,7 @@ from graphopt.graph import (
 )
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.plan import PruningPlan, read_plan
-from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums
+from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums, without
 
 Doubles = NDArray[np.float64]
 
@@ -132,10 +132,7 @@ class PruneBlocks(Pass[Site]):
         if gone <= np.count_nonzero(~present):
             was = np.count_nonzero(~present)
             return Skip(label(node), f"{was} of {scores.size} blocks are zero already")
-        # Zero blocks come first: what is worth nothing may still be there.
-        order = np.argsort(np.where(present, scores, -1), axis=None, kind="stable")
-        mask = np.ones(scores.shape, bool)
-        mask.flat[order[:gone]] = False
+        mask = without(present, scores, gone)
         values = np.where(expand(mask, block, weight.shape), weight, 0).astype(weight.dtype)
         # A constant of its own: others may share the weight.
         node.inputs[1] = constant(graph, node.inputs[1].name, values)

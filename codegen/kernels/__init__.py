@@ -113,7 +113,8 @@ def choose(spec: ConvSpec, target: Target, measured: Mapping[str, Choice]) -> Ch
         measured: by `ConvSpec.key`; what is no candidate any more is ignored.
     """
     choice = measured.get(spec.key)
-    possible = {(c.kernel, c.tile) for c in candidates(spec, wider(target))}
-    if choice is not None and (choice.kernel, choice.tile) in possible:
-        return choice
+    if choice is not None:
+        possible = {(c.kernel, c.tile) for c in candidates(spec, wider(target))}
+        if (choice.kernel, choice.tile) in possible:
+            return choice
     return candidates(spec, target)[0]

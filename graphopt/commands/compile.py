@@ -18,7 +18,10 @@ def compile(
     ],
     target: Annotated[
         str,
-        typer.Option(help="cpu: this machine's, as wide as its vectors; opencl: any device."),
+        typer.Option(
+            help="cpu: this machine's, as wide as its vectors; opencl: any device; adreno: OpenCL "
+            "with input as images."
+        ),
     ] = "cpu",
     input_shape: options.InputShape = None,
     tuning: Annotated[

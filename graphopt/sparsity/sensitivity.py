@@ -34,7 +34,7 @@ from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
-from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Mask, expand, sums
+from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Mask, expand, sums, without
 from graphopt.verify import OutputError, bound_shapes
 
 Floats = NDArray[np.float32]
@@ -323,9 +323,7 @@ def mask_of(weight: Floats, energy: Doubles, block: Block, ratio: float) -> Mask
         ratio: the part of the blocks that goes.
     """
     score = sums(np.square(weight) * energy.astype(np.float32), block)
-    mask = np.ones(score.size, bool)
-    mask[np.argsort(score, axis=None, kind="stable")[: int(ratio * score.size + 1e-9)]] = False
-    return mask.reshape(score.shape)
+    return without(np.ones(score.shape, bool), score, int(ratio * score.size + 1e-9))
 
 
 def _pruned(spec: ConvSpec, gram: Doubles, block: Block, ratio: float, *, refit: bool) -> _Weights:

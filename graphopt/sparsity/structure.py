@@ -54,6 +54,15 @@ def kept(weight: Array, block: Block) -> Mask:
     return sums(np.asarray(weight != 0, np.float32), block) > 0
 
 
+def without(mask: Mask, worth: NDArray[np.floating[Any]], gone: int) -> Mask:
+    """A mask of which `gone` blocks are dropped: those that are already, then the least worth."""
+    # What is worth nothing may still be there.
+    order = np.argsort(np.where(mask, worth, -1), axis=None, kind="stable")
+    left = np.ones(mask.shape, bool)
+    left.flat[order[:gone]] = False
+    return left
+
+
 def expand(mask: Mask, block: Block, weight_shape: tuple[int, ...]) -> Mask:
     """A mask over blocks as one over all numbers of a weight (O, I, kh, kw)."""
     rows = np.repeat(mask, block.filters, axis=0)[: weight_shape[0]]

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.sparsity.structure import Block, Mask
+from graphopt.sparsity.structure import Block, Mask, without
 
 Doubles = NDArray[np.float64]
 
@@ -44,8 +44,7 @@ def cheapest_mask(
                 inverses[key] = _inverse(system, parts, kept)
             filters = right[:, block.filters * row :][:, : block.filters]
             costs[row] = _costs(inverses[key], filters, parts).reshape(kept.shape)
-        order = np.argsort(np.where(mask, costs, -1), axis=None, kind="stable")
-        mask.flat[order[:so_far]] = False
+        mask = without(mask, costs, so_far)
     return mask
 
 
