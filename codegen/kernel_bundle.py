@@ -25,25 +25,12 @@ def write_kernels(
         target: what to compile for.
         path: the bundle's folder.
     """
-    device = machine_code.tvm_target(target)
-    with device:
-        if target.kind == "cpu":
-            file, code = "kernels.so", machine_code.shared_library(functions, device)
-        else:
-            file = "kernels.cl"
-            code, launches = machine_code.opencl_source(functions, device, images=target.images)
-            plan = machine_code.with_launches(plan, launches)
+    plan, file, code = machine_code.compiled(functions, plan, target)
     manifest = bundle.Manifest(
         format=bundle.FORMAT,
         graphopt=__version__,
         tvm=tvm.__version__,
-        target=bundle.Target(
-            name=target.name,
-            kind=target.kind,
-            cpu_features=target.cpu_features,
-            extensions=target.extensions,
-            description=str(tvm.target.Target(target.tvm)),
-        ),
+        target=machine_code.description(target),
         model=bundle.Model(path="", sha256=""),
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
         outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},

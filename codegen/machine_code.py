@@ -17,6 +17,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes
 
+from graphopt import bundle
 from graphopt.bundle import Plan, Tensor
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError, Unsupported
@@ -96,6 +97,42 @@ def _linker() -> list[str]:
             hint="install gcc or clang, or: pip install ziglang",
         ) from None
     return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def description(target: Target) -> bundle.Target:
+    """What a bundle says of the target that it was compiled for."""
+    return bundle.Target(
+        name=target.name,
+        kind=target.kind,
+        cpu_features=target.cpu_features,
+        extensions=target.extensions,
+        description=str(tvm.target.Target(target.tvm)),
+    )
+
+
+def compiled(
+    functions: Mapping[str, Any],
+    plan: Plan,
+    target: Target,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Plan, str, bytes]:
+    """The code of a plan's kernels.
+
+    Args:
+        functions: TIR by the name that the plan launches it by.
+        plan: what launches them.
+        target: what to compile for.
+        progress: told each function.
+
+    Returns:
+        The plan with the device's own launches, and the code file's name and content.
+    """
+    device = tvm_target(target)
+    with device:
+        if target.kind == "cpu":
+            return plan, "kernels.so", shared_library(functions, device, progress)
+        source, launches = opencl_source(functions, device, progress, images=target.images)
+        return with_launches(plan, launches), "kernels.cl", source
 
 
 LOWER = (

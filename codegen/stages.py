@@ -118,14 +118,8 @@ def compile_network(
         def making(kernel: str) -> None:
             progress("code", f"{kernel} for {layer_of[kernel]}")
 
-        if target.kind == "cpu":
-            code = machine_code.shared_library(functions, device, making)
-            return Compiled(plan, weights, code, "kernels.so", kept)
-        source, launches = machine_code.opencl_source(
-            functions, device, making, images=target.images
-        )
-        plan = machine_code.with_launches(plan, launches)
-        return Compiled(plan, weights, source, "kernels.cl", kept)
+        plan, code_file, code = machine_code.compiled(functions, plan, target, making)
+    return Compiled(plan, weights, code, code_file, kept)
 
 
 def _halves(model: onnx.ModelProto, target: Target, largest: Mapping[str, float]) -> Halves:

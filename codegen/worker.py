@@ -56,6 +56,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     """Write plan.json, weights.bin, the kernels' file, and what they are to description.json."""
     import tvm
 
+    from graphopt.codegen import machine_code
     from graphopt.codegen.stages import compile_network
     from graphopt.codegen.targets import load_target, with_half_arithmetic
     from graphopt.codegen.tuning import as_choices
@@ -72,13 +73,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         "tvm": tvm.__version__,
         "code_file": result.code_file,
         "kept": result.kept,
-        "target": {
-            "name": target.name,
-            "kind": target.kind,
-            "cpu_features": target.cpu_features,
-            "extensions": target.extensions,
-            "description": str(tvm.target.Target(target.tvm)),
-        },
+        "target": machine_code.description(target).model_dump(),
     }
     (folder / "description.json").write_text(json.dumps(description))
 
