@@ -12,10 +12,8 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import constant_of, is_graph_output, is_standard, label
 from graphopt.passbase import Change, Numerics, Pass, Skip, option
 from graphopt.sparsity.packing import OLDEST_OPSET, Packed, insert, pack
-from graphopt.sparsity.structure import Block
+from graphopt.sparsity.structure import BLOCKS, Block
 
-BLOCKS = (Block(16, 4), Block(8, 4), Block(4, 4))
-"""Tried beside the whole weight as one block a position of the kernel."""
 SMALL = 1024
 """Weights of fewer numbers stay as they are."""
 GAIN = 0.95
@@ -39,8 +37,8 @@ class PackWeights(Pass[Weight]):
         A constant weight -> the values of its kept blocks and how far they are apart -> a node
         `graphopt.ExpandBlocks` that makes the weight of them, under its old name. That is a
         model-local function of standard operators, which onnxruntime computes once, when it loads
-        the file; its doc string has the format byte by byte. The block is 16x4, 8x4 or 4x4 filters
-        x channels, or all of a kernel position, whichever takes fewest bytes. `graphopt unpack`
+        the file; its doc string has the format byte by byte. The block is one of those of
+        `prune-blocks`, or all of a kernel position, whichever takes fewest bytes. `graphopt unpack`
         gives the dense file back; every graphopt command reads both.
 
     Numerics:
@@ -87,7 +85,7 @@ class PackWeights(Pass[Weight]):
             if abs(weight).max() > np.finfo(dtype).max:
                 yield Skip(label(node), f"a weight of {abs(weight).max():.0e} is no {self.values}")
                 continue
-            blocks = (*BLOCKS, Block(*weight.shape[:2]))
+            blocks = (*BLOCKS.values(), Block(*weight.shape[:2]))
             packed = min((pack(numbers, b, dtype) for b in blocks), key=lambda p: p.nbytes)
             if packed.nbytes > GAIN * weight.nbytes:
                 yield Skip(label(node), "hardly any block of its weight is zero")

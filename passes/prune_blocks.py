@@ -77,7 +77,7 @@ class PruneBlocks(Pass[Site]):
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = option(0.5, "part of a layer's blocks that goes")
-    block: Literal["8x4", "4x4", "16x4"] = option("8x4", "filters x channels of a block")
+    block: BlockName = option("8x4", "filters x channels of a block")
     plan: str = option(
         "", "a JSON file that says it for each layer, instead of `ratio` and `block`"
     )

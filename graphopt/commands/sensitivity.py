@@ -18,6 +18,8 @@ class Extent(str, Enum):
     four_by_four = "4x4"
     eight_by_four = "8x4"
     sixteen_by_four = "16x4"
+    sixteen_by_one = "16x1"
+    eight_by_one = "8x1"
 
 
 def sensitivity(

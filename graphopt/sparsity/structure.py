@@ -33,11 +33,19 @@ class Block(NamedTuple):
         return -(-filters // self.filters), -(-channels // self.channels), height, width
 
 
-BlockName = Literal["8x4", "4x4", "16x4"]
+BlockName = Literal["8x4", "4x4", "16x4", "16x1", "8x1"]
 """Filters x channels, as options and files write it."""
-BLOCKS: Mapping[BlockName, Block] = {"8x4": Block(), "4x4": Block(4, 4), "16x4": Block(16, 4)}
-FINEST = BLOCKS["4x4"]
-"""Divides every other block: a block of any extent that is zero is zero in these, too."""
+BLOCKS: Mapping[BlockName, Block] = {
+    "8x4": Block(),
+    "4x4": Block(4, 4),
+    "16x4": Block(16, 4),
+    "16x1": Block(16, 1),
+    "8x1": Block(8, 1),
+}
+FINEST = Block(4, 1)
+"""Divides every block: what is zero in a block of any extent is zero in these, too."""
+BY_CHANCE = 0.02
+"""The part of all zero blocks that may be no part of larger ones: zeros of a quantised weight."""
 
 
 def sums(values: NDArray[np.floating[Any]], block: Block) -> NDArray[np.float64]:
@@ -71,17 +79,19 @@ def expand(mask: Mask, block: Block, weight_shape: tuple[int, ...]) -> Mask:
 
 def extent(weight: Array) -> Block:
     """The largest block that a weight's zeros are pruned in; `FINEST` where nothing is pruned."""
-    finest = density(weight, FINEST)
-    fitting = (b for b in BLOCKS.values() if density(weight, b) == finest)
-    return max(fitting) if finest < 1 else FINEST
+    zeros = 1 - density(weight, FINEST)
+    explained = {block: 1 - density(weight, block) for block in BLOCKS.values()}
+    fitting = (block for block, share in explained.items() if share >= (1 - BY_CHANCE) * zeros)
+    return max(fitting, default=FINEST) if zeros else FINEST
 
 
 def free(weight: Array) -> Mask:
-    """The numbers of a weight (O, I, kh, kw) that lie in no zero block, of whatever extent.
+    """The numbers of a weight (O, I, kh, kw) that lie in no zero block of its `extent`.
 
     They may be fitted and trained; the others stay zero.
     """
-    return expand(kept(weight, FINEST), FINEST, weight.shape)
+    block = extent(weight)
+    return expand(kept(weight, block), block, weight.shape)
 
 
 def density(weight: Array, block: Block) -> float:

@@ -3,7 +3,8 @@
 Dropping the numbers q of a least-squares solution w of A w = b, and letting the others make up for
 it, costs w_q^T ([A^-1]_qq)^-1 w_q (Hassibi and Stork, "Second order derivatives for network
 pruning", NIPS 1992; for blocks: Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022,
-section 4). The costs hold for one block at a time: after half of them the rest is costed anew.
+section 4). The costs hold for one block at a time, so blocks go in some rounds, and each round
+costs those that are left anew.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from graphopt.sparsity.structure import Block, Mask, without
 
 Doubles = NDArray[np.float64]
+
+ROUNDS = 8
+"""On layers of Lightweight OpenPose pruned by half, eight rounds left an error of 0.167 behind the
+fit where two left 0.182 and one 0.202 (3x3), and 0.319, 0.323 and 0.332 (1x1)."""
 
 
 def cheapest_mask(
@@ -35,7 +40,7 @@ def cheapest_mask(
         numbers[block.channels * channels :][: block.channels, y, x]
         for channels, y, x in np.ndindex(mask.shape[1:])
     ]
-    for so_far in (gone // 2, gone):
+    for so_far in (gone * (turn + 1) // ROUNDS for turn in range(ROUNDS)):
         costs = np.empty(mask.shape)
         inverses: dict[bytes, Doubles] = {}
         for row, kept in enumerate(mask):
@@ -63,8 +68,12 @@ def _costs(inverse: Doubles, right: Doubles, parts: list[NDArray[np.intp]]) -> D
     """What dropping each block would cost the filters that share it; zero for those gone."""
     weights = inverse @ right
     costs = np.zeros(len(parts))
-    for index, part in enumerate(parts):
-        if weights[part].any():
-            step = np.linalg.solve(inverse[np.ix_(part, part)], weights[part])
-            costs[index] = (weights[part] * step).sum()
+    sizes = np.array([len(part) for part in parts])
+    for size in np.unique(sizes):
+        of_size = np.flatnonzero(sizes == size)
+        cut = np.stack([parts[index] for index in of_size])  # [blocks, size]
+        there = weights[cut].any(axis=(1, 2))
+        cut, of_size = cut[there], of_size[there]
+        step = np.linalg.solve(inverse[cut[:, :, None], cut[:, None, :]], weights[cut])
+        costs[of_size] = (weights[cut] * step).sum(axis=(1, 2))
     return costs
