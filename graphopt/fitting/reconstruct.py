@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,42 +23,39 @@ from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import scipy.linalg
 from numpy.typing import NDArray
 
 from graphopt.engine import Array
 from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import fingerprint, foreign, unreadable
-from graphopt.fitting.samples import Sample
+from graphopt.fitting.least_squares import LeastSquares
+from graphopt.fitting.samples import Sample, salience
 from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, is_standard, label, only_consumer
 from graphopt.model import replacing
 from graphopt.passbase import Skip
-from graphopt.sparsity.structure import Mask, expand, extent, free, kept
-from graphopt.sparsity.surgeon import cheapest_mask
+from graphopt.sparsity.structure import free
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Pairs = Iterable[tuple[Floats, Floats]]
+Pairs = Sequence[tuple[Floats, Floats]]
 """Patches [group, positions, K+1] and targets [group, positions, filters]."""
 
 Masks = Literal["keep", "choose"]
 """Blocks of a weight that are zero stay zero, or as many others of the same extent take their
 place, where the fit can do without those more easily (see `graphopt.sparsity.surgeon`)."""
-POSITIONS = 8
+POSITIONS = 32
 """Output positions to fit on, as a multiple of the unknowns of one filter …"""
 LEAST_POSITIONS = 2048
-"""… and at least so many."""
+"""… at least so many …"""
+PATCHES = 1 << 27
+"""… and at most as many as see so many numbers in all."""
 MEMORY = 2 << 30
 """Bytes of activations held between two layers; where they would take more, fewer images are."""
 THROUGH_IMAGES = 24
 """Images at most that a convolution is fitted on through others, where each is seen as a whole."""
-RECTIFIED_STEPS = 8
-"""Solutions for one layer before a Relu: each takes what the last one made for the target where
-both are negative. Step by step, that minimises the error behind the Relu (after Zhang et al., TPAMI
-2016, section 3.3, whose relaxation is another)."""
 UNCHANGED = 1e-4
 """Relative error of a layer that needs no repair: rounding."""
 
@@ -252,22 +249,16 @@ class Reconstruction:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
         rectified = self._is_rectified(node)
-        system = _LeastSquares(spec, self._ridge)
-
-        def seen() -> Iterator[tuple[Floats, Floats]]:
-            for values, sample in zip(inputs[: self.count], samples, strict=False):
-                yield sample.patches(values, spec), sample.grouped(spec.group)
-
-        system.add(seen)
-        if rectified:
-            system.rectified = seen
-        judged = [
+        pairs = [
             (sample.patches(values, spec), sample.grouped(spec.group))
-            for values, sample in zip(inputs[self.count :], samples[self.count :], strict=True)
+            for values, sample in zip(inputs, samples, strict=True)
         ]
+        system, judged = LeastSquares(spec, self._ridge), pairs[self.count :]
+        for pair in pairs[: self.count]:
+            system.add(*pair)
         if self._masks == "choose" and spec.group == 1 and not free(spec.weight).all():
             system.choose(spec.weight)
-        old, new = system.present, system.solve()
+        old, new = system.present, system.solve(rectified=rectified)
         before, after = (_error(s, judged, rectified=rectified) for s in (old, new))
         return _Found.of(spec, new, before, after)
 
@@ -285,7 +276,7 @@ class Reconstruction:
         chain = [s for s in map(ConvSpec.of, self._chains[id(node)]) if s is not None]
         samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
         used = min(self.count, THROUGH_IMAGES)
-        start = _LeastSquares(spec, self._ridge).present
+        start = LeastSquares(spec, self._ridge).present
         found = Through(chain, inputs[:used], samples[:used]).solve(start)
         judge = Through(chain, inputs[self.count :], samples[self.count :])
         targets = [sample.values for sample in judge.samples]
@@ -353,13 +344,19 @@ class Reconstruction:
         wanted = {}
         for node, name in zip(fitted, names, strict=True):
             unknowns = math.prod(node.inputs[1].shape[1:]) + 1
-            wanted[name] = math.ceil(max(LEAST_POSITIONS, POSITIONS * unknowns) / self.count)
+            most = PATCHES // (unknowns * node.attrs.get("group", 1))
+            wanted[name] = math.ceil(
+                max(LEAST_POSITIONS, min(POSITIONS * unknowns, most)) / self.count
+            )
         rng = np.random.default_rng(self._seed)
-        engine = engine_of(part_of(self._original, outputs=names))
+        shown = [tensor.name for tensor in self._original.outputs]
+        engine = engine_of(part_of(self._original, outputs=sorted({*names, *shown})))
         samples: dict[str, list[Sample]] = {name: [] for name in names}
         for feed in self._feeds():
-            for name, values in engine.run(feed).items():
-                samples[name].append(Sample.of(values, wanted[name], rng))
+            values = engine.run(feed)
+            where = salience([values[name] for name in shown])
+            for name in names:
+                samples[name].append(Sample.of(values[name], wanted[name], rng, where))
         return samples
 
 
@@ -424,88 +421,6 @@ class _Kept:
             self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
         with replacing(self._path) as fresh, fresh.open("wb") as file:
             np.savez(file, **self._arrays)
-
-
-class _LeastSquares:
-    """Normal equations of a convolution's filters, a system for each group."""
-
-    def __init__(self, spec: ConvSpec, ridge: float) -> None:
-        weight = spec.weight.reshape(spec.group, spec.out_channels // spec.group, -1)
-        bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias
-        bias = bias.reshape(spec.group, -1, 1)
-        self.present: Doubles = (
-            np.concatenate([weight, bias], axis=2).transpose(0, 2, 1).astype(np.float64)
-        )
-        """Weights, then the bias: [group, K+1, filters]."""
-        groups, unknowns, filters = self.present.shape
-        self._gram = np.zeros((groups, unknowns, unknowns))
-        self._moment = np.zeros((groups, unknowns, filters))
-        self._ridge = ridge
-        self.rectified: Callable[[], Pairs] | None = None
-        """Patches and targets again, where only what is positive counts: behind a Relu."""
-        self._restrict(free(spec.weight))
-
-    def _restrict(self, numbers: Mask) -> None:
-        """Fit only these numbers of the weight, and the bias; the others become zero."""
-        self._free = np.ones(self.present.shape, bool)
-        shape = (len(self.present), self.present.shape[2], -1)
-        self._free[:, :-1] = numbers.reshape(shape).transpose(0, 2, 1)
-
-    def choose(self, weight: Array) -> None:
-        """Let as many blocks be zero as in `weight`, of one group, but those that cost least."""
-        block = extent(weight)
-        mask = kept(weight, block)
-        penalty = self._penalty(0)
-        system = self._gram[0] + np.diag(penalty)
-        right = self._moment[0] + penalty[:, None] * self.present[0]
-        gone = int(np.count_nonzero(~mask))
-        chosen = cheapest_mask(system, right, weight.shape, block, gone)
-        self._restrict(expand(chosen, block, weight.shape))
-
-    def add(self, seen: Callable[[], Pairs]) -> None:
-        """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
-        for patches, target in seen():
-            turned = patches.transpose(0, 2, 1)
-            self._gram += turned @ patches
-            self._moment += turned @ target
-
-    def solve(self) -> Doubles:
-        """The solution, like `present`; the bias is not pulled."""
-        solution = self._solved(self._moment)
-        if self.rectified is None:
-            return solution
-        for _ in range(RECTIFIED_STEPS):
-            moment = np.zeros_like(self._moment)
-            weights = solution.astype(np.float32)
-            for patches, target in self.rectified():
-                # What is negative in both is right behind a Relu, however far apart they are.
-                made = np.minimum(patches @ weights, 0)
-                moment += patches.transpose(0, 2, 1) @ np.where(target > 0, target, made)
-            solution = self._solved(moment)
-        return solution
-
-    def _solved(self, moment: Doubles) -> Doubles:
-        """The solution for other targets, of which only the products with the patches are known."""
-        start = np.where(self._free, self.present, 0.0)
-        solution: Doubles = start.copy()
-        for group, gram in enumerate(self._gram):
-            residual = moment[group] - gram @ start[group]
-            system = gram + np.diag(self._penalty(group))
-            patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
-            for index, pattern in enumerate(patterns):
-                filters = np.flatnonzero(of_filter.ravel() == index)
-                right = residual[np.ix_(pattern, filters)]
-                fitted = system[np.ix_(pattern, pattern)]
-                step = scipy.linalg.solve(fitted, right, assume_a="pos")
-                solution[group][np.ix_(pattern, filters)] += step
-        return solution
-
-    def _penalty(self, group: int) -> Doubles:
-        """The pull on each unknown toward what it is."""
-        diagonal = np.diag(self._gram[group])
-        penalty = np.full(len(diagonal), self._ridge * diagonal[:-1].mean() + 1e-6 * diagonal[-1])
-        penalty[-1] = 1e-9 * diagonal[-1]
-        return penalty
 
 
 def _error(solution: Doubles, judged: Pairs, *, rectified: bool = False) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,40 @@ from graphopt.engine import Array
 from graphopt.graph import ConvSpec
 
 Floats = NDArray[np.float32]
+
+
+def salience(outputs: Sequence[Array]) -> Floats | None:
+    """Where in an image a network finds something, [H,W].
+
+    How far each position's outputs are from the image's median. Most of a photo is background,
+    where maps are right as soon as they are flat.
+
+    Args:
+        outputs: all outputs for one image; those [1,C,H,W] count.
+
+    Returns:
+        Numbers above zero; None where no output has positions or all are the same everywhere.
+    """
+    maps = [v[0] for v in outputs if v.ndim == 4 and min(v.shape[2:]) > 1]
+    if not maps:
+        return None
+    size = max((m.shape[1:] for m in maps), key=math.prod)
+    total = np.zeros(size, np.float32)
+    for values in maps:
+        away = values - np.median(values, axis=(1, 2), keepdims=True)
+        energy = np.square(away).sum(axis=0)
+        total += resized(energy / max(float(energy.mean()), 1e-30), size)
+    return np.sqrt(total + 1e-6) if total.any() else None
+
+
+def resized(values: Floats, size: tuple[int, int]) -> Floats:
+    """A map [H,W] at another size, by the nearest pixel."""
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new)
+        for old, new in zip(values.shape, size, strict=True)
+    )
+    chosen: Floats = values[rows[:, None], columns]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -25,10 +61,28 @@ class Sample:
     """Height and width of the whole output."""
 
     @classmethod
-    def of(cls, target: Array, count: int, rng: np.random.Generator) -> Sample:
-        """Random positions of [1,C,H,W], each at most once."""
+    def of(
+        cls,
+        target: Array,
+        count: int,
+        rng: np.random.Generator,
+        where: Floats | None = None,
+    ) -> Sample:
+        """Random positions of [1,C,H,W], each at most once.
+
+        Args:
+            target: the tensor.
+            count: how many; fewer if it has fewer.
+            rng: what chooses them.
+            where: `salience` of the image, for positions of which half are where people are.
+        """
         height, width = target.shape[2:]
-        chosen = rng.choice(height * width, min(count, height * width), replace=False)
+        size = height * width
+        odds = None
+        if where is not None:
+            there = resized(where, (height, width)).ravel().astype(np.float64)
+            odds = (1 / size + there / there.sum()) / 2
+        chosen = rng.choice(size, min(count, size), replace=False, p=odds)
         rows, columns = np.divmod(chosen, width)
         values = target[0][:, rows, columns].T.astype(np.float32)
         return cls(rows, columns, values, (height, width))

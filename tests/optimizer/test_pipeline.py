@@ -36,7 +36,7 @@ class Typed(Pass):
     on: bool = option(False, "")
     kind: Literal["a", "b c"] = option("a", "")
     text: str = option("", "")
-    file: Path = option(Path("x"), "")  # noqa: RUF009
+    file: Path = option(Path("x"), "")
 
     def match(self, graph):
         yield from ()

@@ -1,0 +1,120 @@
+"""Least squares for the weights of one convolution, some of which are zero and stay zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from graphopt.engine import Array
+from graphopt.graph import ConvSpec
+from graphopt.sparsity.structure import Mask, expand, extent, free, kept
+from graphopt.sparsity.surgeon import cheapest_mask
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+RECTIFIED_STEPS = 8
+"""Solutions for one layer before a Relu: each takes what the last one made for the target where
+both are negative. Step by step, that minimises the error behind the Relu (after Zhang et al., TPAMI
+2016, section 3.3, whose relaxation is another)."""
+
+
+class LeastSquares:
+    """Normal equations of a convolution's filters, a system for each group.
+
+    Blocks of weights that are zero stay zero: the filters that share them are solved for together,
+    without them.
+
+    Args:
+        spec: the convolution.
+        ridge: pull toward the present weights, relative to the mean square of what it sees.
+    """
+
+    def __init__(self, spec: ConvSpec, ridge: float) -> None:
+        weight = spec.weight.reshape(spec.group, spec.out_channels // spec.group, -1)
+        bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias
+        bias = bias.reshape(spec.group, -1, 1)
+        self.present: Doubles = (
+            np.concatenate([weight, bias], axis=2).transpose(0, 2, 1).astype(np.float64)
+        )
+        """Weights, then the bias: [group, K+1, filters]."""
+        groups, unknowns, filters = self.present.shape
+        self._gram = np.zeros((groups, unknowns, unknowns))
+        self._moment = np.zeros((groups, unknowns, filters))
+        self._ridge = ridge
+        self._seen: list[tuple[Floats, Floats]] = []
+        self._restrict(free(spec.weight))
+
+    def add(self, patches: Floats, target: Floats) -> None:
+        """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
+        turned = patches.transpose(0, 2, 1)
+        self._gram += turned @ patches
+        self._moment += turned @ target
+        self._seen.append((patches, target))
+
+    def choose(self, weight: Array) -> None:
+        """Let as many blocks be zero as in `weight`, of one group, but those that cost least."""
+        block = extent(weight)
+        mask = kept(weight, block)
+        penalty = self._penalty(0)
+        system = self._gram[0] + np.diag(penalty)
+        right = self._moment[0] + penalty[:, None] * self.present[0]
+        gone = int(np.count_nonzero(~mask))
+        chosen = cheapest_mask(system, right, weight.shape, block, gone)
+        self._restrict(expand(chosen, block, weight.shape))
+
+    def solve(self, *, rectified: bool = False) -> Doubles:
+        """The solution, like `present`; the bias is not pulled.
+
+        Args:
+            rectified: only what is positive counts: the layer is before a Relu.
+        """
+        systems = self._systems()
+        solution = self._solved(systems, self._moment)
+        for _ in range(RECTIFIED_STEPS if rectified else 0):
+            moment = np.zeros_like(self._moment)
+            weights = solution.astype(np.float32)
+            for patches, target in self._seen:
+                # What is negative in both is right behind a Relu, however far apart they are.
+                made = np.minimum(patches @ weights, 0)
+                moment += patches.transpose(0, 2, 1) @ np.where(target > 0, target, made)
+            solution = self._solved(systems, moment)
+        return solution
+
+    def _restrict(self, numbers: Mask) -> None:
+        """Fit only these numbers of the weight, and the bias; the others become zero."""
+        self._free = np.ones(self.present.shape, bool)
+        shape = (len(self.present), self.present.shape[2], -1)
+        self._free[:, :-1] = numbers.reshape(shape).transpose(0, 2, 1)
+
+    def _systems(self) -> list[_System]:
+        """What is solved together: filters of a group whose unknowns are the same."""
+        systems = []
+        for group, gram in enumerate(self._gram):
+            system = gram + np.diag(self._penalty(group))
+            patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
+            for index, pattern in enumerate(patterns):
+                filters = np.flatnonzero(of_filter.ravel() == index)
+                factor = scipy.linalg.cho_factor(system[np.ix_(pattern, pattern)])
+                systems.append((group, np.ix_(pattern, filters), factor))
+        return systems
+
+    def _solved(self, systems: list[_System], moment: Doubles) -> Doubles:
+        """The solution for some target, of which only the products with the patches are known."""
+        solution: Doubles = np.where(self._free, self.present, 0.0)
+        residual = moment - self._gram @ solution
+        for group, where, factor in systems:
+            solution[group][where] += scipy.linalg.cho_solve(factor, residual[group][where])
+        return solution
+
+    def _penalty(self, group: int) -> Doubles:
+        """The pull on each unknown toward what it is."""
+        diagonal = np.diag(self._gram[group])
+        penalty = np.full(len(diagonal), self._ridge * diagonal[:-1].mean() + 1e-6 * diagonal[-1])
+        penalty[-1] = 1e-9 * diagonal[-1]
+        return penalty
+
+
+_System = tuple[int, tuple[NDArray[np.intp], ...], tuple[Doubles, bool]]
+"""A group, where in its solution [K+1, filters] the unknowns are, and their system's factor."""
