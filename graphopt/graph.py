@@ -148,6 +148,15 @@ class ConvSpec:
         """Whether every channel is filtered alone."""
         return self.group > 1 and self.group == self.in_channels == self.out_channels
 
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The spatial extents that a `Conv` with known pads makes of an input's."""
+        assert self.pads is not None
+        rank = len(self.kernel)
+        ends = zip(self.pads[:rank], self.pads[rank:], strict=True)
+        padded = [n + before + behind for n, (before, behind) in zip(size, ends, strict=True)]
+        steps = zip(padded, self.kernel, self.dilations, self.strides, strict=True)
+        return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in steps)
+
     @classmethod
     def of(cls, node: gs.Node) -> ConvSpec | None:
         """Read a node; None when it is no convolution, or its weight or bias is not constant."""

@@ -30,22 +30,18 @@ def sensitivity(
     ],
     photos: Annotated[
         int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
-    ] = 30,
+    ] = 50,
     ratio: Annotated[
         list[float] | None,
         typer.Option(
             min=0.01,
             max=0.99,
-            help="Part of a layer's blocks that goes; may be repeated (0.25, 0.5, 0.75 and 0.9).",
+            help="Part of a layer's blocks that goes; may be repeated (0.25, 0.5, 0.7 and 0.85).",
         ),
     ] = None,
     block: Annotated[
         Extent, typer.Option(help="Filters x channels of a block.")
     ] = Extent.eight_by_four,
-    refit: Annotated[
-        bool,
-        typer.Option("--refit/--no-refit", help="Fit what is left of a layer by least squares."),
-    ] = True,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all of it as JSON.", metavar="F.json")
     ] = None,
@@ -74,7 +70,6 @@ def sensitivity(
             count=photos,
             ratios=sorted(set(ratio or RATIOS)),
             block=block.value,
-            refit=refit,
             input_shapes=parse_input_shapes(input_shape or []),
             progress=tell,
             **choices(skeleton, color, mean, scale, pad_value),

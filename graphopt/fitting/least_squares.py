@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.engine import Array
 from graphopt.graph import ConvSpec
-from graphopt.sparsity.structure import Mask, expand, extent, free, kept
-from graphopt.sparsity.surgeon import cheapest_mask
+from graphopt.sparsity.structure import Block, Mask, free
+from graphopt.sparsity.surgeon import cheapest_masks
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -44,7 +45,8 @@ class LeastSquares:
         self._moment = np.zeros((groups, unknowns, filters))
         self._ridge = ridge
         self._seen: list[tuple[Floats, Floats]] = []
-        self._restrict(free(spec.weight))
+        self._shape = spec.weight.shape
+        self.restrict(free(spec.weight))
 
     def add(self, patches: Floats, target: Floats) -> None:
         """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""
@@ -53,16 +55,18 @@ class LeastSquares:
         self._moment += turned @ target
         self._seen.append((patches, target))
 
-    def choose(self, weight: Array) -> None:
-        """Let as many blocks be zero as in `weight`, of one group, but those that cost least."""
-        block = extent(weight)
-        mask = kept(weight, block)
+    def masks(self, block: Block, counts: Sequence[int]) -> list[Mask]:
+        """The masks without so many blocks that cost the fit least, see `cheapest_masks`."""
         penalty = self._penalty(0)
         system = self._gram[0] + np.diag(penalty)
         right = self._moment[0] + penalty[:, None] * self.present[0]
-        gone = int(np.count_nonzero(~mask))
-        chosen = cheapest_mask(system, right, weight.shape, block, gone)
-        self._restrict(expand(chosen, block, weight.shape))
+        return cheapest_masks(system, right, self._shape, block, counts)
+
+    def restrict(self, numbers: Mask) -> None:
+        """Fit only these numbers of the weight (O, I, kh, kw), and the bias; others become zero."""
+        self._free = np.ones(self.present.shape, bool)
+        shape = (len(self.present), self.present.shape[2], -1)
+        self._free[:, :-1] = numbers.reshape(shape).transpose(0, 2, 1)
 
     def solve(self, *, rectified: bool = False) -> Doubles:
         """The solution, like `present`; the bias is not pulled.
@@ -81,12 +85,6 @@ class LeastSquares:
                 moment += patches.transpose(0, 2, 1) @ np.where(target > 0, target, made)
             solution = self._solved(systems, moment)
         return solution
-
-    def _restrict(self, numbers: Mask) -> None:
-        """Fit only these numbers of the weight, and the bias; the others become zero."""
-        self._free = np.ones(self.present.shape, bool)
-        shape = (len(self.present), self.present.shape[2], -1)
-        self._free[:, :-1] = numbers.reshape(shape).transpose(0, 2, 1)
 
     def _systems(self) -> list[_System]:
         """What is solved together: filters of a group whose unknowns are the same."""

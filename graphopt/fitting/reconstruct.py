@@ -35,7 +35,7 @@ from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, is_standard, label, only_consumer
 from graphopt.model import replacing
 from graphopt.passbase import Skip
-from graphopt.sparsity.structure import free
+from graphopt.sparsity.structure import expand, extent, free, kept
 from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
@@ -248,7 +248,9 @@ class Reconstruction:
     def _fit_directly(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
-        rectified = self._is_rectified(node)
+        counterpart = self._original.tensors()[node.outputs[0].name]
+        rectified = before_relu(self._graph, node.outputs[0])
+        rectified &= before_relu(self._original, counterpart)
         pairs = [
             (sample.patches(values, spec), sample.grouped(spec.group))
             for values, sample in zip(inputs, samples, strict=True)
@@ -257,19 +259,13 @@ class Reconstruction:
         for pair in pairs[: self.count]:
             system.add(*pair)
         if self._masks == "choose" and spec.group == 1 and not free(spec.weight).all():
-            system.choose(spec.weight)
+            block = extent(spec.weight)
+            gone = int(np.count_nonzero(~kept(spec.weight, block)))
+            (mask,) = system.masks(block, [gone])
+            system.restrict(expand(mask, block, spec.weight.shape))
         old, new = system.present, system.solve(rectified=rectified)
         before, after = (_error(s, judged, rectified=rectified) for s in (old, new))
         return _Found.of(spec, new, before, after)
-
-    def _is_rectified(self, node: gs.Node) -> bool:
-        """Whether only a Relu reads what the layer makes, here and in the original."""
-        counterpart = self._original.tensors()[node.outputs[0].name]
-        readers = (
-            only_consumer(self._graph, node.outputs[0]),
-            only_consumer(self._original, counterpart),
-        )
-        return all(reader is not None and is_standard(reader, "Relu") for reader in readers)
 
     def _fit_through(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution whose target lies behind others."""
@@ -421,6 +417,12 @@ class _Kept:
             self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
         with replacing(self._path) as fresh, fresh.open("wb") as file:
             np.savez(file, **self._arrays)
+
+
+def before_relu(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether only a Relu reads a tensor."""
+    reader = only_consumer(graph, tensor)
+    return reader is not None and is_standard(reader, "Relu")
 
 
 def _error(solution: Doubles, judged: Pairs, *, rectified: bool = False) -> float:

@@ -1,13 +1,14 @@
 """What pruning one layer, or one function block, does to a network's maps and poses.
 
 The paper's sensitivity analysis (section 2.2), without labels: the pruned network is compared with
-the dense one on photos that nothing was fitted on. A layer's blocks go in the order of the squared
-weights times the mean squares of what they see; what is left of the layer is then fitted by least
-squares, so that what counts is the loss after the repair that any pruned network gets.
+the dense one on photos that nothing was fitted on. Those blocks of a layer go that it can best do
+without, and what is left of it is fitted by least squares, as `reconstruct{masks=choose}` does, so
+that what counts is the loss after the repair that any pruned network gets.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import scipy.linalg
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,8 +25,10 @@ from graphopt.engine import Array
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, POSITIONS
-from graphopt.fitting.samples import Sample
+from graphopt.fitting.least_squares import LeastSquares
+from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
+from graphopt.fitting.samples import Sample, salience
+from graphopt.fitting.through import unpacked
 from graphopt.graph import ConvSpec, constant, label
 from graphopt.latency.predict import SIZE
 from graphopt.model import copy_model, load_model
@@ -34,15 +36,16 @@ from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
-from graphopt.sparsity.structure import BLOCKS, Block, BlockName, Mask, expand, sums, without
+from graphopt.sparsity.structure import BLOCKS, Block, BlockName, expand
 from graphopt.verify import OutputError, bound_shapes
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
-RATIOS = (0.25, 0.5, 0.75, 0.9)
+RATIOS = (0.25, 0.5, 0.7, 0.85)
 """Parts of a layer's blocks that go."""
-PHOTOS = 30
+POSITIONS = 12
+"""Output positions to fit on, as a multiple of the unknowns of one filter."""
+PHOTOS = 50
 """Images at most, a share of them held out: more only make the same ranking surer."""
 NARROW = 32
 """Channels below which a layer has too few blocks to choose from."""
@@ -87,8 +90,6 @@ class Sensitivity(_Record):
 
     block: BlockName
     """Filters x channels of a block."""
-    refit: bool
-    """Whether what was left of each layer was fitted again."""
     images: int
     """How many photos it was judged on."""
     people: int
@@ -122,7 +123,6 @@ def measure_file(
     count: int = PHOTOS,
     ratios: Sequence[float] = RATIOS,
     block: BlockName = "8x4",
-    refit: bool = True,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **choices: Any,
@@ -134,9 +134,8 @@ def measure_file(
             `graphopt optimize` does before it prunes.
         photos: the folder.
         count: how many photos to use at most; a fifth is held out to judge by.
-        ratios: see `sensitivity`, as `block` and `refit` are.
+        ratios: see `sensitivity`, as `block` is.
         block: filters x channels of a block.
-        refit: fit what is left of a layer.
         input_shapes: sizes to fix inputs at, see `load_model`.
         progress: told which layer of how many is being measured.
         choices: what the user says about the network (`PoseSpec.with_choices`).
@@ -149,9 +148,7 @@ def measure_file(
     spec = detect_pose_spec(graph, **choices)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
     calibration = Calibration.from_photos(photos, graph, spec, count=count)
-    return sensitivity(
-        graph, calibration, ratios=ratios, block=block, refit=refit, progress=progress
-    )
+    return sensitivity(graph, calibration, ratios=ratios, block=block, progress=progress)
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
@@ -181,7 +178,6 @@ def sensitivity(
     *,
     ratios: Sequence[float] = RATIOS,
     block: BlockName = "8x4",
-    refit: bool = True,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sensitivity:
@@ -192,7 +188,6 @@ def sensitivity(
         calibration: photos to fit on, and others to judge by.
         ratios: parts of a layer's blocks that go.
         block: filters x channels of a block.
-        refit: fit what is left of a layer, by least squares on its dense output.
         seed: of the positions in photos that are fitted on.
         progress: told which layer of how many is being measured.
 
@@ -212,7 +207,8 @@ def sensitivity(
     judge = _Judge(graph, calibration, held_out)
     feeds = calibration.feeds([*fitting, *held_out])
     walk = Walk(graph, [*nodes, graph.nodes[-1]], feeds)
-    rng = np.random.default_rng(seed)
+    engine = engine_of(part_of(graph, outputs=judge.outputs))
+    where = [salience([*engine.run(feed).values()]) for feed in calibration.feeds(fitting)]
     layers: list[Layer] = []
     pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
     for number, node in enumerate(nodes, 1):
@@ -220,11 +216,12 @@ def sensitivity(
         spec = ConvSpec.of(node)
         assert spec is not None
         seen = walk.advance_to(node)
-        gram = _gram(spec, seen[: len(fitting)], rng)
+        system = _system(spec, seen[: len(fitting)], where, seed)
         tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
         losses = []
-        for ratio in ratios:
-            weights = _pruned(spec, gram, BLOCKS[block], ratio, refit=refit)
+        rectified = before_relu(graph, node.outputs[0])
+        fits = _pruned(spec, system, BLOCKS[block], ratios, rectified=rectified)
+        for ratio, weights in zip(ratios, fits, strict=True):
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
         layers.append(
@@ -238,7 +235,6 @@ def sensitivity(
         )
     return Sensitivity(
         block=block,
-        refit=refit,
         images=len(held_out),
         people=judge.people,
         layers=tuple(layers),
@@ -282,82 +278,39 @@ class _Weights(NamedTuple):
     bias: Floats
 
 
-def _gram(spec: ConvSpec, inputs: Sequence[Array], rng: np.random.Generator) -> Doubles:
-    """The mean of the products of what a filter sees, and of a one for the bias: [K+1, K+1]."""
+def _system(
+    spec: ConvSpec, inputs: Sequence[Array], where: Sequence[Floats | None], seed: int
+) -> LeastSquares:
+    """What a layer makes when it is dense, at random positions of each image, as a fit to it."""
     unknowns = spec.weight[0].size + 1
     each = -(-max(LEAST_POSITIONS, POSITIONS * unknowns) // len(inputs))
-    gram: Doubles = np.zeros((unknowns, unknowns))
-    count = 0
-    for values in inputs:
-        (patches,) = _positions(spec, values, each, rng).patches(values, spec)
-        gram += patches.T @ patches
-        count += len(patches)
-    return gram / count
+    system, rng = LeastSquares(spec, RIDGE), np.random.default_rng(seed)
+    weights = system.present.astype(np.float32)
+    for values, there in zip(inputs, where, strict=True):
+        size = spec.output_size(values.shape[2:])
+        sample = Sample.of(np.empty((1, 0, *size), np.float32), each, rng, there)
+        patches = sample.patches(values, spec)
+        system.add(patches, patches @ weights)
+    return system
 
 
-def _positions(spec: ConvSpec, values: Array, count: int, rng: np.random.Generator) -> Sample:
-    """Random positions of what a convolution makes of [1,C,H,W], each at most once."""
-    assert spec.pads is not None
-    height, width = (
-        (extent + before + behind - dilation * (kernel - 1) - 1) // stride + 1
-        for extent, before, behind, dilation, kernel, stride in zip(
-            values.shape[2:],
-            spec.pads[:2],
-            spec.pads[2:],
-            spec.dilations,
-            spec.kernel,
-            spec.strides,
-            strict=True,
-        )
-    )
-    return Sample.of(np.empty((1, 0, height, width), np.float32), count, rng)
-
-
-def mask_of(weight: Floats, energy: Doubles, block: Block, ratio: float) -> Mask:
-    """The blocks that stay: those of the largest squared weights times mean squares of the input.
+def _pruned(
+    spec: ConvSpec, system: LeastSquares, block: Block, ratios: Sequence[float], *, rectified: bool
+) -> Iterator[_Weights]:
+    """A layer without the blocks that it can best do without, and the rest fitted, by each ratio.
 
     Args:
-        weight: (O, I, kh, kw).
-        energy: the mean square of what each of a filter's numbers sees, (I, kh, kw).
+        spec: the dense layer.
+        system: the fit to what that makes.
         block: the extent of a block.
-        ratio: the part of the blocks that goes.
+        ratios: parts of the blocks that go, in rising order.
+        rectified: only what is positive counts.
     """
-    score = sums(np.square(weight) * energy.astype(np.float32), block)
-    return without(np.ones(score.shape, bool), score, int(ratio * score.size + 1e-9))
-
-
-def _pruned(spec: ConvSpec, gram: Doubles, block: Block, ratio: float, *, refit: bool) -> _Weights:
-    """A layer without the part of its blocks that matters least."""
-    weight = np.asarray(spec.weight, np.float32)
-    bias = np.zeros(len(weight), np.float32) if spec.bias is None else spec.bias
-    energy = np.diag(gram)[:-1].reshape(weight.shape[1:])
-    mask = expand(mask_of(weight, energy, block, ratio), block, weight.shape)
-    if not refit:
-        return _Weights(weight * mask, np.asarray(bias, np.float32))
-    return _refitted(weight, bias, mask, gram, block.filters)
-
-
-def _refitted(weight: Floats, bias: Array, mask: Mask, gram: Doubles, filters: int) -> _Weights:
-    """The least squares of what a layer made when it was dense, from what is left of it.
-
-    With G the Gram matrix, S what is left and R what went, the weights that are left change by
-    (G_SS + ridge)^-1 G_SR w_R. The filters of a block share S, and so a solve.
-    """
-    flat = weight.reshape(len(weight), -1).astype(np.float64)
-    free = mask.reshape(flat.shape)
-    shifted = np.array(bias, np.float64)
-    pull = RIDGE * np.diag(gram)[:-1].mean()
-    for first in range(0, len(flat), filters):
-        rows = slice(first, first + filters)
-        gone = np.flatnonzero(~free[first])
-        left = np.append(np.flatnonzero(free[first]), len(gram) - 1)
-        system = gram[np.ix_(left, left)] + np.diag(np.where(left < len(gram) - 1, pull, 1e-9))
-        right = gram[np.ix_(left, gone)] @ flat[rows, gone].T
-        step = scipy.linalg.solve(system, right, assume_a="pos")
-        flat[rows, gone] = 0
-        flat[rows, left[:-1]] += step[:-1].T
-        shifted[rows] += step[-1]
-    return _Weights(flat.reshape(weight.shape).astype(np.float32), shifted.astype(np.float32))
+    blocks = math.prod(block.mask_shape(spec.weight.shape))
+    for mask in system.masks(block, [int(ratio * blocks + 1e-9) for ratio in ratios]):
+        system.restrict(expand(mask, block, spec.weight.shape))
+        weight, bias = unpacked(system.solve(rectified=rectified), spec)
+        yield _Weights(weight.astype(np.float32), bias.astype(np.float32))
 
 
 # --- the whole network --------------------------------------------------------------------------

@@ -29,10 +29,9 @@ class Shown:
         found = self.measured
         yield _table("layer", found.layers, [layer.function_block for layer in found.layers])
         yield _table("function block", found.function_blocks)
-        fit = "what was left of each layer fitted again" if found.refit else "nothing fitted"
         yield Text(
-            f"{found.block} blocks, {fit}; judged on {found.images} photos with {found.people} "
-            "people. Error of the maps relative to their deviation, then mean shift of key points "
+            f"{found.block} blocks, the rest of each layer fitted again; judged on {found.images} "
+            f"photos with {found.people} people. Error of the maps relative to their deviation, then mean shift of key points "
             "in pixels of the input, for each part of the blocks that goes.",
             style="dim",
         )

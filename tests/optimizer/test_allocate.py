@@ -48,9 +48,7 @@ def measured(errors):
         )
         for name, row in errors.items()
     ]
-    return Sensitivity(
-        block="8x4", refit=True, images=1, people=1, layers=tuple(layers), function_blocks=()
-    )
+    return Sensitivity(block="8x4", images=1, people=1, layers=tuple(layers), function_blocks=())
 
 
 ERRORS = {
