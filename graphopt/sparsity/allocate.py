@@ -36,6 +36,11 @@ from graphopt.verify import bound_shapes
 
 Doubles = NDArray[np.float64]
 
+STEP = 0.05
+"""Between two ratios that a layer may be pruned by."""
+LEAST = 1e-6
+"""A loss below which there is none."""
+
 
 class Goal(str, Enum):
     """What pruning is to reach."""
@@ -196,6 +201,34 @@ def _choices(graph: gs.Graph, measured: Sensitivity, device: Device | None) -> l
     return choices
 
 
+def interpolated(measured: Sensitivity) -> Sensitivity:
+    """The same with losses at ratios `STEP` apart between those that were measured, by layer."""
+    layers = [
+        layer.model_copy(update={"losses": tuple(_between(layer.losses))})
+        for layer in measured.layers
+    ]
+    return measured.model_copy(update={"layers": tuple(layers)})
+
+
+def _between(losses: Sequence[Loss]) -> Iterator[Loss]:
+    """Losses grow about exponentially with the ratio: their logarithms are interpolated."""
+    known = sorted(losses, key=lambda loss: loss.ratio)
+    ratios = [loss.ratio for loss in known]
+    steps = np.arange(ratios[0], ratios[-1], STEP)
+
+    def at(ratio: float, values: Sequence[float]) -> float:
+        logs = np.log(np.maximum(values, LEAST))
+        return float(np.exp(np.interp(ratio, ratios, logs)))
+
+    for ratio in np.unique(np.round([*ratios, *steps], 6)).tolist():
+        yield Loss(
+            ratio=ratio,
+            error=at(ratio, [loss.error for loss in known]),
+            shift=at(ratio, [loss.shift for loss in known]),
+            oks=1 - at(ratio, [1 - loss.oks for loss in known]),
+        )
+
+
 def _solve(
     choices: Sequence[_Choice], cost: Doubles, gain: Doubles, least: float
 ) -> NDArray[np.bool_] | None:
@@ -291,7 +324,11 @@ class PruneToTarget(Pass[gs.Node]):
             graph, context.calibration, progress=context.progress
         )
         found = allocate(
-            graph, measured, self.target, device=context.device, original=context.original
+            graph,
+            interpolated(measured),
+            self.target,
+            device=context.device,
+            original=context.original,
         )
         write_plan(found.plan, self.plan)
         self.tell(f"{found} ({self.plan})")

@@ -31,8 +31,9 @@ class Shown:
         yield _table("function block", found.function_blocks)
         yield Text(
             f"{found.block} blocks, the rest of each layer fitted again; judged on {found.images} "
-            f"photos with {found.people} people. Error of the maps relative to their deviation, then mean shift of key points "
-            "in pixels of the input, for each part of the blocks that goes.",
+            f"photos with {found.people} people. Error of the maps relative to their deviation, "
+            "then mean shift of key points in pixels of the input, for each part of the blocks "
+            "that goes.",
             style="dim",
         )
         yield from map(Text, findings(found))

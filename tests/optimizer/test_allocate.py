@@ -16,7 +16,14 @@ from graphopt.latency.device import load_device
 from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model
 from graphopt.passbase import Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.allocate import Goal, PruneToTarget, Target, allocate, one_target
+from graphopt.sparsity.allocate import (
+    Goal,
+    PruneToTarget,
+    Target,
+    allocate,
+    interpolated,
+    one_target,
+)
 from graphopt.sparsity.plan import read_plan
 from graphopt.sparsity.sensitivity import Layer, Loss, Sensitivity
 
@@ -185,3 +192,14 @@ def test_targets_need_photos(tmp_path):
     result = CliRunner().invoke(app, ["optimize", str(tmp_path / "x.onnx"), "--compression", "2"])
     assert isinstance(result.exception, InputError)
     assert "--calib" in str(result.exception)
+
+
+def test_ratios_between_those_that_were_measured():
+    (layer,) = interpolated(measured({"a": (0.01, 0.04, 0.05)})).layers
+    ratios = [loss.ratio for loss in layer.losses]
+    assert ratios == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9]
+    errors = dict(zip(ratios, [loss.error for loss in layer.losses], strict=True))
+    assert [errors[r] for r in RATIOS] == pytest.approx([0.01, 0.04, 0.05])
+    assert errors[0.65] == pytest.approx(0.01 * 4**0.6)
+    assert layer.losses[3].oks == pytest.approx(1 - 0.001 * 4**0.6)
+    assert max(loss.shift for loss in layer.losses) < 1e-5
