@@ -25,7 +25,7 @@ from graphopt.pipeline import (
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.registry import PassType, find_passes
 from graphopt.report import Report
-from graphopt.sparsity.allocate import PruneToTarget, Target
+from graphopt.sparsity.allocate import TIMES, PruneToTarget, Targets
 from graphopt.sparsity.sensitivity import read_sensitivity
 
 DEVICE = "adreno-640"
@@ -47,7 +47,7 @@ def optimize(
     calib: Path | None = None,
     calib_photos: int = 200,
     max_shift: float | None = None,
-    prune: Target | None = None,
+    prune: Targets | None = None,
     sensitivity: Path | None = None,
     device: str | Path | None = None,
     pose: Mapping[str, Any] | None = None,
@@ -78,7 +78,8 @@ def optimize(
         max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
         prune: how far to prune, see `allocate`: after the preset the layers' sensitivity is
             measured, the plan that loses least is written beside the output as `NAME.plan.json`,
-            and `prune-blocks` and `reconstruct` follow. It needs `calib`.
+            and `prune-blocks` and `reconstruct` follow. It needs `calib`. With a `device` that was
+            named, layers are pruned only where that pays there.
         sensitivity: what `graphopt sensitivity --json` wrote of this network, not to measure again.
         device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
             `mobile`. Passes of a preset that are not predicted to pay on it are left out.
@@ -96,9 +97,9 @@ def optimize(
             "how far key points move is measured on photos, after each pass or at the end",
             hint="give a folder of photos with --calib, and no --verify off",
         )
-    if prune is not None and calib is None:
+    if prune and calib is None:
         raise InputError(
-            f"--{prune.goal.value} is reached by pruning, which is fitted to photos",
+            f"--{next(iter(prune)).value} is reached by pruning, which is fitted to photos",
             hint="give a folder of photos with --calib; labels are not needed",
         )
     output = output or path.with_name(f"{path.stem}.opt.onnx")
@@ -113,16 +114,17 @@ def optimize(
     text = ", ".join(part for part in (passes, "distill" if distill else None) if part)
     extra = _passes(text, known, skip_passes)
     remarks: list[str] = []
-    if prune is not None:
+    if prune:
         plan = output.with_name(f"{output.stem}.plan.json")
         pruning = PruneToTarget(
-            target=prune,
+            targets=prune,
+            device=profile if device or TIMES & prune.keys() else None,
             pruning=lookup(PruneToTarget.name, known),
             plan=plan,
             measured=None if sensitivity is None else read_sensitivity(sensitivity),
             tell=remarks.append,
         )
-        extra = [pruning, *_passes("reconstruct", known, skip_passes), *extra]
+        extra = [pruning, *_passes("reconstruct{masks=choose}", known, skip_passes), *extra]
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
     calibration = None

@@ -136,7 +136,7 @@ def optimize(
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
     from graphopt.report import console
-    from graphopt.sparsity.allocate import Goal, one_target
+    from graphopt.sparsity.allocate import Goal
 
     goals = {
         Goal.COMPRESSION: compression,
@@ -159,7 +159,7 @@ def optimize(
             calib=calib,
             calib_photos=calib_photos,
             max_shift=max_shift,
-            prune=one_target(goals),
+            prune={goal: value for goal, value in goals.items() if value is not None},
             sensitivity=sensitivity,
             device=device,
             pose=choices(skeleton, color, mean, scale, pad_value),
