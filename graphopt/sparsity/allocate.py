@@ -39,7 +39,7 @@ Doubles = NDArray[np.float64]
 
 BLOCK: BlockName = "16x1"
 """Filters x channels of a block. Of a 1x1 layer of Lightweight OpenPose pruned by half the rest is
-off by 0.33 with 16x1, by 0.30 with 8x1, 0.38 with 4x4 and 0.40 with 8x4; 16 filters fill vectors."""
+off by 0.33 with 16x1, 0.30 with 8x1, 0.38 with 4x4, 0.40 with 8x4; 16 filters fill vectors."""
 STEP = 0.05
 """Between two ratios that a layer may be pruned by."""
 LEAST = 1e-6
