@@ -9,10 +9,15 @@ array has
     filters * kh * kw + 1 numbers:   the first kept block of each group of filters and position, and
                                      after the last one how many there are
     a number for each kept block:    where it reads, counted from the pixel that position (0, 0)
-                                     reads: in numbers on a CPU, in vectors on a GPU
+                                     reads: in vectors where a block's channels are one (on a GPU),
+                                     else in numbers
 
 so that rows outside the picture are a shorter loop, and only the tiles that touch padding at their
 sides need a loop for each column of the kernel. A 1x1 convolution is done as one long row.
+
+All filters in turn read a tile's input. On a CPU a tile of fewer pixels, whose input stays in the
+nearest cache, is faster than one that fills the registers: one vector of weights a dozen pixels is
+no burden. Blocks of one channel are read number by number, on every device from a buffer.
 
 A vector holds a block's filters, or as many of them as are in a block of the layout: where a vector
 of the target is longer (8 filters, AVX-512), a shorter one does as many multiply-adds a cycle on a
@@ -24,10 +29,10 @@ Reference: Niu et al., "YOLObile", AAAI 2021, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,21 +48,52 @@ from graphopt.codegen.kernels.conv import (
     blocks,
     pack_channels,
 )
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods, zeros
+from graphopt.codegen.kernels.emit import (
+    Expr,
+    broadcast,
+    constant,
+    grid,
+    kernel,
+    neighbourhoods,
+    zeros,
+)
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
-from graphopt.sparsity.structure import Block, Mask, kept
+from graphopt.sparsity.structure import BLOCKS, Block, Mask, kept
 
-BLOCKS = (Block(16, 4), Block(8, 4), Block(4, 4))
-"""The blocks that there are kernels for."""
 
-BLOCK_COST = {"cpu": 2.0, "gpu": 22.0}
-"""What going on to the next block costs a tile, in vector multiply-adds; measured with AVX-512 and
-on PoCL."""
+class Costs(NamedTuple):
+    """What a tile costs beside its multiply-adds, in vector multiply-adds.
+
+    Args:
+        block: going on to the next block.
+        value: reading a number of the input and spreading it over a vector.
+        line: 64 bytes of the input, each time that the next filters read them from the nearest
+            cache.
+        far_line: the same where a tile's input does not stay in that cache.
+    """
+
+    block: float
+    value: float
+    line: float
+    far_line: float
+
+
+COSTS = {
+    "cpu": Costs(block=0.5, value=0.2, line=1.0, far_line=1.6),
+    "gpu": Costs(block=2.0, value=1.2, line=0.0, far_line=0.0),
+}
+"""Measured with AVX-512 (Zen 4) and on PoCL."""
+NEAREST_BYTES = 24 * 1024
+"""What stays of a tile's input in a CPU's nearest cache of 32 KB, through which weights and results
+pass, too."""
 
 
 def punched(
-    spec: ConvSpec, weight: Floats, target: Target, among: Sequence[Block] = BLOCKS
+    spec: ConvSpec,
+    weight: Floats,
+    target: Target,
+    among: Iterable[Block] = BLOCKS.values(),
 ) -> ConvSpec:
     """The same convolution with what is zero in its weight: `block` and `kept`.
 
@@ -67,11 +103,12 @@ def punched(
         target: where it will run.
         among: blocks, of which that is taken whose kernel is estimated to be the fastest.
     """
-    if spec.groups > 1 or spec.transposed or spec.planar or kept(weight, BLOCKS[-1]).all():
+    if spec.groups > 1 or spec.transposed or spec.planar:
         return spec
     ways = [
         replace(spec, block=block, kept=int(mask.sum()))
         for block in among
+        if not kept(weight, block).all()
         for mask in [_mask(weight, spec, block, target)]
     ]
     possible = [(way, tile) for way in ways for tile in tiles(way, target)]
@@ -82,7 +119,9 @@ def punched(
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
     """The tiles, of one block of filters; none if the weight is not known to be punched."""
-    if spec.block is None or (target.kind == "gpu" and spec.block.channels != target.lanes):
+    if spec.block is None:
+        return []
+    if target.kind == "gpu" and spec.block.channels not in (1, target.lanes):
         return []
     _, vectors = _vectors(spec.block, target)
     if target.kind == "gpu":
@@ -91,23 +130,35 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
         # Unlike a dense tile's, a pixel's input is used once, from memory.
         most = (target.registers - 2) // vectors - 1
     most = max(1, min(most, _seen(spec).out_size[1]))
-    return [Tile(1, pixels) for pixels in range(max(1, most // 2), most + 1)]
+    return [Tile(1, pixels) for pixels in range(max(1, most // 4), most + 1)]
 
 
 def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector multiply-adds."""
-    assert spec.block is not None
-    lanes, vectors = _vectors(spec.block, target)
-    height, width = _seen(spec).out_size
+    block = spec.block
+    assert block is not None
+    seen, costs = _seen(spec), COSTS[target.kind]
+    lanes, vectors = _vectors(block, target)
+    groups = _groups(spec, block, target)
+    height, width = seen.out_size
+    # A unit does two vectors of half the width at once, and no more of still shorter ones.
+    part = max(lanes / target.lanes, 1 / 2)
+
+    def tile_cost(pixels: int) -> float:
+        products = part * max(vectors * pixels, 8) + costs.value * pixels
+        read = _input_bytes(seen, target, pixels)
+        line = costs.line if read <= NEAREST_BYTES else costs.far_line
+        return spec.kept * (costs.block + block.channels * products) + groups * line * read / 64
+
     full, rest = divmod(width, tile.pixels)
-    widths = [tile.pixels] * full + [rest] * (rest > 0)
-    part = lanes / target.lanes
-    step = sum(
-        BLOCK_COST[target.kind]
-        + spec.block.channels * part * (max(vectors * w, 8) + (vectors + w) / 4)
-        for w in widths
-    )
-    return spec.kept * height * step
+    return height * (full * tile_cost(tile.pixels) + (tile_cost(rest) if rest else 0))
+
+
+def _input_bytes(spec: ConvSpec, target: Target, pixels: int) -> int:
+    """Bytes of the input that a tile of so many pixels reads."""
+    reach = spec.dilations[1] * (spec.kernel[1] - 1)
+    columns = min((pixels - 1) * spec.strides[1] + reach + 1, spec.size[1])
+    return 4 * target.lanes * blocks(spec.in_channels, target.lanes) * spec.kernel[0] * columns
 
 
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floats:
@@ -151,7 +202,7 @@ def _index(mask: Mask, spec: ConvSpec, target: Target) -> NDArray[np.int32]:
     inside, channel = np.divmod(block * spec.block.channels, target.lanes)
     (height, width), (down, across) = _seen(spec).size, spec.dilations
     pixels = (inside * height + ky * down) * width + kx * across
-    places = pixels if target.kind == "gpu" else pixels * target.lanes + channel
+    places = pixels if _whole_vectors(spec.block, target) else pixels * target.lanes + channel
     index = np.zeros(_indices(spec, target), np.int32)
     both = np.concatenate([starts, places])
     index[: len(both)] = both
@@ -185,6 +236,11 @@ def _vectors(block: Block, target: Target) -> tuple[int, int]:
     """Lanes of a vector of filters, and how many vectors a block of filters has."""
     lanes = min(block.filters, target.lanes)
     return lanes, block.filters // lanes
+
+
+def _whole_vectors(block: Block, target: Target) -> bool:
+    """Whether a block's channels are read as a vector rather than as single numbers."""
+    return target.kind == "gpu" and block.channels == target.lanes
 
 
 def _groups(spec: ConvSpec, block: Block, target: Target) -> int:
@@ -277,7 +333,10 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     (kh, kw), (_, width), (height, out_width) = spec.kernel, spec.size, spec.out_size
     (down, across), (top, left, _, _) = spec.strides, spec.pads
     first_place = groups * kh * kw + 1
-    x, index, zero = p.flat()[1], p.index, zeros(target)
+    numbers, rows = p.flat()
+    whole = _whole_vectors(spec.block, target)
+    x, unit = (rows, 1) if whole else (numbers, target.lanes)
+    index, zero = p.index, zeros(target) if whole else constant(0.0, target.arithmetic)
     chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
     with grid(target, height, chunks, groups, beside) as (row, chunk, group, i):
         column = T.bind((chunk * beside + i) * tile.pixels)
@@ -292,7 +351,8 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                 ]
                 # The load itself is always inside, see conv_dense.
                 starts = [
-                    T.bind(first * width - step + T.min(T.max(c, 0), width - 1)) for c in columns
+                    T.bind((first * width - step + T.min(T.max(c, 0), width - 1)) * unit)
+                    for c in columns
                 ]
                 with T.serial(T.bind(index[(tap,)]), T.bind(index[(tap + 1,)])) as n:
                     place = T.bind(index[(first_place + n,)])
@@ -306,7 +366,7 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                     for channel in range(spec.block.channels):
                         weights = [T.bind(p.weight[n, channel, v]) for v in range(vectors)]
                         for pixel, value in enumerate(values):
-                            scalar = tirx.Shuffle([value], [channel])
+                            scalar = tirx.Shuffle([value], [channel]) if whole else value
                             sums.add(pixel, weights, T.bind(broadcast(scalar, target.lanes)))
         for pixel in range(tile.pixels):
             with T.If(column + pixel < out_width), T.Then():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.engine import Array
 from graphopt.runtime import open_bundle
-from graphopt.sparsity.structure import Block, expand
+from graphopt.sparsity.structure import BLOCKS, Block, expand
 
 SUM = Operand("step", -1)
 BIAS = Step("add", (SUM, Operand("channel", 0)))
@@ -286,7 +286,7 @@ def block_sparse(
     spec: ConvSpec,
     weight: Array,
     target: Target,
-    among: Sequence[Block] = conv_block_sparse.BLOCKS,
+    among: Iterable[Block] = BLOCKS.values(),
 ) -> tuple[Choice, ConvSpec]:
     """The best choice among block-sparse kernels."""
     spec = conv_block_sparse.punched(spec, weight, target, among)
@@ -294,15 +294,21 @@ def block_sparse(
     return next(c for c in choices if c.kernel == kernels.SPARSE), spec
 
 
+of_few_and_of_one_channel = pytest.mark.parametrize("block", [BLOCKS["8x4"], BLOCKS["16x1"]])
+
+
+@of_few_and_of_one_channel
 @pytest.mark.parametrize("case", BLOCK_SPARSE)
-def test_block_sparse_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
+def test_block_sparse_equals_its_meaning(
+    case: str, block: Block, target: Target, tmp_path: Path
+) -> None:
     spec = replace(BLOCK_SPARSE[case], epilogue=EPILOGUES["bias, relu, residual"])
-    weight = punched_weight(spec, Block(8, 4))
-    choice, sparse = block_sparse(spec, weight, target)
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, target, [block])
     check_meaning(choice, sparse, target, tmp_path, weight=weight)
 
 
-@pytest.mark.parametrize("block", conv_block_sparse.BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS.values())
 def test_block_sparse_of_every_block(block: Block, target: Target, tmp_path: Path) -> None:
     spec = BLOCK_SPARSE["filters that fill no block"]
     weight = punched_weight(spec, block)
@@ -310,38 +316,43 @@ def test_block_sparse_of_every_block(block: Block, target: Target, tmp_path: Pat
     check_meaning(choice, sparse, target, tmp_path, weight=weight)
 
 
+@of_few_and_of_one_channel
 @pytest.mark.parametrize("unit", VECTOR_UNITS)
-def test_block_sparse_with_vectors_of_every_width(unit: str, tmp_path: Path) -> None:
+def test_block_sparse_with_vectors_of_every_width(unit: str, block: Block, tmp_path: Path) -> None:
     here = load_target("cpu")
     if VECTOR_UNITS[unit].lanes > here.lanes:
         pytest.skip(f"this CPU has no vectors of {VECTOR_UNITS[unit].lanes} floats")
     target = replace(describe(VECTOR_UNITS[unit], here.tvm), cpu_features=())
     spec = BLOCK_SPARSE["runs of channels"]
-    weight = punched_weight(spec, Block(8, 4))
-    choice, sparse = block_sparse(spec, weight, target)
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, target, [block])
     check_meaning(choice, sparse, target, tmp_path, weight=weight)
 
 
+@of_few_and_of_one_channel
 @pytest.mark.parametrize(
     "target", ["cpu", *(pytest.param(t, marks=pytest.mark.opencl) for t in ("opencl", "adreno"))]
 )
-def test_block_sparse_with_half_precision_in_memory(target: str, tmp_path: Path) -> None:
+def test_block_sparse_with_half_precision_in_memory(
+    target: str, block: Block, tmp_path: Path
+) -> None:
     device, half = load_target(target), frozenset({"x", "weight", "y"})
     spec = replace(BLOCK_SPARSE["stride 2"], half=half)
-    weight = punched_weight(spec, Block(8, 4))
-    choice, sparse = block_sparse(spec, weight, device)
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, device, [block])
     check_meaning(choice, sparse, device, tmp_path, tolerance=4e-3, weight=weight)
 
 
-def test_sparse_only_where_it_pays() -> None:
+@of_few_and_of_one_channel
+def test_sparse_only_where_it_pays(block: Block) -> None:
     target = load_target("cpu")
 
     def kernel_at(density: float, kernel: tuple[int, int]) -> str:
         pad = kernel[0] // 2
         spec = ConvSpec((128,), 128, (46, 82), kernel, pads=(pad,) * 4)
         weight = random_weight(spec)
-        mask = np.random.default_rng(0).random(Block().mask_shape(weight.shape)) < density
-        weight *= expand(mask, Block(), weight.shape)
+        mask = np.random.default_rng(0).random(block.mask_shape(weight.shape)) < density
+        weight *= expand(mask, block, weight.shape)
         return kernels.choose(conv_block_sparse.punched(spec, weight, target), target, {}).kernel
 
     assert [kernel_at(d, (1, 1)) for d in (0.97, 0.7)] == ["conv_1x1", kernels.SPARSE]
@@ -423,13 +434,14 @@ def test_half_precision_in_arithmetic(case: str, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path, tolerance=2e-2)
 
 
-def test_block_sparse_with_half_precision_in_arithmetic(tmp_path: Path) -> None:
+@of_few_and_of_one_channel
+def test_block_sparse_with_half_precision_in_arithmetic(block: Block, tmp_path: Path) -> None:
     target = replace(load_target("cpu"), arithmetic="float16")
     spec = replace(
         IN_HALF["1x1, runs of channels, all"], epilogue=EPILOGUES["bias, relu, residual"]
     )
-    weight = punched_weight(spec, Block(8, 4))
-    choice, sparse = block_sparse(spec, weight, target)
+    weight = punched_weight(spec, block)
+    choice, sparse = block_sparse(spec, weight, target, [block])
     check_meaning(choice, sparse, target, tmp_path, tolerance=2e-2, weight=weight)
 
 
