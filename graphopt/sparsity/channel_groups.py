@@ -389,18 +389,20 @@ def _evaluated(graph: gs.Graph, node: gs.Node, given: Sequence[Doubles | None]) 
     for tensor, values in zip(node.inputs, given, strict=True):
         if values is not None:
             known &= ~np.isnan(values)
-            some = np.nan_to_num(values).astype(tensor.dtype)
+            some = np.nan_to_num(values, nan=1.0).astype(tensor.dtype)
             feeds[tensor.name] = some.reshape(1, count, *[1] * (rank - 2))
         elif not tensor.is_empty():
             operand = constant_of(tensor)
             assert operand is not None
             feeds[tensor.name] = operand
-    if not known.any():
-        return np.full(count, np.nan)
     proto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
     with np.errstate(all="ignore"):
         (made,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, feeds)
     if made.size != count:  # a constant differs from place to place
         return np.full(count, np.nan)
     values = made.astype(np.float64).ravel()
+    if node.op == "Mul":
+        known |= values == 0
+    elif node.op == "BatchNormalization":
+        known |= feeds[node.inputs[1].name] == 0
     return np.where(known & np.isfinite(values), values, np.nan)
