@@ -65,6 +65,9 @@ class Header:
     """External data that the graph was read from."""
     sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
     """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of tensors that lost channels since the graph was read, those that are left, by the
+    tensor's name; not written."""
 
 
 def header_of(graph: gs.Graph) -> Header:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,6 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graphopt.errors import InputError
 from graphopt.fitting.activations import engine_of, part_of
 from graphopt.fitting.calibration import Calibration
 from graphopt.graph import (
@@ -25,7 +23,7 @@ from graphopt.graph import (
     reads_of,
 )
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.plan import PruningPlan, read_plan
+from graphopt.sparsity.plan import PruningPlan, check_names, read_plan
 from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums, without
 
 Doubles = NDArray[np.float64]
@@ -98,7 +96,7 @@ class PruneBlocks(Pass[Site]):
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         plan = read_plan(Path(self.plan)) if self.plan else None
         if plan is not None:
-            _check_names(plan, graph, self.plan)
+            check_names(plan, graph, self.plan)
         ends = _ends(graph)
         for node in list(graph.nodes):
             if is_standard(node, "Conv"):
@@ -198,15 +196,3 @@ def _unfit(spec: ConvSpec, narrow: int) -> str | None:
     if min(spec.in_channels, spec.out_channels) < narrow:
         return f"it is narrow: {spec.in_channels} channels in, {spec.out_channels} out"
     return None
-
-
-def _check_names(plan: PruningPlan, graph: gs.Graph, path: str) -> None:
-    """Refuse a plan that names what the network has not: it is another network's."""
-    names = [label(node) for node in graph.nodes if is_standard(node, "Conv")]
-    for name in plan.layers:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=3)
-            raise InputError(
-                f"{path} names the convolution {name!r}, which the network has not",
-                hint=f"did you mean {' or '.join(close)}?" if close else "see `graphopt inspect`",
-            )

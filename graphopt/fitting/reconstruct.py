@@ -35,6 +35,7 @@ from graphopt.fitting.through import Through, adjoint_exists, unpacked
 from graphopt.graph import ConvSpec, constant, is_standard, label, only_consumer
 from graphopt.model import replacing
 from graphopt.passbase import Skip
+from graphopt.sparsity.channel_groups import counterpart
 from graphopt.sparsity.structure import expand, extent, free, kept
 from graphopt.verify import output_error
 
@@ -304,7 +305,11 @@ class Reconstruction:
     def _survey(self) -> tuple[list[Skip], list[gs.Node], float]:
         """What cannot be fitted, what must be, and bytes of activations held for each image."""
         probe = next(self._calibration.feeds(self._calibration.held_out))
-        ours, theirs = all_values(self._graph, probe), all_values(self._original, probe)
+        ours = all_values(self._graph, probe)
+        theirs = {
+            name: counterpart(self._graph, self._original, name, values)
+            for name, values in all_values(self._original, probe).items()
+        }
         skips: list[Skip] = []
         nodes: list[gs.Node] = []
         for node in self._graph.nodes:
@@ -352,7 +357,8 @@ class Reconstruction:
             values = engine.run(feed)
             where = salience([values[name] for name in shown])
             for name in names:
-                samples[name].append(Sample.of(values[name], wanted[name], rng, where))
+                target = counterpart(self._graph, self._original, name, values[name])
+                samples[name].append(Sample.of(target, wanted[name], rng, where))
         return samples
 
 

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated
 
+import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.errors import InputError
+from graphopt.graph import is_standard, label
 from graphopt.model import replacing
 from graphopt.sparsity.structure import BlockName
 
@@ -55,3 +58,19 @@ def write_plan(plan: PruningPlan, path: Path) -> None:
     """Write a plan, whole or not at all."""
     with replacing(path) as fresh:
         fresh.write_text(json.dumps(plan.model_dump(mode="json"), indent=1) + "\n")
+
+
+def check_names(plan: PruningPlan, graph: gs.Graph, path: str) -> None:
+    """Refuse a plan that names what the network has not: it is another network's.
+
+    Raises:
+        InputError: with the nearest names; `path` is where the plan is.
+    """
+    names = [label(node) for node in graph.nodes if is_standard(node, "Conv")]
+    for name in plan.layers:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3)
+            raise InputError(
+                f"{path} names the convolution {name!r}, which the network has not",
+                hint=f"did you mean {' or '.join(close)}?" if close else "see `graphopt inspect`",
+            )

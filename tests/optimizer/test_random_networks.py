@@ -426,6 +426,26 @@ def test_exact_preset_changes_no_output(graph):
     assert [step.changes for step in again.steps] == [(), (), ()]
 
 
+@examples(30)
+@given(networks(), st.randoms(use_true_random=False))
+def test_dead_channels_are_not_missed(graph, random):
+    """Some filters are zero, and some channels are read by nobody."""
+    for node in graph.nodes:
+        if node.op == "Conv" and random.random() < 0.7:
+            weight = node.inputs[1].values.copy()
+            weight[random.randrange(len(weight)) :: 2] = 0
+            weight[:, random.randrange(weight.shape[1]) :: 3] = 0
+            node.inputs[1] = gs.Constant(f"{node.name}.dead", weight)
+    before = _expected(graph)
+    pruned = copy_model(graph)
+    chosen = parse_pipeline("prune-channels{ratio=0, multiple=1}")[0]
+    chosen.run(pruned)
+    onnx.checker.check_model(to_proto(pruned), full_check=True)
+    after = _values(pruned, graph.example)
+    assert all(_near(after[name], before[name]) for name in before)
+    assert not chosen.run(pruned).changes
+
+
 @examples(20)
 @given(networks())
 def test_inner_tensors_keep_their_values_or_lose_their_names(graph):
