@@ -57,8 +57,9 @@ def main() -> None:
             raise
         typer.secho(f"graphopt: {error}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("graphopt: interrupted; nothing half-written was left behind", err=True)
+    except KeyboardInterrupt as interrupt:
+        left = str(interrupt) or "nothing half-written was left behind"
+        typer.echo(f"graphopt: interrupted; {left}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`graphopt inspect … | head`): not an error of ours.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from graphopt import __version__
 from graphopt.errors import GraphoptError, InputError
 from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.checkpoint import STATES
 from graphopt.latency.device import load_device
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.passbase import Context, Pass
 from graphopt.pipeline import (
+    LAST_GOOD,
     PRESETS,
     OnFail,
     VerifyMode,
@@ -144,29 +146,54 @@ def optimize(
             else:
                 calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]
-    result = run_pipeline(
-        graph,
-        pipeline,
-        context=Context(calibration=calibration, device=profile),
-        verify=verify,
-        on_fail=on_fail,
-        max_shift=max_shift,
-        must_pay=len(chosen),
-        progress=progress,
-    )
-    summary = Report.of(
-        path, output, format_pipeline(pipeline), result, calibration, profile, remarks
-    )
-    stamp = {
-        "graphopt.pipeline": summary.pipeline,
-        "graphopt.version": __version__,
-        "graphopt.input_sha256": digest,
-    }
-    with ExitStack() as files:
-        if report:  # in place only once the network is: both files appear, or neither
-            files.enter_context(replacing(report)).write_text(summary.to_json())
-        save_model(result.graph, output, metadata=stamp)
+    work = output.with_name(f"{output.stem}.work") if calibration else None
+    with _resumable(work):
+        result = run_pipeline(
+            graph,
+            pipeline,
+            context=Context(calibration=calibration, device=profile, work=work),
+            verify=verify,
+            on_fail=on_fail,
+            max_shift=max_shift,
+            must_pay=len(chosen),
+            progress=progress,
+        )
+        summary = Report.of(
+            path, output, format_pipeline(pipeline), result, calibration, profile, remarks
+        )
+        stamp = {
+            "graphopt.pipeline": summary.pipeline,
+            "graphopt.version": __version__,
+            "graphopt.input_sha256": digest,
+        }
+        with ExitStack() as files:
+            if report:  # in place only once the network is: both files appear, or neither
+                files.enter_context(replacing(report)).write_text(summary.to_json())
+            save_model(result.graph, output, metadata=stamp)
     return summary
+
+
+@contextmanager
+def _resumable(work: Path | None) -> Iterator[None]:
+    """A folder for what an interrupted run is to go on from; it goes when all is done."""
+    if work is None:
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{work} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on from {work}, where the last good network is, too"
+        ) from None
+    for name in (LAST_GOOD, *STATES):
+        for file in work.glob(name):
+            file.unlink()
+    with suppress(OSError):  # not empty: there is more than a run's own
+        work.rmdir()
 
 
 def _preset_text(preset: str | None) -> str:

@@ -15,6 +15,8 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from graphopt.fitting.calibration import Calibration
     from graphopt.latency.device import Device
 
@@ -67,6 +69,8 @@ class Context:
     """Batches of what the network sees in use."""
     device: Device | None = None
     """What the network is to be fast on."""
+    work: Path | None = None
+    """A folder for the state of passes that take long, so that an interrupted run can go on."""
     progress: Callable[[str], None] = lambda _: None
     """Told what the pass is busy with, in a few words; for passes that take long."""
 

@@ -22,7 +22,7 @@ from graphopt.cost import Cost, cost_of
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.latency.predict import network_ms
-from graphopt.model import copy_model, serialised
+from graphopt.model import copy_model, save_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
 from graphopt.registry import PassType, find_passes
 from graphopt.verify import Verifier, example_shapes, example_shapes_if_any
@@ -214,6 +214,8 @@ def run_pipeline(
     return result
 
 
+LAST_GOOD = "last-good.onnx"
+"""In the context's folder: the network after the last pass that passed its check."""
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 
@@ -258,6 +260,7 @@ class _Run:
     def all(self) -> PipelineResult | None:
         """Run every pass; None where a check at the end failed, and which pass failed matters."""
         before, ms_before = self._cost(), self._ms(self._current)
+        self._keep(self._current)
         for index, chosen in enumerate(self._passes):
             self._progress(chosen.name)
             if not self._step(index, chosen):
@@ -308,6 +311,7 @@ class _Run:
             self._waiting += 1
         else:
             self._waiting, self._approved = 0, graph
+            self._keep(graph)
         self._steps.append(
             Step(
                 name=str(chosen),
@@ -336,6 +340,11 @@ class _Run:
             return None, graph, nothing, error.message
         except Exception as error:
             return None, graph, nothing, f"it crashed: {type(error).__name__}: {error}"
+
+    def _keep(self, graph: gs.Graph) -> None:
+        """Leave a good network behind, should the run be interrupted."""
+        if self._context.work:
+            save_model(graph, self._context.work / LAST_GOOD)
 
     def _repaired_later(self, index: int) -> bool:
         return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])

@@ -84,7 +84,7 @@ class Distill(Pass[Layer]):
                 seed=self.seed,
                 precision=self.precision,
             ),
-            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+            checkpoint=Path(self.checkpoint) if self.checkpoint else context.work,
             progress=context.progress,
         )
         return _Trained(**vars(self), trained=trained, report=report)

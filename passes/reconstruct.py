@@ -81,7 +81,7 @@ class Reconstruct(Pass[gs.Node]):
             photos=self.photos,
             masks=self.masks,
             seed=self.seed,
-            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+            checkpoint=Path(self.checkpoint) if self.checkpoint else context.work,
             progress=context.progress,
         )
         return _Fitting(**vars(self), work=work)

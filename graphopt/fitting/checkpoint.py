@@ -35,6 +35,15 @@ def fingerprint(
     return seen.hexdigest()
 
 
+SENSITIVITY, FITS, TRAINING = STATES = ("sensitivity-*.json", "fits-*.npz", "training-*.pt")
+"""What passes that take long keep in a folder; the star stands for what it belongs to."""
+
+
+def place(checkpoint: Path, owner: str, name: str) -> Path:
+    """The file of a checkpoint: in a folder it is named after what it belongs to."""
+    return checkpoint / name.replace("*", owner[:16]) if checkpoint.is_dir() else checkpoint
+
+
 def unreadable(path: Path) -> InputError:
     """The refusal of a file that is no checkpoint, or a damaged one."""
     return InputError(f"{path} cannot be read as a checkpoint", hint="remove it, or name another")

@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import fingerprint, foreign, unreadable
+from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
 from graphopt.model import copy_model, replacing, serialised
 from graphopt.pose.preprocess import prepare
 from graphopt.runtime import cpu_features
@@ -110,8 +110,8 @@ def distill(
         original: the teacher.
         calibration: the photos; its held-out ones are never trained on.
         options: see `DistillOptions`.
-        checkpoint: a file to keep the state of training in; training goes on from it if it exists,
-            also to more steps than were asked for at first.
+        checkpoint: a file to keep the state of training in, or a folder for it; training goes on
+            from it if it exists, also to more steps than were asked for at first.
         progress: told at which step of how many training is.
 
     Returns:
@@ -136,7 +136,8 @@ def distill(
     kept = None
     if checkpoint is not None:
         fixed = (chosen.batch, chosen.crop, chosen.rate, chosen.seed, chosen.bfloat16)
-        kept = _Kept(checkpoint, fingerprint((graph, original), calibration, fixed))
+        owner = fingerprint((graph, original), calibration, fixed)
+        kept = _Kept(place(checkpoint, owner, TRAINING), owner)
     with serialised(original) as model:
         trainer = _Trainer(student, OnnxRuntimeEngine(model), calibration, chosen, progress)
         report = trainer.run(kept)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from graphopt.engine import Array
 from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import fingerprint, foreign, unreadable
+from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.samples import Sample, salience
 from graphopt.fitting.through import Through, adjoint_exists, unpacked
@@ -116,8 +116,9 @@ def reconstruct(
         photos: how many images to fit on at most.
         masks: what becomes of zero blocks, see `Masks`.
         seed: of the positions that are fitted on.
-        checkpoint: a file to keep each layer's fit in. Where it exists, those fits are taken from
-            it, and the weights come out bit for bit as without the interruption.
+        checkpoint: a file to keep each layer's fit in, or a folder for it. Where it exists, those
+            fits are taken from it, and the weights come out bit for bit as without the
+            interruption.
         progress: told which layer of how many is being fitted.
 
     Raises:
@@ -176,7 +177,8 @@ class Reconstruction:
         self._kept: _Kept | None = None
         if checkpoint is not None:
             options = (ridge, photos, masks, seed)
-            self._kept = _Kept(checkpoint, fingerprint((graph, original), calibration, options))
+            owner = fingerprint((graph, original), calibration, options)
+            self._kept = _Kept(place(checkpoint, owner, FITS), owner)
         self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)

@@ -25,13 +25,16 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from graphopt.cost import cost_of
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.graph import label
 from graphopt.latency.device import Device
 from graphopt.latency.predict import SIZE, network_ms, time_of, work_of
+from graphopt.model import replacing
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip
 from graphopt.report import human
 from graphopt.sparsity.plan import PruningPlan, write_plan
-from graphopt.sparsity.sensitivity import Loss, Sensitivity, sensitivity
+from graphopt.sparsity.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
 from graphopt.sparsity.structure import BlockName
 from graphopt.verify import bound_shapes
 
@@ -313,9 +316,7 @@ class PruneToTarget(Pass[gs.Node]):
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[gs.Node]:
         assert context.calibration is not None  # `needs_images`
-        measured = self.measured or sensitivity(
-            graph, context.calibration, block=BLOCK, progress=context.progress
-        )
+        measured = self.measured or _measured(graph, context.calibration, context)
         found = allocate(
             graph,
             interpolated(measured),
@@ -332,3 +333,17 @@ class PruneToTarget(Pass[gs.Node]):
 
     def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
         return Skip(label(site), "there is no plan yet")
+
+
+def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Sensitivity:
+    """The sensitivity, or what an interrupted run kept of it."""
+    kept = None
+    if context.work:
+        kept = place(context.work, fingerprint([graph], calibration, [BLOCK]), SENSITIVITY)
+        if kept.exists():
+            return read_sensitivity(kept)
+    found = sensitivity(graph, calibration, block=BLOCK, progress=context.progress)
+    if kept:
+        with replacing(kept) as fresh:
+            fresh.write_text(found.model_dump_json())
+    return found

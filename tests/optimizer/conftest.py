@@ -13,9 +13,12 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphopt.engine import OnnxRuntimeEngine
+from graphopt.fitting.calibration import Calibration
 from graphopt.graph import emit, refresh_shapes
-from graphopt.model import copy_model, load_model, to_proto
+from graphopt.model import copy_model, load_model, save_model, to_proto
 from graphopt.passbase import Outcome, Pass, options_of
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.registry import find_passes
 from graphopt.verify import difference
 
@@ -71,6 +74,64 @@ def normal() -> Callable[..., np.ndarray]:
     """Seeded normal weights: normal(4, 3, 3, 3)."""
     rng = np.random.default_rng(7)
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+_POSE_NET = """
+a = Conv<pads=[1,1,1,1], strides=[4,4]>(x, first) b = Relu(a)
+c = Conv<pads=[1,1,1,1]>(b, back, back_bias) d = Relu(c)
+e = Conv(d, paf_inner) f = Relu(e) paf = Conv(f, paf_last)
+g = Conv(d, heat_inner) h = Relu(g) heat = Conv(h, heat_last)
+"""
+_SHAPES = {
+    "first": (32, 3, 3, 3),
+    "back": (32, 32, 3, 3),
+    "back_bias": (32,),
+    "paf_inner": (32, 32, 1, 1),
+    "paf_last": (38, 32, 1, 1),
+    "heat_inner": (32, 32, 1, 1),
+    "heat_last": (19, 32, 1, 1),
+}
+
+
+@pytest.fixture
+def calibrated() -> Callable[[gs.Graph], tuple[gs.Graph, Calibration]]:
+    """A network with outputs `heat` and `paf`, and made-up images for it."""
+
+    def make(graph: gs.Graph) -> tuple[gs.Graph, Calibration]:
+        spec = PoseSpec(
+            preprocess=Preprocess(color="bgr", mean=(128,) * 3, scale=(1 / 64,) * 3),
+            skeleton=load_skeleton("coco18"),
+            heat=MapSlice(output="heat", count=19),
+            paf=MapSlice(output="paf", count=38),
+            stride=4,
+        )
+        return graph, Calibration.synthetic(graph, spec, count=10)
+
+    return make
+
+
+@pytest.fixture
+def small(
+    network: Callable[..., gs.Graph],
+    normal: Callable[..., np.ndarray],
+    calibrated: Callable[[gs.Graph], tuple[gs.Graph, Calibration]],
+) -> tuple[gs.Graph, Calibration]:
+    """A backbone of two layers and two branches, random: (graph, calibration)."""
+    weights = {name: normal(*shape) / 9 for name, shape in _SHAPES.items()}
+    outputs = "float[1,19,16,16] heat, float[1,38,16,16] paf"
+    return calibrated(network("float[1,3,64,64] x", outputs, _POSE_NET, **weights))
+
+
+@pytest.fixture
+def pose_files(small: tuple[gs.Graph, Calibration], tmp_path: Path) -> tuple[Path, Path]:
+    """The same as a file that says how it is read, and a folder of five photos for it."""
+    graph, calibration = small
+    model, photos = tmp_path / "net.onnx", tmp_path / "photos"
+    save_model(graph, model, metadata={"graphopt.pose": calibration.spec.model_dump_json()})
+    photos.mkdir()
+    for number in range(5):
+        calibration.picture(number).save(photos / f"{number}.png")
+    return model, photos
 
 
 _CHOSEN = {"stages": 1, "max_residual": 9.0, "steps": 1, "batch": 2, "crop": 32, "narrow": 4}

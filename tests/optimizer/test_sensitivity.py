@@ -9,12 +9,9 @@ from typer.testing import CliRunner
 from graphopt.cli import app
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
-from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.graph import constant
-from graphopt.model import copy_model, save_model, to_proto
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.model import copy_model, to_proto
 from graphopt.sparsity.sensitivity import (
     Loss,
     Measured,
@@ -25,44 +22,6 @@ from graphopt.sparsity.sensitivity import (
 from graphopt.sparsity.sensitivity_report import findings
 from graphopt.sparsity.structure import Block, expand
 from graphopt.verify import OutputError
-
-BODY = """
-a = Conv<pads=[1,1,1,1], strides=[4,4]>(x, first) b = Relu(a)
-c = Conv<pads=[1,1,1,1]>(b, back, back_bias) d = Relu(c)
-e = Conv(d, paf_inner) f = Relu(e) paf = Conv(f, paf_last)
-g = Conv(d, heat_inner) h = Relu(g) heat = Conv(h, heat_last)
-"""
-SHAPES = {
-    "first": (32, 3, 3, 3),
-    "back": (32, 32, 3, 3),
-    "back_bias": (32,),
-    "paf_inner": (32, 32, 1, 1),
-    "paf_last": (38, 32, 1, 1),
-    "heat_inner": (32, 32, 1, 1),
-    "heat_last": (19, 32, 1, 1),
-}
-
-
-@pytest.fixture
-def small(network, normal):
-    """A backbone of two layers and two branches, random: (graph, calibration)."""
-    weights = {name: normal(*shape) / 9 for name, shape in SHAPES.items()}
-    return _with_calibration(
-        network(
-            "float[1,3,64,64] x", "float[1,19,16,16] heat, float[1,38,16,16] paf", BODY, **weights
-        )
-    )
-
-
-def _with_calibration(graph):
-    spec = PoseSpec(
-        preprocess=Preprocess(color="bgr", mean=(128,) * 3, scale=(1 / 64,) * 3),
-        skeleton=load_skeleton("coco18"),
-        heat=MapSlice(output="heat", count=19),
-        paf=MapSlice(output="paf", count=38),
-        stride=4,
-    )
-    return graph, Calibration.synthetic(graph, spec, count=10)
 
 
 def _producer(graph, output):
@@ -142,7 +101,7 @@ def test_a_fit_makes_up_for_what_other_channels_know(small, request):
     assert fitted < 0.2 * plain
 
 
-def test_nothing_to_prune(network, normal):
+def test_nothing_to_prune(network, normal, calibrated):
     graph = network(
         "float[1,3,64,64] x",
         "float[1,19,16,16] heat, float[1,38,16,16] paf",
@@ -152,7 +111,7 @@ def test_nothing_to_prune(network, normal):
         p=normal(38, 32, 1, 1),
     )
     with pytest.raises(Unsupported, match="blocks"):
-        sensitivity(*_with_calibration(graph))
+        sensitivity(*calibrated(graph))
 
 
 def test_claims():
@@ -178,13 +137,8 @@ def test_claims():
     assert "cannot be told" in heat
 
 
-def test_command(small, tmp_path):
-    graph, calibration = small
-    model, photos = tmp_path / "net.onnx", tmp_path / "photos"
-    save_model(graph, model, metadata={"graphopt.pose": calibration.spec.model_dump_json()})
-    photos.mkdir()
-    for number in range(5):
-        calibration.picture(number).save(photos / f"{number}.png")
+def test_command(pose_files, tmp_path):
+    model, photos = pose_files
     json, plot = tmp_path / "s.json", tmp_path / "s.svg"
     args = ["sensitivity", str(model), "--calib", str(photos), "--ratio", "0.5"]
     result = CliRunner().invoke(app, [*args, "--json", str(json), "--plot", str(plot)])

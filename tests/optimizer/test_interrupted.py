@@ -1,0 +1,70 @@
+"""Pruning to a target takes long: what an interruption leaves behind, and how the run goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphopt.fitting import reconstruct
+from graphopt.model import load_model
+from graphopt.optimize import optimize
+from graphopt.sparsity import allocate
+from graphopt.sparsity.allocate import Goal
+
+
+@pytest.mark.parametrize("stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-blocks: the poses"])
+def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
+    model, photos = pose_files
+    whole, stopped = tmp_path / "whole.onnx", tmp_path / "again.onnx"
+
+    def run(output, stop_at=None):
+        told = []
+
+        def progress(text):
+            told.append(text)
+            if stop_at and text.startswith(stop_at):
+                raise KeyboardInterrupt
+
+        optimize(
+            model,
+            output,
+            preset="exact",
+            prune={Goal.COMPRESSION: 1.5},
+            calib=photos,
+            progress=progress,
+        )
+        return told
+
+    def calls(module, name):
+        made = []
+        true = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **o: made.append(a) or true(*a, **o))
+        return made
+
+    before = model.read_bytes()
+    all_told = run(whole)
+    work = tmp_path / "again.work"
+    with pytest.raises(KeyboardInterrupt, match=r"the same command goes on from .*again\.work"):
+        run(stopped, stop_at)
+    assert not stopped.exists()
+    assert model.read_bytes() == before
+    load_model(work / "last-good.onnx")
+    measured, solved = calls(allocate, "sensitivity"), calls(reconstruct.LeastSquares, "solve")
+    told = run(stopped)
+    if stop_at.startswith("sensitivity"):
+        assert told == all_told
+    else:
+        assert not measured
+        kept = 2 if stop_at.startswith("reconstruct") else 0
+        assert len(solved) == sum(" of " in text and "reconstruct" in text for text in told) - kept
+    plan = (str(tmp_path / "again.plan.json"), str(tmp_path / "whole.plan.json"))
+    assert stopped.read_bytes().replace(*map(str.encode, plan)) == whole.read_bytes()
+    assert not work.exists()
+
+
+def test_what_is_not_the_run_s_own_stays(pose_files, tmp_path):
+    model, photos = pose_files
+    work = tmp_path / "net.opt.work"
+    work.mkdir()
+    (work / "diary.txt").write_text("dear")
+    optimize(model, passes="reconstruct", calib=photos)
+    assert [file.name for file in work.iterdir()] == ["diary.txt"]
