@@ -128,11 +128,18 @@ def test_bfloat16_is_for_dense_layers(network: Callable[..., gs.Graph]) -> None:
 
 def test_numbers_for_each_channel_are_trained(network: Callable[..., gs.Graph]) -> None:
     """Slopes and offsets of gates are; one number for all, and maps that are added, are not."""
-    body = "a = Mul(x, v) b = Add(a, o) c = Mul(b, half) y = Add(c, map)"
-    graph = network(
-        body, v=normal(3, 1, 1), o=normal(1, 3, 1, 1), half=np.float32(0.5), map=normal(3, 12, 16)
-    )
-    assert set(TorchNet(graph).parameter_names) == {"v", "o"}
+    body = "i = Conv(x, w) a = Mul(i, v) b = Add(a, o) c = Mul(b, half) y = Add(c, map)"
+    values = {"w": normal(3, 3, 1, 1), "v": normal(3, 1, 1), "o": normal(1, 3, 1, 1)}
+    graph = network(body, half=np.float32(0.5), map=normal(3, 12, 16), **values)
+    assert set(TorchNet(graph).parameter_names) == set(values)
+
+
+def test_how_photos_are_normalised_is_not_trained(network: Callable[..., gs.Graph]) -> None:
+    """It is read off the graph, as channel order and border are: they must not change with it."""
+    body = "a = Mul(x, scale) b = Add(a, shift) c = Conv(b, w3) y = Mul(c, slope)"
+    values = {name: normal(1, n, 1, 1) for name, n in [("scale", 3), ("shift", 3), ("slope", 4)]}
+    net = TorchNet(network(body, w3=CONSTANTS["w3"], **values))
+    assert set(net.parameter_names) == {"w3", "slope"}
 
 
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:

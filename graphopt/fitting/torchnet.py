@@ -6,7 +6,7 @@ Needs the extra `[distill]`; import it where training starts, not before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -298,11 +298,18 @@ def _channels_last(values: NDArray[np.generic]) -> Tensor:
     return copied.contiguous(memory_format=torch.channels_last) if copied.ndim == 4 else copied
 
 
-def _is_trained(node: gs.Node, position: int, values: NDArray[np.generic]) -> bool:
+def _is_trained(
+    node: gs.Node, position: int, values: NDArray[np.generic], inputs: Set[str]
+) -> bool:
+    """Whether a constant is trained; `inputs`: the graph's, and those once they are normalised.
+
+    How a photo becomes an input stays as it is: pre-processing is read off it.
+    """
     if node.op in LAYERS:
         return position in (1, 2)
     channels = values.shape[-2:] == (1, 1) and 1 < values.size == max(values.shape)
-    return node.op in SCALES and position == 1 and channels
+    normalises = node.inputs[0].name in inputs
+    return node.op in SCALES and position == 1 and channels and not normalises
 
 
 class TorchNet(nn.Module):  # type: ignore[misc]
@@ -326,14 +333,17 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         """For the name of a trained constant, its key in `values`."""
         self.values = nn.ParameterDict()
         self.masks: dict[str, Tensor] = {}
+        inputs = {t.name for t in graph.inputs}
         for node in graph.nodes:
             if not is_standard(node, *OPERATORS) or len(node.outputs) != 1:
                 raise Unsupported(f"{node.op} cannot be trained through", node=label(node))
+            if node.op not in LAYERS and node.inputs[0].name in inputs:
+                inputs.add(node.outputs[0].name)
             for position, tensor in enumerate(node.inputs):
                 values = None if tensor.is_empty() else constant_of(tensor)
                 if values is None:
                     continue
-                trained = _is_trained(node, position, values)
+                trained = _is_trained(node, position, values, inputs)
                 if trained and tensor.name not in self.parameter_names:
                     key = str(len(self.parameter_names))
                     self.parameter_names[tensor.name] = key
