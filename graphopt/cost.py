@@ -3,6 +3,7 @@
 MACs are counted for convolutions and matrix products only, as the literature on pose networks
 does; bias, activations and element-wise arithmetic count as nothing. Parameters are the elements of
 floating-point constants, each shared constant once; bytes are those of all constants, as stored.
+Blocks of zeros count in all of them; how much is left without is said beside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import CONV_OPS, Dim, infer_shapes, is_standard, label
+from graphopt.graph import CONV_OPS, ConvSpec, Dim, infer_shapes, is_standard, label
+from graphopt.sparsity.structure import FINEST, density
 
 Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
 
@@ -36,6 +38,8 @@ class Layer:
     macs: int | None
     """None where a shape that it depends on is not known."""
     bytes: int
+    kept: float
+    """The part of a convolution's weight in blocks that are not zero (see `kept_part`)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class Cost:
     def macs(self) -> int:
         """Multiply-accumulates of one run, over the layers whose shapes are known."""
         return sum(layer.macs or 0 for layer in self.layers)
+
+    @property
+    def kept_params(self) -> int:
+        """`params` without those in blocks of zeros."""
+        return round(sum(layer.params * layer.kept for layer in self.layers))
+
+    @property
+    def kept_macs(self) -> int:
+        """`macs` without those in blocks of zeros."""
+        return round(sum((layer.macs or 0) * layer.kept for layer in self.layers))
 
     @property
     def bytes(self) -> int:
@@ -106,7 +120,19 @@ def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> Layer:
         params=params,
         macs=count(node, shapes) if count else 0,
         bytes=size,
+        kept=kept_part(node),
     )
+
+
+def kept_part(node: gs.Node) -> float:
+    """The part of a convolution's weight in blocks that are not zero; 1 where pruning is not for.
+
+    A weight of nothing but zeros stands for one that is not known.
+    """
+    spec = ConvSpec.of(node)
+    if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
+        return 1.0
+    return density(spec.weight.astype(np.float32, copy=False), FINEST) or 1.0
 
 
 def _product(*dims: Dim) -> int | None:

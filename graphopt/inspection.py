@@ -36,6 +36,8 @@ class LayerEntry(BaseModel):
     params: int
     macs: int | None
     bytes: int
+    kept: float
+    """The part of a convolution's weight in blocks that are not zero."""
 
 
 class PricedEntry(LayerEntry):
@@ -112,10 +114,10 @@ class Inspection(BaseModel):
         for key, value in self.metadata.items():
             yield Text(f"{key}: {value}", style="dim")
         at = ", ".join(f"{name} {_by(shape)}" for name, shape in self.sizes.items())
-        totals = self.totals
+        params, macs, size = self.totals.cells()
         yield Text(
-            f"nodes {totals.nodes}, params {human(totals.params)}, bytes {human(totals.bytes)}, "
-            f"MACs {human(totals.macs)} at {at or 'no known input size'}",
+            f"nodes {self.totals.nodes}, params {params}, bytes {size}, "
+            f"MACs {macs} at {at or 'no known input size'}",
             style="bold",
         )
         if self.latency:

@@ -27,13 +27,22 @@ class Totals(BaseModel):
 
     params: int
     macs: int
+    kept_params: int
+    """Without those in blocks of zeros …"""
+    kept_macs: int
+    """… as here."""
     bytes: int
     nodes: int
 
     @classmethod
     def of(cls, cost: Cost) -> Totals:
         """The sums of a cost."""
-        return cls(params=cost.params, macs=cost.macs, bytes=cost.bytes, nodes=cost.nodes)
+        return cls.model_validate(cost, from_attributes=True)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Parameters, multiply-adds and bytes as people read them."""
+        params = _part(self.kept_params, self.params)
+        return params, _part(self.kept_macs, self.macs), human(self.bytes)
 
 
 class SkipEntry(BaseModel):
@@ -167,14 +176,14 @@ class Report(BaseModel):
         for name in (*columns, "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         start = _milliseconds(self.ms_before) if self.device else ()
-        table.add_row("(input)", "", "", "", *_totals(self.before), *start, style="dim")
+        table.add_row("(input)", "", "", "", *self.before.cells(), *start, style="dim")
         for entry in self.passes:
             table.add_row(
                 entry.name,
                 "reverted" if entry.reverted else entry.numerics,
                 str(entry.changes),
                 str(len(entry.skips)),
-                *_totals(entry.after),
+                *entry.after.cells(),
                 *(_milliseconds(entry.ms) if self.device else ()),
                 "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
                 *(_pose_cells(entry.poses) if judged else ()),
@@ -205,8 +214,8 @@ class Report(BaseModel):
                 f"{name} {old} → {new}"
                 for name, old, new in zip(
                     ("params", "MACs", "bytes"),
-                    _totals(self.before),
-                    _totals(self.after),
+                    self.before.cells(),
+                    self.after.cells(),
                     strict=True,
                 )
             ),
@@ -248,8 +257,10 @@ def _remarks(calibration: Calibration) -> Iterator[str]:
         yield SYNTHETIC_WARNING
 
 
-def _totals(totals: Totals) -> tuple[str, str, str]:
-    return human(totals.params), human(totals.macs), human(totals.bytes)
+def _part(kept: int, whole: int) -> str:
+    """What is left of a number, where that is not all."""
+    some, every = human(kept), human(whole)
+    return every if some == every else f"{some} of {every}"
 
 
 def _milliseconds(ms: float | None) -> tuple[str]:

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.cost import Shapes, cost_of
+from graphopt.cost import Shapes, cost_of, kept_part
 from graphopt.errors import InputError
 from graphopt.graph import (
     CONV_OPS,
@@ -38,7 +38,6 @@ from graphopt.graph import (
 from graphopt.latency.device import Device, LayerClass
 from graphopt.latency.fusion import ARITHMETIC, fused_into
 from graphopt.model import copy_model
-from graphopt.sparsity.structure import FINEST, density
 from graphopt.verify import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
@@ -322,21 +321,10 @@ def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
                 operations=operations,
                 exponentials=sum(_exponentials(member, shapes) for member in group),
                 bytes=traffic,
-                kept=_kept(node),
+                kept=kept_part(node),
             )
         )
     return work
-
-
-def _kept(node: gs.Node) -> float:
-    """The part of a convolution's weight in blocks that are not zero; 1 where pruning is not for.
-
-    A weight of nothing but zeros stands for one that is not known.
-    """
-    spec = ConvSpec.of(node)
-    if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
-        return 1.0
-    return density(spec.weight.astype(np.float32, copy=False), FINEST) or 1.0
 
 
 def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:

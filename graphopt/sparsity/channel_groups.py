@@ -21,6 +21,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import RuntimeContextError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -111,7 +112,8 @@ class ChannelMap:
         counts = [_channels(t) or 0 for t in self._tensors.values()]
         self.count = sum(counts)
         """Of places at the beginning; classes are numbers below it."""
-        places = np.split(np.arange(self.count), np.cumsum(counts)[:-1])
+        ends = np.cumsum(counts)
+        places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
         self._places: dict[int, Indices] = dict(zip(self._tensors, places, strict=True))
         self._ties: list[tuple[Indices, Indices]] = []
         self._cuts: defaultdict[int, list[_Cut]] = defaultdict(list)
@@ -396,8 +398,11 @@ def _evaluated(graph: gs.Graph, node: gs.Node, given: Sequence[Doubles | None]) 
             assert operand is not None
             feeds[tensor.name] = operand
     proto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    with np.errstate(all="ignore"):
-        (made,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, feeds)
+    try:
+        with np.errstate(all="ignore"):
+            (made,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, feeds)
+    except RuntimeContextError:  # an operator that ONNX defines by others, as Gelu
+        return np.full(count, np.nan)
     if made.size != count:  # a constant differs from place to place
         return np.full(count, np.nan)
     values = made.astype(np.float64).ravel()

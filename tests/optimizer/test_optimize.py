@@ -66,7 +66,18 @@ def test_report_and_metadata(graphopt, model, tmp_path):
     keys = ["input", "output", "pipeline", "before", "after", "device", "ms_before", "ms_after"]
     assert list(told) == [*keys, "passes", "remarks"]
     assert told["pipeline"] == PRESETS["exact"] + ", replace-swish"
-    assert list(told["before"]) == list(told["after"]) == ["params", "macs", "bytes", "nodes"]
+    assert (
+        list(told["before"])
+        == list(told["after"])
+        == [
+            "params",
+            "macs",
+            "kept_params",
+            "kept_macs",
+            "bytes",
+            "nodes",
+        ]
+    )
     keys = ["name", "changes", "skips", "max_abs_diff", "numerics", "seconds", "ms", "poses"]
     assert all(list(entry) == keys for entry in told["passes"])
     swish = told["passes"][-1]
@@ -318,6 +329,7 @@ def test_inspect(graphopt, model):
         "params": 108,
         "macs": 108 * 320,
         "bytes": 432,
+        "kept": 1.0,
     }
     assert seen["totals"]["macs"] == 108 * 320
     assert seen["ops"]["Sigmoid"] == 2
