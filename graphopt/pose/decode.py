@@ -99,18 +99,18 @@ class Pairs:
     """[n]: the peak at the limb's end."""
     score: FloatArray
     """[n]: mean projection of the PAF."""
-    support: FloatArray
-    """[n]: share of points whose projection exceeds the threshold."""
 
     def take(self, which: IntArray) -> Pairs:
         """These pairs, in this order."""
-        return Pairs(
-            self.limb[which],
-            self.start[which],
-            self.end[which],
-            self.score[which],
-            self.support[which],
-        )
+        return Pairs(self.limb[which], self.start[which], self.end[which], self.score[which])
+
+
+@dataclass(frozen=True)
+class ScoredPairs(Pairs):
+    """All pairs that could be limbs."""
+
+    support: FloatArray
+    """[n]: share of points whose projection exceeds the threshold."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,9 @@ def _vertex(before: FloatArray, at: FloatArray, after: FloatArray) -> FloatArray
     return np.clip(offset, -0.5, 0.5)
 
 
-def score_limbs(paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: DecodeOptions) -> Pairs:
+def score_limbs(
+    paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: DecodeOptions
+) -> ScoredPairs:
     """Step 3: every pair of peaks that could be a limb, by limb and peaks, for PAFs [c, h, w]."""
     first = np.searchsorted(peaks.part, np.arange(len(skeleton.parts) + 1))
     columns: list[tuple[IntArray, IntArray, IntArray]] = []
@@ -303,7 +305,7 @@ def score_limbs(paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: Deco
     for axis in (0, 1):
         field = _bilinear(paf, channels[:, axis, None], points[..., 0], points[..., 1])
         projection += field * direction[:, axis, None]
-    return Pairs(
+    return ScoredPairs(
         limb_of,
         start,
         end,
@@ -324,7 +326,7 @@ def _bilinear(maps: FloatArray, channel: IntArray, x: FloatArray, y: FloatArray)
     return value
 
 
-def assign_limbs(pairs: Pairs, options: DecodeOptions) -> Pairs:
+def assign_limbs(pairs: ScoredPairs, options: DecodeOptions) -> Pairs:
     """Step 4: the pairs that are limbs, by limb and falling score."""
     possible = np.flatnonzero((pairs.score > 0) & (pairs.support > options.min_support))
     keys = (pairs.end, pairs.start, -pairs.score, pairs.limb)
