@@ -1,4 +1,4 @@
-"""The decoder as a bundle: maps in, peaks and limbs out; `graphopt.pose.fused` runs it."""
+"""The decoder as a bundle: maps in, peaks, limbs and people out; `graphopt.pose.fused` runs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor
 from graphopt.codegen.kernel_bundle import write_kernels
-from graphopt.codegen.kernels import limbs, peaks
+from graphopt.codegen.kernels import limbs, peaks, people
 from graphopt.codegen.kernels.limbs import LimbSpec
 from graphopt.codegen.kernels.peaks import THRESHOLDS, PeakSpec
 from graphopt.codegen.plan import pack_weights
@@ -30,7 +30,7 @@ def write_decoder(
     """Compile a decoder and write it as a bundle.
 
     Its inputs are `thresholds`, `heat` (parts, height, width) and, for a skeleton with PAFs, `paf`
-    (channels, height, width); its outputs are those of `codegen.kernels.peaks` and `limbs`.
+    (channels, height, width); its outputs are those of the kernels `peaks`, `limbs` and `people`.
 
     Args:
         skeleton: parts, limbs and PAF channels.
@@ -49,7 +49,11 @@ def write_decoder(
     outputs = ["peaks", "counts"]
     if skeleton.paf_limbs:
         limb_spec = LimbSpec(
-            limbs=tuple((*skeleton.ends(limb), *(limb.paf or ())) for limb in skeleton.paf_limbs),
+            limbs=tuple(
+                (*skeleton.ends(limb), *limb.paf, limb.bridge)
+                for limb in skeleton.limbs
+                if limb.paf is not None
+            ),
             parts=parts,
             channels=channels,
             size=size,
@@ -59,10 +63,11 @@ def write_decoder(
         functions = {
             "find_peaks": peaks.build(peak_spec, target),
             "find_limbs": limbs.build(limb_spec, target),
+            "find_people": people.build(limb_spec, target),
         }
         weights |= {"limbs": limbs.pack_limbs(limb_spec), "along": limbs.pack_samples(limb_spec)}
         inputs["paf"] = (channels, *size)
-        outputs += ["ends", "scores", "chosen"]
+        outputs += ["ends", "scores", "chosen", "owner", "totals"]
     data, offsets = pack_weights(list(weights.values()))
     offset_of = dict(zip(weights, offsets, strict=True))
 

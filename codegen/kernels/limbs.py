@@ -28,13 +28,17 @@ from graphopt.codegen.kernels.emit import (
 from graphopt.codegen.kernels.peaks import THRESHOLDS
 from graphopt.codegen.targets import Target
 
+FIELDS = 5
+"""Numbers that say what a limb is."""
+
 
 @dataclass(frozen=True)
 class LimbSpec:
     """The fields and what is read from them.
 
     Args:
-        limbs: for each limb its start's and end's part, and its field's x and y channel.
+        limbs: for each limb its start's and end's part, its field's x and y channel, and whether
+            it is a bridge.
         parts: of the skeleton.
         channels: of the fields.
         size: their height and width.
@@ -42,7 +46,7 @@ class LimbSpec:
         samples: points along a limb.
     """
 
-    limbs: tuple[tuple[int, int, int, int], ...]
+    limbs: tuple[tuple[int, int, int, int, bool], ...]
     parts: int
     channels: int
     size: tuple[int, int]
@@ -51,7 +55,7 @@ class LimbSpec:
 
 
 def pack_limbs(spec: LimbSpec) -> NDArray[np.int32]:
-    """(limbs, 4), as the kernel reads them."""
+    """(limbs, FIELDS), as kernels read them."""
     return np.array(spec.limbs, np.int32)
 
 
@@ -72,7 +76,7 @@ def build(spec: LimbSpec, target: Target) -> Any:
     with kernel("find_limbs") as get:
         thresholds = argument("thresholds", (THRESHOLDS,))
         paf = argument("paf", (spec.channels, *spec.size))
-        limbs = argument("limbs", (count, 4), "int32")
+        limbs = argument("limbs", (count, FIELDS), "int32")
         along = argument("along", (spec.samples,))
         peaks = argument("peaks", (spec.parts, most, 3))
         counts = argument("counts", (spec.parts, 3), "int32")
@@ -209,7 +213,10 @@ def _assign(
             T.buffer_store(rows.taken, 1, [limb, end])
             # Nothing else starts at this peak; what else ended at the other must look again.
             T.buffer_store(rows.count, 0, [limb, start])
-            with T.serial(0, extents[0]) as other:
-                with T.If(rows.best[limb, other] == end), T.Then():
-                    rows.choose(target, limb, other)
+            with (
+                T.serial(0, extents[0]) as other,
+                T.If(rows.best[limb, other] == end),
+                T.Then(),
+            ):
+                rows.choose(target, limb, other)
     T.buffer_store(chosen, count.value, [limb, 0])

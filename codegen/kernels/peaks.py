@@ -225,7 +225,7 @@ def build(spec: PeakSpec, target: Target) -> Any:
 
 
 def build_maxima(spec: PeakSpec, target: Target) -> Any:
-    """The greatest pixel of each map that exceeds the threshold, refined; parameters as `build`'s."""
+    """The greatest pixel of each map, refined, if above the threshold; parameters as of `build`."""
     with kernel("find_maxima") as get:
         thresholds, heat, weights, peaks, counts = _arguments(spec, target)
         maps = _Maps(spec, target, heat)
@@ -272,14 +272,18 @@ def _gather(
     """Put the rows of a part together; past the limit, each peak displaces the least one."""
     kept, total = (Variable(target, "int32", 0) for _ in range(2))
     with T.serial(0, spec.size[0]) as y, T.serial(0, T.bind(in_row[part, y])) as n:
-        x, y_, score = peak = tuple(T.bind(found[part, y, n, i]) for i in range(3))
+        peak = tuple(T.bind(found[part, y, n, i]) for i in range(3))
+        score = peak[2]
         total.value = total.value + 1
         with T.If(kept.value == spec.max_peaks), T.Then():
             # The last of the least goes, and those behind it move up.
             least = Variable(target, "int32", 0)
-            with T.serial(1, spec.max_peaks) as i:
-                with T.If(peaks[part, i, 2] <= peaks[part, least.value, 2]), T.Then():
-                    least.value = i
+            with (
+                T.serial(1, spec.max_peaks) as i,
+                T.If(peaks[part, i, 2] <= peaks[part, least.value, 2]),
+                T.Then(),
+            ):
+                least.value = i
             with T.If(score > peaks[part, least.value, 2]), T.Then():
                 with T.serial(0, spec.max_peaks - 1 - least.value) as i:
                     to = T.bind(least.value + i)

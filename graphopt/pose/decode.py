@@ -33,14 +33,13 @@ it from the network's own output, a step at a time:
 Coordinates are those of pixel centres: the centre of a map's first pixel is (0, 0). Peaks are in
 pixels of the maps, people in pixels of the photo. Everything is float32 and deterministic.
 
-`detect` is steps 1 to 4, `poses` the rest; the fused decoder (`graphopt.pose.fused`) has kernels in
-place of `detect`.
+The fused decoder (`graphopt.pose.fused`) has kernels for all five steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +84,8 @@ class Peaks:
     """[n]."""
     dropped: tuple[int, ...] = ()
     """Parts that had more than `max_peaks` candidates."""
+    finite: bool = True
+    """Whether all values of the heat maps are finite numbers; others count as 0."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,6 @@ class ScoredPairs(Pairs):
 
     support: FloatArray
     """[n]: share of points whose projection exceeds the threshold."""
-
-
-@dataclass(frozen=True)
-class Detected:
-    """What a photo's maps show, before it is sorted into people."""
-
-    peaks: Peaks
-    pairs: Pairs | None
-    """The limbs; None from a network without PAFs, whose peaks are one a part at most."""
-    finite: bool = True
-    """Whether all values of the heat maps are finite numbers; others count as 0."""
 
 
 @dataclass(frozen=True)
@@ -158,44 +148,54 @@ def decode(
         options: thresholds and limits.
     """
     options = options or DecodeOptions()
-    return poses(detect(outputs, spec, options), spec, placement, options)
+    peaks, pairs = detect(outputs, spec, options)
+    if pairs is None:
+        people = the_only_person(peaks, spec.skeleton, options)
+    else:
+        people = group_people(peaks, pairs, spec.skeleton, options)
+    return on_photo(people, peaks, spec, placement, options)
 
 
 def detect(
     outputs: Mapping[str, NDArray[np.generic]], spec: PoseSpec, options: DecodeOptions
-) -> Detected:
-    """Steps 1 to 4: peaks and limbs in a network's outputs."""
+) -> tuple[Peaks, Pairs | None]:
+    """Steps 1 to 4: peaks and limbs in a network's outputs.
+
+    One without PAFs has no limbs, and one peak a part at most.
+    """
     heat = spec.heat.of(outputs)[: len(spec.skeleton.parts)]
     finite = bool(np.isfinite(heat).all())
     if not finite:
         heat = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0)
     if spec.paf is None:
-        return Detected(find_maxima(heat, options), None, finite)
-    peaks = find_peaks(heat, options)
+        return replace(find_maxima(heat, options), finite=finite), None
+    peaks = replace(find_peaks(heat, options), finite=finite)
     scored = score_limbs(spec.paf.of(outputs), peaks, spec.skeleton, options)
-    return Detected(peaks, assign_limbs(scored, options), finite)
+    return peaks, assign_limbs(scored, options)
 
 
-def poses(
-    detected: Detected, spec: PoseSpec, placement: Placement, options: DecodeOptions
+def on_photo(
+    people: Sequence[Person],
+    peaks: Peaks,
+    spec: PoseSpec,
+    placement: Placement,
+    options: DecodeOptions,
 ) -> Poses:
-    """Step 5, and the people's key points in pixels of the photo."""
+    """People whose key points are in pixels of the maps, as the answer for a photo."""
     warnings = []
-    if not detected.finite:
+    if not peaks.finite:
         warnings.append("the heat maps hold values that are not finite; they count as 0")
     warnings += [
         f"more than {options.max_peaks} candidates for {spec.skeleton.parts[part].name}; "
         "the weakest were left out"
-        for part in detected.peaks.dropped
+        for part in peaks.dropped
     ]
-    if detected.pairs is None:
-        people = the_only_person(detected.peaks, spec.skeleton, options)
-    else:
-        people = group_people(detected.peaks, detected.pairs, spec.skeleton, options)
-    for person in people:
-        found = person.keypoints[:, 2] > 0
-        on_input = (person.keypoints[found, :2] + 0.5) * spec.stride - 0.5
-        person.keypoints[found, :2] = placement.to_photo(on_input)
+    if people:
+        keypoints = np.stack([person.keypoints for person in people])
+        found = keypoints[..., 2] > 0
+        on_input = (keypoints[found, :2] + 0.5) * spec.stride - 0.5
+        keypoints[found, :2] = placement.to_photo(on_input)
+        people = [Person(k, p.score) for k, p in zip(keypoints, people, strict=True)]
     return Poses(tuple(people), tuple(warnings))
 
 

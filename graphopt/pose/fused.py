@@ -1,20 +1,30 @@
 """Decoding by compiled kernels: the same poses as `graphopt.pose.decode`, from the same maps.
 
-The kernels find peaks and limbs; people are put together by the code that the NumPy decoder has.
+The kernels say which peaks are whose; here that becomes people. For networks of one person, they
+find the peaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.engine import Engine
+from graphopt.engine import Array, Engine
 from graphopt.errors import InputError
-from graphopt.pose.decode import DecodeOptions, Detected, Pairs, Peaks, Poses, poses
+from graphopt.pose.decode import (
+    DecodeOptions,
+    Pairs,
+    Peaks,
+    Person,
+    Poses,
+    on_photo,
+    the_only_person,
+)
 from graphopt.pose.preprocess import Placement
+from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
 
 
@@ -28,7 +38,7 @@ class FusedDecoder:
     """
 
     engine: Engine
-    compiled: DecodeOptions = DecodeOptions()
+    compiled: DecodeOptions = field(default_factory=DecodeOptions)
 
     def __call__(
         self,
@@ -43,12 +53,18 @@ class FusedDecoder:
             InputError: the decoder was compiled for other maps, or other limits.
         """
         options = options or self.compiled
-        return poses(self.detect(outputs, spec, options), spec, placement, options)
+        found = self.engine.run(self.feeds(outputs, spec, options))
+        peaks = _peaks(found)
+        if spec.paf is None:
+            people = the_only_person(peaks, spec.skeleton, options)
+        else:
+            people = _people(found, peaks, spec, options)
+        return on_photo(people, peaks, spec, placement, options)
 
-    def detect(
+    def feeds(
         self, outputs: Mapping[str, NDArray[np.generic]], spec: PoseSpec, options: DecodeOptions
-    ) -> Detected:
-        """Peaks and limbs in a network's outputs."""
+    ) -> dict[str, NDArray[np.float32]]:
+        """What the bundle is given for a network's outputs."""
         for limit in ("samples", "max_peaks"):
             built, asked = getattr(self.compiled, limit), getattr(options, limit)
             if built != asked:
@@ -60,20 +76,48 @@ class FusedDecoder:
         }
         if spec.paf is not None:
             feeds["paf"] = spec.paf.of(outputs)[: spec.skeleton.paf_channels]
-        found = self.engine.run(feeds)
-        kept, total, bad = found["counts"].T
-        first = np.cumsum(kept) - kept
-        part, place = _ranges(kept)
-        x_y_score = found["peaks"][part, place]
-        dropped = tuple(np.flatnonzero(total > kept).tolist())
-        peaks = Peaks(part, x_y_score[:, :2], x_y_score[:, 2], dropped)
-        pairs = None
-        if spec.paf is not None:
-            limb, place = _ranges(found["chosen"][:, 0])
-            ends = np.array([spec.skeleton.ends(limb) for limb in spec.skeleton.paf_limbs])
-            start, end = (first[ends[limb]] + found["ends"][limb, place]).T
-            pairs = Pairs(limb, start, end, found["scores"][limb, place])
-        return Detected(peaks, pairs, finite=not bad.any())
+        return feeds
+
+    def detect(
+        self, outputs: Mapping[str, NDArray[np.generic]], spec: PoseSpec, options: DecodeOptions
+    ) -> tuple[Peaks, Pairs | None]:
+        """Peaks and limbs in a network's outputs, as `graphopt.pose.decode.detect` gives them."""
+        found = self.engine.run(self.feeds(outputs, spec, options))
+        return _peaks(found), None if spec.paf is None else _pairs(found, spec.skeleton)
+
+
+def _peaks(found: Mapping[str, Array]) -> Peaks:
+    kept, total, bad = found["counts"].T
+    part, place = _ranges(kept)
+    x_y_score = found["peaks"][part, place]
+    dropped = tuple(np.flatnonzero(total > kept).tolist())
+    return Peaks(part, x_y_score[:, :2], x_y_score[:, 2], dropped, finite=not bad.any())
+
+
+def _pairs(found: Mapping[str, Array], skeleton: Skeleton) -> Pairs:
+    kept = found["counts"][:, 0]
+    first = np.cumsum(kept) - kept
+    limb, place = _ranges(found["chosen"][:, 0])
+    ends = np.array([skeleton.ends(limb) for limb in skeleton.paf_limbs])
+    start, end = (first[ends[limb]] + found["ends"][limb, place]).T
+    return Pairs(limb, start, end, found["scores"][limb, place])
+
+
+def _people(
+    found: Mapping[str, Array], peaks: Peaks, spec: PoseSpec, options: DecodeOptions
+) -> list[Person]:
+    """The fragments that are people, best first; key points in pixels of the maps."""
+    skeleton = spec.skeleton
+    part, place = _ranges(found["counts"][:, 0])
+    fragments, fragment = np.unique(found["owner"][part, place], return_inverse=True)
+    scores = found["totals"].ravel()[fragments] / (len(skeleton.parts) + len(skeleton.paf_limbs))
+    enough = np.bincount(fragment, minlength=len(fragments)) >= options.min_parts
+    people = np.flatnonzero(enough & (scores >= options.min_score))
+    people = people[np.argsort(-scores[people], kind="stable")]
+    keypoints = np.zeros((len(fragments), len(skeleton.parts), 3), np.float32)
+    keypoints[fragment, part, :2] = peaks.position
+    keypoints[fragment, part, 2] = peaks.score
+    return [Person(keypoints[i], float(scores[i])) for i in people]
 
 
 def _allowed(options: DecodeOptions) -> int:
