@@ -134,8 +134,8 @@ def refined(
             T.buffer_store(rows, _sum(row[j] * weights[j, c] for j in pixels), [i, c])
     for r in range(SIDE):
         with T.serial(0, columns) as c:
-            # Beyond a pixel's own samples most weights are not zero.
-            terms = [constant(float(w)) * rows[i, c] for i, w in enumerate(REFINE[r]) if w]
+            # Not as numbers in the code: TVM's OpenCL C has seven digits of them.
+            terms = [weights[i, r] * rows[i, c] for i in pixels if REFINE[r, i]]
             T.buffer_store(values, _sum(terms), [r, c])
 
     highest = private(target, (columns,))

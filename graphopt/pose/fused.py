@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.engine import Array, Engine
+from graphopt.engine import Engine
 from graphopt.errors import InputError
 from graphopt.pose.decode import (
     DecodeOptions,
@@ -86,7 +87,7 @@ class FusedDecoder:
         return _peaks(found), None if spec.paf is None else _pairs(found, spec.skeleton)
 
 
-def _peaks(found: Mapping[str, Array]) -> Peaks:
+def _peaks(found: Mapping[str, NDArray[Any]]) -> Peaks:
     kept, total, bad = found["counts"].T
     part, place = _ranges(kept)
     x_y_score = found["peaks"][part, place]
@@ -94,7 +95,7 @@ def _peaks(found: Mapping[str, Array]) -> Peaks:
     return Peaks(part, x_y_score[:, :2], x_y_score[:, 2], dropped, finite=not bad.any())
 
 
-def _pairs(found: Mapping[str, Array], skeleton: Skeleton) -> Pairs:
+def _pairs(found: Mapping[str, NDArray[Any]], skeleton: Skeleton) -> Pairs:
     kept = found["counts"][:, 0]
     first = np.cumsum(kept) - kept
     limb, place = _ranges(found["chosen"][:, 0])
@@ -104,7 +105,7 @@ def _pairs(found: Mapping[str, Array], skeleton: Skeleton) -> Pairs:
 
 
 def _people(
-    found: Mapping[str, Array], peaks: Peaks, spec: PoseSpec, options: DecodeOptions
+    found: Mapping[str, NDArray[Any]], peaks: Peaks, spec: PoseSpec, options: DecodeOptions
 ) -> list[Person]:
     """The fragments that are people, best first; key points in pixels of the maps."""
     skeleton = spec.skeleton

@@ -45,7 +45,8 @@ def figure(skeleton: Skeleton, rng: np.random.Generator) -> FloatArray:
                 length = 0.25 * rng.uniform(0.9, 1.1)
                 points[child] = points[part] + (length * math.cos(angle), length * math.sin(angle))
                 queue.append((child, angle, math.pi / 2))
-    return points - points.mean(axis=0)
+    centred: FloatArray = points - points.mean(axis=0)
+    return centred
 
 
 def crowd(

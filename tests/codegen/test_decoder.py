@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def spec_of(skeleton: Skeleton) -> PoseSpec:
 
 
 def as_outputs(maps: Maps) -> dict[str, NDArray[np.float32]]:
-    other = np.ones((1, 1, *SIZE), np.float32)
+    other = np.ones((1, 1, *maps[0].shape[1:]), np.float32)
     return {"maps": np.concatenate([other, maps[0][None], other, maps[1][None]], axis=1)}
 
 
@@ -202,10 +203,25 @@ def test_both_decoders_find_the_same(
     np.testing.assert_allclose(peaks.score, real_peaks.score, atol=1e-5)
     assert (pairs is None) == (real_pairs is None) == (spec.paf is None)
     if pairs is not None and real_pairs is not None:
+        assert (np.diff(pairs.score)[np.diff(pairs.limb) == 0] <= 0).all(), "the best first"
+        # Pairs that are equal but for rounding may come in another order.
+        pairs, real_pairs = (p.take(np.lexsort((p.start, p.limb))) for p in (pairs, real_pairs))
         for field in ("limb", "start", "end"):
             np.testing.assert_array_equal(getattr(pairs, field), getattr(real_pairs, field))
         np.testing.assert_allclose(pairs.score, real_pairs.score, atol=1e-4)
     assert_same(*(d(outputs, spec, PLACEMENT, options) for d in (decoder, decode)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_hundred_people(target: str, tmp_path: Path) -> None:
+    skeleton, size, rng = SKELETONS["coco18"], (46, 82), np.random.default_rng(0)
+    outputs = as_outputs(draw_maps(crowd(skeleton, 100, size, rng), skeleton, size, 0.02, rng))
+    write_decoder(skeleton, size, load_target(target), tmp_path / "decoder")
+    got = FusedDecoder(open_bundle(tmp_path / "decoder", threads=1))(
+        outputs, spec_of(skeleton), PLACEMENT
+    )
+    assert len(got.people) >= 90
+    assert_same(got, decode(outputs, spec_of(skeleton), PLACEMENT))
 
 
 CHANGED: list[dict[str, Any]] = [
@@ -253,10 +269,10 @@ def test_limits_that_were_not_compiled_in_are_refused(fused: Callable[..., Fused
 
 
 def test_everybody_made_up_is_found() -> None:
-    skeleton = SKELETONS["coco18"]
+    skeleton, size = SKELETONS["coco18"], (46, 82)
     for count in (1, 10, 30):
-        people = crowd(skeleton, count, SIZE, np.random.default_rng(count))
-        heat, paf = draw_maps(people, skeleton, SIZE)
+        people = crowd(skeleton, count, size, np.random.default_rng(count))
+        heat, paf = draw_maps(people, skeleton, size)
         unmoved = Placement(scale=(1.0, 1.0), offset=(0, 0))
         found = decode(as_outputs((heat, paf)), spec_of(skeleton), unmoved).people
         assert len(found) == count
