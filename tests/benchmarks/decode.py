@@ -13,7 +13,6 @@ pixels of the photo. Run it while nothing else runs.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -132,5 +131,4 @@ if __name__ == "__main__":
     parser.add_argument("--target", choices=("cpu", "opencl"), default="cpu")
     parser.add_argument("--network", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, default=30)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main(parser.parse_args())
