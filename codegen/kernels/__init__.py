@@ -3,6 +3,7 @@
 A template has four functions: `tiles(spec, target)`, the register tiles that it could compute the
 convolution by (none: it cannot); `cost(spec, target, tile)`, an estimate of the time; `pack_weight`
 and `build`, the weights and the TIR for one of them. The sparse one has `pack_index` beside that.
+`peaks`, `limbs` and `people` are the decoder's and have no choice, see `codegen.decoder`.
 """
 
 from __future__ import annotations

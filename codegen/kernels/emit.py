@@ -57,13 +57,19 @@ def view(
     )
 
 
-def scratch(shape: Sequence[int]) -> Expr:
-    """A working buffer of float32.
+def scratch(shape: Sequence[int], dtype: str = "float32") -> Expr:
+    """A working buffer.
 
     In a loop on a CPU it comes from the thread's pool, which the first run fills; before a GPU's
     grids it is an arena of the plan.
     """
-    return T.alloc_buffer(tuple(shape), "float32", scope="global", layout=None)
+    return T.alloc_buffer(tuple(shape), dtype, scope="global", layout=None)
+
+
+def private(target: Target, shape: Sequence[int], dtype: str = "float32") -> Expr:
+    """A working buffer of one task's own: less than 1 KB, or a CPU has it on the heap."""
+    scope = "global" if target.kind == "cpu" else "local"
+    return T.alloc_buffer(tuple(shape), dtype, scope=scope, layout=None)
 
 
 class Scalars:
@@ -131,26 +137,33 @@ def zeros(target: Target) -> Expr:
     return broadcast(constant(0.0, target.arithmetic), target.lanes)
 
 
-class Accumulator:
-    """One vector that the compiler keeps in a register.
+class Variable:
+    """One value that changes, which the compiler keeps in a register.
 
     It is a buffer of its own: TVM puts small ones of scope `global` on the stack, where LLVM finds
     them and promotes them; larger ones would go to the heap. OpenCL calls the same thing private.
     """
 
-    def __init__(self, target: Target) -> None:
-        scope = "global" if target.kind == "cpu" else "local"
-        dtype = f"{target.arithmetic}x{target.lanes}"
-        self._buffer = T.alloc_buffer((1,), dtype, scope=scope, layout=None)
+    def __init__(self, target: Target, dtype: str, start: Expr | None = None) -> None:
+        self._buffer = private(target, (1,), dtype)
+        if start is not None:
+            self.value = start
 
     @property
     def value(self) -> Expr:
-        """The vector as it is now."""
+        """The value as it is now."""
         return self._buffer[0]
 
     @value.setter
     def value(self, new: Expr) -> None:
         T.buffer_store(self._buffer, new, [0])
+
+
+class Accumulator(Variable):
+    """A vector of what convolutions add up."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target, f"{target.arithmetic}x{target.lanes}")
 
 
 NEIGHBOURS = 16

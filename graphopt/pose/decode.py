@@ -7,7 +7,9 @@ it from the network's own output, a step at a time:
 
 1. **Peaks** (`find_peaks`). A heat map's pixel is a peak of its part if it is above
    `peak_threshold`, greater than its four neighbours that come earlier in raster order, and at
-   least as great as its four neighbours that come later. Outside the map is minus infinity.
+   least as great as its four neighbours that come later. Outside the map is minus infinity. Peaks
+   of a part come in raster order; of more than `max_peaks` those with the greatest score (step 2)
+   are kept, of equal ones the first.
 2. **Sub-pixel position and score** (`refine`). The map is continued between its pixels by cubic
    convolution with a = -0.75 (Keys, IEEE Trans. ASSP 29, 1981; OpenCV's INTER_CUBIC), the border
    replicated, and sampled every quarter of a pixel up to one pixel around the peak: 9 x 9 samples
@@ -30,12 +32,14 @@ it from the network's own output, a step at a time:
 
 Coordinates are those of pixel centres: the centre of a map's first pixel is (0, 0). Peaks are in
 pixels of the maps, people in pixels of the photo. Everything is float32 and deterministic.
+
+The fused decoder (`graphopt.pose.fused`) has kernels for all five steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +74,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Part candidates, sorted by part, then by falling score, then by y and x."""
+    """Part candidates, by part, then in raster order."""
 
     part: IntArray
     """[n]: places in the skeleton."""
@@ -80,6 +84,8 @@ class Peaks:
     """[n]."""
     dropped: tuple[int, ...] = ()
     """Parts that had more than `max_peaks` candidates."""
+    finite: bool = True
+    """Whether all values of the heat maps are finite numbers; others count as 0."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +100,18 @@ class Pairs:
     """[n]: the peak at the limb's end."""
     score: FloatArray
     """[n]: mean projection of the PAF."""
-    support: FloatArray
-    """[n]: share of points whose projection exceeds the threshold."""
 
     def take(self, which: IntArray) -> Pairs:
         """These pairs, in this order."""
-        return Pairs(
-            self.limb[which],
-            self.start[which],
-            self.end[which],
-            self.score[which],
-            self.support[which],
-        )
+        return Pairs(self.limb[which], self.start[which], self.end[which], self.score[which])
+
+
+@dataclass(frozen=True)
+class ScoredPairs(Pairs):
+    """All pairs that could be limbs."""
+
+    support: FloatArray
+    """[n]: share of points whose projection exceeds the threshold."""
 
 
 @dataclass(frozen=True)
@@ -142,27 +148,54 @@ def decode(
         options: thresholds and limits.
     """
     options = options or DecodeOptions()
-    skeleton = spec.skeleton
-    heat = spec.heat.of(outputs)[: len(skeleton.parts)]
-    warnings = []
-    if not np.isfinite(heat).all():
-        warnings.append("the heat maps hold values that are not finite; they count as 0")
+    peaks, pairs = detect(outputs, spec, options)
+    if pairs is None:
+        people = the_only_person(peaks, spec.skeleton, options)
+    else:
+        people = group_people(peaks, pairs, spec.skeleton, options)
+    return on_photo(people, peaks, spec, placement, options)
+
+
+def detect(
+    outputs: Mapping[str, NDArray[np.generic]], spec: PoseSpec, options: DecodeOptions
+) -> tuple[Peaks, Pairs | None]:
+    """Steps 1 to 4: peaks and limbs in a network's outputs.
+
+    One without PAFs has no limbs, and one peak a part at most.
+    """
+    heat = spec.heat.of(outputs)[: len(spec.skeleton.parts)]
+    finite = bool(np.isfinite(heat).all())
+    if not finite:
         heat = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0)
     if spec.paf is None:
-        people = decode_single(heat, options)
-    else:
-        peaks = find_peaks(heat, options)
-        warnings += [
-            f"more than {options.max_peaks} candidates for {skeleton.parts[part].name}; "
-            "the weakest were left out"
-            for part in peaks.dropped
-        ]
-        pairs = assign_limbs(score_limbs(spec.paf.of(outputs), peaks, skeleton, options), options)
-        people = group_people(peaks, pairs, skeleton, options)
-    for person in people:
-        found = person.keypoints[:, 2] > 0
-        on_input = (person.keypoints[found, :2] + 0.5) * spec.stride - 0.5
-        person.keypoints[found, :2] = placement.to_photo(on_input)
+        return replace(find_maxima(heat, options), finite=finite), None
+    peaks = replace(find_peaks(heat, options), finite=finite)
+    scored = score_limbs(spec.paf.of(outputs), peaks, spec.skeleton, options)
+    return peaks, assign_limbs(scored, options)
+
+
+def on_photo(
+    people: Sequence[Person],
+    peaks: Peaks,
+    spec: PoseSpec,
+    placement: Placement,
+    options: DecodeOptions,
+) -> Poses:
+    """People whose key points are in pixels of the maps, as the answer for a photo."""
+    warnings = []
+    if not peaks.finite:
+        warnings.append("the heat maps hold values that are not finite; they count as 0")
+    warnings += [
+        f"more than {options.max_peaks} candidates for {spec.skeleton.parts[part].name}; "
+        "the weakest were left out"
+        for part in peaks.dropped
+    ]
+    if people:
+        keypoints = np.stack([person.keypoints for person in people])
+        found = keypoints[..., 2] > 0
+        on_input = (keypoints[found, :2] + 0.5) * spec.stride - 0.5
+        keypoints[found, :2] = placement.to_photo(on_input)
+        people = [Person(k, p.score) for k, p in zip(keypoints, people, strict=True)]
     return Poses(tuple(people), tuple(warnings))
 
 
@@ -176,11 +209,18 @@ def find_peaks(heat: FloatArray, options: DecodeOptions) -> Peaks:
         is_peak &= heat > neighbour if (dy, dx) < (0, 0) else heat >= neighbour
     part, y, x = np.nonzero(is_peak)
     position, score = refine(heat, part, y, x)
-    order = np.lexsort((position[:, 0], position[:, 1], -score, part))
-    part, position, score = part[order], position[order], score[order]
-    rank = np.arange(len(part)) - np.searchsorted(part, part)
-    kept = rank < options.max_peaks
+    rank = np.empty_like(part)
+    rank[np.lexsort((-score, part))] = np.arange(len(part))
+    kept = rank - np.searchsorted(part, part) < options.max_peaks
     return Peaks(part[kept], position[kept], score[kept], tuple(np.unique(part[~kept]).tolist()))
+
+
+def find_maxima(heat: FloatArray, options: DecodeOptions) -> Peaks:
+    """The greatest pixel of each heat map [parts, h, w] that exceeds the threshold, refined."""
+    parts, height, width = heat.shape
+    y, x = np.divmod(heat.reshape(parts, height * width).argmax(axis=1), width)
+    part = np.flatnonzero(heat[np.arange(parts), y, x] > options.peak_threshold)
+    return Peaks(part, *refine(heat, part, y[part], x[part]))
 
 
 def cubic(distance: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -207,7 +247,7 @@ def refine(
     rows = np.clip(y[:, None] + around, 0, height - 1)
     columns = np.clip(x[:, None] + around, 0, width - 1)
     patch = heat[part[:, None, None], rows[:, :, None], columns[:, None, :]]
-    values = REFINE @ patch @ REFINE.T
+    values = REFINE @ (patch @ REFINE.T)
     side = len(_OFFSETS)
     row, column = np.divmod(values.reshape(-1, side * side).argmax(axis=1), side)
     n = np.arange(len(part))
@@ -241,7 +281,9 @@ def _vertex(before: FloatArray, at: FloatArray, after: FloatArray) -> FloatArray
     return np.clip(offset, -0.5, 0.5)
 
 
-def score_limbs(paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: DecodeOptions) -> Pairs:
+def score_limbs(
+    paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: DecodeOptions
+) -> ScoredPairs:
     """Step 3: every pair of peaks that could be a limb, by limb and peaks, for PAFs [c, h, w]."""
     first = np.searchsorted(peaks.part, np.arange(len(skeleton.parts) + 1))
     columns: list[tuple[IntArray, IntArray, IntArray]] = []
@@ -263,7 +305,7 @@ def score_limbs(paf: FloatArray, peaks: Peaks, skeleton: Skeleton, options: Deco
     for axis in (0, 1):
         field = _bilinear(paf, channels[:, axis, None], points[..., 0], points[..., 1])
         projection += field * direction[:, axis, None]
-    return Pairs(
+    return ScoredPairs(
         limb_of,
         start,
         end,
@@ -277,14 +319,14 @@ def _bilinear(maps: FloatArray, channel: IntArray, x: FloatArray, y: FloatArray)
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
     left, top = x.astype(np.int64), y.astype(np.int64)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    fx, fy = x - left, y - top
+    fx, fy = x - left.astype(np.float32), y - top.astype(np.float32)
     upper = maps[channel, top, left] * (1 - fx) + maps[channel, top, right] * fx
     lower = maps[channel, bottom, left] * (1 - fx) + maps[channel, bottom, right] * fx
-    value: FloatArray = (upper * (1 - fy) + lower * fy).astype(np.float32)
+    value: FloatArray = upper * (1 - fy) + lower * fy
     return value
 
 
-def assign_limbs(pairs: Pairs, options: DecodeOptions) -> Pairs:
+def assign_limbs(pairs: ScoredPairs, options: DecodeOptions) -> Pairs:
     """Step 4: the pairs that are limbs, by limb and falling score."""
     possible = np.flatnonzero((pairs.score > 0) & (pairs.support > options.min_support))
     keys = (pairs.end, pairs.start, -pairs.score, pairs.limb)
@@ -334,18 +376,14 @@ def group_people(
     return sorted(people, key=lambda person: -person.score)
 
 
-def decode_single(heat: FloatArray, options: DecodeOptions) -> list[Person]:
-    """The one person of a network without PAFs, if any: each heat map's maximum, refined as step 2.
+def the_only_person(peaks: Peaks, skeleton: Skeleton, options: DecodeOptions) -> list[Person]:
+    """The one person of a network without PAFs, if any; key points still in pixels of the maps.
 
-    The score is the mean of all parts' scores; parts below `peak_threshold` count as not found.
-    Key points are still in pixels of the maps [parts, h, w].
+    The score is the mean of all parts' scores, 0 for a part that was not found.
     """
-    parts, height, width = heat.shape
-    part = np.arange(parts)
-    y, x = np.divmod(heat.reshape(parts, height * width).argmax(axis=1), width)
-    position, score = refine(heat, part, y, x)
-    found = heat[part, y, x] > options.peak_threshold
-    keypoints = np.where(found[:, None], np.column_stack([position, score]), 0).astype(np.float32)
+    keypoints = np.zeros((len(skeleton.parts), 3), np.float32)
+    keypoints[peaks.part, :2] = peaks.position
+    keypoints[peaks.part, 2] = peaks.score
     person = Person(keypoints, float(keypoints[:, 2].mean()))
-    enough = found.sum() >= options.min_parts and person.score >= options.min_score
+    enough = len(peaks.part) >= options.min_parts and person.score >= options.min_score
     return [person] if enough else []
