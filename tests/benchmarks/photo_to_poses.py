@@ -114,7 +114,7 @@ class Contestant(Estimator):
         ran = time.perf_counter()
         poses = self.by(outputs, self.spec, placement)
         decoded = time.perf_counter()
-        self.stages += (prepared - start, ran - prepared - self.overhead, decoded - ran)
+        self.stages.extend((prepared - start, ran - prepared - self.overhead, decoded - ran))
         return poses
 
     @property
