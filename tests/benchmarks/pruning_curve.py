@@ -12,9 +12,9 @@ by onnxruntime; the speed-up is the dense bundle's time / the pruned one's, both
 process, the median of the rounds and, in brackets, the 10th and 90th percentile.
 
 It prints a Markdown table and draws the AP that is kept over the speed-up. A target takes many
-minutes: each is written to the JSON file when it is done, and what is there is not measured again.
-Networks stay beside it, in a folder of its name; remove both to begin anew. Run it while nothing
-else runs.
+minutes: each is written to the JSON file when it is done, and what is there is not measured again;
+one that was interrupted goes on. Networks stay beside the file, in a folder of its name; remove
+both to begin anew. Run it while nothing else runs.
 """
 
 from __future__ import annotations
