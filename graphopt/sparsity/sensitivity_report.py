@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -13,6 +14,7 @@ from rich.text import Text
 from graphopt.report import human
 from graphopt.sparsity.function_blocks import Role
 from graphopt.sparsity.sensitivity import Loss, Measured, Sensitivity
+from graphopt.svg import COLORS, Axis, Plot
 
 
 @dataclass(frozen=True)
@@ -107,55 +109,20 @@ def _worst(
     return [max(column) for column in columns]
 
 
-# --- the drawing --------------------------------------------------------------------------------
-
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _EDGE = 760, 420, 60, 210, 40
-_COLORS = (
-    "#1b6ca8",
-    "#d1495b",
-    "#3a7d44",
-    "#edae49",
-    "#6f4e7c",
-    "#00798c",
-    "#9a5b2e",
-    "#5c5c5c",
-)
-
-
 def drawing(measured: Sensitivity) -> str:
     """The function blocks' errors over the part that goes, as SVG."""
     blocks = measured.function_blocks
     top = max(loss.error for block in blocks for loss in block.losses) or 1.0
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - 2 * _EDGE
-
-    def point(ratio: float, error: float) -> str:
-        return f"{_LEFT + wide * ratio:.1f},{_HEIGHT - _EDGE - high * error / top:.1f}"
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-    ]
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = point(tick, tick * top).split(",")
-        parts += [
-            f'<path d="M{_LEFT},{y} H{_LEFT + wide}" stroke="#ddd"/>',
-            f'<text x="{_LEFT - 6}" y="{y}" dy="4" text-anchor="end">{tick * top:.2f}</text>',
-            f'<text x="{x}" y="{_HEIGHT - _EDGE + 16}" text-anchor="middle">{tick:.0%}</text>',
-        ]
-    parts += [
-        f'<text x="{_LEFT}" y="{_EDGE - 16}">error of the maps, one function block pruned</text>',
-        f'<text x="{_LEFT + wide}" y="{_HEIGHT - 6}" text-anchor="end">part of its blocks that '
-        "goes</text>",
-    ]
-    for index, block in enumerate(blocks):
-        color = _COLORS[index % len(_COLORS)]
-        points = " ".join([point(0, 0), *(point(x.ratio, x.error) for x in block.losses)])
-        line = _EDGE + 18 * index
-        parts += [
-            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>',
-            f'<path d="M{_WIDTH - _RIGHT + 15},{line} h20" stroke="{color}" stroke-width="2"/>',
-            f'<text x="{_WIDTH - _RIGHT + 42}" y="{line}" dy="4">{block.name} '
-            f"({human(block.params)})</text>",
-        ]
-    return "\n".join([*parts, "</svg>", ""])
+    quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
+    plot = Plot(
+        Axis("part of its blocks that goes", quarters, "{:.0%}".format),
+        Axis(
+            "error of the maps, one function block pruned",
+            [quarter * top for quarter in quarters],
+            "{:.2f}".format,
+        ),
+    )
+    for block, color in zip(blocks, cycle(COLORS)):
+        points = [(0.0, 0.0), *((loss.ratio, loss.error) for loss in block.losses)]
+        plot.line(points, color, f"{block.name} ({human(block.params)})")
+    return str(plot)

@@ -1,0 +1,265 @@
+"""Photo in, poses out: graphopt beside other engines that run the network as it was.
+
+    python tests/benchmarks/photo_to_poses.py [BUNDLE|NETWORK.onnx] [--original NETWORK.onnx]
+        [--photos DIR] [--threads 2] [--rounds 5]
+        [--images val2017/ --annotations person_keypoints_val2017.json] [--limit N]
+
+The time is that of everything between a photo's decoded RGB pixels and its people: scaling and
+normalising, network, decoder. graphopt runs the bundle, which may be a pruned network's; an ONNX
+file is compiled first, for 368x656. The others run the original at the bundle's input size, with
+each of the decoders: graphopt's, and tf-pose's, which groups people in C++ (`pafprocess`), where
+it is installed:
+
+    pip install 'setuptools<81' numpy cython
+    pip install --no-deps --no-build-isolation --target DIR tf-pose && export PYTHONPATH=DIR
+
+All take turns, photo by photo. "graphopt is faster" is their time / graphopt's, the median over
+photos and rounds and, in brackets, the 10th and 90th percentile; an engine whose outputs are not
+onnxruntime's is left out. AP is that of each network with each decoder, at the same input size.
+Without arguments it is the trained network and the photos of GRAPHOPT_ASSETS. Run it while nothing
+else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from engines import RIVALS, ROOT, TRAINED, graphopt
+from numpy.typing import NDArray
+from PIL import Image
+
+from graphopt.benchmark import SUSPICIOUS, THREAD_VARIABLES, Timing, line_up, measure
+from graphopt.competitors import Job, open_competitor
+from graphopt.engine import Array, Engine, open_engine
+from graphopt.model import load_model, save_model
+from graphopt.pose.decode import Person, Poses, decode
+from graphopt.pose.estimate import Estimator
+from graphopt.pose.evaluate import evaluate
+from graphopt.pose.images import expand, is_picture, read_photo
+from graphopt.pose.preprocess import Placement, prepare
+from graphopt.pose.spec import PoseSpec
+from graphopt.verify import sample_feeds
+
+SIZE = "1,3,368,656"
+Decoder = Callable[[Mapping[str, Array], PoseSpec, Placement], Poses]
+
+
+def pafprocess(outputs: Mapping[str, Array], spec: PoseSpec, placement: Placement) -> Poses:
+    """People as tf-pose groups them, from the maps as they are, which is its fastest way.
+
+    Its C++ starts from peaks, which tf-pose finds with TensorFlow: the greatest pixels of 3 x 3,
+    after a blur. Here NumPy finds them, without the blur.
+    """
+    import _pafprocess as paf
+
+    assert spec.paf is not None
+    heat, fields = (
+        np.ascontiguousarray(maps.of(outputs).transpose(1, 2, 0)) for maps in (spec.heat, spec.paf)
+    )
+    rows, columns, _ = heat.shape
+    bordered = np.pad(heat, ((1, 1), (1, 1), (0, 0)))
+    greatest = reduce(np.maximum, (bordered[shift : shift + rows] for shift in range(3)))
+    greatest = reduce(np.maximum, (greatest[:, shift : shift + columns] for shift in range(3)))
+    paf.process_paf(np.where(heat == greatest, heat, 0), heat, fields)
+    people = []
+    for human in range(paf.get_num_humans()):
+        keypoints = np.zeros((len(spec.skeleton.parts), 3), np.float32)
+        for part in range(len(keypoints)):
+            if (peak := paf.get_part_cid(human, part)) >= 0:
+                place = (paf.get_part_x(peak), paf.get_part_y(peak))
+                keypoints[part] = (*place, paf.get_part_score(peak))
+        found = keypoints[:, 2] > 0
+        on_input = (keypoints[found, :2] + 0.5) * spec.stride - 0.5
+        keypoints[found, :2] = placement.to_photo(on_input)
+        people.append(Person(keypoints, float(paf.get_score(human))))
+    return Poses(tuple(people))
+
+
+def decoders(spec: PoseSpec) -> dict[str, Decoder]:
+    """Those that are installed and know the network's skeleton, by name."""
+    found: dict[str, Decoder] = {"graphopt": decode}
+    if find_spec("_pafprocess") and spec.paf and spec.skeleton.name == "coco18":
+        found["pafprocess"] = pafprocess
+    return found
+
+
+@dataclass(frozen=True)
+class Contestant(Estimator):
+    """An engine with a decoder; for `measure` it is an engine itself, one that takes a photo."""
+
+    network: str = ""
+    """What the table calls it."""
+    decoder: str = "graphopt"
+    by: Decoder = decode
+    stages: list[float] = field(default_factory=list)
+    """Seconds that each run took for pre-processing, network and decoder, in turn."""
+
+    def __call__(self, photo: Image.Image) -> Poses:
+        """The people in an RGB photo, in its pixels."""
+        ((name, shape),) = self.engine.inputs.items()
+        start = time.perf_counter()
+        tensor, placement = prepare(photo, self.spec.preprocess, shape[2:])
+        prepared = time.perf_counter()
+        outputs = self.engine.run({name: tensor})
+        ran = time.perf_counter()
+        poses = self.by(outputs, self.spec, placement)
+        decoded = time.perf_counter()
+        self.stages.extend((prepared - start, ran - prepared - self.overhead, decoded - ran))
+        return poses
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of the last run that are no part of the engine's time, for `measure`."""
+        return float(getattr(self.engine, "overhead", 0.0))
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Find the people in `photo`, RGB [height, width, 3]."""
+        self(Image.fromarray(feeds["photo"]))
+        return {}
+
+
+def race(contestants: Sequence[Contestant], photos: Path, rounds: int) -> NDArray[np.float64]:
+    """Milliseconds, [contestants, photos x rounds]: all of them on a photo before the next one."""
+    pictures = [read_photo(path) for path, _ in expand([photos]) if is_picture(path)]
+    times = []
+    for number, picture in enumerate(pictures, 1):
+        print(f"photo {number} of {len(pictures)}", file=sys.stderr)
+        feeds = {"photo": np.asarray(picture)}
+        times.append(measure(contestants, feeds, rounds=rounds, warmup_rounds=0))
+    return np.concatenate(times, axis=1)
+
+
+HEADER = (
+    "network",
+    "engine",
+    "decoder",
+    "ms a photo",
+    "pre-processing + network + decoder",
+    "graphopt is faster",
+    "AP",
+)
+
+
+def row(
+    contestant: Contestant, times: NDArray[np.float64], own: NDArray[np.float64], ap: float
+) -> Iterator[str]:
+    """A contestant's line of the table, cell by cell, from its times and graphopt's."""
+    yield from (contestant.network, contestant.engine.name, contestant.decoder)
+    timing = Timing.of(times)
+    yield f"{timing.median_ms:.1f} ({timing.p10_ms:.1f} … {timing.p90_ms:.1f})"
+    # Of each turn's two runs the second one counts.
+    stages = 1e3 * np.median(np.reshape(contestant.stages, (-1, 2, 3))[:, 1], axis=0)
+    yield " + ".join(f"{ms:.1f}" for ms in stages)
+    low, middle, high = np.percentile(times / own, (10, 50, 90))
+    yield f"{middle:.2f}x ({low:.2f} … {high:.2f})"
+    yield f"{ap:.3f}"
+
+
+def field_of(
+    subject: Path, original: Path, threads: int, scratch: Path
+) -> tuple[list[Contestant], list[Contestant]]:
+    """Who takes part, graphopt first; and those of them that stand for all in accuracy."""
+    own, spec = open_engine(subject, threads=threads)
+    first = Contestant(own, spec, network=subject.stem)
+    shapes = {name: tuple(d for d in shape if d) for name, shape in own.inputs.items()}
+    graph = load_model(original, shapes)
+    model = scratch / "original.onnx"
+    save_model(graph, model)
+    reference, spec = open_engine(model, engine="onnxruntime", threads=threads)
+    feeds = sample_feeds(graph, shapes)[0]
+    expected = reference.run(feeds)
+    outputs = {name: value.shape for name, value in expected.items()}
+
+    def opener(name: str) -> Callable[[], Engine]:
+        place = scratch / name
+        place.mkdir()
+        return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place))
+
+    ready = line_up({name: opener(name) for name in RIVALS["cpu"]}, feeds, expected)
+    for name, reason in ready.unavailable.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+
+    def with_decoders(engine: Engine) -> list[Contestant]:
+        return [
+            Contestant(engine, spec, network=original.stem, decoder=name, by=by)
+            for name, by in decoders(spec).items()
+        ]
+
+    right = (e for e in ready.engines if ready.difference[e.name] < SUSPICIOUS)
+    rivals = [contestant for engine in right for contestant in with_decoders(engine)]
+    judged = [Contestant(own, first.spec, network=first.network), *with_decoders(reference)]
+    return [first, *rivals], judged
+
+
+def main(
+    subject: Path,
+    original: Path,
+    photos: Path,
+    truth: tuple[Path, Path],
+    limit: int | None,
+    threads: int,
+    rounds: int,
+) -> None:
+    """Print the table."""
+    with TemporaryDirectory() as folder:
+        if not subject.is_dir():
+            bundle = Path(folder) / f"{subject.stem}.graphopt"
+            graphopt("compile", subject, "-o", bundle, "--target", "cpu", "--input-shape", SIZE)
+            subject = bundle
+        contestants, judged = field_of(subject, original, threads, Path(folder))
+        times = race(contestants, photos, rounds)
+        ap = {}
+        for contestant in judged:
+            who = (contestant.network, contestant.decoder)
+            print(f"AP of {' with '.join(who)}", file=sys.stderr)
+            ap[who] = evaluate(contestant, *truth, limit=limit).AP
+    print(f"| {' | '.join(HEADER)} |")
+    print("|---" * len(HEADER) + "|")
+    for contestant, spent in zip(contestants, times, strict=True):
+        accuracy = ap[contestant.network, contestant.decoder]
+        print(f"| {' | '.join(row(contestant, spent, times[0], accuracy))} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    assets = Path(os.environ.get("GRAPHOPT_ASSETS", ROOT.parent / "shared" / "assets"))
+    trained = assets / "models" / TRAINED[0].partition("@")[0]
+    coco = assets / "coco"
+    parser.add_argument(
+        "subject", nargs="?", type=Path, default=trained, metavar="BUNDLE|NETWORK.onnx"
+    )
+    parser.add_argument("--original", type=Path, default=trained, metavar="NETWORK.onnx")
+    parser.add_argument("--photos", type=Path, default=assets / "photos", metavar="DIR")
+    parser.add_argument("--images", type=Path, default=coco / "val_dev", metavar="DIR")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        default=coco / "person_keypoints_val_dev.json",
+        metavar="F.json",
+    )
+    parser.add_argument("--limit", type=int, help="AP on so many photos only")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="of each photo")
+    given = parser.parse_args()
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(given.threads))
+    main(
+        given.subject,
+        given.original,
+        given.photos,
+        (given.images, given.annotations),
+        given.limit,
+        given.threads,
+        given.rounds,
+    )

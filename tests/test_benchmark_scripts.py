@@ -1,0 +1,130 @@
+"""What the scripts in tests/benchmarks/ say about measurements; they measure by hand only."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.pose.decode import decode
+from graphopt.pose.estimate import Estimator
+from graphopt.pose.images import read_photo
+from graphopt.pose.spec import detect_pose_spec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def script(monkeypatch) -> object:
+    """script("engines") imports a script as if it had been run where it is."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in ("engines", "pruning_curve", "photo_to_poses"):
+        sys.modules.pop(name, None)
+
+
+def points(curve) -> dict:
+    def point(macs, ap, speedup, packed):
+        return curve.Point(
+            macs=macs, params=macs // 4, ap=ap, speedup=(speedup, 1.0, 2.0), packed=packed
+        )
+
+    return {
+        "dense": point(16_000_000_000, 0.4, 1.0, 0.5),
+        "compression 2": point(8_000_000_000, 0.3, 1.7, 0.28),
+        "speedup 1.5": point(10_000_000_000, 0.36, 1.4, 0.3),
+    }
+
+
+def test_a_row_compares_with_the_dense_network(script):
+    curve = script("pruning_curve")
+    found = points(curve)
+    cells = list(curve.row("compression 2", found["compression 2"], found["dense"]))
+    assert len(cells) == len(curve.HEADER)
+    assert cells == [
+        *("2x fewer MACs", "8.00 G (2.00x fewer)", "2.00 G", "0.300", "75%"),
+        *("1.70 (1.00 … 2.00)", "28%"),
+    ]
+
+
+def test_every_network_is_a_dot(script):
+    curve = script("pruning_curve")
+    picture = curve.drawing(points(curve))
+    assert picture.count("<circle") == 3
+    assert picture.count("<polyline") == 2
+    for label in ("dense", "2x", "1.5x"):
+        assert f">{label}</text>" in picture
+
+
+def test_results_of_other_settings_are_refused(script, tmp_path):
+    curve = script("pruning_curve")
+    settings = curve.Settings(
+        network="0",
+        calib="photos",
+        calib_photos=200,
+        images="val",
+        limit=None,
+        device="d",
+        preset="exact",
+        distill_steps=0,
+        size="368x656",
+        threads=2,
+    )
+    path = tmp_path / "curve.json"
+    assert curve.Curve.go_on(path, settings).points == {}
+    path.write_text(curve.Curve(settings=settings, points=points(curve)).model_dump_json())
+    assert curve.Curve.go_on(path, settings).points == points(curve)
+    with pytest.raises(SystemExit, match="other settings"):
+        curve.Curve.go_on(path, settings.model_copy(update={"threads": 1}))
+
+
+def test_what_is_left_of_a_pruned_network(script, proto, tmp_path):
+    curve = script("pruning_curve")
+    weight = np.ones((32, 3, 3, 3), np.float32)
+    weight[:16, 0] = 0  # a sixth of it
+    body = "y = Conv<pads=[1,1,1,1]>(x, w, b)"
+    model = proto(
+        "float[1,3,16,24] x", "float[1,32,16,24] y", body, w=weight, b=np.zeros(32, np.float32)
+    )
+    path = tmp_path / "pruned.onnx"
+    path.write_bytes(model.SerializeToString())
+    macs, params = curve.kept_of(path, "16x24")
+    assert macs == weight.size * 16 * 24 * 5 // 6
+    assert params == weight.size * 5 // 6 + 32
+
+
+def test_a_contestant_finds_who_the_estimator_finds(script):
+    race = script("photo_to_poses")
+    engine = OnnxRuntimeEngine(ROOT / "examples" / "demo.onnx")
+    spec = detect_pose_spec(ROOT / "examples" / "demo.onnx")
+    photo = read_photo(ROOT / "examples" / "demo.png")
+    contestant = race.Contestant(engine, spec, network="demo")
+    found = contestant(photo)
+    expected = Estimator(engine, spec)(photo)
+    assert len(found.people) == len(expected.people) > 0
+    for one, other in zip(found.people, expected.people, strict=True):
+        np.testing.assert_array_equal(one.keypoints, other.keypoints)
+    assert contestant.run({"photo": np.asarray(photo)}) == {}
+    assert len(contestant.stages) == 2 * 3
+
+
+def test_a_contestants_row(script):
+    race = script("photo_to_poses")
+    engine = SimpleNamespace(name="other", inputs={}, outputs=[])
+    # Two turns of two runs each; the first of a turn warms up.
+    stages = [9.0, 9.0, 9.0, 0.001, 0.02, 0.003] * 2
+    spec = detect_pose_spec(ROOT / "examples" / "demo.onnx")
+    contestant = race.Contestant(engine, spec, network="net", by=decode, stages=stages)
+    cells = list(race.row(contestant, np.array([24.0, 24.0]), np.array([12.0, 12.0]), 0.4))
+    assert len(cells) == len(race.HEADER)
+    assert cells[:3] == ["net", "other", "graphopt"]
+    assert cells[4:] == ["1.0 + 20.0 + 3.0", "2.00x (2.00 … 2.00)", "0.400"]
