@@ -5,19 +5,19 @@
         [--images val2017/ --annotations person_keypoints_val2017.json] [--limit N]
 
 The time is that of everything between a photo's decoded RGB pixels and its people: scaling and
-normalising, network, decoder. graphopt runs the bundle, which may be a pruned network's; an ONNX
-file is compiled first, for 368x656. The others run the original at the bundle's input size, with
-each of the decoders: graphopt's, and tf-pose's, which groups people in C++ (`pafprocess`), where
-it is installed:
+normalising, network, decoder. graphopt runs the bundle, which may be a pruned network's (an ONNX
+file is compiled first, for 368x656), with its compiled decoder, and with the one in NumPy. The
+others run the original at the bundle's input size, with graphopt's decoder in NumPy, and with
+tf-pose's, which groups people in C++ (`pafprocess`), where that is installed:
 
     pip install 'setuptools<81' numpy cython
     pip install --no-deps --no-build-isolation --target DIR tf-pose && export PYTHONPATH=DIR
 
-All take turns, photo by photo. "graphopt is faster" is their time / graphopt's, the median over
-photos and rounds and, in brackets, the 10th and 90th percentile; an engine whose outputs are not
-onnxruntime's is left out. AP is that of each network with each decoder, at the same input size.
-Without arguments it is the trained network and the photos of GRAPHOPT_ASSETS. Run it while nothing
-else runs.
+All take turns, photo by photo. "graphopt is faster" is their time / that of the first row, the
+median over photos and rounds and, in brackets, the 10th and 90th percentile; an engine whose
+outputs are not onnxruntime's is left out. AP is that of each network with each decoder, at the
+same input size. Without arguments it is the trained network and the photos of GRAPHOPT_ASSETS. Run
+it while nothing else runs.
 """
 
 from __future__ import annotations
@@ -39,18 +39,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphopt.benchmark import SUSPICIOUS, THREAD_VARIABLES, Timing, line_up, measure
+from graphopt.codegen.decoder import write_decoder
+from graphopt.codegen.targets import load_target
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.model import load_model, save_model
 from graphopt.pose.decode import Person, Poses, decode
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
+from graphopt.pose.fused import FusedDecoder
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
+from graphopt.runtime import open_bundle
 from graphopt.verify import sample_feeds
 
 SIZE = "1,3,368,656"
+NUMPY, COMPILED = "graphopt, NumPy", "graphopt, compiled"
 Decoder = Callable[[Mapping[str, Array], PoseSpec, Placement], Poses]
 
 
@@ -87,7 +92,7 @@ def pafprocess(outputs: Mapping[str, Array], spec: PoseSpec, placement: Placemen
 
 def decoders(spec: PoseSpec) -> dict[str, Decoder]:
     """Those that are installed and know the network's skeleton, by name."""
-    found: dict[str, Decoder] = {"graphopt": decode}
+    found: dict[str, Decoder] = {NUMPY: decode}
     if find_spec("_pafprocess") and spec.paf and spec.skeleton.name == "coco18":
         found["pafprocess"] = pafprocess
     return found
@@ -99,7 +104,7 @@ class Contestant(Estimator):
 
     network: str = ""
     """What the table calls it."""
-    decoder: str = "graphopt"
+    decoder: str = NUMPY
     by: Decoder = decode
     stages: list[float] = field(default_factory=list)
     """Seconds that each run took for pre-processing, network and decoder, in turn."""
@@ -169,8 +174,7 @@ def field_of(
     subject: Path, original: Path, threads: int, scratch: Path
 ) -> tuple[list[Contestant], list[Contestant]]:
     """Who takes part, graphopt first; and those of them that stand for all in accuracy."""
-    own, spec = open_engine(subject, threads=threads)
-    first = Contestant(own, spec, network=subject.stem)
+    own, own_spec = open_engine(subject, threads=threads)
     shapes = {name: tuple(d for d in shape if d) for name, shape in own.inputs.items()}
     graph = load_model(original, shapes)
     model = scratch / "original.onnx"
@@ -179,6 +183,9 @@ def field_of(
     feeds = sample_feeds(graph, shapes)[0]
     expected = reference.run(feeds)
     outputs = {name: value.shape for name, value in expected.items()}
+    maps = outputs[spec.heat.output][2:]
+    write_decoder(own_spec.skeleton, maps, load_target("cpu"), scratch / "decoder")
+    fused = FusedDecoder(open_bundle(scratch / "decoder", threads=threads))
 
     def opener(name: str) -> Callable[[], Engine]:
         place = scratch / name
@@ -189,16 +196,20 @@ def field_of(
     for name, reason in ready.unavailable.items():
         print(f"{name}: {reason}", file=sys.stderr)
 
-    def with_decoders(engine: Engine) -> list[Contestant]:
+    def each(
+        engine: Engine, spec: PoseSpec, network: Path, by: Mapping[str, Decoder]
+    ) -> list[Contestant]:
         return [
-            Contestant(engine, spec, network=original.stem, decoder=name, by=by)
-            for name, by in decoders(spec).items()
+            Contestant(engine, spec, network=network.stem, decoder=name, by=decoder)
+            for name, decoder in by.items()
         ]
 
+    ours: dict[str, Decoder] = {COMPILED: fused, NUMPY: decode}
+    theirs = decoders(spec)
     right = (e for e in ready.engines if ready.difference[e.name] < SUSPICIOUS)
-    rivals = [contestant for engine in right for contestant in with_decoders(engine)]
-    judged = [Contestant(own, first.spec, network=first.network), *with_decoders(reference)]
-    return [first, *rivals], judged
+    rivals = [contestant for e in right for contestant in each(e, spec, original, theirs)]
+    judged = each(own, own_spec, subject, ours) + each(reference, spec, original, theirs)
+    return each(own, own_spec, subject, ours) + rivals, judged
 
 
 def main(

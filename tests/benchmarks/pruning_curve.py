@@ -36,13 +36,11 @@ from pydantic import BaseModel, ConfigDict
 from graphopt.benchmark import THREAD_VARIABLES, measure
 from graphopt.cost import cost_of
 from graphopt.engine import open_engine
-from graphopt.graph import ConvSpec, is_standard
 from graphopt.model import load_model, replacing, sha256_of
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.report import human
 from graphopt.runtime import open_bundle
-from graphopt.sparsity.structure import free
 from graphopt.svg import COLORS, Axis, Plot
 from graphopt.verify import sample_feeds
 
@@ -106,18 +104,6 @@ class Curve(_Record):
         return found
 
 
-def kept_of(path: Path, size: str) -> tuple[int, int]:
-    """MACs and parameters of a network that lie in blocks that are kept."""
-    graph = load_model(path, {"": (1, 3, *map(int, size.split("x")))})
-    macs = params = 0
-    for node, layer in zip(graph.nodes, cost_of(graph).layers, strict=True):
-        spec = ConvSpec.of(node) if is_standard(node, "Conv") else None
-        here = free(spec.weight) if spec else np.ones(1)
-        macs += round((layer.macs or 0) * here.mean())
-        params += layer.params - int((here == 0).sum())
-    return macs, params
-
-
 @dataclass(frozen=True)
 class Bench:
     """Where networks are made and measured."""
@@ -176,7 +162,8 @@ class Bench:
 
     def measured(self, network: Path) -> Point:
         """A network's accuracy, speed and size."""
-        macs, params = kept_of(network, self.settings.size)
+        shape = (1, 3, *map(int, self.settings.size.split("x")))
+        cost = cost_of(load_model(network, {"": shape}))
         speedup = self.speedup(network)
         packed = self.scratch / "packed.onnx"
         graphopt("pack", network, "-o", packed, "--fp16")
@@ -184,8 +171,8 @@ class Bench:
         estimator = Estimator(engine, spec)
         scores = evaluate(estimator, self.images, self.annotations, limit=self.settings.limit)
         return Point(
-            macs=macs,
-            params=params,
+            macs=cost.kept_macs,
+            params=cost.kept_params,
             ap=scores.AP,
             speedup=speedup,
             packed=packed.stat().st_size / self.network.stat().st_size,
