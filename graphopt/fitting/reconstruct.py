@@ -251,9 +251,8 @@ class Reconstruction:
     def _fit_directly(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
-        counterpart = self._original.tensors()[node.outputs[0].name]
-        rectified = before_relu(self._graph, node.outputs[0])
-        rectified &= before_relu(self._original, counterpart)
+        ours, theirs = node.outputs[0], self._original.tensors()[node.outputs[0].name]
+        rectified = before_relu(self._graph, ours) and before_relu(self._original, theirs)
         pairs = [
             (sample.patches(values, spec), sample.grouped(spec.group))
             for values, sample in zip(inputs, samples, strict=True)
