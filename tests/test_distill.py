@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import DistillOptions, Precision, distill
+from graphopt.fitting.lessons import Lessons
 from graphopt.model import copy_model, load_model, to_proto
 from graphopt.passbase import Context
 from graphopt.passes.distill import Distill
@@ -24,6 +25,7 @@ from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
+from graphopt.fitting import whitening  # noqa: E402 (where PyTorch is)
 from graphopt.fitting.torchnet import OPERATORS, TorchNet  # noqa: E402 (where PyTorch is)
 
 Proto = Callable[..., onnx.ModelProto]
@@ -47,6 +49,8 @@ BODIES = {
     "convolutions": """a = Conv<pads=[1,0,2,1], strides=[2,1], dilations=[1,2]>(x, w3, b4)
                        r = Relu(a)
                        y = Conv<group=4>(r, wd)""",
+    "dilated": """a = Conv<pads=[1,2,2,3], dilations=[2,3]>(x, w3, b4)
+                  y = Conv<group=4, pads=[3,5,3,5], dilations=[3,5]>(a, wd)""",
     "SAME": 'y = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, w3)',
     "transposed": "a = Conv(x, w3) y = ConvTranspose<strides=[2,2], output_padding=[1,0]>(a, wt)",
     "activations": """a = Elu<alpha=0.5>(x) b = LeakyRelu(a) c = Clip(b, low) d = Sigmoid(c)
@@ -142,6 +146,78 @@ def test_how_photos_are_normalised_is_not_trained(network: Callable[..., gs.Grap
     assert set(net.parameter_names) == {"w3", "slope"}
 
 
+@pytest.fixture
+def pruned(
+    network: Callable[..., gs.Graph], monkeypatch: pytest.MonkeyPatch
+) -> tuple[TorchNet, torch.Tensor]:
+    """A 3x3 convolution, half of whose filters lack three of the four channels, and its input."""
+    monkeypatch.setattr(whitening, "RIDGE", 1e-4)
+    w = normal(8, 4, 3, 3)
+    w[4:, 1:] = 0
+    net = TorchNet(
+        network("a = Conv(x, w1) y = Conv<pads=[0,1,1,0]>(a, w)", w1=normal(4, 3, 1, 1), w=w)
+    )
+    return net, torch.from_numpy(rng.standard_normal((8, 3, 12, 16)).astype(np.float32))
+
+
+def test_in_their_coordinates_inputs_are_independent(pruned: tuple[TorchNet, torch.Tensor]) -> None:
+    net, x = pruned
+    full, less = sorted(whitening.whiten(net, [{"x": x}]), key=lambda part: -len(part.columns))
+    assert (full.rows.tolist(), less.rows.tolist()) == ([0, 1, 2, 3], [4, 5, 6, 7])
+    seen = torch.nn.functional.pad(
+        torch.nn.functional.conv2d(x, net.values[net.parameter_names["w1"]]), (1, 0, 0, 1)
+    )
+    seen = torch.nn.functional.unfold(seen, 3).transpose(1, 2).flatten(0, 1)
+    for part, tolerance in ((full, 0.01), (less, 0.001)):
+        new = seen[:, part.columns] @ part.basis
+        covariance = new.t() @ new / len(new)
+        # The channels are mixtures of three: some directions do not occur, and are not blown up.
+        strength = torch.linalg.eigvalsh(covariance)
+        occurs = strength > 0.5
+        assert occurs.sum() == (27 if part is full else 9)
+        np.testing.assert_allclose(strength[occurs].detach(), 1, atol=0.1)
+        assert (strength[~occurs] < tolerance).all()
+
+
+def test_steps_in_coordinates_are_steps_of_the_weights(
+    pruned: tuple[TorchNet, torch.Tensor],
+) -> None:
+    net, x = pruned
+    parts = whitening.whiten(net, [{"x": x}])
+    was = net.values[net.parameter_names["w"]].detach().clone()
+
+    def loss() -> torch.Tensor:
+        return (net({"x": x})["y"] ** 2).mean()
+
+    before = loss()
+    before.backward()
+    slope = 0.0
+    for part in parts:
+        part.gather(net.values)
+        with torch.no_grad():
+            part.moved.sub_(1e-3 * part.moved.grad)
+        slope += 1e-3 * float(part.moved.grad.square().sum())
+        part.scatter(net.values)
+        assert not part.moved.any()
+    assert (before - loss()).item() == pytest.approx(slope, rel=0.02)
+    change = net.values[net.parameter_names["w"]].detach() - was
+    assert change[:4].all()
+    assert change[4:, 0].all()
+    assert not change[4:, 1:].any()
+
+
+def test_short_and_very_long_sums_keep_their_coordinates(
+    network: Callable[..., gs.Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "a = Conv(x, w3) b = Conv<group=4>(a, wd) y = Conv(b, w4)"
+    net = TorchNet(network(body, **CONSTANTS, w4=normal(2, 4, 4, 4)))
+    monkeypatch.setattr(whitening, "LEAST", 28)
+    batches = [{"x": torch.zeros(1, 3, 12, 16)}]
+    assert {p.key for p in whitening.whiten(net, batches)} == {net.parameter_names["w4"]}
+    monkeypatch.setattr(whitening, "MOST", 63)
+    assert not whitening.whiten(net, batches)
+
+
 def test_an_operator_that_cannot_be_trained_is_named(network: Callable[..., gs.Graph]) -> None:
     with pytest.raises(Unsupported, match="LpNormalization cannot be trained"):
         TorchNet(network("y = LpNormalization(x)"))
@@ -230,6 +306,33 @@ def test_the_pass_asks_for_photos(lesson: tuple[gs.Graph, gs.Graph, Calibration]
     _, student, _ = lesson
     with pytest.raises(InputError, match="no photos to train on"):
         Distill().run(student, Context(original=student))
+
+
+def test_lessons_come_from_a_pool(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
+    teacher, _, calibration = lesson
+    engine = Counted(to_proto(teacher).SerializeToString())
+    lessons = Lessons(engine, calibration, batch=4, crop=32, pool=6, seed=3)
+    late, early = lessons[40], lessons[1]
+    for step in range(60):
+        assert len(lessons[step].x) == 4
+    assert engine.runs == 6
+    again = Lessons(engine, calibration, batch=4, crop=32, pool=6, seed=3)
+    for one, other in ((early, again[1]), (late, again[40])):
+        np.testing.assert_array_equal(one.x, other.x)
+        np.testing.assert_array_equal(one.targets["y"], other.targets["y"])
+    assert (early.x != late.x).any()
+    # Inputs are kept in half precision, what they should give is not.
+    for x, target in zip(early.x, early.targets["y"], strict=True):
+        expected = engine.run({"x": x[None]})["y"][0]
+        np.testing.assert_allclose(target, expected, atol=2e-3 * np.abs(expected).max())
+
+
+class Counted(OnnxRuntimeEngine):
+    runs = 0
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.runs += 1
+        return super().run(feeds)
 
 
 def test_the_same_seed_gives_the_same_weights(

@@ -68,18 +68,46 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(x, [p for pair in pairs for p in pair], value=value) if any(pads) else x
 
 
+def padded_input(node: gs.Node, x: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution's kernel slides over: its input with the border."""
+    return _padded(x, _spatial_pads(node, x, weight.shape[2:]))
+
+
+def _on_phases(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilations: Sequence[int], groups: int
+) -> Tensor:
+    """A dilated convolution of a padded input, stride 1, as a plain one on every d-th pixel.
+
+    PyTorch derives dilated convolutions seven times as slowly on CPUs.
+    """
+    (down, right), (height, width) = dilations, x.shape[2:]
+    x = F.pad(x, (0, -width % right, 0, -height % down)).permute(0, 2, 3, 1)
+    # Channels stay the innermost in memory.
+    x = x.unflatten(2, (-1, right)).unflatten(1, (-1, down)).permute(2, 4, 0, 1, 3, 5)
+    y = F.conv2d(x.flatten(0, 2).permute(0, 3, 1, 2), weight, bias, groups=groups)
+    y = y.permute(0, 2, 3, 1).unflatten(0, (down, right, -1)).permute(2, 3, 0, 4, 1, 5)
+    y = y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    rows, columns = (d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True))
+    return y[:, :, : height - rows, : width - columns]
+
+
 def _conv(node: gs.Node, inputs: Inputs) -> Tensor:
     x, weight = _operand(inputs, 0), _operand(inputs, 1)
     pads = _spatial_pads(node, x, weight.shape[2:])
+    strides = tuple(node.attrs.get("strides") or (1, 1))
+    dilations = tuple(node.attrs.get("dilations") or (1, 1))
+    groups = int(node.attrs.get("group", 1))
+    if strides == (1, 1) and dilations != (1, 1) and x.ndim == 4:
+        return _on_phases(_padded(x, pads), weight, _optional(inputs, 2), dilations, groups)
     even = pads[: len(pads) // 2] if pads[: len(pads) // 2] == pads[len(pads) // 2 :] else None
     return F.conv2d(
         x if even else _padded(x, pads),
         weight,
         _optional(inputs, 2),
-        stride=tuple(node.attrs.get("strides") or (1, 1)),
+        stride=strides,
         padding=tuple(even or (0, 0)),
-        dilation=tuple(node.attrs.get("dilations") or (1, 1)),
-        groups=int(node.attrs.get("group", 1)),
+        dilation=dilations,
+        groups=groups,
     )
 
 
