@@ -47,7 +47,7 @@ def optimize(
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
     calib: Path | None = None,
-    calib_photos: int = 200,
+    calib_photos: int = 1000,
     max_shift: float | None = None,
     prune: Targets | None = None,
     sensitivity: Path | None = None,
@@ -76,7 +76,8 @@ def optimize(
         calib: a folder of photos, to fit weights on and to judge poses by. Without it, passes that
             need images get made-up ones, and the report says what that costs; if it cannot be told
             how the network sees images, those of the preset are left out.
-        calib_photos: how many of them to use at most; a fifth is held out.
+        calib_photos: how many of them to use at most; a fifth is held out. Least squares look at
+            fewer; training draws from all.
         max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
         prune: how far to prune, see `allocate`: after the preset the layers' sensitivity is
             measured, the plan that loses least is written beside the output as `NAME.plan.json`,

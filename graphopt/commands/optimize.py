@@ -80,7 +80,7 @@ def optimize(
     ] = None,
     calib_photos: Annotated[
         int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
-    ] = 200,
+    ] = 1000,
     max_shift: Annotated[
         float | None,
         typer.Option(
