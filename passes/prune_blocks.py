@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -14,16 +13,10 @@ from pydantic import Field
 
 from graphopt.fitting.activations import engine_of, part_of
 from graphopt.fitting.calibration import Calibration
-from graphopt.graph import (
-    CONV_OPS,
-    ConvSpec,
-    constant,
-    is_standard,
-    label,
-    reads_of,
-)
+from graphopt.graph import ConvSpec, constant, is_standard, label
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.plan import PruningPlan, check_names, read_plan
+from graphopt.sparsity.eligible import NARROW, held_back
+from graphopt.sparsity.plan import PruningPlan, plan_for
 from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums, without
 
 Doubles = NDArray[np.float64]
@@ -83,7 +76,7 @@ class PruneBlocks(Pass[Site]):
         "activation", "what a block is worth: w^2 E[x^2], where there are photos, or w^2"
     )
     narrow: Annotated[int, Field(ge=1)] = option(
-        32, "channels, in or out, below which a layer is left alone"
+        NARROW, "channels, in or out, below which a layer is left alone"
     )
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
@@ -94,23 +87,16 @@ class PruneBlocks(Pass[Site]):
         return _Informed(**vars(self), energy=mean_squares(graph, sites, context.calibration))
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        plan = read_plan(Path(self.plan)) if self.plan else None
-        if plan is not None:
-            check_names(plan, graph, self.plan)
-        ends = _ends(graph)
+        plan = plan_for(graph, self.plan) if self.plan else None
+        reasons = held_back(graph, self.narrow)
         for node in list(graph.nodes):
             if is_standard(node, "Conv"):
-                yield self._site(node, plan, ends)
+                reason = reasons.get(id(node))
+                yield Skip(label(node), reason) if reason else self._site(node, plan)
 
-    def _site(
-        self, node: gs.Node, plan: PruningPlan | None, ends: Mapping[int, str]
-    ) -> Site | Skip:
+    def _site(self, node: gs.Node, plan: PruningPlan | None) -> Site | Skip:
         name, spec = label(node), ConvSpec.of(node)
-        if spec is None:
-            return Skip(name, "its weight or bias is not constant")
-        reason = ends.get(id(node)) or _unfit(spec, self.narrow)
-        if reason is not None:
-            return Skip(name, reason)
+        assert spec is not None
         if plan is None:
             return Site(node, spec, self.ratio, self.block)
         if name not in plan.layers:
@@ -165,34 +151,3 @@ def mean_squares(
             squares = np.square(values, dtype=np.float64).mean(axis=(0, 2, 3))
             totals[name] = totals.get(name, 0.0) + squares / len(images)
     return totals
-
-
-def _ends(graph: gs.Graph) -> dict[int, str]:
-    """Why the network's first and last convolutions are left alone, by the `id` of the node."""
-    reasons = {}
-    behind: set[int] = set()
-    for node in graph.nodes:
-        convolves = is_standard(node, *CONV_OPS)
-        if convolves and id(node.inputs[0]) not in behind:
-            reasons[id(node)] = "it is the network's first"
-        if convolves or any(id(t) in behind for t in reads_of(node)):
-            behind.update(id(t) for t in node.outputs)
-    shown = {id(t) for t in graph.outputs}
-    for node in reversed(graph.nodes):
-        if any(id(t) in shown for t in node.outputs):
-            if is_standard(node, *CONV_OPS):
-                reasons[id(node)] = "its output reaches the network's without another convolution"
-            else:
-                shown.update(id(t) for t in reads_of(node))
-    return reasons
-
-
-def _unfit(spec: ConvSpec, narrow: int) -> str | None:
-    """Why a convolution cannot be pruned, or would not be worth it."""
-    if len(spec.kernel) != 2:
-        return "it is not two-dimensional"
-    if spec.group > 1:
-        return "it is depthwise" if spec.depthwise else "it is grouped"
-    if min(spec.in_channels, spec.out_channels) < narrow:
-        return f"it is narrow: {spec.in_channels} channels in, {spec.out_channels} out"
-    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from graphopt.graph import ConvSpec, constant
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap, is_even
 from graphopt.sparsity.elimination import Reading, eliminate
-from graphopt.sparsity.plan import PruningPlan, check_names, read_plan
+from graphopt.sparsity.plan import PruningPlan, plan_for
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -107,9 +106,7 @@ class PruneChannels(Pass[Site]):
         return _Informed(**vars(self), products=mean_products(graph, sites, context.calibration))
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        plan = read_plan(Path(self.plan)) if self.plan else None
-        if plan is not None:
-            check_names(plan, graph, self.plan)
+        plan = plan_for(graph, self.plan) if self.plan else None
         channels = ChannelMap(graph)
         uniform = channels.uniform()
         # Readers first: what they no longer make, they need not read.

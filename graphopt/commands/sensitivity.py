@@ -41,7 +41,7 @@ def sensitivity(
     ] = None,
     block: Annotated[
         Extent, typer.Option(help="Filters x channels of a block.")
-    ] = Extent.eight_by_four,
+    ] = Extent.sixteen_by_one,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all of it as JSON.", metavar="F.json")
     ] = None,

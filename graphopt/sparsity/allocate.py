@@ -35,14 +35,11 @@ from graphopt.passbase import Change, Context, Numerics, Pass, Skip
 from graphopt.report import human
 from graphopt.sparsity.plan import PruningPlan, write_plan
 from graphopt.sparsity.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
-from graphopt.sparsity.structure import BlockName
+from graphopt.sparsity.structure import MEASURED
 from graphopt.verify import bound_shapes
 
 Doubles = NDArray[np.float64]
 
-BLOCK: BlockName = "16x1"
-"""Filters x channels of a block. Of a 1x1 layer of Lightweight OpenPose pruned by half the rest is
-off by 0.33 with 16x1, 0.30 with 8x1, 0.38 with 4x4, 0.40 with 8x4; 16 filters fill vectors."""
 STEP = 0.05
 """Between two ratios that a layer may be pruned by."""
 LEAST = 1e-6
@@ -339,10 +336,10 @@ def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Se
     """The sensitivity, or what an interrupted run kept of it."""
     kept = None
     if context.work:
-        kept = place(context.work, fingerprint([graph], calibration, [BLOCK]), SENSITIVITY)
+        kept = place(context.work, fingerprint([graph], calibration, [MEASURED]), SENSITIVITY)
         if kept.exists():
             return read_sensitivity(kept)
-    found = sensitivity(graph, calibration, block=BLOCK, progress=context.progress)
+    found = sensitivity(graph, calibration, block=MEASURED, progress=context.progress)
     if kept:
         with replacing(kept) as fresh:
             fresh.write_text(found.model_dump_json())

@@ -60,12 +60,13 @@ def write_plan(plan: PruningPlan, path: Path) -> None:
         fresh.write_text(json.dumps(plan.model_dump(mode="json"), indent=1) + "\n")
 
 
-def check_names(plan: PruningPlan, graph: gs.Graph, path: str) -> None:
-    """Refuse a plan that names what the network has not: it is another network's.
+def plan_for(graph: gs.Graph, path: str) -> PruningPlan:
+    """Read a plan for this network.
 
     Raises:
-        InputError: with the nearest names; `path` is where the plan is.
+        InputError: see `read_plan`; or it names what the network has not: it is another network's.
     """
+    plan = read_plan(Path(path))
     names = [label(node) for node in graph.nodes if is_standard(node, "Conv")]
     for name in plan.layers:
         if name not in names:
@@ -74,3 +75,4 @@ def check_names(plan: PruningPlan, graph: gs.Graph, path: str) -> None:
                 f"{path} names the convolution {name!r}, which the network has not",
                 hint=f"did you mean {' or '.join(close)}?" if close else "see `graphopt inspect`",
             )
+    return plan

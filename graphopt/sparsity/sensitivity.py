@@ -29,14 +29,15 @@ from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.fitting.samples import Sample, salience
 from graphopt.fitting.through import unpacked
-from graphopt.graph import ConvSpec, constant, label
+from graphopt.graph import ConvSpec, constant, is_standard, label
 from graphopt.latency.predict import SIZE
 from graphopt.model import copy_model, load_model
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.sparsity.eligible import NARROW, held_back
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
-from graphopt.sparsity.structure import BLOCKS, Block, BlockName, expand
+from graphopt.sparsity.structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.verify import OutputError, bound_shapes
 
 Floats = NDArray[np.float32]
@@ -47,8 +48,6 @@ POSITIONS = 12
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
 PHOTOS = 50
 """Images at most, a share of them held out: more only make the same ranking surer."""
-NARROW = 32
-"""Channels below which a layer has too few blocks to choose from."""
 RIDGE = 1e-2
 """Pull toward the present weights, relative to the mean square of a layer's input."""
 
@@ -122,7 +121,7 @@ def measure_file(
     *,
     count: int = PHOTOS,
     ratios: Sequence[float] = RATIOS,
-    block: BlockName = "8x4",
+    block: BlockName = MEASURED,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **choices: Any,
@@ -152,20 +151,19 @@ def measure_file(
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
-    """The convolutions that pruning by blocks is for, in order.
+    """The convolutions that are measured, in order.
 
-    Not the first one, those that make maps, grouped and narrow ones, and those whose weights
+    Those that pruning by blocks is for, without those that make maps, and those whose weights
     others share.
     """
-    convolutions = [(node, spec) for node in graph.nodes if (spec := ConvSpec.of(node)) is not None]
+    reasons = held_back(graph)
     return [
         node
-        for node, spec in convolutions[1:]
-        if spec.op == "Conv"
-        and spec.group == 1
-        and len(spec.kernel) == 2
+        for node in graph.nodes
+        if is_standard(node, "Conv")
+        and id(node) not in reasons
+        and (spec := ConvSpec.of(node)) is not None
         and spec.pads is not None
-        and min(spec.in_channels, spec.out_channels) >= NARROW
         and label(node) not in blocks.predictors
         and label(node) in blocks.of
         and len(node.inputs[1].outputs) == 1
@@ -177,7 +175,7 @@ def sensitivity(
     calibration: Calibration,
     *,
     ratios: Sequence[float] = RATIOS,
-    block: BlockName = "8x4",
+    block: BlockName = MEASURED,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sensitivity:

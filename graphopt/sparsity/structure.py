@@ -42,6 +42,10 @@ BLOCKS: Mapping[BlockName, Block] = {
     "16x1": Block(16, 1),
     "8x1": Block(8, 1),
 }
+MEASURED: BlockName = "16x1"
+"""The extent whose effect is measured before it is decided what goes. Of a 1x1 layer of Lightweight
+OpenPose pruned by half the rest is off by 0.33 with 16x1, 0.30 with 8x1, 0.38 with 4x4, 0.40 with
+8x4; 16 filters fill vectors."""
 FINEST = Block(4, 1)
 """Divides every block: what is zero in a block of any extent is zero in these, too."""
 BY_CHANCE = 0.02

@@ -44,8 +44,6 @@ from graphopt.runtime import open_bundle
 from graphopt.svg import COLORS, Axis, Plot
 from graphopt.verify import sample_feeds
 
-BLOCK = "16x1"
-"""The extent of blocks, filters x channels: that of a CPU's vectors."""
 DENSE = "dense"
 TITLES = {
     "compression": ("x fewer MACs", "target: times fewer MACs"),
@@ -136,7 +134,7 @@ class Bench:
         network = self.folder / f"{option}-{target:g}.onnx"
         photos = ("--calib", self.calib)
         if not sensitivity.exists():
-            graphopt("sensitivity", self.network, *photos, "--block", BLOCK, "--json", sensitivity)
+            graphopt("sensitivity", self.network, *photos, "--json", sensitivity)
         if not network.exists():
             steps = self.settings.distill_steps
             graphopt(
@@ -258,7 +256,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("network", type=Path, metavar="NETWORK.onnx")
     parser.add_argument("--calib", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--calib-photos", type=int, default=200, help="see graphopt optimize")
+    parser.add_argument("--calib-photos", type=int, default=1000, help="see graphopt optimize")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--annotations", type=Path, required=True, metavar="F.json")
     parser.add_argument("--limit", type=int, help="AP on so many photos only")

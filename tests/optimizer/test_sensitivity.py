@@ -70,7 +70,7 @@ def test_error_is_that_of_the_whole_network(small, tensor, unfitted):
     tiny = expand(tiny, Block(), weight.shape)
     weight[tiny] *= 0.01
     node.inputs[1] = constant(graph, "most", weight)
-    found = sensitivity(graph, calibration, ratios=[0.5])
+    found = sensitivity(graph, calibration, ratios=[0.5], block="8x4")
     changed = copy_model(graph)
     _producer(changed, tensor).inputs[1] = constant(changed, "punched", weight * ~tiny)
     (loss,) = next(x for x in found.layers if x.name == (node.name or tensor)).losses

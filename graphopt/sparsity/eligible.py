@@ -1,0 +1,54 @@
+"""Which convolutions pruning by blocks is for."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphopt.graph import CONV_OPS, ConvSpec, is_standard, reads_of
+
+NARROW = 32
+"""Channels, in or out, below which a layer has too few blocks to choose from."""
+
+
+def held_back(graph: gs.Graph, narrow: int = NARROW) -> dict[int, str]:
+    """Why convolutions are left alone, by the `id` of the node; the others may be pruned."""
+    reasons = _ends(graph)
+    for node in graph.nodes:
+        if is_standard(node, "Conv"):
+            reason = reasons.get(id(node)) or _unfit(ConvSpec.of(node), narrow)
+            if reason:
+                reasons[id(node)] = reason
+    return reasons
+
+
+def _ends(graph: gs.Graph) -> dict[int, str]:
+    """The network's first convolutions, and the last ones."""
+    reasons = {}
+    behind: set[int] = set()
+    for node in graph.nodes:
+        convolves = is_standard(node, *CONV_OPS)
+        if convolves and id(node.inputs[0]) not in behind:
+            reasons[id(node)] = "it is the network's first"
+        if convolves or any(id(t) in behind for t in reads_of(node)):
+            behind.update(id(t) for t in node.outputs)
+    shown = {id(t) for t in graph.outputs}
+    for node in reversed(graph.nodes):
+        if any(id(t) in shown for t in node.outputs):
+            if is_standard(node, *CONV_OPS):
+                reasons[id(node)] = "its output reaches the network's without another convolution"
+            else:
+                shown.update(id(t) for t in reads_of(node))
+    return reasons
+
+
+def _unfit(spec: ConvSpec | None, narrow: int) -> str | None:
+    """Why a convolution cannot be pruned, or would not be worth it."""
+    if spec is None:
+        return "its weight or bias is not constant"
+    if len(spec.kernel) != 2:
+        return "it is not two-dimensional"
+    if spec.group > 1:
+        return "it is depthwise" if spec.depthwise else "it is grouped"
+    if min(spec.in_channels, spec.out_channels) < narrow:
+        return f"it is narrow: {spec.in_channels} channels in, {spec.out_channels} out"
+    return None
