@@ -1,15 +1,17 @@
-"""The decoder as a bundle: maps in, peaks, limbs and people out; `graphopt.pose.fused` runs it."""
+"""The decoder as kernels: maps in, people out; `graphopt.pose.fused` reads what they write."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor
+from graphopt.bundle import ALIGNMENT, Decoder, Launch, Plan, Tensor
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import limbs, peaks, people
 from graphopt.codegen.kernels.limbs import LimbSpec
@@ -18,6 +20,140 @@ from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import Skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+
+_THRESHOLDS = Tensor(shape=(THRESHOLDS,), dtype="float32", arena=None)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The kernels of a decoder, and what they need besides maps.
+
+    A tensor is called as the kernels' parameters are that are it.
+    """
+
+    functions: Mapping[str, Any]
+    constants: Mapping[str, NDArray[np.generic]]
+    people: tuple[str, ...]
+    """The parameters that say who is there …"""
+    between: tuple[str, ...] = ()
+    """… and those that say how that was found."""
+
+    def parameters(self, kernel: str) -> list[tuple[str, tuple[int, ...], str]]:
+        """Names, shapes and types of a kernel's parameters."""
+        buffers = self.functions[kernel].params
+        return [(b.name, tuple(map(int, b.shape)), str(b.dtype)) for b in buffers]
+
+
+def _kernels(
+    spec: PoseSpec, maps: Mapping[str, tuple[int, ...]], options: DecodeOptions, target: Target
+) -> _Kernels:
+    """The kernels for a network's maps.
+
+    Args:
+        spec: the skeleton, and where its maps are among the channels of the network's outputs.
+        maps: the shape of each of those outputs, (channels, height, width).
+        options: the limits that are compiled in.
+        target: what to compile for.
+    """
+    skeleton = spec.skeleton
+    channels, *size = maps[spec.heat.output]
+    height, width = size
+    single = spec.paf is None
+    peak_spec = PeakSpec(
+        parts=len(skeleton.parts),
+        size=(height, width),
+        max_peaks=1 if single else options.max_peaks,
+        first=spec.heat.first,
+        channels=channels,
+    )
+    weights: dict[str, NDArray[np.generic]] = {"weights": peaks.pack_weight(target)}
+    if spec.paf is None:
+        functions = {"find_maxima": peaks.build_maxima(peak_spec, target)}
+        return _Kernels(functions, weights, ("peaks", "counts"))
+    limb_spec = LimbSpec(
+        limbs=tuple(
+            (
+                *skeleton.ends(limb),
+                spec.paf.first + limb.paf[0],
+                spec.paf.first + limb.paf[1],
+                limb.bridge,
+            )
+            for limb in skeleton.limbs
+            if limb.paf is not None
+        ),
+        parts=len(skeleton.parts),
+        channels=maps[spec.paf.output][0],
+        size=(height, width),
+        max_peaks=options.max_peaks,
+        samples=options.samples,
+    )
+    functions = {
+        "find_peaks": peaks.build(peak_spec, target),
+        "find_limbs": limbs.build(limb_spec, target),
+        "find_people": people.build(limb_spec, options.max_people, target),
+    }
+    weights |= {"limbs": limbs.pack_limbs(limb_spec), "along": limbs.pack_samples(limb_spec)}
+    return _Kernels(
+        functions,
+        weights,
+        people=("people", "worth", "found", "counts"),
+        between=("peaks", "ends", "scores", "chosen"),
+    )
+
+
+def with_decoder(
+    plan: Plan,
+    weights: bytes,
+    spec: PoseSpec,
+    target: Target,
+    options: DecodeOptions | None = None,
+) -> tuple[Plan, bytes, Mapping[str, Any]]:
+    """Let a decoder follow a network.
+
+    Args:
+        plan: the network's, before its kernels are compiled.
+        weights: the content of weights.bin.
+        spec: where the maps are among the network's outputs.
+        target: what to compile for.
+        options: `max_peaks`, `max_people` and `samples` are compiled in; thresholds are not.
+
+    Returns:
+        The plan and the weights with the decoder's, and its kernels.
+    """
+    options = options or DecodeOptions()
+    slices = {"heat": spec.heat} | ({} if spec.paf is None else {"paf": spec.paf})
+    outputs = {name: plan.tensors[plan.outputs[maps.output]] for name, maps in slices.items()}
+    shapes = {maps.output: outputs[name].shape[1:] for name, maps in slices.items()}
+    kernels = _kernels(spec, shapes, options, target)
+    data, offsets = pack_weights(list(kernels.constants.values()))
+    known = {
+        "thresholds": _THRESHOLDS,
+        # The same memory, without the batch of one.
+        **{
+            n: tensor.model_copy(update={"shape": tensor.shape[1:]})
+            for n, tensor in outputs.items()
+        },
+        **{
+            name: _constant(values, len(weights) + offset)
+            for (name, values), offset in zip(kernels.constants.items(), offsets, strict=True)
+        },
+    }
+    placed = _Placed(kernels, known, arena=len(plan.arenas), first=len(plan.tensors))
+    decoder = Decoder(
+        thresholds=placed.index["thresholds"],
+        outputs={name: placed.index[name] for name in kernels.people},
+        max_peaks=options.max_peaks,
+        max_people=options.max_people,
+        samples=options.samples,
+    )
+    update = {
+        "arenas": (*plan.arenas, placed.size),
+        "tensors": (*plan.tensors, *placed.tensors),
+        "launches": (*plan.launches, *placed.launches),
+        "decoder": decoder,
+    }
+    return plan.model_copy(update=update), weights + data, kernels.functions
 
 
 def write_decoder(
@@ -27,7 +163,7 @@ def write_decoder(
     path: Path,
     options: DecodeOptions | None = None,
 ) -> None:
-    """Compile a decoder and write it as a bundle.
+    """Compile a decoder by itself and write it as a bundle.
 
     Its inputs are `thresholds`, `heat` (parts, height, width) and, for a skeleton with PAFs, `paf`
     (channels, height, width); its outputs are those of the kernels `peaks`, `limbs` and `people`.
@@ -37,73 +173,78 @@ def write_decoder(
         size: height and width of the maps.
         target: what to compile for.
         path: the bundle's folder.
-        options: `max_peaks` and `samples` are compiled in; thresholds are not.
+        options: see `with_decoder`.
     """
-    options = options or DecodeOptions()
-    parts, channels = len(skeleton.parts), skeleton.paf_channels
-    most = options.max_peaks if skeleton.paf_limbs else 1
-    peak_spec = PeakSpec(parts, size, most)
-    weights: dict[str, NDArray[np.generic]] = {"weights": peaks.pack_weight(target)}
-    inputs = {"thresholds": (THRESHOLDS,), "heat": (parts, *size)}
-    functions = {"find_maxima": peaks.build_maxima(peak_spec, target)}
-    outputs = ["peaks", "counts"]
-    if skeleton.paf_limbs:
-        limb_spec = LimbSpec(
-            limbs=tuple(
-                (*skeleton.ends(limb), *limb.paf, limb.bridge)
-                for limb in skeleton.limbs
-                if limb.paf is not None
-            ),
-            parts=parts,
-            channels=channels,
-            size=size,
-            max_peaks=most,
-            samples=options.samples,
-        )
-        functions = {
-            "find_peaks": peaks.build(peak_spec, target),
-            "find_limbs": limbs.build(limb_spec, target),
-            "find_people": people.build(limb_spec, target),
-        }
-        weights |= {"limbs": limbs.pack_limbs(limb_spec), "along": limbs.pack_samples(limb_spec)}
-        inputs["paf"] = (channels, *size)
-        outputs += ["ends", "scores", "chosen", "owner", "totals"]
-    data, offsets = pack_weights(list(weights.values()))
-    offset_of = dict(zip(weights, offsets, strict=True))
-
-    # A tensor is called as the kernels' parameters are that are it.
-    tensors: dict[str, Tensor] = {}
-    end = 0
-    for function in functions.values():
-        for name, shape, dtype in _parameters(function):
-            if name in inputs:
-                tensor = Tensor(shape=shape, dtype=dtype, arena=None)
-            elif name in weights:
-                tensor = Tensor(shape=shape, dtype=dtype, arena=-1, offset=offset_of[name])
-            elif name not in tensors:
-                tensor = Tensor(shape=shape, dtype=dtype, arena=0, offset=end)
-                end += math.ceil(4 * math.prod(shape) / ALIGNMENT) * ALIGNMENT
-            else:
-                continue
-            tensors[name] = tensor
-    index = {name: i for i, name in enumerate(tensors)}
-    plan = Plan(
-        arenas=(end,),
-        tensors=tuple(tensors.values()),
-        launches=tuple(
-            Launch(
-                kernel=kernel,
-                arguments=tuple(index[name] for name, *_ in _parameters(function)),
-                layer=kernel,
-            )
-            for kernel, function in functions.items()
-        ),
-        inputs={name: index[name] for name in inputs},
-        outputs={name: index[name] for name in outputs},
+    counts = {"heat": len(skeleton.parts), "paf": skeleton.paf_channels}
+    maps = {name: MapSlice(output=name, count=count) for name, count in counts.items() if count}
+    spec = PoseSpec(
+        preprocess=Preprocess(color="rgb", mean=(0, 0, 0), scale=(1, 1, 1)),
+        skeleton=skeleton,
+        stride=1,
+        **maps,
     )
-    write_kernels(functions, plan, data, target, path)
+    shapes = {name: (count, *size) for name, count in counts.items() if count}
+    kernels = _kernels(spec, shapes, options or DecodeOptions(), target)
+    data, offsets = pack_weights(list(kernels.constants.values()))
+    known = {
+        "thresholds": _THRESHOLDS,
+        **{n: Tensor(shape=shape, dtype="float32", arena=None) for n, shape in shapes.items()},
+        **{
+            name: _constant(values, offset)
+            for (name, values), offset in zip(kernels.constants.items(), offsets, strict=True)
+        },
+    }
+    placed = _Placed(kernels, known)
+    plan = Plan(
+        arenas=(placed.size,),
+        tensors=tuple(placed.tensors),
+        launches=tuple(launch.model_copy(update={"decodes": False}) for launch in placed.launches),
+        inputs={name: placed.index[name] for name in ("thresholds", *shapes)},
+        outputs={name: placed.index[name] for name in (*kernels.people, *kernels.between)},
+    )
+    write_kernels(kernels.functions, plan, data, target, path)
 
 
-def _parameters(function: Any) -> list[tuple[str, tuple[int, ...], str]]:
-    """Names, shapes and types of a kernel's parameters."""
-    return [(b.name, tuple(map(int, b.shape)), str(b.dtype)) for b in function.params]
+def _constant(values: NDArray[np.generic], offset: int) -> Tensor:
+    return Tensor(shape=values.shape, dtype=str(values.dtype), arena=-1, offset=offset)
+
+
+@dataclass
+class _Placed:
+    """The kernels' tensors, each with a place, and their launches.
+
+    Args:
+        kernels: whose they are.
+        known: tensors that have a place; the others get one in an arena.
+        arena: its number.
+        first: how many tensors the plan has already.
+    """
+
+    kernels: _Kernels
+    known: Mapping[str, Tensor]
+    arena: int = 0
+    first: int = 0
+    size: int = 0
+    tensors: list[Tensor] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for kernel in self.kernels.functions:
+            parameters = self.kernels.parameters(kernel)
+            for parameter in parameters:
+                self._place(*parameter)
+            arguments = tuple(self.index[name] for name, *_ in parameters)
+            self.launches.append(
+                Launch(kernel=kernel, arguments=arguments, layer=kernel, decodes=True)
+            )
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        if name in self.index:
+            return
+        tensor = self.known.get(name)
+        if tensor is None:
+            tensor = Tensor(shape=shape, dtype=dtype, arena=self.arena, offset=self.size)
+            self.size += math.ceil(4 * math.prod(shape) / ALIGNMENT) * ALIGNMENT
+        self.index[name] = self.first + len(self.tensors)
+        self.tensors.append(tensor)

@@ -7,6 +7,7 @@ legalise    every other operator -> TIR by TVM, fused                  TVM
 schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
 memory      all tensors -> arenas, lifetimes known                     TVM
 plan        the straight-line program -> plan, weights, kernels        plan.py
+decoder     kernels from maps to people, after the network's           decoder.py
 code        TIR -> machine code or OpenCL C                            machine_code.py
 """
 
@@ -22,6 +23,7 @@ from tvm import relax
 
 from graphopt.bundle import Plan
 from graphopt.codegen import machine_code
+from graphopt.codegen.decoder import with_decoder
 from graphopt.codegen.halves import Halves
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
@@ -29,6 +31,8 @@ from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import make_plan
 from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
+from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.spec import PoseSpec
 
 Progress = Callable[..., None]
 """Called with a phase's name, and what it is working on."""
@@ -80,6 +84,9 @@ def compile_network(
     measured: Mapping[str, Choice] = MappingProxyType({}),
     largest: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
+    *,
+    pose: PoseSpec | None = None,
+    limits: DecodeOptions | None = None,
 ) -> Compiled:
     """Compile a network.
 
@@ -91,6 +98,8 @@ def compile_network(
             half precision.
         progress: told each phase as it begins, and in the last one each kernel as its code is
             made, with a layer that needs it.
+        pose: where the maps are that a decoder is to follow; without it, none does.
+        limits: the decoder's.
 
     Raises:
         Unsupported: an operator that neither our kernels nor TVM have; names the node.
@@ -113,6 +122,10 @@ def compile_network(
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
         plan, weights, functions = make_plan(module, layers, inputs, outputs)
+        if pose is not None:
+            progress("decoder")
+            plan, weights, decoding = with_decoder(plan, weights, pose, target, limits)
+            functions |= decoding
         layer_of = {launch.kernel: launch.layer for launch in plan.launches}
 
         def making(kernel: str) -> None:

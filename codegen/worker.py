@@ -20,6 +20,8 @@ from typing import Any
 import onnx
 
 from graphopt.errors import GraphoptError, Unsupported
+from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.spec import PoseSpec
 from graphopt.tuning import Tuned
 
 
@@ -65,7 +67,16 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
-    result = compile_network(_model(job), target, measured, job.get("largest"), progress)
+    decoder = job.get("decoder")
+    result = compile_network(
+        _model(job),
+        target,
+        measured,
+        job.get("largest"),
+        progress,
+        pose=decoder and PoseSpec.model_validate(decoder["pose"]),
+        limits=decoder and DecodeOptions(**decoder["limits"]),
+    )
     (folder / "plan.json").write_text(result.plan.model_dump_json())
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)

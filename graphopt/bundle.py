@@ -62,9 +62,25 @@ class Launch(_Record):
     arguments: tuple[int, ...]
     layer: str
     macs: int = 0
+    decodes: bool = False
+    """Whether it belongs to the decoder, which follows the network only where people are wanted."""
     grid: tuple[int, ...] = ()
     group: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
+
+
+class Decoder(_Record):
+    """The decoder that a bundle ends with: from the network's maps to people.
+
+    Its kernels are the last launches. Limits are compiled in.
+    """
+
+    thresholds: int
+    """The tensor of numbers that may differ from photo to photo (`graphopt.pose.fused`)."""
+    outputs: dict[str, int]
+    max_peaks: int
+    max_people: int
+    samples: int
 
 
 class Plan(_Record):
@@ -76,6 +92,7 @@ class Plan(_Record):
     launches: tuple[Launch, ...]
     inputs: dict[str, int]
     outputs: dict[str, int]
+    decoder: Decoder | None = None
 
 
 class Model(_Record):

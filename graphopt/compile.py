@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -41,8 +41,13 @@ nobody and maps have little range, and 3e-3 on photos."""
 
 IMAGES = 20
 """How many photos (half as many made-up images) show what half precision cannot hold."""
+MATCHED = 0.9
+"""The part of all people that a bundle's decoder must find as the NumPy decoder does."""
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
+
+Post = Literal["paf", "none"]
+"""What follows a network in its bundle."""
 
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
@@ -82,6 +87,8 @@ def compile_model(
     fp16: bool = False,
     half_arithmetic: bool = False,
     calib: Path | None = None,
+    post: Post = "paf",
+    limits: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
@@ -99,6 +106,8 @@ def compile_model(
         fp16: store what fits in half precision: weights, on GPUs activations too.
         half_arithmetic: besides, let convolutions compute in it (not on a CPU).
         calib: a folder of photos that show what fits; without it, made-up images do.
+        post: what follows a pose network: a decoder's kernels, or nothing.
+        limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
         progress: told what is being done.
 
     Raises:
@@ -121,6 +130,8 @@ def compile_model(
             "measured": measured,
             "half_arithmetic": half_arithmetic,
         }
+        if pose is not None and post == "paf":
+            task["decoder"] = {"pose": pose.model_dump(mode="json"), "limits": dict(limits)}
         samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
         images: list[Feeds] = []
         if fp16:
@@ -158,6 +169,9 @@ def compile_model(
                 if fp16
                 else "please report the network: this is an error in graphopt",
             )
+        if plan.decoder is not None and pose is not None and isinstance(differs, float):
+            progress("comparing people with the decoder's meaning")
+            _check_decoder(work / "bundle", pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
     return Compilation(manifest, plan, pose, differs, tuple(description["kept"]))
 
@@ -295,3 +309,35 @@ def _difference(graph: gs.Graph, bundle: Path, inputs: Sequence[Sequence[Feeds]]
                 ours, theirs = (np.stack([run[name] for run in runs]) for runs in (got, expected))
                 worst = max(worst, difference(ours, theirs))
     return worst
+
+
+def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> None:
+    """Refuse a decoder that finds others than `graphopt.pose.decode` does in the bundle's maps.
+
+    A few may differ: where candidates are equally good, rounding decides.
+    """
+    from graphopt.pose.decode import DecodeOptions, decode
+    from graphopt.pose.fused import LIMITS, estimator
+    from graphopt.pose.preprocess import Placement
+    from graphopt.runtime import open_bundle
+
+    engine = open_bundle(bundle)
+    decoder = engine.bundle.plan.decoder
+    options = DecodeOptions(**{name: getattr(decoder, name) for name in LIMITS})
+    estimate, unmoved = estimator(engine, pose, options), Placement((1.0, 1.0), (0, 0))
+    assert estimate is not None
+    people = same = 0
+    for feeds in inputs:
+        got = estimate(feeds, unmoved).people
+        expected = decode(engine.run(feeds), pose, unmoved, options).people
+        found = [person.keypoints for person in got]
+        people += max(len(got), len(expected))
+        same += sum(
+            any(np.allclose(person.keypoints, other, atol=0.1) for other in found)
+            for person in expected
+        )
+    if same < MATCHED * people:
+        raise CheckFailed(
+            f"the decoder's kernels find {same} of {people} people right",
+            hint="compile with --post none, and please report it: this is an error in graphopt",
+        )

@@ -12,7 +12,8 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.bundle import ALIGNMENT, Bundle, Launch, Tensor, read_bundle
-from graphopt.engine import Array, Engine, Shape
+from graphopt.engine import Array, Shape
 from graphopt.errors import InputError, Unsupported
 
 
@@ -45,7 +46,7 @@ class LayerTime:
     bytes: int = 0
 
 
-def open_bundle(path: Path, *, threads: int = 0) -> Engine:
+def open_bundle(path: Path, *, threads: int = 0) -> BundleRunner:
     """A bundle, ready to run.
 
     Args:
@@ -62,7 +63,7 @@ def open_bundle(path: Path, *, threads: int = 0) -> Engine:
     return runner(bundle, threads)
 
 
-class _Runner:
+class BundleRunner(ABC):
     """What both kinds share: inputs checked, layers timed."""
 
     name = "graphopt"
@@ -72,6 +73,54 @@ class _Runner:
         self._plan = bundle.plan
         self.inputs: Mapping[str, Shape] = dict(bundle.manifest.inputs)
         self.outputs: Sequence[str] = list(bundle.manifest.outputs)
+        launches = list(enumerate(self._plan.launches))
+        self._network = [i for i, launch in launches if not launch.decodes]
+        self._decoder = [i for i, launch in launches if launch.decodes]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+        self._feed(self._check(feeds))
+        for i in self._network:
+            self._launch(i)
+        return self._read(self._plan.outputs)
+
+    def decode(self, feeds: Mapping[str, Array], thresholds: Array) -> dict[str, Array]:
+        """What the decoder's kernels say of who is there (`graphopt.pose.fused`).
+
+        Only a bundle that has a decoder can. The network's own outputs stay where they are.
+        """
+        decoder = self._plan.decoder
+        assert decoder is not None
+        self._feed(self._check(feeds))
+        self._write(decoder.thresholds, np.asarray(thresholds, np.float32))
+        for i in (*self._network, *self._decoder):
+            self._launch(i)
+        return self._read(decoder.outputs)
+
+    def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
+        """Median time of every layer of the network, each waited for."""
+        self._feed(self._check(feeds))
+        return self._layer_times(runs)
+
+    def _feed(self, feeds: Mapping[str, Array]) -> None:
+        for name, value in feeds.items():
+            self._write(self._plan.inputs[name], value)
+
+    @abstractmethod
+    def _write(self, tensor: int, value: Array) -> None:
+        """Set an input."""
+
+    @abstractmethod
+    def _launch(self, index: int) -> None:
+        """Begin a launch."""
+
+    @abstractmethod
+    def _wait(self) -> None:
+        """Until everything that was begun is done."""
+
+    @abstractmethod
+    def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:
+        """Copies of tensors, when everything that was begun is done."""
 
     def _check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The feeds as contiguous arrays of the right type."""
@@ -90,16 +139,16 @@ class _Runner:
             checked[name] = np.ascontiguousarray(value, dtype)
         return checked
 
-    def _layer_times(self, launch: Callable[[int], object], runs: int) -> list[LayerTime]:
-        """Median time of every layer over `runs` runs; `launch(i)` returns when it is done."""
-        launches, tensors = self._plan.launches, self._plan.tensors
+    def _layer_times(self, runs: int) -> list[LayerTime]:
+        launches, tensors = [self._plan.launches[i] for i in self._network], self._plan.tensors
         # Launches without a layer belong to the one before.
         first = [i for i, step in enumerate(launches) if step.layer]
         seconds = np.zeros((runs, len(launches)))
         for run in range(runs):
-            for i in range(len(launches)):
+            for i, launch in enumerate(self._network):
                 start = time.perf_counter()
-                launch(i)
+                self._launch(launch)
+                self._wait()
                 seconds[run, i] = time.perf_counter() - start
         ms = 1e3 * np.median(np.add.reduceat(seconds, first, axis=1), axis=0)
         return [
@@ -154,7 +203,7 @@ def cpu_features() -> set[str]:
     return set()
 
 
-class CpuRunner(_Runner):
+class CpuRunner(BundleRunner):
     """Kernels of a shared library, called in order on views of the arenas; nothing is allocated."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
@@ -191,26 +240,18 @@ class CpuRunner(_Runner):
                 hint="compile it on this machine",
             )
 
-    def _feed(self, feeds: Mapping[str, Array]) -> None:
-        for name, value in self._check(feeds).items():
-            self._arrays[self._plan.inputs[name]][...] = value
+    def _write(self, tensor: int, value: Array) -> None:
+        self._arrays[tensor][...] = value
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name."""
-        self._feed(feeds)
-        for kernel, arguments in self._calls:
-            kernel(*arguments)
-        return {name: self._arrays[i].copy() for name, i in self._plan.outputs.items()}
+    def _launch(self, index: int) -> None:
+        kernel, arguments = self._calls[index]
+        kernel(*arguments)
 
-    def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
-        """Median time of every layer."""
-        self._feed(feeds)
+    def _wait(self) -> None:
+        pass  # a launch returns when it is done
 
-        def launch(i: int) -> None:
-            kernel, arguments = self._calls[i]
-            kernel(*arguments)
-
-        return self._layer_times(launch, runs)
+    def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:
+        return {name: self._arrays[i].copy() for name, i in tensors.items()}
 
 
 @contextmanager
@@ -249,7 +290,7 @@ def _load_tvm_runtime(threads: int) -> Any:
     return tvm_ffi
 
 
-class OpenClRunner(_Runner):
+class OpenClRunner(BundleRunner):
     """Kernels of OpenCL C on one buffer an arena; a tensor is a sub-buffer.
 
     The device is the first GPU, or else the first device; `PYOPENCL_CTX` (as pyopencl reads it)
@@ -336,30 +377,23 @@ class OpenClRunner(_Runner):
         )
         return self._images[i]
 
-    def _enqueue(self, i: int) -> Any:
-        kernel, launch = self._calls[i]
-        return self._cl.enqueue_nd_range_kernel(self._queue, kernel, launch.grid, launch.group)
+    def _write(self, tensor: int, value: Array) -> None:
+        self._cl.enqueue_copy(self._queue, self._buffers[tensor], value)
 
-    def _feed(self, feeds: Mapping[str, Array]) -> None:
-        for name, value in self._check(feeds).items():
-            self._cl.enqueue_copy(self._queue, self._buffers[self._plan.inputs[name]], value)
+    def _launch(self, index: int) -> None:
+        kernel, launch = self._calls[index]
+        self._cl.enqueue_nd_range_kernel(self._queue, kernel, launch.grid, launch.group)
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name."""
-        self._feed(feeds)
-        for i in range(len(self._calls)):
-            self._enqueue(i)
+    def _wait(self) -> None:
+        self._queue.finish()
+
+    def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:
         results = {}
-        for name, i in self._plan.outputs.items():
+        for name, i in tensors.items():
             tensor = self._plan.tensors[i]
             results[name] = np.empty(tensor.shape, tensor.dtype)
             self._cl.enqueue_copy(self._queue, results[name], self._buffers[i])
         return results
-
-    def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
-        """Median time of every layer, each launch waited for."""
-        self._feed(feeds)
-        return self._layer_times(lambda i: self._enqueue(i).wait(), runs)
 
 
 def _pyopencl() -> Any:

@@ -29,9 +29,9 @@ from graphopt.codegen.kernels.emit import (
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import REFINE, STEPS
 
-THRESHOLDS = 3
+THRESHOLDS = 5
 """Numbers that a decoder's kernels may be given anew with each photo: `peak_threshold`,
-`paf_threshold`, and how many samples of a limb may be below it."""
+`paf_threshold`, how many samples of a limb may be below it, `min_parts` and `min_score`."""
 
 LARGEST = float(np.finfo(np.float32).max)
 SIDE, PIXELS = REFINE.shape
@@ -46,11 +46,15 @@ class PeakSpec:
         parts: heat maps.
         size: their height and width.
         max_peaks: most peaks of a part.
+        first: the channel that the first map is.
+        channels: how many there are; all of them by default.
     """
 
     parts: int
     size: tuple[int, int]
     max_peaks: int
+    first: int = 0
+    channels: int = 0
 
 
 def pack_weight(target: Target) -> NDArray[np.float32]:
@@ -83,7 +87,7 @@ class _Maps:
                 with T.Else():
                     T.buffer_store(self._padded, lowest, [part, row, 0])
                     with T.serial(0, self.width) as x:
-                        value = T.bind(heat[part, row - 1, x])
+                        value = T.bind(heat[spec.first + part, row - 1, x])
                         finite = T.bind(T.abs(value) <= constant(LARGEST))
                         clean = tirx.Select(finite, value, constant(0.0))
                         T.buffer_store(self._padded, clean, [part, row, x + 1])
@@ -190,7 +194,7 @@ def _position(pixel: Expr, sample: Expr, offset: Expr, extent: int) -> Expr:
 def build(spec: PeakSpec, target: Target) -> Any:
     """All local maxima, as a TIR PrimFunc.
 
-    Parameters: thresholds (the first is a peak's), heat maps (parts, height, width), weights as
+    Parameters: thresholds (the first is a peak's), heat maps (channels, height, width), weights as
     packed, peaks (parts, max_peaks, 3): x, y and score, counts (parts, 3), int32: peaks that were
     kept, that were found, and values that are not finite.
     """
@@ -248,7 +252,7 @@ def build_maxima(spec: PeakSpec, target: Target) -> Any:
 def _arguments(spec: PeakSpec, target: Target) -> tuple[Expr, ...]:
     return (
         argument("thresholds", (THRESHOLDS,)),
-        argument("heat", (spec.parts, *spec.size)),
+        argument("heat", (spec.channels or spec.parts, *spec.size)),
         argument("weights", pack_weight(target).shape),
         argument("peaks", (spec.parts, spec.max_peaks, 3)),
         argument("counts", (spec.parts, 3), "int32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,13 @@ import typer
 
 from graphopt.commands import options
 from graphopt.commands.progress import shown
+
+
+class Post(str, Enum):
+    """What follows a network in its bundle."""
+
+    paf = "paf"
+    none = "none"
 
 
 def compile(
@@ -50,6 +58,15 @@ def compile(
             metavar="DIR",
         ),
     ] = None,
+    post: Annotated[
+        Post, typer.Option(help="What follows a pose network: paf, a decoder's kernels; or none.")
+    ] = Post.paf,
+    max_people: Annotated[
+        int, typer.Option(min=1, help="People that the decoder keeps: the best of more.")
+    ] = 128,
+    max_peaks: Annotated[
+        int, typer.Option(min=1, help="Candidates that it keeps for each part: the best of more.")
+    ] = 128,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -76,6 +93,8 @@ def compile(
             fp16=fp16,
             half_arithmetic=fp16_arithmetic,
             calib=calib,
+            post=post.value,
+            limits={"max_people": max_people, "max_peaks": max_peaks},
             progress=tell,
         )
     console = Console(stderr=True)

@@ -28,7 +28,7 @@ it from the network's own output, a step at a time:
    unless these have a part in common; a bridge does not join two single peaks. A person's score is
    the sum of their peaks' and pairs' scores over the number of parts and limbs of the skeleton:
    0..1, and higher for people who are seen more completely. People with fewer than `min_parts`
-   parts or a score below `min_score` are left out.
+   parts or a score below `min_score` are left out; of more than `max_people` the best are kept.
 
 Coordinates are those of pixel centres: the centre of a map's first pixel is (0, 0). Peaks are in
 pixels of the maps, people in pixels of the photo. Everything is float32 and deterministic.
@@ -70,6 +70,8 @@ class DecodeOptions:
     """Least score of a person, 0..1."""
     max_peaks: int = 128
     """Most peaks of one part; of more the best are kept, and the result says so."""
+    max_people: int = 128
+    """Most people; of more the best are kept, and the result says so."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,25 @@ def decode(
         people = the_only_person(peaks, spec.skeleton, options)
     else:
         people = group_people(peaks, pairs, spec.skeleton, options)
-    return on_photo(people, peaks, spec, placement, options)
+    return answer(people, peaks, spec, placement, options)
+
+
+def answer(
+    people: Sequence[Person],
+    peaks: Peaks,
+    spec: PoseSpec,
+    placement: Placement,
+    options: DecodeOptions,
+) -> Poses:
+    """People whose key points are in pixels of the maps, as the answer for a photo."""
+    keypoints = np.zeros((len(people), len(spec.skeleton.parts), 3), np.float32)
+    for row, person in zip(keypoints, people, strict=True):
+        row[:] = person.keypoints
+    limit = options.max_people
+    return Poses(
+        on_photo(keypoints[:limit], [p.score for p in people[:limit]], spec, placement),
+        warnings(spec, options, dropped=peaks.dropped, finite=peaks.finite, people=len(people)),
+    )
 
 
 def detect(
@@ -175,28 +195,37 @@ def detect(
 
 
 def on_photo(
-    people: Sequence[Person],
-    peaks: Peaks,
-    spec: PoseSpec,
-    placement: Placement,
-    options: DecodeOptions,
-) -> Poses:
-    """People whose key points are in pixels of the maps, as the answer for a photo."""
-    warnings = []
-    if not peaks.finite:
-        warnings.append("the heat maps hold values that are not finite; they count as 0")
-    warnings += [
+    keypoints: FloatArray, scores: Sequence[float], spec: PoseSpec, placement: Placement
+) -> tuple[Person, ...]:
+    """People whose key points [n, parts, 3] are in pixels of the maps, in pixels of the photo."""
+    points = placement.to_photo((keypoints[..., :2] + 0.5) * spec.stride - 0.5)
+    placed = keypoints.copy()
+    placed[..., :2] = np.where(keypoints[..., 2:] > 0, points, keypoints[..., :2])
+    return tuple(map(Person, placed, scores))
+
+
+def warnings(
+    spec: PoseSpec, options: DecodeOptions, *, dropped: Sequence[int], finite: bool, people: int
+) -> tuple[str, ...]:
+    """What a user should know.
+
+    Args:
+        spec, options: what was decoded with.
+        dropped: parts with too many peaks.
+        finite: whether all values of the heat maps were finite numbers.
+        people: how many were found.
+    """
+    said = []
+    if not finite:
+        said.append("the heat maps hold values that are not finite; they count as 0")
+    said += [
         f"more than {options.max_peaks} candidates for {spec.skeleton.parts[part].name}; "
         "the weakest were left out"
-        for part in peaks.dropped
+        for part in dropped
     ]
-    if people:
-        keypoints = np.stack([person.keypoints for person in people])
-        found = keypoints[..., 2] > 0
-        on_input = (keypoints[found, :2] + 0.5) * spec.stride - 0.5
-        keypoints[found, :2] = placement.to_photo(on_input)
-        people = [Person(k, p.score) for k, p in zip(keypoints, people, strict=True)]
-    return Poses(tuple(people), tuple(warnings))
+    if people > options.max_people:
+        said.append(f"more than {options.max_people} people; the weakest were left out")
+    return tuple(said)
 
 
 def find_peaks(heat: FloatArray, options: DecodeOptions) -> Peaks:

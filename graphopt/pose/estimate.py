@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from graphopt.engine import Engine
+from graphopt.engine import Array, Engine
 from graphopt.errors import InputError
 from graphopt.model import replacing
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.draw import draw
+from graphopt.pose.fused import estimator
 from graphopt.pose.images import (
     check_picture_suffix,
     expand,
@@ -30,7 +32,7 @@ from graphopt.pose.images import (
     write_picture,
     write_video,
 )
-from graphopt.pose.preprocess import prepare
+from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
 
@@ -49,7 +51,14 @@ class Estimator:
         """The people in an RGB photo, in its pixels."""
         ((name, shape),) = self.engine.inputs.items()
         tensor, placement = prepare(photo, self.spec.preprocess, shape[2:], height=self.height)
-        return decode(self.engine.run({name: tensor}), self.spec, placement, self.options)
+        feeds = {name: tensor}
+        if self._compiled is not None:
+            return self._compiled(feeds, placement)
+        return decode(self.engine.run(feeds), self.spec, placement, self.options)
+
+    @cached_property
+    def _compiled(self) -> Callable[[Mapping[str, Array], Placement], Poses] | None:
+        return estimator(self.engine, self.spec, self.options)
 
 
 @dataclass(frozen=True)

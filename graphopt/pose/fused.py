@@ -6,8 +6,8 @@ find the peaks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,18 @@ from graphopt.pose.decode import (
     DecodeOptions,
     Pairs,
     Peaks,
-    Person,
     Poses,
+    answer,
     on_photo,
     the_only_person,
+    warnings,
 )
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import PoseSpec, read_pose_spec
+
+LIMITS = ("samples", "max_peaks", "max_people")
+"""Options that are compiled in; `thresholds` are the others."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +59,18 @@ class FusedDecoder:
         """
         options = options or self.compiled
         found = self.engine.run(self.feeds(outputs, spec, options))
-        peaks = _peaks(found)
-        if spec.paf is None:
-            people = the_only_person(peaks, spec.skeleton, options)
-        else:
-            people = _people(found, peaks, spec, options)
-        return on_photo(people, peaks, spec, placement, options)
+        return poses(found, spec, placement, options)
 
     def feeds(
         self, outputs: Mapping[str, NDArray[np.generic]], spec: PoseSpec, options: DecodeOptions
     ) -> dict[str, NDArray[np.float32]]:
         """What the bundle is given for a network's outputs."""
-        for limit in ("samples", "max_peaks"):
+        for limit in LIMITS:
             built, asked = getattr(self.compiled, limit), getattr(options, limit)
             if built != asked:
                 raise InputError(f"the decoder was compiled for {limit}={built}, not {asked}")
-        thresholds = (options.peak_threshold, options.paf_threshold, _allowed(options))
         feeds = {
-            "thresholds": np.array(thresholds, np.float32),
+            "thresholds": thresholds(options),
             "heat": spec.heat.of(outputs)[: len(spec.skeleton.parts)],
         }
         if spec.paf is not None:
@@ -85,6 +83,69 @@ class FusedDecoder:
         """Peaks and limbs in a network's outputs, as `graphopt.pose.decode.detect` gives them."""
         found = self.engine.run(self.feeds(outputs, spec, options))
         return _peaks(found), None if spec.paf is None else _pairs(found, spec.skeleton)
+
+
+def estimator(
+    engine: Engine, spec: PoseSpec, options: DecodeOptions
+) -> Callable[[Mapping[str, NDArray[np.generic]], Placement], Poses] | None:
+    """From a network's input to people without a copy of the maps, where a bundle can.
+
+    Args:
+        engine: a bundle with a decoder; nothing comes of any other engine.
+        spec: nothing comes of another skeleton than the bundle's, or of other maps.
+        options: thresholds; limits are those that were compiled in.
+    """
+    from graphopt.runtime import BundleRunner
+
+    decoder = engine.bundle.plan.decoder if isinstance(engine, BundleRunner) else None
+    if decoder is None or not isinstance(engine, BundleRunner):
+        return None
+    compiled = read_pose_spec(engine.bundle.path / "pose.json")
+    if any(getattr(spec, part) != getattr(compiled, part) for part in ("skeleton", "heat", "paf")):
+        return None
+    limits = {name: getattr(decoder, name) for name in LIMITS}
+    known, numbers = replace(options, **limits), thresholds(options)
+
+    def estimate(feeds: Mapping[str, NDArray[np.generic]], placement: Placement) -> Poses:
+        return poses(engine.decode(feeds, numbers), spec, placement, known)
+
+    return estimate
+
+
+def poses(
+    found: Mapping[str, NDArray[Any]], spec: PoseSpec, placement: Placement, options: DecodeOptions
+) -> Poses:
+    """The people in what a decoder's kernels give."""
+    if spec.paf is None:
+        peaks = _peaks(found)
+        people = the_only_person(peaks, spec.skeleton, options)
+        return answer(people, peaks, spec, placement, options)
+    kept, total = found["found"].tolist()
+    counts = found["counts"]
+    return Poses(
+        on_photo(found["people"][:kept], found["worth"][:kept].tolist(), spec, placement),
+        warnings(
+            spec,
+            options,
+            dropped=np.flatnonzero(counts[:, 1] > counts[:, 0]).tolist(),
+            finite=not counts[:, 2].any(),
+            people=total,
+        ),
+    )
+
+
+def thresholds(options: DecodeOptions) -> NDArray[np.float32]:
+    """What the kernels are given anew with each photo."""
+    return np.array(
+        [
+            options.peak_threshold,
+            options.paf_threshold,
+            _allowed(options),
+            options.min_parts,
+            options.min_score,
+        ],
+        np.float32,
+    )
 
 
 def _peaks(found: Mapping[str, NDArray[Any]]) -> Peaks:
@@ -102,23 +163,6 @@ def _pairs(found: Mapping[str, NDArray[Any]], skeleton: Skeleton) -> Pairs:
     ends = np.array([skeleton.ends(limb) for limb in skeleton.paf_limbs])
     start, end = (first[ends[limb]] + found["ends"][limb, place]).T
     return Pairs(limb, start, end, found["scores"][limb, place])
-
-
-def _people(
-    found: Mapping[str, NDArray[Any]], peaks: Peaks, spec: PoseSpec, options: DecodeOptions
-) -> list[Person]:
-    """The fragments that are people, best first; key points in pixels of the maps."""
-    skeleton = spec.skeleton
-    part, place = _ranges(found["counts"][:, 0])
-    fragments, fragment = np.unique(found["owner"][part, place], return_inverse=True)
-    scores = found["totals"].ravel()[fragments] / (len(skeleton.parts) + len(skeleton.paf_limbs))
-    enough = np.bincount(fragment, minlength=len(fragments)) >= options.min_parts
-    people = np.flatnonzero(enough & (scores >= options.min_score))
-    people = people[np.argsort(-scores[people], kind="stable")]
-    keypoints = np.zeros((len(fragments), len(skeleton.parts), 3), np.float32)
-    keypoints[fragment, part, :2] = peaks.position
-    keypoints[fragment, part, 2] = peaks.score
-    return [Person(keypoints[i], float(scores[i])) for i in people]
 
 
 def _allowed(options: DecodeOptions) -> int:
