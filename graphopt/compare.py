@@ -17,9 +17,9 @@ from graphopt.engine import Array, Engine, open_engine
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
 from graphopt.pose.decode import Person, decode
-from graphopt.pose.evaluate import oks, pose_shift
 from graphopt.pose.images import expand, read_photo
 from graphopt.pose.preprocess import Placement, prepare
+from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.spec import PoseSpec
 from graphopt.verify import OutputError
 

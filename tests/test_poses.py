@@ -30,9 +30,10 @@ from graphopt.pose.decode import (
 )
 from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator, Job
-from graphopt.pose.evaluate import COCO_PARTS, evaluate, oks, pose_shift, to_coco
+from graphopt.pose.evaluate import evaluate, to_coco
 from graphopt.pose.preprocess import Placement
-from graphopt.pose.skeleton import Skeleton, load_skeleton
+from graphopt.pose.similarity import oks, pose_shift
+from graphopt.pose.skeleton import COCO_PARTS, Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
 STRIDE = 8
@@ -400,6 +401,9 @@ def test_a_video_becomes_a_video_or_frames(estimator: Estimator, tmp_path: Path)
     results = list(Job.plan([clip], tmp_path / "out.mp4").run(estimator, QUIET))
     assert [r.image for r in results if r] == [f"{clip}#{i}" for i in range(6)]
     assert imageio.get_reader(tmp_path / "out.mp4", "ffmpeg").count_frames() == 6
+    followed = list(Job.plan([clip], None, tracking="smooth").run(estimator, QUIET))
+    identities = [[p.identity for p in r.poses.people] for r in followed if r]
+    assert identities == [list(range(1, 1 + len(CROWD)))] * 6
     clip.with_name("torn.mp4").write_bytes(clip.read_bytes()[:99])
     with pytest.raises(InputError, match=r"torn.mp4 is no video that can be read: [^\n]+$"):
         list(Job.plan([clip.with_name("torn.mp4")], None).run(estimator, QUIET))

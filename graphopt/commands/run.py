@@ -33,22 +33,30 @@ def run(
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out people with a lower score.")
     ] = 0.0,
+    track: Annotated[
+        bool, typer.Option("--track", help="Follow people from frame to frame of a video.")
+    ] = False,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Besides, keep their key points from trembling.")
+    ] = False,
 ) -> None:
     """Find the people in photos, folders of photos and videos.
 
     --json writes a list with image, width, height, people and skeleton for each photo; a person is
     a score 0..1 and key points in the skeleton's order: x and y in photo pixels (the centre of the
-    first pixel is 0, 0) and a score; all zero where a part was not found.
+    first pixel is 0, 0) and a score; all zero where a part was not found. With --track or --smooth,
+    a person also has an id: the same for the same person in all frames of a video.
     """
     from rich.console import Console
 
     from graphopt.engine import open_engine
     from graphopt.pose.decode import DecodeOptions
-    from graphopt.pose.estimate import Estimator, Job
+    from graphopt.pose.estimate import Estimator, Job, Tracking
     from graphopt.pose.spec import choices
 
     console = Console(stderr=True)
-    job = Job.plan(photos, output, json_file)
+    tracking: Tracking = "smooth" if smooth else "track" if track else "off"
+    job = Job.plan(photos, output, json_file, tracking)
     opened, spec = open_engine(
         model,
         engine=engine,

@@ -187,8 +187,8 @@ class Reconstruction:
         self._held_out = calibration.held_out[: math.ceil(share * len(self._fitting))]
         self._nodes = nodes
         self._replaced: list[tuple[gs.Node, list[gs.Tensor]]] = []
-        self.before = output_error(graph, original, self._judged())
-        """Error of the network's outputs on held-out images, before any fit."""
+        self.before = output_error(graph, original, self._judged()) if nodes else 0.0
+        """Error of the network's outputs on held-out images, before any fit, if there is one."""
         self._walk: Walk | None = None
         self._samples: dict[str, list[Sample]] = {}
 
@@ -203,6 +203,8 @@ class Reconstruction:
         Every layer nearer to its target may still be a network further from its outputs, where
         what remains adds up.
         """
+        if not self._nodes:
+            return self.before
         after = output_error(self._graph, self._original, self._judged())
         if after >= self.before:
             for node, inputs in self._replaced:

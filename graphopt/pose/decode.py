@@ -124,6 +124,8 @@ class Person:
     """[parts, 3]: x and y in pixels of the photo, and score; all zero for a part not found."""
     score: float
     """0..1."""
+    identity: int | None = None
+    """The same number for the same person in all frames of a video, where that was asked for."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from graphopt.pose.decode import Person
 from graphopt.pose.skeleton import Skeleton
@@ -57,7 +57,21 @@ def draw(photo: Image.Image, people: Sequence[Person], skeleton: Skeleton) -> Im
             _stroke(canvas, point, point, 1.5 * width + edge, OUTLINE, OUTLINE, opacity=0.55)
             _stroke(canvas, point, point, 1.5 * width, WHITE, WHITE, opacity=1.0)
             _stroke(canvas, point, point, 1.5 * width - edge / 2, color, color, opacity=1.0)
-    return Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+    _number(picture, people)
+    return picture
+
+
+def _number(picture: Image.Image, people: Sequence[Person]) -> None:
+    """Write who is followed above their heads."""
+    pen, size = ImageDraw.Draw(picture), max(picture.size) / 50
+    for person in people:
+        points = person.keypoints[person.keypoints[:, 2] > 0, :2]
+        if person.identity is not None and len(points):
+            x, y = points[points[:, 1].argmin()]
+            place, text = (float(x), float(y) - size), str(person.identity)
+            font = ImageFont.load_default(size)
+            pen.text(place, text, "white", font, anchor="ms", stroke_width=2, stroke_fill="black")
 
 
 def _stroke(

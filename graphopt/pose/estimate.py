@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from rich.console import Console
@@ -35,6 +35,10 @@ from graphopt.pose.images import (
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
+from graphopt.pose.track import Tracker
+
+Tracking = Literal["off", "track", "smooth"]
+"""Whether people of a video are followed from frame to frame, and their key points smoothed."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Result:
             "height": self.height,
             "people": [
                 {
+                    **({} if person.identity is None else {"id": person.identity}),
                     "score": round(person.score, 5),
                     "keypoints": [
                         [round(float(x), 3), round(float(y), 3), round(float(score), 5)]
@@ -106,9 +111,15 @@ class Job:
     output: Path | None
     into_folder: bool
     json_file: Path | None = None
+    tracking: Tracking = "off"
 
     @staticmethod
-    def plan(inputs: Sequence[Path], output: Path | None, json_file: Path | None = None) -> Job:
+    def plan(
+        inputs: Sequence[Path],
+        output: Path | None,
+        json_file: Path | None = None,
+        tracking: Tracking = "off",
+    ) -> Job:
         """Look at what is given before any work is done.
 
         One photo goes to the file `output`, one video to a video if `output` is named like one;
@@ -128,7 +139,9 @@ class Job:
                 check_picture_suffix(output)
         if into_folder and output is not None and output.is_file():
             raise InputError(f"{output} is a file; several pictures go to a folder")
-        job = Job(files, output, into_folder, json_file)
+        if tracking != "off" and not any(is_video(path) for path, _ in files):
+            raise InputError("people are followed from frame to frame of a video; there is none")
+        job = Job(files, output, into_folder, json_file, tracking)
         sources: dict[Path, Path] = {}
         for path, _ in files:
             target = job.target(path)
@@ -203,6 +216,10 @@ class Job:
         with ExitStack() as stack:
             video = stack.enter_context(read_video(path))
             expect(video.count - 1)
+            follow = None
+            if self.tracking != "off":
+                skeleton = estimator.spec.skeleton
+                follow = Tracker(skeleton, video.fps, smooth=self.tracking == "smooth")
             append = None
             if target is not None and not self.into_folder:
                 append = stack.enter_context(write_video(target, video.fps))
@@ -210,7 +227,7 @@ class Job:
                 show = append
                 if target is not None and show is None:
                     show = self._picture_to(target / f"{number:06d}.png")
-                yield _look(f"{path}#{number}", frame, estimator, show)
+                yield _look(f"{path}#{number}", frame, estimator, show, follow)
 
     @staticmethod
     def _picture_to(path: Path | None) -> Callable[[Image.Image], None] | None:
@@ -222,9 +239,12 @@ def _look(
     photo: Image.Image,
     estimator: Estimator,
     show: Callable[[Image.Image], None] | None,
+    follow: Tracker | None = None,
 ) -> Result:
     start = time.perf_counter()
     poses = estimator(photo)
+    if follow is not None:
+        poses = replace(poses, people=follow(poses.people))
     milliseconds = 1e3 * (time.perf_counter() - start)
     if show is not None:
         show(draw(photo, poses.people, estimator.spec.skeleton))
