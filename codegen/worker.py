@@ -21,6 +21,7 @@ import onnx
 
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.tuning import Tuned
 
@@ -98,6 +99,17 @@ def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     (folder / "candidates.json").write_text(json.dumps([c.model_dump(mode="json") for c in found]))
 
 
+def _decoder(job: dict[str, Any], folder: Path, progress: Progress) -> None:
+    """Write a decoder by itself as the bundle `decoder`."""
+    from graphopt.codegen.decoder import write_decoder
+    from graphopt.codegen.targets import load_target
+
+    progress("decoder")
+    height, width = job["size"]
+    target = load_target(job["target"])
+    write_decoder(load_skeleton(job["skeleton"]), (height, width), target, folder / "decoder")
+
+
 def _model(job: dict[str, Any]) -> onnx.ModelProto:
     """The network, every node with a name."""
     model = onnx.load(job["model"])
@@ -108,7 +120,7 @@ def _model(job: dict[str, Any]) -> onnx.ModelProto:
 
 Progress = Callable[..., None]
 _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = MappingProxyType(
-    {"compile": _compile, "tune": _tune}
+    {"compile": _compile, "tune": _tune, "decoder": _decoder}
 )
 
 

@@ -12,11 +12,11 @@ from graphopt.commands.progress import shown
 
 def bench(
     model: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="BUNDLE|IN.onnx", help="A bundle; an ONNX file is compiled for the CPU first."
         ),
-    ],
+    ] = None,
     vs: Annotated[
         str,
         typer.Option(
@@ -41,14 +41,34 @@ def bench(
             metavar="[NAME:]SHAPE",
         ),
     ] = None,
+    post_processing: Annotated[
+        bool,
+        typer.Option(
+            "--post-processing",
+            help="Instead of a network: from maps to people, graphopt's way and others.",
+        ),
+    ] = False,
     result_json: Annotated[
         Path | None, typer.Option(help="Write the result as JSON.", metavar="F.json")
     ] = None,
 ) -> None:
     """Measure a compiled network beside other engines, in turns, and compare their outputs."""
-    from graphopt.benchmark import bench as run
     from graphopt.model import parse_input_shapes
     from graphopt.report import console
+
+    if post_processing == (model is not None):
+        raise typer.BadParameter("give a network, or --post-processing, and not both")
+    if model is None:
+        from graphopt.postprocessing import compare_post_processing
+
+        with shown("compiling the decoder") as tell:
+            comparison = compare_post_processing(rounds=num_runs, progress=tell)
+        console().print(comparison)
+        if result_json:
+            comparison.write(result_json)
+        return
+
+    from graphopt.benchmark import bench as run
 
     with shown("reading the network") as tell:
         result = run(

@@ -70,6 +70,19 @@ def crowd(
     return people
 
 
+def draw_heat(
+    people: Sequence[FloatArray], parts: int, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Heat maps (parts, height, width) without noise; arguments as of `draw_maps`."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(float)
+    heat = np.zeros((parts, *size))
+    for points in people:
+        for part in np.flatnonzero(np.isfinite(points[:, 0])):
+            distance = (x - points[part, 0]) ** 2 + (y - points[part, 1]) ** 2
+            heat[part] = np.maximum(heat[part], np.exp(-distance / (2 * SIGMA**2)))
+    return heat
+
+
 def draw_maps(
     people: Sequence[FloatArray],
     skeleton: Skeleton,
@@ -87,12 +100,9 @@ def draw_maps(
         rng: where the noise comes from.
     """
     y, x = np.mgrid[: size[0], : size[1]].astype(float)
-    heat = np.zeros((len(skeleton.parts), *size))
+    heat = draw_heat(people, len(skeleton.parts), size)
     paf, covered = np.zeros((skeleton.paf_channels, *size)), np.zeros((len(skeleton.limbs), *size))
     for points in people:
-        for part in np.flatnonzero(np.isfinite(points[:, 0])):
-            distance = (x - points[part, 0]) ** 2 + (y - points[part, 1]) ** 2
-            heat[part] = np.maximum(heat[part], np.exp(-distance / (2 * SIGMA**2)))
         for number, limb in enumerate(skeleton.paf_limbs):
             a, b = (points[end] for end in skeleton.ends(limb))
             length = math.hypot(*(b - a))

