@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.budget import Budget, measure_budget
 from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
 from graphopt.compile import compile_model
@@ -32,6 +32,7 @@ from graphopt.errors import GraphoptError, InputError
 from graphopt.footprint import peak_memory
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.peak import Peak, measure_peak
+from graphopt.pose.images import read_photo
 from graphopt.runtime import LayerTime, open_bundle
 from graphopt.verify import difference, sample_feeds
 
@@ -124,6 +125,7 @@ class BenchReport(_Record):
     layers: tuple[Layer, ...] | None = None
     peak: Peak | None = None
     """Measured with the layers, on as many threads."""
+    budget: Budget | None = None
 
     def write(self, path: Path) -> None:
         """Write the JSON form, whole or not at all."""
@@ -166,6 +168,8 @@ class BenchReport(_Record):
             f"graphopt's bundle: {self.bundle_bytes / 1e6:.1f} MB.",
             style="dim",
         )
+        if self.budget is not None:
+            yield from _budget_parts(self.budget)
         if self.layers is not None and self.peak is not None:
             yield _layer_table(self.layers)
             yield Text(
@@ -174,6 +178,19 @@ class BenchReport(_Record):
                 "memory. More GB/s than that come from caches.",
                 style="dim",
             )
+
+
+def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
+    table = Table(title="graphopt, from photo to picture", title_justify="left")
+    table.add_column("stage")
+    for name in ("ms", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    total = sum(budget.ms.values())
+    for stage, ms in budget.ms.items():
+        table.add_row(stage, f"{ms:.2f}", f"{ms / total:.1%}")
+    yield table
+    photo = f"{budget.photo}, {' x '.join(map(str, budget.size))} pixels, people: {budget.people}"
+    yield Text(photo, style="dim")
 
 
 def _layer_table(layers: Sequence[Layer]) -> Table:
@@ -275,10 +292,6 @@ def summarise(
     return timings, ratios, spread
 
 
-class _Profiler(Protocol):
-    def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]: ...
-
-
 @dataclass
 class LineUp:
     """The engines that take part, and those that cannot."""
@@ -323,6 +336,7 @@ def bench(
     warmup_rounds: int = 3,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     per_layer: bool = False,
+    photo: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Measure a compiled network beside other engines.
@@ -336,6 +350,7 @@ def bench(
         warmup_rounds: see `measure`.
         input_shapes: for an ONNX file; see `compile_model`.
         per_layer: measure the bundle's layers too, and this machine's peak.
+        photo: measure its way through the bundle, from pixels to picture.
         progress: called with what is being done.
 
     Raises:
@@ -343,6 +358,7 @@ def bench(
             error: it is reported as unavailable.
     """
     check_names(vs)
+    picture = read_photo(photo) if photo else None
     threads = threads or physical_cores()
     os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
@@ -393,12 +409,16 @@ def bench(
             job = Job(model, shapes, outputs, threads, scratch)
             with suppress(GraphoptError):  # a measurement less, beside those that there are
                 memory[engine.name] = peak_memory(engine.name, job, bundle, feeds)
+        budget = None
+        if photo and picture:
+            progress("measuring the way of a photo")
+            budget = measure_budget(subject, photo, picture, rounds)
         layers = peak = None
         if per_layer:
             progress("measuring the machine's peak")
             peak = measure_peak(manifest.target.name, threads)
             progress("measuring layers")
-            layers = Layer.of(cast(_Profiler, subject).profile(feeds, rounds), peak)
+            layers = Layer.of(subject.profile(feeds, rounds), peak)
     timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
     return BenchReport(
         engines=timings,
@@ -415,6 +435,7 @@ def bench(
         bundle_bytes=size,
         layers=layers,
         peak=peak,
+        budget=budget,
     )
 
 

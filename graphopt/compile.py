@@ -317,13 +317,14 @@ def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> Non
     A few may differ: where candidates are equally good, rounding decides.
     """
     from graphopt.pose.decode import DecodeOptions, decode
-    from graphopt.pose.fused import LIMITS, estimator
+    from graphopt.pose.fused import estimator, limited
     from graphopt.pose.preprocess import Placement
     from graphopt.runtime import open_bundle
 
     engine = open_bundle(bundle)
     decoder = engine.bundle.plan.decoder
-    options = DecodeOptions(**{name: getattr(decoder, name) for name in LIMITS})
+    assert decoder is not None
+    options = limited(DecodeOptions(), decoder)
     estimate, unmoved = estimator(engine, pose, options), Placement((1.0, 1.0), (0, 0))
     assert estimate is not None
     people = same = 0

@@ -79,21 +79,33 @@ class BundleRunner(ABC):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
+        self.begin(feeds)
+        return self.maps()
+
+    def decode(self, feeds: Mapping[str, Array], thresholds: Array) -> dict[str, Array]:
+        """Like `run`, but who is there comes back (see `people`), and not the maps."""
+        self.begin(feeds)
+        return self.people(thresholds)
+
+    def begin(self, feeds: Mapping[str, Array]) -> None:
+        """Start the network; `maps` and `people` wait for it."""
         self._feed(self._check(feeds))
         for i in self._network:
             self._launch(i)
+
+    def maps(self) -> dict[str, Array]:
+        """Every output of the network by name, after `begin`."""
         return self._read(self._plan.outputs)
 
-    def decode(self, feeds: Mapping[str, Array], thresholds: Array) -> dict[str, Array]:
-        """What the decoder's kernels say of who is there (`graphopt.pose.fused`).
+    def people(self, thresholds: Array) -> dict[str, Array]:
+        """What the decoder's kernels say of who is there (`graphopt.pose.fused`), after `begin`.
 
-        Only a bundle that has a decoder can. The network's own outputs stay where they are.
+        Only a bundle that has a decoder can.
         """
         decoder = self._plan.decoder
         assert decoder is not None
-        self._feed(self._check(feeds))
         self._write(decoder.thresholds, np.asarray(thresholds, np.float32))
-        for i in (*self._network, *self._decoder):
+        for i in self._decoder:
             self._launch(i)
         return self._read(decoder.outputs)
 
@@ -115,7 +127,7 @@ class BundleRunner(ABC):
         """Begin a launch."""
 
     @abstractmethod
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Until everything that was begun is done."""
 
     @abstractmethod
@@ -148,7 +160,7 @@ class BundleRunner(ABC):
             for i, launch in enumerate(self._network):
                 start = time.perf_counter()
                 self._launch(launch)
-                self._wait()
+                self.wait()
                 seconds[run, i] = time.perf_counter() - start
         ms = 1e3 * np.median(np.add.reduceat(seconds, first, axis=1), axis=0)
         return [
@@ -247,7 +259,7 @@ class CpuRunner(BundleRunner):
         kernel, arguments = self._calls[index]
         kernel(*arguments)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         pass  # a launch returns when it is done
 
     def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:
@@ -384,7 +396,7 @@ class OpenClRunner(BundleRunner):
         kernel, launch = self._calls[index]
         self._cl.enqueue_nd_range_kernel(self._queue, kernel, launch.grid, launch.group)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         self._queue.finish()
 
     def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:

@@ -28,6 +28,10 @@ def bench(
         bool,
         typer.Option("--per-layer", help="Measure graphopt's layers too, and the machine's peak."),
     ] = False,
+    photo: Annotated[
+        Path | None,
+        typer.Option(help="Measure its way too: pre-processing, network, decoding, drawing."),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Threads of every engine; the physical cores if left out."),
@@ -79,6 +83,7 @@ def bench(
             warmup_rounds=warmup_runs,
             input_shapes=parse_input_shapes(input_shape or []),
             per_layer=per_layer,
+            photo=photo,
             progress=tell,
         )
     console().print(result)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.bundle import Decoder
 from graphopt.engine import Engine
 from graphopt.errors import InputError
 from graphopt.pose.decode import (
@@ -103,13 +104,17 @@ def estimator(
     compiled = read_pose_spec(engine.bundle.path / "pose.json")
     if any(getattr(spec, part) != getattr(compiled, part) for part in ("skeleton", "heat", "paf")):
         return None
-    limits = {name: getattr(decoder, name) for name in LIMITS}
-    known, numbers = replace(options, **limits), thresholds(options)
+    known, numbers = limited(options, decoder), thresholds(options)
 
     def estimate(feeds: Mapping[str, NDArray[np.generic]], placement: Placement) -> Poses:
         return poses(engine.decode(feeds, numbers), spec, placement, known)
 
     return estimate
+
+
+def limited(options: DecodeOptions, decoder: Decoder) -> DecodeOptions:
+    """The same options, with the limits that a bundle's decoder was compiled for."""
+    return replace(options, **{name: getattr(decoder, name) for name in LIMITS})
 
 
 def poses(

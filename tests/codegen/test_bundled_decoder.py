@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graphopt.budget import STAGES, measure_budget
 from graphopt.compile import compile_model
 from graphopt.engine import open_engine
 from graphopt.errors import CheckFailed
@@ -75,6 +76,19 @@ def test_only_people_come_back(bundle: Callable[[str], Path]) -> None:
     assert set(found) == {"people", "worth", "found", "counts"}
     assert set(engine.run(feeds)) == set(engine.outputs)
     assert not any("find_" in layer.kernel for layer in engine.profile(feeds, 1))
+
+
+def test_where_the_time_goes(bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    compile_model(DEMO, bare, input_shapes=SHAPES, post="none")
+    with Image.open(EXAMPLES / "demo.png") as photo:
+        for path, people in ((bundle("cpu"), 3), (bare, 4)):
+            budget = measure_budget(
+                open_bundle(path), EXAMPLES / "demo.png", photo.convert("RGB"), 2
+            )
+            assert budget.people == people
+            assert tuple(budget.ms) == STAGES
+            assert all(ms > 0 for ms in budget.ms.values())
 
 
 def test_another_skeleton_is_decoded_here(bundle: Callable[[str], Path], tmp_path: Path) -> None:
