@@ -23,7 +23,7 @@ from tvm import relax
 
 from graphopt.bundle import Plan
 from graphopt.codegen import machine_code
-from graphopt.codegen.decoder import with_decoder
+from graphopt.codegen.decoder import can_decode, with_decoder
 from graphopt.codegen.halves import Halves
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
@@ -98,7 +98,8 @@ def compile_network(
             half precision.
         progress: told each phase as it begins, and in the last one each kernel as its code is
             made, with a layer that needs it.
-        pose: where the maps are that a decoder is to follow; without it, none does.
+        pose: where the maps are that a decoder is to follow; none does without it, nor where maps
+            are not float32.
         limits: the decoder's.
 
     Raises:
@@ -122,7 +123,7 @@ def compile_network(
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
         plan, weights, functions = make_plan(module, layers, inputs, outputs)
-        if pose is not None:
+        if pose is not None and can_decode(plan, pose):
             progress("decoder")
             plan, weights, decoding = with_decoder(plan, weights, pose, target, limits)
             functions |= decoding

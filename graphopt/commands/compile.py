@@ -107,6 +107,8 @@ def compile(
             "no pose maps recognised: the bundle can be timed, but not run on photos",
             style="yellow",
         )
+    elif post is Post.paf and done.plan.decoder is None:
+        console.print("people are found in NumPy: the maps are not float32", style="dim")
     size = sum(file.bytes for file in done.manifest.files.values())
     sizes = ", ".join(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
