@@ -166,31 +166,54 @@ def difference(value: Array, reference: Array) -> float:
     return float(np.abs(a[finite] - inside).max()) / spread
 
 
+QUIET = 0.05
+"""The least deviation that counts for a channel, as a part of the mean one's variance."""
+
+
 class OutputError:
-    """How far a network's outputs are from another's, over many inputs."""
+    """How far a network's outputs are from another's, over many inputs.
+
+    A channel at a time: a heat map of a background, with its large values, would outweigh those of
+    all parts.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Floats] = {}
 
     def add(self, values: Feeds, expected: Feeds) -> None:
-        """Take in both networks' outputs for one input."""
+        """Take in both networks' outputs for one input: [N,C,H,W], [C,H,W] or others."""
         for name, reference in expected.items():
-            b = reference.astype(np.float64)
-            wrong = np.square(values[name].astype(np.float64) - b).sum()
-            moments = np.array([wrong, np.square(b).sum(), b.sum(), b.size])
-            self._sums[name] = self._sums.get(name, np.zeros(4)) + moments
+            a, b = (_by_channel(v).astype(np.float64) for v in (values[name], reference))
+            moments = np.array(
+                [
+                    np.square(a - b).sum(axis=1),
+                    np.square(b).sum(axis=1),
+                    b.sum(axis=1),
+                    np.full(len(b), b.shape[1]),
+                ]
+            )
+            self._sums[name] = self._sums.get(name, 0.0) + moments
 
     @property
     def value(self) -> float:
         """The norm of the difference, relative to that of the second network's deviation.
 
-        1 for an output that is always the mean; of several outputs the mean error.
+        1 for an output whose channels are always their means; of several outputs the mean error.
         """
-        errors = [
-            (wrong / max(square - total**2 / count, 1e-30)) ** 0.5
-            for wrong, square, total, count in self._sums.values()
-        ]
+        errors = []
+        for wrong, square, total, count in self._sums.values():
+            whole = square - total**2 / count
+            whole = np.maximum(whole, max(QUIET * whole.mean(), 1e-30))
+            errors.append(np.sqrt((wrong / whole).mean()))
         return float(np.mean(errors))
+
+
+def _by_channel(values: Array) -> Array:
+    """[channels, everything else]; what has no height and width is one channel."""
+    if values.ndim < 3:
+        return values.reshape(1, -1)
+    channels = np.moveaxis(values, -3, 0)
+    return channels.reshape(len(channels), -1)
 
 
 def output_error(graph: gs.Graph, reference: gs.Graph, feeds: Iterable[Feeds]) -> float:

@@ -321,7 +321,7 @@ def test_lessons_come_from_a_pool(lesson: tuple[gs.Graph, gs.Graph, Calibration]
         np.testing.assert_array_equal(one.x, other.x)
         np.testing.assert_array_equal(one.targets["y"], other.targets["y"])
     assert (early.x != late.x).any()
-    # Inputs are kept in half precision, what they should give is not.
+    # Both are kept in half precision.
     for x, target in zip(early.x, early.targets["y"], strict=True):
         expected = engine.run({"x": x[None]})["y"][0]
         np.testing.assert_allclose(target, expected, atol=2e-3 * np.abs(expected).max())

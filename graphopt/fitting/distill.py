@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
 from graphopt.fitting.lessons import Lesson, Lessons
 from graphopt.model import copy_model, replacing, serialised
 from graphopt.runtime import cpu_features
+from graphopt.verify import QUIET
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ class DistillOptions:
     crop: int = 224
     rate: float = 7e-4
     warm_up: int = 60
-    pool: int = 2048
+    pool: int = 8192
     check_every: int = 50
     patience: int = 6
     seed: int = 0
@@ -90,7 +91,7 @@ class DistillOptions:
 class DistillReport:
     """What came of training.
 
-    Errors are mean squared differences from the original's outputs on held-out crops, each output
+    Errors are mean squared differences from the original's outputs on held-out crops, each channel
     relative to its variance.
     """
 
@@ -191,8 +192,7 @@ class _Trainer:
         self._options, self._progress = options, progress
         self._held_out = lessons.held_out(HELD_OUT)
         self._variance = {
-            name: float(np.var(np.concatenate([t.targets[name].ravel() for t in self._held_out])))
-            + 1e-12
+            name: _variance([lesson.targets[name] for lesson in self._held_out])
             for name in self._held_out[0].targets
         }
         rates = self._rates()
@@ -267,7 +267,7 @@ class _Trainer:
 
         outputs = self._student(self._feeds(lesson), bfloat16=bfloat16)
         return sum(
-            ((outputs[name] - torch.from_numpy(target)) ** 2).mean() / self._variance[name]
+            ((outputs[name] - torch.from_numpy(target)) ** 2 / self._variance[name]).mean()
             for name, target in lesson.targets.items()
         ) / len(lesson.targets)
 
@@ -314,6 +314,20 @@ class _Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self._student.values.state_dict().items()}
+
+
+def _variance(targets: Sequence[Array]) -> Tensor:
+    """What errors of an output are measured by: of each channel, to be broadcast to [N,C,H,W].
+
+    Else the background's heat map, with its large values, would outweigh those of all parts.
+    """
+    import torch
+
+    spatial = targets[0].ndim == 4
+    axes = (0, 2, 3) if spatial else None
+    together = np.concatenate(targets) if spatial else np.concatenate([t.ravel() for t in targets])
+    variance = np.asarray(together.var(axis=axes, keepdims=True), np.float32)
+    return torch.from_numpy(np.maximum(variance, QUIET * variance.mean()) + 1e-12)
 
 
 class _Rate(NamedTuple):

@@ -367,10 +367,13 @@ class _Judge:
 
 
 def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
-    """A network's maps by what they are, also where one output holds both."""
+    """The maps that are read, by what they are, also where one output holds both."""
     return {
-        name: maps.of(outputs)
-        for name, maps in (("heat", spec.heat), ("paf", spec.paf))
+        name: maps.of(outputs)[:count]
+        for name, maps, count in (
+            ("heat", spec.heat, len(spec.skeleton.parts)),
+            ("paf", spec.paf, spec.skeleton.paf_channels),
+        )
         if maps is not None
     }
 

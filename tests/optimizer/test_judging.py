@@ -21,6 +21,7 @@ from graphopt.model import load_model, save_model
 from graphopt.passbase import Change, Context, Numerics, Pass
 from graphopt.pipeline import parse_pipeline, run_pipeline
 from graphopt.pose.spec import detect_pose_spec
+from graphopt.verify import QUIET, OutputError
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 
@@ -250,3 +251,27 @@ def test_explain_says_what_matches_and_what_does_not(graphopt, network, normal, 
     ):
         code, _, err = graphopt("explain", path, *args)
         assert (code, message in err) == (1, True), err
+
+
+def test_every_channel_counts_in_the_error_of_outputs() -> None:
+    """A heat map is as good as its worst part, however large its background is."""
+    rng = np.random.default_rng(0)
+    background = 100 * rng.standard_normal((1, 1, 8, 8))
+    part = 0.1 * rng.standard_normal((1, 1, 8, 8))
+    maps = np.concatenate([part, background], axis=1).astype(np.float32)
+    lost = maps.copy()
+    lost[:, 0] = maps[:, 0].mean()
+    error = OutputError()
+    error.add({"heat": lost}, {"heat": maps})
+    # The part is gone: its error is its deviation, or what counts as one beside the background's.
+    quiet = part.var() / (QUIET * (background.var() + part.var()) / 2)
+    assert error.value == pytest.approx((quiet / 2) ** 0.5, rel=1e-3)
+    alike = np.concatenate([part, part], axis=1)
+    halved, error = alike.copy(), OutputError()
+    halved[:, 0] = part.mean()
+    error.add({"heat": halved}, {"heat": alike})
+    error.add({"heat": halved[0]}, {"heat": alike[0]})
+    assert error.value == pytest.approx(0.5**0.5, rel=1e-6)
+    flat = OutputError()
+    flat.add({"scores": np.zeros((1, 4))}, {"scores": np.array([[1.0, -1.0, 1.0, -1.0]])})
+    assert flat.value == pytest.approx(1.0)

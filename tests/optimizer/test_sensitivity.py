@@ -33,8 +33,13 @@ def _error(graph, changed, calibration):
     before, after = (OnnxRuntimeEngine(to_proto(g).SerializeToString()) for g in (graph, changed))
     error = OutputError()
     for feed in calibration.feeds(calibration.held_out):
-        error.add(after.run(feed), before.run(feed))
+        error.add(*(_read(engine.run(feed)) for engine in (after, before)))
     return error.value
+
+
+def _read(outputs):
+    """The maps that a decoder reads: all but the background's."""
+    return {"heat": outputs["heat"][:, :18], "paf": outputs["paf"]}
 
 
 def test_layers_and_blocks(small):
