@@ -195,17 +195,22 @@ class OutputError:
             self._sums[name] = self._sums.get(name, 0.0) + moments
 
     @property
-    def value(self) -> float:
-        """The norm of the difference, relative to that of the second network's deviation.
+    def errors(self) -> dict[str, float]:
+        """Of each output the norm of the difference, relative to that of the second's deviation.
 
-        1 for an output whose channels are always their means; of several outputs the mean error.
+        1 for an output whose channels are always their means.
         """
-        errors = []
-        for wrong, square, total, count in self._sums.values():
+        errors = {}
+        for name, (wrong, square, total, count) in self._sums.items():
             whole = square - total**2 / count
             whole = np.maximum(whole, max(QUIET * whole.mean(), 1e-30))
-            errors.append(np.sqrt((wrong / whole).mean()))
-        return float(np.mean(errors))
+            errors[name] = float(np.sqrt((wrong / whole).mean()))
+        return errors
+
+    @property
+    def value(self) -> float:
+        """The mean error of the outputs."""
+        return float(np.mean([*self.errors.values()]))
 
 
 def _by_channel(values: Array) -> Array:

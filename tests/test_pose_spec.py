@@ -13,9 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.engine import OnnxRuntimeEngine, open_engine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.natural import natural_photo
+from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import (
+    HEAT_WORTH,
     METADATA_KEY,
+    MapSlice,
     PoseSpec,
+    Preprocess,
     choices,
     detect_pose_spec,
 )
@@ -280,3 +284,22 @@ def test_a_pose_machine_of_one_person(assets: Path) -> None:
     spec = detect_pose_spec(assets / "models" / "cpm_mv2_192_7x7dw.onnx")
     assert (spec.skeleton.name, spec.stride, spec.paf) == ("body14", 2, None)
     assert spec.preprocess.scale == (1.0, 1.0, 1.0)
+
+
+def test_what_errors_are_worth() -> None:
+    """Parts' heat maps so much, PAFs the rest, whatever else an output holds nothing."""
+    coco18 = load_skeleton("coco18")
+    spec = PoseSpec(
+        preprocess=Preprocess(color="bgr", mean=(0, 0, 0), scale=(1, 1, 1)),
+        skeleton=coco18,
+        heat=MapSlice(output="maps", first=2, count=19),
+        paf=MapSlice(output="fields", count=38),
+        stride=8,
+    )
+    worth = spec.worth({"maps": 30, "fields": 38, "other": 4})
+    assert np.flatnonzero(worth["maps"]).tolist() == list(range(2, 20))
+    assert worth["maps"].sum() == pytest.approx(HEAT_WORTH)
+    assert np.unique(worth["fields"]) == pytest.approx([(1 - HEAT_WORTH) / 38])
+    assert not worth["other"].any()
+    single = spec.model_copy(update={"paf": None})
+    assert single.worth({"maps": 30})["maps"].sum() == pytest.approx(1)

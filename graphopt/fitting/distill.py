@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
@@ -92,7 +93,7 @@ class DistillReport:
     """What came of training.
 
     Errors are mean squared differences from the original's outputs on held-out crops, each channel
-    relative to its variance.
+    relative to its variance; what a decoder does not read counts nothing (`PoseSpec.worth`).
     """
 
     before: float
@@ -191,9 +192,14 @@ class _Trainer:
         self._input = lessons.calibration.input
         self._options, self._progress = options, progress
         self._held_out = lessons.held_out(HELD_OUT)
-        self._variance = {
-            name: _variance([lesson.targets[name] for lesson in self._held_out])
+        targets = {
+            name: np.concatenate([lesson.targets[name] for lesson in self._held_out])
             for name in self._held_out[0].targets
+        }
+        worth = lessons.calibration.spec.worth({n: v.shape[1] for n, v in targets.items()})
+        self._weights = {
+            name: torch.from_numpy(_weights(values, worth[name]))
+            for name, values in targets.items()
         }
         rates = self._rates()
         if not rates:
@@ -214,7 +220,7 @@ class _Trainer:
         state = kept.load() if kept else None
         if state is None:
             error = self._error()
-            state = _State(first=error, best=error, best_weights=self._weights())
+            state = _State(first=error, best=error, best_weights=self._copy())
         else:
             self._student.values.load_state_dict(state.weights)
             self._optimiser.load_state_dict(state.optimiser)
@@ -227,9 +233,9 @@ class _Trainer:
                 # What a high rate brings shows in the error only when the rate has fallen.
                 state.waited += state.step > options.steps / 2
                 if error < state.best:
-                    state.best, state.best_weights, state.waited = error, self._weights(), 0
+                    state.best, state.best_weights, state.waited = error, self._copy(), 0
                 if kept:
-                    state.weights = self._weights()
+                    state.weights = self._copy()
                     state.optimiser = self._optimiser.state_dict()
                     kept.save(state)
             self._progress(
@@ -267,9 +273,9 @@ class _Trainer:
 
         outputs = self._student(self._feeds(lesson), bfloat16=bfloat16)
         return sum(
-            ((outputs[name] - torch.from_numpy(target)) ** 2 / self._variance[name]).mean()
+            (self._weights[name] * (outputs[name] - torch.from_numpy(target)) ** 2).mean()
             for name, target in lesson.targets.items()
-        ) / len(lesson.targets)
+        )
 
     def _error(self) -> float:
         import torch
@@ -312,22 +318,24 @@ class _Trainer:
         in_order = sorted(seen.items(), key=lambda item: int(item[0]))
         return {key: _Rate(*np.mean(found, axis=0).tolist()) for key, found in in_order}
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self._student.values.state_dict().items()}
 
 
-def _variance(targets: Sequence[Array]) -> Tensor:
-    """What errors of an output are measured by: of each channel, to be broadcast to [N,C,H,W].
+def _weights(targets: Array, worth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a squared error counts, to be broadcast to targets [N,C,H,W]: in the mean over them.
 
-    Else the background's heat map, with its large values, would outweigh those of all parts.
+    An error of a channel is relative to its variance; else the background's heat map, with its
+    large values, would outweigh those of all parts.
+
+    Args:
+        targets: what outputs should be.
+        worth: of each channel [C].
     """
-    import torch
-
-    spatial = targets[0].ndim == 4
-    axes = (0, 2, 3) if spatial else None
-    together = np.concatenate(targets) if spatial else np.concatenate([t.ravel() for t in targets])
-    variance = np.asarray(together.var(axis=axes, keepdims=True), np.float32)
-    return torch.from_numpy(np.maximum(variance, QUIET * variance.mean()) + 1e-12)
+    axes = tuple(axis for axis in range(targets.ndim) if axis != 1)
+    variance = targets.var(axis=axes, keepdims=True, dtype=np.float64)
+    variance = np.maximum(variance, QUIET * variance.mean()) + 1e-12
+    return np.asarray(worth.reshape(variance.shape) * len(worth) / variance, np.float32)
 
 
 class _Rate(NamedTuple):

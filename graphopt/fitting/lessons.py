@@ -96,12 +96,11 @@ class Lessons:
 
 def _small(values: Array) -> Array:
     """The same in bytes, if they hold it, or in half precision, which is finer than pixels are."""
-    for dtype, tolerance in ((np.uint8, 0.0), (np.float16, np.inf)):
-        with np.errstate(all="ignore"):
-            small: Array = values.astype(dtype)
-        if np.isfinite(small).all() and np.allclose(small, values, rtol=0, atol=tolerance):
-            return small
-    return values
+    with np.errstate(all="ignore"):
+        whole, half = values.astype(np.uint8), values.astype(np.float16)
+    if (whole == values).all():
+        return whole
+    return half if np.isfinite(half).all() else values
 
 
 def _together(lessons: Sequence[Lesson]) -> Lesson:

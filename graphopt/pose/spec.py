@@ -80,6 +80,13 @@ class Finding(_Frozen):
     why: str
 
 
+HEAT_WORTH = 0.5
+"""What a squared error of the heat maps counts, of 1 in all; the rest is the PAFs'. Both are
+relative to the variance of their channels. When layers of Lightweight OpenPose are pruned one at a
+time, 1 - OKS grows about three times as fast with that of heat maps; but a plan made with 0.75 kept
+no more of its AP (0.387 and 0.393, at 1.8 times fewer multiply-adds)."""
+
+
 class PoseSpec(_Frozen):
     """Everything between a photo and a network, and between a network and people."""
 
@@ -133,6 +140,21 @@ class PoseSpec(_Frozen):
             return PoseSpec(**fields)
         except ValidationError as error:
             raise InputError(first_complaint(error)) from error
+
+    def worth(self, channels: Mapping[str, int]) -> dict[str, FloatArray]:
+        """What errors count: a weight for each channel of the outputs, 1 in all.
+
+        Args:
+            channels: how many each output has, by name. What is not read weighs nothing.
+        """
+        read = [(self.heat, len(self.skeleton.parts), HEAT_WORTH)]
+        if self.paf is not None:
+            read.append((self.paf, self.skeleton.paf_channels, 1 - HEAT_WORTH))
+        worth = {name: np.zeros(count, np.float32) for name, count in channels.items()}
+        for maps, count, share in read:
+            worth[maps.output][maps.first : maps.first + count] = share / count
+        total = sum(float(weights.sum()) for weights in worth.values())
+        return {name: weights / np.float32(total) for name, weights in worth.items()}
 
     @property
     def guesses(self) -> list[str]:

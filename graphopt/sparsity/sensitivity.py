@@ -34,7 +34,7 @@ from graphopt.latency.predict import SIZE
 from graphopt.model import copy_model, load_model
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
-from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
 from graphopt.sparsity.eligible import NARROW, held_back
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 from graphopt.sparsity.structure import BLOCKS, MEASURED, Block, BlockName, expand
@@ -61,7 +61,8 @@ class Loss(_Record):
 
     ratio: Annotated[float, Field(gt=0, lt=1)]
     error: float
-    """Of the heat maps and PAFs, relative to their deviation; the mean of the two."""
+    """Of heat maps and PAFs, relative to the deviation of their channels: the root of the mean
+    square of the two, weighed as `graphopt.pose.spec.HEAT_WORTH` says."""
     shift: float
     """Mean distance that key points move by, in pixels of the input."""
     oks: float
@@ -362,7 +363,7 @@ class _Judge:
             outputs = {**expected, **values}
             error.add(_maps(outputs, self._spec), _maps(expected, self._spec))
             tally.add(found, people_in(outputs, self._spec))
-        change = tally.change(error.value)
+        change = tally.change(_together(error.errors))
         return Loss(ratio=ratio, error=change.error, shift=change.mean_shift, oks=change.oks)
 
 
@@ -376,6 +377,13 @@ def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
         )
         if maps is not None
     }
+
+
+def _together(errors: Mapping[str, float]) -> float:
+    """One error for both kinds of maps."""
+    worth = {"heat": HEAT_WORTH, "paf": 1 - HEAT_WORTH}
+    total = sum(worth[name] for name in errors)
+    return math.sqrt(sum(worth[name] * error**2 for name, error in errors.items()) / total)
 
 
 class _Tail:

@@ -12,6 +12,7 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.graph import constant
 from graphopt.model import copy_model, to_proto
+from graphopt.pose.spec import HEAT_WORTH
 from graphopt.sparsity.sensitivity import (
     Loss,
     Measured,
@@ -34,7 +35,8 @@ def _error(graph, changed, calibration):
     error = OutputError()
     for feed in calibration.feeds(calibration.held_out):
         error.add(*(_read(engine.run(feed)) for engine in (after, before)))
-    return error.value
+    heat, paf = error.errors["heat"], error.errors["paf"]
+    return (HEAT_WORTH * heat**2 + (1 - HEAT_WORTH) * paf**2) ** 0.5
 
 
 def _read(outputs):
