@@ -39,6 +39,17 @@ class _Kernels:
     between: tuple[str, ...] = ()
     """… and those that say how that was found."""
 
+    def packed(self, start: int = 0) -> tuple[bytes, dict[str, Tensor]]:
+        """What the constants add to weights.bin, and their tensors there, from byte `start` on."""
+        data, offsets = pack_weights(list(self.constants.values()))
+        tensors = {
+            name: Tensor(
+                shape=values.shape, dtype=str(values.dtype), arena=-1, offset=start + offset
+            )
+            for (name, values), offset in zip(self.constants.items(), offsets, strict=True)
+        }
+        return data, tensors
+
     def parameters(self, kernel: str) -> list[tuple[str, tuple[int, ...], str]]:
         """Names, shapes and types of a kernel's parameters."""
         buffers = self.functions[kernel].params
@@ -134,7 +145,7 @@ def with_decoder(
     outputs = {name: plan.tensors[plan.outputs[maps.output]] for name, maps in slices.items()}
     shapes = {maps.output: outputs[name].shape[1:] for name, maps in slices.items()}
     kernels = _kernels(spec, shapes, options, target)
-    data, offsets = pack_weights(list(kernels.constants.values()))
+    data, constants = kernels.packed(len(weights))
     known = {
         "thresholds": _THRESHOLDS,
         # The same memory, without the batch of one.
@@ -142,10 +153,7 @@ def with_decoder(
             n: tensor.model_copy(update={"shape": tensor.shape[1:]})
             for n, tensor in outputs.items()
         },
-        **{
-            name: _constant(values, len(weights) + offset)
-            for (name, values), offset in zip(kernels.constants.items(), offsets, strict=True)
-        },
+        **constants,
     }
     placed = _Placed(kernels, known, arena=len(plan.arenas), first=len(plan.tensors))
     decoder = Decoder(
@@ -193,14 +201,11 @@ def write_decoder(
     )
     shapes = {name: (count, *size) for name, count in counts.items() if count}
     kernels = _kernels(spec, shapes, options or DecodeOptions(), target)
-    data, offsets = pack_weights(list(kernels.constants.values()))
+    data, constants = kernels.packed()
     known = {
         "thresholds": _THRESHOLDS,
         **{n: Tensor(shape=shape, dtype="float32", arena=None) for n, shape in shapes.items()},
-        **{
-            name: _constant(values, offset)
-            for (name, values), offset in zip(kernels.constants.items(), offsets, strict=True)
-        },
+        **constants,
     }
     placed = _Placed(kernels, known)
     plan = Plan(
@@ -211,10 +216,6 @@ def write_decoder(
         outputs={name: placed.index[name] for name in (*kernels.people, *kernels.between)},
     )
     write_kernels(kernels.functions, plan, data, target, path)
-
-
-def _constant(values: NDArray[np.generic], offset: int) -> Tensor:
-    return Tensor(shape=values.shape, dtype=str(values.dtype), arena=-1, offset=offset)
 
 
 @dataclass

@@ -18,12 +18,10 @@ from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.images import expand, read_photo
-from graphopt.pose.preprocess import Placement, prepare
+from graphopt.pose.preprocess import AS_IT_IS, prepare
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.spec import PoseSpec
 from graphopt.verify import OutputError
-
-_AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
 
 
 @dataclass(frozen=True)
@@ -168,4 +166,4 @@ def compare_files(
 
 def people_in(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:
     """The people in a network's outputs, in pixels of its input."""
-    return decode(outputs, spec, _AS_IT_IS).people
+    return decode(outputs, spec, AS_IT_IS).people

@@ -318,19 +318,19 @@ def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> Non
     """
     from graphopt.pose.decode import DecodeOptions, decode
     from graphopt.pose.fused import estimator, limited
-    from graphopt.pose.preprocess import Placement
+    from graphopt.pose.preprocess import AS_IT_IS
     from graphopt.runtime import open_bundle
 
     engine = open_bundle(bundle)
     decoder = engine.bundle.plan.decoder
     assert decoder is not None
     options = limited(DecodeOptions(), decoder)
-    estimate, unmoved = estimator(engine, pose, options), Placement((1.0, 1.0), (0, 0))
+    estimate = estimator(engine, pose, options)
     assert estimate is not None
     people = same = 0
     for feeds in inputs:
-        got = estimate(feeds, unmoved).people
-        expected = decode(engine.run(feeds), pose, unmoved, options).people
+        got = estimate(feeds, AS_IT_IS).people
+        expected = decode(engine.run(feeds), pose, AS_IT_IS, options).people
         found = [person.keypoints for person in got]
         people += max(len(got), len(expected))
         same += sum(

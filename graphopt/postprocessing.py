@@ -27,7 +27,7 @@ from graphopt.model import replacing
 from graphopt.pose.alternatives import by_centres, by_tags, draw_offsets, draw_tags
 from graphopt.pose.decode import DecodeOptions, Person, Poses, decode
 from graphopt.pose.fused import FusedDecoder
-from graphopt.pose.preprocess import Placement
+from graphopt.pose.preprocess import AS_IT_IS
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
@@ -42,6 +42,7 @@ NEAR = 1.0
 """Pixels of the maps within which a key point is found."""
 ENOUGH = 0.8
 """The part of somebody's key points that must be found."""
+_OPTIONS = DecodeOptions()
 
 
 class _Record(BaseModel):
@@ -195,12 +196,9 @@ def compare_post_processing(
     )
 
 
-_OPTIONS = DecodeOptions()
-
-
 def _by_fields(skeleton: Skeleton, decoder: Callable[..., Poses], scene: Scene) -> People:
     maps = {"heat": scene.heat[None], "paf": scene.paf[None]}
-    poses = decoder(maps, _spec(skeleton), Placement((1.0, 1.0), (0, 0)))
+    poses = decoder(maps, _spec(skeleton), AS_IT_IS)
     return [person.keypoints for person in poses.people]
 
 

@@ -10,8 +10,9 @@ halves a step; weights, sums, Adam and the judgement on held-out crops stay in f
 Every weight has a learning rate of its own, so that one step changes a layer's output by about the
 same share of its deviation: rate * std(output) / (rms(input) * sqrt(K)) for K products in a sum.
 Weights that were fitted by least squares are wrecked by Adam at its usual rates. Steps are taken in
-coordinates where a layer's inputs are independent (see `graphopt.fitting.whitening`): on a pruned
-Lightweight OpenPose, 400 such steps lower the error by 14%, where 240 plain ones lowered it by 5%.
+coordinates where a layer's inputs are independent (see `graphopt.fitting.whitening`): on a
+Lightweight OpenPose pruned to 1.8 times fewer multiply-adds, a hundred such steps had lowered the
+error by 2%, where a hundred plain ones had raised it by 4%; 400 lowered it by 14%.
 """
 
 from __future__ import annotations

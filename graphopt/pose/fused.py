@@ -1,7 +1,7 @@
 """Decoding by compiled kernels: the same poses as `graphopt.pose.decode`, from the same maps.
 
-The kernels say which peaks are whose; here that becomes people. For networks of one person, they
-find the peaks.
+The kernels say who is there, in pixels of the maps; here that goes to the photo. For networks of
+one person they only find the peaks.
 """
 
 from __future__ import annotations

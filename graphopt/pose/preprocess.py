@@ -39,6 +39,10 @@ class Placement:
         return (points + 0.5) * self.scale - 0.5 + self.offset
 
 
+AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
+"""The photo is the input."""
+
+
 def prepare(
     photo: Image.Image,
     preprocess: Preprocess,
