@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import ALIGNMENT, Decoder, Launch, Plan, Tensor
+from graphopt.bundle import Decoder, Plan, Tensor
+from graphopt.codegen.around import Kernels, Placed
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import limbs, peaks, people
 from graphopt.codegen.kernels.limbs import LimbSpec
 from graphopt.codegen.kernels.peaks import THRESHOLDS, PeakSpec
-from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
 _THRESHOLDS = Tensor(shape=(THRESHOLDS,), dtype="float32", arena=None)
-
-
-@dataclass(frozen=True)
-class _Kernels:
-    """The kernels of a decoder, and what they need besides maps.
-
-    A tensor is called as the kernels' parameters are that are it.
-    """
-
-    functions: Mapping[str, Any]
-    constants: Mapping[str, NDArray[np.generic]]
-    people: tuple[str, ...]
-    """The parameters that say who is there …"""
-    between: tuple[str, ...] = ()
-    """… and those that say how that was found."""
-
-    def packed(self, start: int = 0) -> tuple[bytes, dict[str, Tensor]]:
-        """What the constants add to weights.bin, and their tensors there, from byte `start` on."""
-        data, offsets = pack_weights(list(self.constants.values()))
-        tensors = {
-            name: Tensor(
-                shape=values.shape, dtype=str(values.dtype), arena=-1, offset=start + offset
-            )
-            for (name, values), offset in zip(self.constants.items(), offsets, strict=True)
-        }
-        return data, tensors
-
-    def parameters(self, kernel: str) -> list[tuple[str, tuple[int, ...], str]]:
-        """Names, shapes and types of a kernel's parameters."""
-        buffers = self.functions[kernel].params
-        return [(b.name, tuple(map(int, b.shape)), str(b.dtype)) for b in buffers]
+_PEOPLE, _MAXIMA = ("people", "worth", "found", "counts"), ("peaks", "counts")
+"""The parameters that say who is there; the second where there is one person at most."""
+_BETWEEN = ("peaks", "ends", "scores", "chosen")
+"""Those that say how the first were found."""
 
 
 def _kernels(
     spec: PoseSpec, maps: Mapping[str, tuple[int, ...]], options: DecodeOptions, target: Target
-) -> _Kernels:
+) -> Kernels:
     """The kernels for a network's maps.
 
     Args:
@@ -81,7 +52,7 @@ def _kernels(
     weights: dict[str, NDArray[np.generic]] = {"weights": peaks.pack_weight(target)}
     if spec.paf is None:
         functions = {"find_maxima": peaks.build_maxima(peak_spec, target)}
-        return _Kernels(functions, weights, ("peaks", "counts"))
+        return Kernels(functions, weights)
     limb_spec = LimbSpec(
         limbs=tuple(
             (
@@ -105,12 +76,7 @@ def _kernels(
         "find_people": people.build(limb_spec, options.max_people, target),
     }
     weights |= {"limbs": limbs.pack_limbs(limb_spec), "along": limbs.pack_samples(limb_spec)}
-    return _Kernels(
-        functions,
-        weights,
-        people=("people", "worth", "found", "counts"),
-        between=("peaks", "ends", "scores", "chosen"),
-    )
+    return Kernels(functions, weights)
 
 
 def can_decode(plan: Plan, spec: PoseSpec) -> bool:
@@ -155,21 +121,17 @@ def with_decoder(
         },
         **constants,
     }
-    placed = _Placed(kernels, known, arena=len(plan.arenas), first=len(plan.tensors))
+    placed = Placed(kernels, known, "decode", arena=len(plan.arenas), first=len(plan.tensors))
+    people = _MAXIMA if spec.paf is None else _PEOPLE
     decoder = Decoder(
         thresholds=placed.index["thresholds"],
-        outputs={name: placed.index[name] for name in kernels.people},
+        outputs={name: placed.index[name] for name in people},
         max_peaks=options.max_peaks,
         max_people=options.max_people,
         samples=options.samples,
     )
-    update = {
-        "arenas": (*plan.arenas, placed.size),
-        "tensors": (*plan.tensors, *placed.tensors),
-        "launches": (*plan.launches, *placed.launches),
-        "decoder": decoder,
-    }
-    return plan.model_copy(update=update), weights + data, kernels.functions
+    plan = placed.added_to(plan).model_copy(update={"decoder": decoder})
+    return plan, weights + data, kernels.functions
 
 
 def write_decoder(
@@ -207,53 +169,12 @@ def write_decoder(
         **{n: Tensor(shape=shape, dtype="float32", arena=None) for n, shape in shapes.items()},
         **constants,
     }
-    placed = _Placed(kernels, known)
-    plan = Plan(
-        arenas=(placed.size,),
-        tensors=tuple(placed.tensors),
-        launches=tuple(launch.model_copy(update={"decodes": False}) for launch in placed.launches),
-        inputs={name: placed.index[name] for name in ("thresholds", *shapes)},
-        outputs={name: placed.index[name] for name in (*kernels.people, *kernels.between)},
+    placed = Placed(kernels, known)
+    outputs = _PEOPLE + _BETWEEN if "paf" in shapes else _MAXIMA
+    plan = placed.added_to(Plan()).model_copy(
+        update={
+            "inputs": {name: placed.index[name] for name in ("thresholds", *shapes)},
+            "outputs": {name: placed.index[name] for name in outputs},
+        }
     )
     write_kernels(kernels.functions, plan, data, target, path)
-
-
-@dataclass
-class _Placed:
-    """The kernels' tensors, each with a place, and their launches.
-
-    Args:
-        kernels: whose they are.
-        known: tensors that have a place; the others get one in an arena.
-        arena: its number.
-        first: how many tensors the plan has already.
-    """
-
-    kernels: _Kernels
-    known: Mapping[str, Tensor]
-    arena: int = 0
-    first: int = 0
-    size: int = 0
-    tensors: list[Tensor] = field(default_factory=list)
-    index: dict[str, int] = field(default_factory=dict)
-    launches: list[Launch] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for kernel in self.kernels.functions:
-            parameters = self.kernels.parameters(kernel)
-            for parameter in parameters:
-                self._place(*parameter)
-            arguments = tuple(self.index[name] for name, *_ in parameters)
-            self.launches.append(
-                Launch(kernel=kernel, arguments=arguments, layer=kernel, decodes=True)
-            )
-
-    def _place(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        if name in self.index:
-            return
-        tensor = self.known.get(name)
-        if tensor is None:
-            tensor = Tensor(shape=shape, dtype=dtype, arena=self.arena, offset=self.size)
-            self.size += math.ceil(4 * math.prod(shape) / ALIGNMENT) * ALIGNMENT
-        self.index[name] = self.first + len(self.tensors)
-        self.tensors.append(tensor)

@@ -7,6 +7,7 @@ legalise    every other operator -> TIR by TVM, fused                  TVM
 schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
 memory      all tensors -> arenas, lifetimes known                     TVM
 plan        the straight-line program -> plan, weights, kernels        plan.py
+preparation kernels from a photo to the input, before the network's    preparation.py
 decoder     kernels from maps to people, after the network's           decoder.py
 code        TIR -> machine code or OpenCL C                            machine_code.py
 """
@@ -29,6 +30,7 @@ from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import make_plan
+from graphopt.codegen.preparation import can_prepare, with_preparation
 from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
@@ -86,6 +88,7 @@ def compile_network(
     progress: Progress = lambda *_: None,
     *,
     pose: PoseSpec | None = None,
+    side: int = 0,
     limits: DecodeOptions | None = None,
 ) -> Compiled:
     """Compile a network.
@@ -98,9 +101,11 @@ def compile_network(
             half precision.
         progress: told each phase as it begins, and in the last one each kernel as its code is
             made, with a layer that needs it.
-        pose: where the maps are that a decoder is to follow; none does without it, nor where maps
+        pose: what photos become, and where the maps are.
+        side: most pixels of a photo's side that kernels prepare; 0 for none. None do without
+            `pose`, nor where the input is not one float32 picture.
+        limits: of the decoder that is to follow; none does without it and `pose`, nor where maps
             are not float32.
-        limits: the decoder's.
 
     Raises:
         Unsupported: an operator that neither our kernels nor TVM have; names the node.
@@ -123,7 +128,13 @@ def compile_network(
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
         plan, weights, functions = make_plan(module, layers, inputs, outputs)
-        if pose is not None and can_decode(plan, pose):
+        if pose is not None and side and can_prepare(plan):
+            progress("preparation")
+            plan, weights, preparing = with_preparation(
+                plan, weights, pose.preprocess, side, target
+            )
+            functions |= preparing
+        if pose is not None and limits is not None and can_decode(plan, pose):
             progress("decoder")
             plan, weights, decoding = with_decoder(plan, weights, pose, target, limits)
             functions |= decoding

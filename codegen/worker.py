@@ -68,15 +68,16 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
-    decoder = job.get("decoder")
+    pose, limits = job.get("pose"), job.get("limits")
     result = compile_network(
         _model(job),
         target,
         measured,
         job.get("largest"),
         progress,
-        pose=decoder and PoseSpec.model_validate(decoder["pose"]),
-        limits=decoder and DecodeOptions(**decoder["limits"]),
+        pose=None if pose is None else PoseSpec.model_validate(pose),
+        side=job.get("side", 0),
+        limits=None if limits is None else DecodeOptions(**limits),
     )
     (folder / "plan.json").write_text(result.plan.model_dump_json())
     (folder / "weights.bin").write_bytes(result.weights)

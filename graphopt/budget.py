@@ -11,10 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.errors import InputError
-from graphopt.pose.decode import DecodeOptions, decode
+from graphopt.pose.bundled import BundledEstimator
+from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.draw import draw
-from graphopt.pose.fused import limited, poses, thresholds
-from graphopt.pose.preprocess import prepare
 from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime import BundleRunner
 
@@ -37,7 +36,7 @@ def measure_budget(runner: BundleRunner, path: Path, photo: Image.Image, rounds:
     """Time the way of a photo through a pose bundle, stage by stage.
 
     Args:
-        runner: the bundle; if it has no decoder, NumPy decodes.
+        runner: the bundle; what it has no kernels for is done as `BundledEstimator` says.
         path: the photo's name, for the report.
         photo: its RGB pixels.
         rounds: how often.
@@ -48,26 +47,22 @@ def measure_budget(runner: BundleRunner, path: Path, photo: Image.Image, rounds:
     if "pose.json" not in runner.bundle.manifest.files:
         raise InputError("--photo: the bundle is not that of a pose network")
     spec = read_pose_spec(runner.bundle.path / "pose.json")
-    ((name, shape),) = runner.inputs.items()
-    decoder, options = runner.bundle.plan.decoder, DecodeOptions()
+    estimator = BundledEstimator(runner, spec, DecodeOptions())
     people = 0
 
     def once() -> Iterator[float]:
         nonlocal people
         yield time.perf_counter()
-        tensor, placement = prepare(photo, spec.preprocess, shape[2:])
-        yield time.perf_counter()
-        runner.begin({name: tensor})
+        placement = estimator.prepare(photo)
         runner.wait()
         yield time.perf_counter()
-        if decoder is None:
-            found = decode(runner.maps(), spec, placement, options)
-        else:
-            numbers = runner.people(thresholds(options))
-            found = poses(numbers, spec, placement, limited(options, decoder))
-        people = len(found.people)
+        estimator.start()
+        runner.wait()
         yield time.perf_counter()
-        draw(photo, found.people, spec.skeleton)
+        found = estimator.people(placement).people
+        people = len(found)
+        yield time.perf_counter()
+        draw(photo, found, spec.skeleton)
         yield time.perf_counter()
 
     seconds = np.array([np.diff(list(once())) for _ in range(rounds + 1)])[1:]

@@ -23,12 +23,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a bundle made before can no longer be read."""
 
 ALIGNMENT = 512
 """Every tensor starts at a multiple of this many bytes: OpenCL devices cut sub-buffers only at a
 multiple of their CL_DEVICE_MEM_BASE_ADDR_ALIGN (128 bytes on phones, up to 512 elsewhere)."""
+
+
+Stage = Literal["prepare", "network", "decode"]
+"""What a launch belongs to: photo to input, input to maps, or maps to people. The first and the
+last are run only where a photo is given, or people are wanted."""
 
 
 class _Record(BaseModel):
@@ -38,8 +43,8 @@ class _Record(BaseModel):
 class Tensor(_Record):
     """A tensor's place.
 
-    `arena` -1 is weights.bin; n is the n-th arena; None is a network input, whose memory the caller
-    brings. `offset` is in bytes from the start of that memory.
+    `arena` -1 is weights.bin; n is the n-th arena; None is memory of its own, which the caller
+    fills: a network's input, a photo. `offset` is in bytes from the start of that memory.
     """
 
     shape: tuple[int, ...]
@@ -62,11 +67,28 @@ class Launch(_Record):
     arguments: tuple[int, ...]
     layer: str
     macs: int = 0
-    decodes: bool = False
-    """Whether it belongs to the decoder, which follows the network only where people are wanted."""
+    stage: Stage = "network"
     grid: tuple[int, ...] = ()
     group: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
+
+
+class Preparation(_Record):
+    """What a bundle begins with: from the bytes of a photo to the network's input.
+
+    The fields that are tensors hold what differs from photo to photo; see
+    `graphopt.pose.resample.tables`. Of the larger ones only the front is filled.
+    """
+
+    photo: int
+    """The tensor of its pixels, row by row, RGB."""
+    geometry: int
+    columns: int
+    rows: int
+    side: int
+    """Most pixels of a photo's side."""
+    neighbours: int
+    """How many weights of a pixel the tables have room for."""
 
 
 class Decoder(_Record):
@@ -86,12 +108,13 @@ class Decoder(_Record):
 class Plan(_Record):
     """Everything that happens in one run of the network, decided when it was compiled."""
 
-    arenas: tuple[int, ...]
+    arenas: tuple[int, ...] = ()
     """Bytes of each block of working memory."""
-    tensors: tuple[Tensor, ...]
-    launches: tuple[Launch, ...]
-    inputs: dict[str, int]
-    outputs: dict[str, int]
+    tensors: tuple[Tensor, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    inputs: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+    preparation: Preparation | None = None
     decoder: Decoder | None = None
 
 

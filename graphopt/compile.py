@@ -46,6 +46,9 @@ MATCHED = 0.9
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
 
+MAX_PHOTO = 1920
+"""Most pixels of a photo's side that bundles prepare: video frames. Larger ones are scaled here."""
+
 Post = Literal["paf", "none"]
 """What follows a network in its bundle."""
 
@@ -89,6 +92,7 @@ def compile_model(
     calib: Path | None = None,
     post: Post = "paf",
     limits: Mapping[str, int] = MappingProxyType({}),
+    max_photo: int = MAX_PHOTO,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
@@ -108,6 +112,7 @@ def compile_model(
         calib: a folder of photos that show what fits; without it, made-up images do.
         post: what follows a pose network: a decoder's kernels, or nothing.
         limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
+        max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
         progress: told what is being done.
 
     Raises:
@@ -124,14 +129,15 @@ def compile_model(
         work = Path(folder)
         save_model(graph, work / "model.onnx")
         measured = {key: choice.model_dump() for key, choice in tuned.items()}
-        task = {
+        task: dict[str, Any] = {
             "task": "compile",
             "target": target,
             "measured": measured,
             "half_arithmetic": half_arithmetic,
         }
-        if pose is not None and post == "paf":
-            task["decoder"] = {"pose": pose.model_dump(mode="json"), "limits": dict(limits)}
+        if pose is not None:
+            task |= {"pose": pose.model_dump(mode="json"), "side": max_photo}
+            task |= {"limits": dict(limits)} if post == "paf" else {}
         samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
         images: list[Feeds] = []
         if fp16:
@@ -317,7 +323,7 @@ def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> Non
     A few may differ: where candidates are equally good, rounding decides.
     """
     from graphopt.pose.decode import DecodeOptions, decode
-    from graphopt.pose.fused import estimator, limited
+    from graphopt.pose.fused import limited, poses, thresholds
     from graphopt.pose.preprocess import AS_IT_IS
     from graphopt.runtime import open_bundle
 
@@ -325,12 +331,11 @@ def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> Non
     decoder = engine.bundle.plan.decoder
     assert decoder is not None
     options = limited(DecodeOptions(), decoder)
-    estimate = estimator(engine, pose, options)
-    assert estimate is not None
     people = same = 0
     for feeds in inputs:
-        got = estimate(feeds, AS_IT_IS).people
-        expected = decode(engine.run(feeds), pose, AS_IT_IS, options).people
+        engine.begin(feeds)
+        got = poses(engine.people(thresholds(options)), pose, AS_IT_IS, options).people
+        expected = decode(engine.maps(), pose, AS_IT_IS, options).people
         found = [person.keypoints for person in got]
         people += max(len(got), len(expected))
         same += sum(

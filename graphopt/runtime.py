@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import ALIGNMENT, Bundle, Launch, Tensor, read_bundle
+from graphopt.bundle import ALIGNMENT, Bundle, Launch, Stage, Tensor, read_bundle
 from graphopt.engine import Array, Shape
 from graphopt.errors import InputError, Unsupported
 
@@ -73,25 +73,41 @@ class BundleRunner(ABC):
         self._plan = bundle.plan
         self.inputs: Mapping[str, Shape] = dict(bundle.manifest.inputs)
         self.outputs: Sequence[str] = list(bundle.manifest.outputs)
-        launches = list(enumerate(self._plan.launches))
-        self._network = [i for i, launch in launches if not launch.decodes]
-        self._decoder = [i for i, launch in launches if launch.decodes]
+        self._stages: dict[Stage, list[int]] = {"prepare": [], "network": [], "decode": []}
+        for i, launch in enumerate(self._plan.launches):
+            self._stages[launch.stage].append(i)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name."""
         self.begin(feeds)
         return self.maps()
 
-    def decode(self, feeds: Mapping[str, Array], thresholds: Array) -> dict[str, Array]:
-        """Like `run`, but who is there comes back (see `people`), and not the maps."""
-        self.begin(feeds)
-        return self.people(thresholds)
-
     def begin(self, feeds: Mapping[str, Array]) -> None:
         """Start the network; `maps` and `people` wait for it."""
-        self._feed(self._check(feeds))
-        for i in self._network:
-            self._launch(i)
+        self.feed(feeds)
+        self.start()
+
+    def feed(self, feeds: Mapping[str, Array]) -> None:
+        """Set the network's inputs."""
+        for name, value in self._check(feeds).items():
+            self._write(self._plan.inputs[name], value)
+
+    def prepare(self, photo: Mapping[str, Array]) -> None:
+        """Set the network's input to a photo, which kernels scale and pad.
+
+        Only a bundle that has a preparation can.
+
+        Args:
+            photo: what its tensors should hold, by the fields of `graphopt.bundle.Preparation`;
+                fewer numbers than one holds are its first.
+        """
+        for name, value in photo.items():
+            self._write(getattr(self._plan.preparation, name), value)
+        self._run("prepare")
+
+    def start(self) -> None:
+        """Start the network on the input that was set; `maps` and `people` wait for it."""
+        self._run("network")
 
     def maps(self) -> dict[str, Array]:
         """Every output of the network by name, after `begin`."""
@@ -105,22 +121,21 @@ class BundleRunner(ABC):
         decoder = self._plan.decoder
         assert decoder is not None
         self._write(decoder.thresholds, np.asarray(thresholds, np.float32))
-        for i in self._decoder:
-            self._launch(i)
+        self._run("decode")
         return self._read(decoder.outputs)
 
     def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
         """Median time of every layer of the network, each waited for."""
-        self._feed(self._check(feeds))
+        self.feed(feeds)
         return self._layer_times(runs)
 
-    def _feed(self, feeds: Mapping[str, Array]) -> None:
-        for name, value in feeds.items():
-            self._write(self._plan.inputs[name], value)
+    def _run(self, stage: Stage) -> None:
+        for i in self._stages[stage]:
+            self._launch(i)
 
     @abstractmethod
     def _write(self, tensor: int, value: Array) -> None:
-        """Set an input."""
+        """Set an input, or the front of one."""
 
     @abstractmethod
     def _launch(self, index: int) -> None:
@@ -152,12 +167,13 @@ class BundleRunner(ABC):
         return checked
 
     def _layer_times(self, runs: int) -> list[LayerTime]:
-        launches, tensors = [self._plan.launches[i] for i in self._network], self._plan.tensors
+        network, tensors = self._stages["network"], self._plan.tensors
+        launches = [self._plan.launches[i] for i in network]
         # Launches without a layer belong to the one before.
         first = [i for i, step in enumerate(launches) if step.layer]
         seconds = np.zeros((runs, len(launches)))
         for run in range(runs):
-            for i, launch in enumerate(self._network):
+            for i, launch in enumerate(network):
                 start = time.perf_counter()
                 self._launch(launch)
                 self.wait()
@@ -253,7 +269,7 @@ class CpuRunner(BundleRunner):
             )
 
     def _write(self, tensor: int, value: Array) -> None:
-        self._arrays[tensor][...] = value
+        self._arrays[tensor].reshape(-1)[: value.size] = value.reshape(-1)
 
     def _launch(self, index: int) -> None:
         kernel, arguments = self._calls[index]
@@ -353,7 +369,7 @@ class OpenClRunner(BundleRunner):
 
     def _tensor(self, context: Any, memories: Mapping[int, Any], tensor: Tensor) -> Any:
         if tensor.arena is None:
-            return self._cl.Buffer(context, self._cl.mem_flags.READ_ONLY, _size(tensor))
+            return self._cl.Buffer(context, self._cl.mem_flags.READ_WRITE, _size(tensor))
         return memories[tensor.arena].get_sub_region(tensor.offset, _size(tensor))
 
     def _kernel(self, program: Any, launch: Launch) -> tuple[Any, Launch]:

@@ -67,6 +67,14 @@ def compile(
     max_peaks: Annotated[
         int, typer.Option(min=1, help="Candidates that it keeps for each part: the best of more.")
     ] = 128,
+    max_photo: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Most pixels of a photo's side that kernels scale and pad; larger ones are scaled "
+            "by Pillow. 0: all are.",
+        ),
+    ] = 1920,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -95,6 +103,7 @@ def compile(
             calib=calib,
             post=post.value,
             limits={"max_people": max_people, "max_peaks": max_peaks},
+            max_photo=max_photo,
             progress=tell,
         )
     console = Console(stderr=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,12 +16,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from graphopt.engine import Array, Engine
+from graphopt.engine import Engine
 from graphopt.errors import InputError
 from graphopt.model import replacing
+from graphopt.pose.bundled import BundledEstimator
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.draw import draw
-from graphopt.pose.fused import estimator
 from graphopt.pose.images import (
     check_picture_suffix,
     expand,
@@ -32,10 +32,11 @@ from graphopt.pose.images import (
     write_picture,
     write_video,
 )
-from graphopt.pose.preprocess import Placement, prepare
+from graphopt.pose.preprocess import prepare
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.pose.track import Tracker
+from graphopt.runtime import BundleRunner
 
 Tracking = Literal["off", "track", "smooth"]
 """Whether people of a video are followed from frame to frame, and their key points smoothed."""
@@ -53,16 +54,17 @@ class Estimator:
 
     def __call__(self, photo: Image.Image) -> Poses:
         """The people in an RGB photo, in its pixels."""
+        if self._bundled is not None:
+            return self._bundled(photo)
         ((name, shape),) = self.engine.inputs.items()
         tensor, placement = prepare(photo, self.spec.preprocess, shape[2:], height=self.height)
-        feeds = {name: tensor}
-        if self._compiled is not None:
-            return self._compiled(feeds, placement)
-        return decode(self.engine.run(feeds), self.spec, placement, self.options)
+        return decode(self.engine.run({name: tensor}), self.spec, placement, self.options)
 
     @cached_property
-    def _compiled(self) -> Callable[[Mapping[str, Array], Placement], Poses] | None:
-        return estimator(self.engine, self.spec, self.options)
+    def _bundled(self) -> BundledEstimator | None:
+        if not isinstance(self.engine, BundleRunner):
+            return None
+        return BundledEstimator(self.engine, self.spec, self.options)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ one person they only find the peaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from graphopt.pose.decode import (
 )
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton
-from graphopt.pose.spec import PoseSpec, read_pose_spec
+from graphopt.pose.spec import PoseSpec
 
 LIMITS = ("samples", "max_peaks", "max_people")
 """Options that are compiled in; `thresholds` are the others."""
@@ -84,32 +84,6 @@ class FusedDecoder:
         """Peaks and limbs in a network's outputs, as `graphopt.pose.decode.detect` gives them."""
         found = self.engine.run(self.feeds(outputs, spec, options))
         return _peaks(found), None if spec.paf is None else _pairs(found, spec.skeleton)
-
-
-def estimator(
-    engine: Engine, spec: PoseSpec, options: DecodeOptions
-) -> Callable[[Mapping[str, NDArray[np.generic]], Placement], Poses] | None:
-    """From a network's input to people without a copy of the maps, where a bundle can.
-
-    Args:
-        engine: a bundle with a decoder; nothing comes of any other engine.
-        spec: nothing comes of another skeleton than the bundle's, or of other maps.
-        options: thresholds; limits are those that were compiled in.
-    """
-    from graphopt.runtime import BundleRunner
-
-    decoder = engine.bundle.plan.decoder if isinstance(engine, BundleRunner) else None
-    if decoder is None or not isinstance(engine, BundleRunner):
-        return None
-    compiled = read_pose_spec(engine.bundle.path / "pose.json")
-    if any(getattr(spec, part) != getattr(compiled, part) for part in ("skeleton", "heat", "paf")):
-        return None
-    known, numbers = limited(options, decoder), thresholds(options)
-
-    def estimate(feeds: Mapping[str, NDArray[np.generic]], placement: Placement) -> Poses:
-        return poses(engine.decode(feeds, numbers), spec, placement, known)
-
-    return estimate
 
 
 def limited(options: DecodeOptions, decoder: Decoder) -> DecodeOptions:

@@ -43,6 +43,50 @@ AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
 """The photo is the input."""
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A photo's place in a network's input; widths come before heights."""
+
+    photo: tuple[int, int]
+    """Its size."""
+    size: tuple[int, int]
+    """What it is scaled to …"""
+    canvas: tuple[int, int]
+    """… in an input of this size …"""
+    offset: tuple[int, int]
+    """… that has its first column and row here."""
+
+    @property
+    def placement(self) -> Placement:
+        """The same for coordinates."""
+        (width, height), (columns, rows) = self.photo, self.size
+        return Placement(scale=(columns / width, rows / height), offset=self.offset)
+
+
+def fitted(
+    photo: tuple[int, int],
+    preprocess: Preprocess,
+    shape: Sequence[int | None] = (None, None),
+    *,
+    height: int | None = None,
+) -> Fit:
+    """Where `prepare` puts a photo of a width and height; arguments as there."""
+    rows, columns = shape
+    wanted = rows or height or preprocess.height
+    if columns is None:
+        scale = min(wanted / photo[1], MAX_ASPECT * wanted / photo[0])
+    else:
+        scale = min(columns / photo[0], rows / photo[1] if rows else math.inf)
+    size = (max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale)))
+
+    def padded(extent: int) -> int:
+        return math.ceil(extent / preprocess.multiple) * preprocess.multiple
+
+    canvas = (columns or padded(max(size[0], wanted)), rows or padded(size[1]))
+    offset = ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2)
+    return Fit(photo, size, canvas, offset)
+
+
 def prepare(
     photo: Image.Image,
     preprocess: Preprocess,
@@ -56,7 +100,8 @@ def prepare(
     arXiv 1811.12004; val.py): `height` rows, the width that follows from the aspect, padded to at
     least the height and to a multiple of `preprocess.multiple`. Where it is fixed, the photo is
     scaled to fit into it. Either way it is padded evenly on both sides, and Pillow's bicubic filter
-    scales it, which takes in every pixel where it shrinks (OpenCV's skips some).
+    scales it, which takes in every pixel where it shrinks (OpenCV's skips some). A bundle's kernels
+    do the same (`graphopt.pose.resample`).
 
     Args:
         photo: an RGB image.
@@ -67,26 +112,15 @@ def prepare(
     Returns:
         The input, float32 [1,3,H,W] and contiguous, and where the photo lies in it.
     """
-    rows, columns = shape
-    wanted = rows or height or preprocess.height
-    if columns is None:
-        scale = min(wanted / photo.height, MAX_ASPECT * wanted / photo.width)
-    else:
-        scale = min(columns / photo.width, rows / photo.height if rows else math.inf)
-    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-
-    def padded(extent: int) -> int:
-        return math.ceil(extent / preprocess.multiple) * preprocess.multiple
-
-    canvas = (columns or padded(max(size[0], wanted)), rows or padded(size[1]))
-    offset = ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2)
-
-    resized = photo.resize(size, Image.Resampling.BICUBIC)
-    pixels = np.full((3, canvas[1], canvas[0]), preprocess.pad_value, np.float32)
+    fit = fitted(photo.size, preprocess, shape, height=height)
+    (left, top), (columns, rows) = fit.offset, fit.size
+    # Along rows first; at once, Pillow scales some tall photos along columns first.
+    narrow = photo.resize((columns, photo.height), Image.Resampling.BICUBIC)
+    resized = narrow.resize(fit.size, Image.Resampling.BICUBIC)
+    pixels = np.full((3, *fit.canvas[::-1]), preprocess.pad_value, np.float32)
     order = [0, 1, 2] if preprocess.color == "rgb" else [2, 1, 0]
-    inside = pixels[:, offset[1] : offset[1] + size[1], offset[0] : offset[0] + size[0]]
+    inside = pixels[:, top : top + rows, left : left + columns]
     inside[...] = np.asarray(resized).transpose(2, 0, 1)[order]
     mean = np.array(preprocess.mean, np.float32)[:, None, None]
     factor = np.array(preprocess.scale, np.float32)[:, None, None]
-    placement = Placement(scale=(size[0] / photo.width, size[1] / photo.height), offset=offset)
-    return ((pixels - mean) * factor)[None], placement
+    return ((pixels - mean) * factor)[None], fit.placement

@@ -72,7 +72,8 @@ def test_thresholds_reach_the_kernels(bundle: Callable[[str], Path]) -> None:
 def test_only_people_come_back(bundle: Callable[[str], Path]) -> None:
     engine = open_bundle(bundle("cpu"))
     feeds = {"image": np.zeros((1, 3, 256, 456), np.float32)}
-    found = engine.decode(feeds, fused.thresholds(DecodeOptions()))
+    engine.begin(feeds)
+    found = engine.people(fused.thresholds(DecodeOptions()))
     assert set(found) == {"people", "worth", "found", "counts"}
     assert set(engine.run(feeds)) == set(engine.outputs)
     assert not any("find_" in layer.kernel for layer in engine.profile(feeds, 1))
@@ -95,16 +96,14 @@ def test_another_skeleton_is_decoded_here(bundle: Callable[[str], Path], tmp_pat
     engine, spec = open_engine(bundle("cpu"))
     limbs = spec.skeleton.limbs[:-1]
     other = spec.model_copy(update={"skeleton": spec.skeleton.model_copy(update={"limbs": limbs})})
-    options = DecodeOptions()
-    assert fused.estimator(engine, spec, options) is not None
-    assert fused.estimator(engine, other, options) is None
+    with Image.open(EXAMPLES / "demo.png") as photo:
+        assert len(Estimator(engine, other)(photo.convert("RGB")).people) > 3
 
 
 def test_none_may_follow(tmp_path: Path) -> None:
     path = tmp_path / "bare"
     compile_model(DEMO, path, input_shapes={"image": (1, 3, 64, 64)}, post="none")
-    engine, spec = open_engine(path)
-    assert fused.estimator(engine, spec, DecodeOptions()) is None
+    assert open_bundle(path).bundle.plan.decoder is None
 
 
 def test_a_decoder_that_finds_others_is_refused(
