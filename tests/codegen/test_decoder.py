@@ -295,15 +295,18 @@ def test_peaks_are_where_full_upsampling_has_them(count: int, noise: float) -> N
     heat, _ = draw_maps(crowd(skeleton, count, size, rng), skeleton, size, noise, rng)
     peaks = find_peaks(heat, OPTIONS)
     down, across = (enlarging(extent, 32) for extent in size)
+    off = []
     for part, each in enumerate(heat):
         large = down @ each @ across.T
         tops = np.argwhere((large == maximum_filter(large, 3)) & (large > 0.1))[:, ::-1]
         places = ((tops + 0.5) / 32 - 0.5).clip(0, np.array(size[::-1]) - 1)
-        mine = peaks.part == part
-        for position, score in zip(peaks.position[mine], peaks.score[mine], strict=True):
-            off = 8 * np.abs(places - position).max(axis=1).min()
-            # What noise alone makes is flatter.
-            assert off < (0.5 if score > 0.5 else 0.75), "pixels of the photo"
+        off += [
+            8 * np.abs(places - position).max(axis=1).min()
+            for position in peaks.position[peaks.part == part]
+        ]
+    assert np.quantile(off, 0.99) < 0.5, "pixels of the photo"
+    # The flat peaks that noise makes, and people on top of each other.
+    assert max(off) < (1.0 if noise else 0.5)
 
 
 def enlarging(extent: int, times: int) -> NDArray[np.float64]:
