@@ -170,6 +170,11 @@ def compare_post_processing(
             ways[f"{name}, maps 4x as large"] = partial(_by_pafprocess, 4)
         else:
             missing[name] = "tf-pose's module _pafprocess is not installed"
+        name = "PAF, Lightweight OpenPose's Python, maps 4x as large"
+        if _importable("modules.keypoints") and _importable("cv2"):
+            ways[name] = partial(_by_lightweight, 4)
+        else:
+            missing[name] = "its repository, which has modules/keypoints.py, or OpenCV is not there"
         scenes = [Scene.of(skeleton, count) for count in counts]
         found = {way: [scene.judge(run(scene)) for scene in scenes] for way, run in ways.items()}
         seconds = np.zeros((len(ways), len(scenes), rounds))
@@ -204,6 +209,42 @@ def _by_fields(skeleton: Skeleton, decoder: Callable[..., Poses], scene: Scene) 
 
 def _by_pafprocess(times: int, scene: Scene) -> People:
     return [person.keypoints for person in by_pafprocess(scene.heat, scene.paf, times)]
+
+
+def _by_lightweight(times: int, scene: Scene) -> People:
+    """As Lightweight OpenPose's validation does (modules/keypoints.py), OpenCV enlarges maps."""
+    cv2 = import_module("cv2")
+    module = import_module("modules.keypoints")
+    heat, paf = (
+        cv2.resize(
+            np.ascontiguousarray(maps.transpose(1, 2, 0)),
+            None,
+            fx=times,
+            fy=times,
+            interpolation=cv2.INTER_CUBIC,
+        )
+        for maps in (scene.heat, scene.paf)
+    )
+    found: list[object] = []
+    total = 0
+    for part in range(len(scene.heat)):
+        total += module.extract_keypoints(heat[:, :, part], found, total)
+    entries, peaks = module.group_keypoints(found, paf)
+    people = []
+    for entry in entries:
+        there = entry[: len(scene.heat)] >= 0
+        keypoints = np.zeros((len(there), 3))
+        keypoints[there] = peaks[entry[: len(there)][there].astype(int), :3]
+        keypoints[there, :2] = (keypoints[there, :2] + 0.5) / times - 0.5
+        people.append(keypoints)
+    return people
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _spec(skeleton: Skeleton) -> PoseSpec:

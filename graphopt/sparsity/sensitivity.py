@@ -61,8 +61,8 @@ class Loss(_Record):
 
     ratio: Annotated[float, Field(gt=0, lt=1)]
     error: float
-    """Of heat maps and PAFs, relative to the deviation of their channels: the root of the mean
-    square of the two, weighed as `graphopt.pose.spec.HEAT_WORTH` says."""
+    """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
+    weighed as `graphopt.pose.spec.HEAT_WORTH` says."""
     shift: float
     """Mean distance that key points move by, in pixels of the input."""
     oks: float
@@ -383,7 +383,7 @@ def _together(errors: Mapping[str, float]) -> float:
     """One error for both kinds of maps."""
     worth = {"heat": HEAT_WORTH, "paf": 1 - HEAT_WORTH}
     total = sum(worth[name] for name in errors)
-    return math.sqrt(sum(worth[name] * error**2 for name, error in errors.items()) / total)
+    return sum(worth[name] * error for name, error in errors.items()) / total
 
 
 class _Tail:

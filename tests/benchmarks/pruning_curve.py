@@ -2,7 +2,7 @@
 
     python tests/benchmarks/pruning_curve.py NETWORK.onnx --calib photos/ --images val2017/
         --annotations person_keypoints_val2017.json [--compression 1.25,1.5,1.8,2.15,3,4]
-        [--speedup-too 1.5,2] [--device epyc-znver4-1t] [--distill-steps N] [--threads 2]
+        [--speedup-too 1.5,2 --device epyc-znver4-1t] [--distill-steps N] [--threads 2]
         [--limit N] [-o curve.svg] [--json curve.json]
 
 The layers' sensitivity is measured once. Then, a target at a time: `graphopt optimize` prunes and
@@ -65,7 +65,7 @@ class Settings(_Record):
     calib_photos: int
     images: str
     limit: int | None
-    device: str
+    device: str | None
     preset: str
     distill_steps: int
     size: str
@@ -139,7 +139,8 @@ class Bench:
             steps = self.settings.distill_steps
             graphopt(
                 *("optimize", self.network, "-o", network, "--preset", self.settings.preset),
-                *(f"--{option}", target, "--device", self.settings.device),
+                *(f"--{option}", target),
+                *(("--device", self.settings.device) if self.settings.device else ()),
                 *("--sensitivity", sensitivity, *photos),
                 *("--calib-photos", self.settings.calib_photos),
                 *(("--passes", f"distill{{steps={steps}}}") if steps else ()),
@@ -262,8 +263,8 @@ if __name__ == "__main__":
     parser.add_argument("--limit", type=int, help="AP on so many photos only")
     parser.add_argument("--compression", type=_numbers, default=[1.25, 1.5, 1.8, 2.15, 3, 4])
     parser.add_argument("--speedup-too", type=_numbers, default=[], help="see graphopt optimize")
-    parser.add_argument("--device", default="epyc-znver4-1t")
-    parser.add_argument("--preset", default="exact", help="what is done before pruning")
+    parser.add_argument("--device", help="see graphopt optimize")
+    parser.add_argument("--preset", default="mobile", help="what is done before pruning")
     parser.add_argument("--distill-steps", type=int, default=0)
     parser.add_argument("--size", default="368x656", help="of the bundles' input")
     parser.add_argument("--threads", type=int, default=2)

@@ -300,13 +300,11 @@ def test_peaks_are_where_full_upsampling_has_them(count: int, noise: float) -> N
         large = down @ each @ across.T
         tops = np.argwhere((large == maximum_filter(large, 3)) & (large > 0.1))[:, ::-1]
         places = ((tops + 0.5) / 32 - 0.5).clip(0, np.array(size[::-1]) - 1)
-        off += [
-            8 * np.abs(places - position).max(axis=1).min()
-            for position in peaks.position[peaks.part == part]
-        ]
+        # Not the flat peaks that noise makes.
+        seen = (peaks.part == part) & (peaks.score > 0.5)
+        off += [8 * np.abs(places - p).max(axis=1).min() for p in peaks.position[seen]]
     assert np.quantile(off, 0.99) < 0.5, "pixels of the photo"
-    # The flat peaks that noise makes, and people on top of each other.
-    assert max(off) < (1.0 if noise else 0.5)
+    assert max(off) < (1.0 if noise else 0.5), "where people are on top of each other"
 
 
 def enlarging(extent: int, times: int) -> NDArray[np.float64]:

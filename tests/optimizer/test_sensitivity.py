@@ -36,7 +36,7 @@ def _error(graph, changed, calibration):
     for feed in calibration.feeds(calibration.held_out):
         error.add(*(_read(engine.run(feed)) for engine in (after, before)))
     heat, paf = error.errors["heat"], error.errors["paf"]
-    return (HEAT_WORTH * heat**2 + (1 - HEAT_WORTH) * paf**2) ** 0.5
+    return HEAT_WORTH * heat + (1 - HEAT_WORTH) * paf
 
 
 def _read(outputs):
