@@ -6,9 +6,10 @@
 
 The time is that of everything between a photo's decoded RGB pixels and its people: scaling and
 normalising, network, decoder. graphopt runs the bundle, which may be a pruned network's (an ONNX
-file is compiled first, for 368x656), with its compiled decoder, and with the one in NumPy. The
-others run the original at the bundle's input size, with graphopt's decoder in NumPy, and with
-tf-pose's, which groups people in C++ (`pafprocess`), where that is installed:
+file is compiled first, for 368x656), whose kernels do all of that, and with Pillow and the decoder
+in NumPy around the network. The others run the original at the bundle's input size, with graphopt's
+decoder in NumPy, and with tf-pose's, which groups people in C++ (`pafprocess`), where that is
+installed:
 
     pip install 'setuptools<81' numpy cython
     pip install --no-deps --no-build-isolation --target DIR tf-pose && export PYTHONPATH=DIR
@@ -38,20 +39,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphopt.benchmark import SUSPICIOUS, THREAD_VARIABLES, Timing, line_up, measure
-from graphopt.codegen.decoder import write_decoder
-from graphopt.codegen.targets import load_target
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.model import load_model, save_model
-from graphopt.pose.decode import Poses, decode, on_photo
+from graphopt.pose.bundled import BundledEstimator
+from graphopt.pose.decode import DecodeOptions, Poses, decode, on_photo
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
-from graphopt.pose.fused import FusedDecoder
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
 from graphopt.postprocessing import by_pafprocess
-from graphopt.runtime import open_bundle
+from graphopt.runtime import BundleRunner
 from graphopt.verify import sample_feeds
 
 SIZE = "1,3,368,656"
@@ -82,12 +81,15 @@ class Contestant(Estimator):
     network: str = ""
     """What the table calls it."""
     decoder: str = NUMPY
-    by: Decoder = decode
+    by: Decoder | None = decode
+    """None: the bundle's own kernels, which prepare the photo, too."""
     stages: list[float] = field(default_factory=list)
     """Seconds that each run took for pre-processing, network and decoder, in turn."""
 
     def __call__(self, photo: Image.Image) -> Poses:
         """The people in an RGB photo, in its pixels."""
+        if self.by is None:
+            return self._by_kernels(photo)
         ((name, shape),) = self.engine.inputs.items()
         start = time.perf_counter()
         tensor, placement = prepare(photo, self.spec.preprocess, shape[2:])
@@ -97,6 +99,18 @@ class Contestant(Estimator):
         poses = self.by(outputs, self.spec, placement)
         decoded = time.perf_counter()
         self.stages.extend((prepared - start, ran - prepared - self.overhead, decoded - ran))
+        return poses
+
+    def _by_kernels(self, photo: Image.Image) -> Poses:
+        assert isinstance(self.engine, BundleRunner)
+        bundled = BundledEstimator(self.engine, self.spec, DecodeOptions())
+        start = time.perf_counter()
+        placement = bundled.prepare(photo)
+        prepared = time.perf_counter()
+        bundled.start()
+        ran = time.perf_counter()
+        poses = bundled.people(placement)
+        self.stages.extend((prepared - start, ran - prepared, time.perf_counter() - ran))
         return poses
 
     @property
@@ -160,9 +174,6 @@ def field_of(
     feeds = sample_feeds(graph, shapes)[0]
     expected = reference.run(feeds)
     outputs = {name: value.shape for name, value in expected.items()}
-    maps = outputs[spec.heat.output][2:]
-    write_decoder(own_spec.skeleton, maps, load_target("cpu"), scratch / "decoder")
-    fused = FusedDecoder(open_bundle(scratch / "decoder", threads=threads))
 
     def opener(name: str) -> Callable[[], Engine]:
         place = scratch / name
@@ -174,14 +185,14 @@ def field_of(
         print(f"{name}: {reason}", file=sys.stderr)
 
     def each(
-        engine: Engine, spec: PoseSpec, network: Path, by: Mapping[str, Decoder]
+        engine: Engine, spec: PoseSpec, network: Path, by: Mapping[str, Decoder | None]
     ) -> list[Contestant]:
         return [
             Contestant(engine, spec, network=network.stem, decoder=name, by=decoder)
             for name, decoder in by.items()
         ]
 
-    ours: dict[str, Decoder] = {COMPILED: fused, NUMPY: decode}
+    ours: dict[str, Decoder | None] = {COMPILED: None, NUMPY: decode}
     theirs = decoders(spec)
     right = (e for e in ready.engines if ready.difference[e.name] < SUSPICIOUS)
     rivals = [contestant for e in right for contestant in each(e, spec, original, theirs)]
