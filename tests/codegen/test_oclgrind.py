@@ -1,4 +1,4 @@
-"""The shared kernel test once more, on a simulated device that watches every access.
+"""The tests of kernels once more, on a simulated device that watches every access.
 
 Oclgrind (Price & McIntosh-Smith, IWOCL 2015) interprets kernels and reports data races between
 work-items and accesses outside buffers, which a real device lets pass.
@@ -106,10 +106,20 @@ def test_wrong_kernels_are_noticed(
     assert complaint in seen if complaint else not seen
 
 
-def test_every_kernel_stays_within_its_tensors_and_has_no_races(simulator: Simulator) -> None:
+@pytest.mark.parametrize(
+    ("file", "tests"),
+    [
+        ("test_kernels.py", ""),
+        ("test_preparation.py", "kernels_prepare"),
+        ("test_decoder.py", "find_the_same and (coco18 or triangle)"),
+    ],
+)
+def test_every_kernel_stays_within_its_tensors_and_has_no_races(
+    file: str, tests: str, simulator: Simulator
+) -> None:
     done, seen = simulator.run(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "own_buffers"),
-        *("-m", "opencl", str(HERE / "test_kernels.py")),
+        *("-m", "opencl", "-k", tests, str(HERE / file)),
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert "skipped" not in done.stdout
