@@ -15,13 +15,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, check_place, write_bundle
+from graphopt.bundle import (
+    FORMAT,
+    Decoder,
+    Manifest,
+    Model,
+    Plan,
+    Target,
+    check_place,
+    write_bundle,
+)
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
@@ -32,6 +41,9 @@ from graphopt.pose.spec import PoseSpec, detect_pose_spec
 from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
 from graphopt.verify import Feeds, difference, sample_feeds
+
+if TYPE_CHECKING:
+    from graphopt.runtime import BundleRunner
 
 TOLERANCE, HALF_TOLERANCE, STORED_TOLERANCE = 1e-3, 1e-2, 1e-1
 """Largest difference to onnxruntime's outputs, as a part of their range, that a bundle may show;
@@ -165,7 +177,8 @@ def compile_model(
         progress("comparing with onnxruntime")
         write_bundle(work / "bundle", manifest, files)
         together = [images[:COMPARED]] if images else [[feeds] for feeds in samples]
-        differs = _difference(graph, work / "bundle", together)
+        engine = _opened(work / "bundle")
+        differs = engine if isinstance(engine, str) else _difference(graph, engine, together)
         half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
         allowed = STORED_TOLERANCE if fp16 else HALF_TOLERANCE if half else TOLERANCE
         if isinstance(differs, float) and not differs <= allowed:
@@ -175,9 +188,9 @@ def compile_model(
                 if fp16
                 else "please report the network: this is an error in graphopt",
             )
-        if plan.decoder is not None and pose is not None and isinstance(differs, float):
+        if plan.decoder is not None and pose is not None and not isinstance(engine, str):
             progress("comparing people with the decoder's meaning")
-            _check_decoder(work / "bundle", pose, [feeds for feeds, *_ in together])
+            _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
     return Compilation(manifest, plan, pose, differs, tuple(description["kept"]))
 
@@ -293,18 +306,22 @@ def _worker(job: Path) -> Iterator[subprocess.Popen[str]]:
             process.stdout.close()
 
 
-def _difference(graph: gs.Graph, bundle: Path, inputs: Sequence[Sequence[Feeds]]) -> float | str:
-    """How far the bundle is from onnxruntime on the cleaned graph, or why that cannot be told.
+def _opened(bundle: Path) -> BundleRunner | str:
+    """The bundle, or why it cannot run here."""
+    from graphopt.runtime import open_bundle
+
+    try:
+        return open_bundle(bundle)
+    except Unsupported as error:
+        return error.message
+
+
+def _difference(graph: gs.Graph, engine: BundleRunner, inputs: Sequence[Sequence[Feeds]]) -> float:
+    """How far the bundle is from onnxruntime on the cleaned graph.
 
     Args:
         inputs: those that belong together share one range; an image without people has little.
     """
-    from graphopt.runtime import open_bundle
-
-    try:
-        engine = open_bundle(bundle)
-    except Unsupported as error:
-        return error.message
     with serialised(graph) as model:
         reference = OnnxRuntimeEngine(model)
         worst = 0.0
@@ -317,7 +334,9 @@ def _difference(graph: gs.Graph, bundle: Path, inputs: Sequence[Sequence[Feeds]]
     return worst
 
 
-def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> None:
+def _check_decoder(
+    engine: BundleRunner, decoder: Decoder, pose: PoseSpec, inputs: Sequence[Feeds]
+) -> None:
     """Refuse a decoder that finds others than `graphopt.pose.decode` does in the bundle's maps.
 
     A few may differ: where candidates are equally good, rounding decides.
@@ -325,11 +344,7 @@ def _check_decoder(bundle: Path, pose: PoseSpec, inputs: Sequence[Feeds]) -> Non
     from graphopt.pose.decode import DecodeOptions, decode
     from graphopt.pose.fused import limited, poses, thresholds
     from graphopt.pose.preprocess import AS_IT_IS
-    from graphopt.runtime import open_bundle
 
-    engine = open_bundle(bundle)
-    decoder = engine.bundle.plan.decoder
-    assert decoder is not None
     options = limited(DecodeOptions(), decoder)
     people = same = 0
     for feeds in inputs:
