@@ -167,7 +167,12 @@ def difference(value: Array, reference: Array) -> float:
 
 
 QUIET = 0.05
-"""The least deviation that counts for a channel, as a part of the mean one's variance."""
+"""The least variance that counts for a channel, as a part of the channels' mean one."""
+
+
+def heard(variance: Floats) -> Floats:
+    """Variances of channels as errors are divided by them: quiet channels count as less quiet."""
+    return np.maximum(variance, max(QUIET * variance.mean(), 1e-30))
 
 
 class OutputError:
@@ -202,8 +207,7 @@ class OutputError:
         """
         errors = {}
         for name, (wrong, square, total, count) in self._sums.items():
-            whole = square - total**2 / count
-            whole = np.maximum(whole, max(QUIET * whole.mean(), 1e-30))
+            whole = heard(square - total**2 / count)
             errors[name] = float(np.sqrt((wrong / whole).mean()))
         return errors
 

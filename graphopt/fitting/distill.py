@@ -38,7 +38,7 @@ from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, u
 from graphopt.fitting.lessons import Lesson, Lessons
 from graphopt.model import copy_model, replacing, serialised
 from graphopt.runtime import cpu_features
-from graphopt.verify import QUIET
+from graphopt.verify import heard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -334,8 +334,7 @@ def _weights(targets: Array, worth: NDArray[np.float32]) -> NDArray[np.float32]:
         worth: of each channel [C].
     """
     axes = tuple(axis for axis in range(targets.ndim) if axis != 1)
-    variance = targets.var(axis=axes, keepdims=True, dtype=np.float64)
-    variance = np.maximum(variance, QUIET * variance.mean()) + 1e-12
+    variance = heard(targets.var(axis=axes, keepdims=True, dtype=np.float64)) + 1e-12
     return np.asarray(worth.reshape(variance.shape) * len(worth) / variance, np.float32)
 
 

@@ -380,10 +380,10 @@ def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
 
 
 def _together(errors: Mapping[str, float]) -> float:
-    """One error for both kinds of maps."""
-    worth = {"heat": HEAT_WORTH, "paf": 1 - HEAT_WORTH}
-    total = sum(worth[name] for name in errors)
-    return sum(worth[name] * error for name, error in errors.items()) / total
+    """One error for both kinds of maps, or that of the heat maps where there are no others."""
+    if "paf" not in errors:
+        return errors["heat"]
+    return HEAT_WORTH * errors["heat"] + (1 - HEAT_WORTH) * errors["paf"]
 
 
 class _Tail:
