@@ -1,0 +1,23 @@
+// A picture that the caller lends us.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace graphopt {
+
+struct Frame {
+    enum class Format { rgb, nv21 };
+
+    Format format;
+    int width, height;
+    const uint8_t* pixels;  // RGB, or luma
+    size_t stride;          // bytes from a row to the next
+    const uint8_t* chroma = nullptr;
+    size_t chroma_stride = 0;
+
+    // Row y as 3 * width bytes R, G, B.
+    void row(int y, uint8_t* rgb) const;
+};
+
+}  // namespace graphopt

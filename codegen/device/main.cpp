@@ -1,0 +1,257 @@
+// graphopt-run: a bundle on a picture, from the command line.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "error.h"
+#include "files.h"
+#include "graphopt.h"
+#include "json.h"
+#include "ppm.h"
+
+namespace {
+
+using graphopt::BadInput;
+using Clock = std::chrono::steady_clock;
+
+constexpr char kUsage[] =
+    "usage: graphopt-run BUNDLE (--rgb FILE.ppm | --nv21 FILE WIDTHxHEIGHT)\n"
+    "\n"
+    "Find the people in a picture.\n"
+    "\n"
+    "  --json        write them to stdout as graphopt run --json does\n"
+    "  --cache DIR   keep compiled OpenCL programs here\n"
+    "  --threads N   CPU threads of a cpu bundle (every core)\n"
+    "  --repeat N    run N more times; write milliseconds of load, first and median frame to "
+    "stderr\n"
+    "  --profile     write the median milliseconds of every layer to stderr\n";
+
+struct Options {
+    std::string bundle, picture, cache;
+    bool nv21 = false, json = false, profile = false;
+    int width = 0, height = 0, threads = 0, repeat = 0;
+};
+
+int number(const std::string& text, int most) {
+    char* end = nullptr;
+    const long value = std::strtol(text.c_str(), &end, 10);
+    if (text.empty() || *end != '\0' || value < 0 || value > most) {
+        throw BadInput(text + " is not a number from 0 to " + std::to_string(most));
+    }
+    return static_cast<int>(value);
+}
+
+Options parse(const std::vector<std::string>& arguments) {
+    Options options;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+        const std::string& argument = arguments[i];
+        const auto next = [&]() -> const std::string& {
+            if (i + 1 == arguments.size()) throw BadInput(argument + " needs a value");
+            return arguments[++i];
+        };
+        if (argument == "--rgb" || argument == "--nv21") {
+            if (!options.picture.empty()) throw BadInput("there are two pictures");
+            options.picture = next();
+            options.nv21 = argument == "--nv21";
+            if (options.nv21) {
+                const std::string& size = next();
+                const size_t by = std::min(size.find('x'), size.size());
+                options.width = number(size.substr(0, by), GRAPHOPT_MAX_SIDE);
+                options.height =
+                    number(size.substr(std::min(by + 1, size.size())), GRAPHOPT_MAX_SIDE);
+            }
+        } else if (argument == "--cache") {
+            options.cache = next();
+        } else if (argument == "--threads") {
+            options.threads = number(next(), 1024);
+        } else if (argument == "--repeat") {
+            options.repeat = number(next(), 1000000);
+        } else if (argument == "--json") {
+            options.json = true;
+        } else if (argument == "--profile") {
+            options.profile = true;
+        } else if (argument.rfind("--", 0) == 0 || !options.bundle.empty()) {
+            throw BadInput("what is " + argument + "? graphopt-run --help");
+        } else {
+            options.bundle = argument;
+        }
+    }
+    if (options.bundle.empty()) throw BadInput("there is no bundle; graphopt-run --help");
+    if (options.picture.empty()) throw BadInput("there is no picture; graphopt-run --help");
+    return options;
+}
+
+struct Close {
+    void operator()(graphopt_runner* runner) const { graphopt_close(runner); }
+};
+using Runner = std::unique_ptr<graphopt_runner, Close>;
+
+void check(int status, const graphopt_error& error) {
+    if (status != GRAPHOPT_OK) throw graphopt::Error(status, error.text);
+}
+
+double milliseconds_since(Clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
+
+class Picture {
+public:
+    explicit Picture(const Options& options) : nv21_(options.nv21) {
+        if (!nv21_) {
+            rgb_ = graphopt::read_ppm(options.picture);
+            return;
+        }
+        const auto width = static_cast<size_t>(options.width);
+        const auto height = static_cast<size_t>(options.height);
+        chroma_stride_ = (width + 1) / 2 * 2;
+        luma_ = width * height;
+        const size_t bytes = luma_ + chroma_stride_ * ((height + 1) / 2);
+        rgb_ = {options.width, options.height, graphopt::read_file(options.picture, bytes), 0};
+        if (rgb_.file.size() != bytes) {
+            throw BadInput(options.picture + " is not an NV21 picture of this size: " +
+                           std::to_string(bytes) + " bytes");
+        }
+    }
+
+    int width() const { return rgb_.width; }
+    int height() const { return rgb_.height; }
+
+    std::vector<graphopt_person> people(graphopt_runner* runner) const {
+        std::vector<graphopt_person> people(static_cast<size_t>(graphopt_max_people(runner)));
+        const auto width = static_cast<size_t>(rgb_.width);
+        const auto room = static_cast<int>(people.size());
+        int count = 0;
+        graphopt_error error;
+        check(nv21_ ? graphopt_run_nv21(runner, rgb_.pixels(), width, rgb_.pixels() + luma_,
+                                        chroma_stride_, rgb_.width, rgb_.height, people.data(),
+                                        room, &count, &error)
+                    : graphopt_run_rgb(runner, rgb_.pixels(), rgb_.width, rgb_.height, 3 * width,
+                                       people.data(), room, &count, &error),
+              error);
+        people.resize(static_cast<size_t>(count));
+        return people;
+    }
+
+private:
+    bool nv21_;
+    graphopt::Picture rgb_{};
+    size_t luma_ = 0, chroma_stride_ = 0;
+};
+
+// A number as JSON; those that are none are null there.
+std::string json_number(double value, int digits) {
+    if (!(value - value == 0)) return "null";
+    char text[64];
+    std::snprintf(text, sizeof text, "%.*f", digits, value);
+    return text;
+}
+
+void write_json(const Options& options, const Picture& picture, const graphopt_runner* runner,
+                const std::vector<graphopt_person>& people) {
+    std::string json = "[\n {\n  \"image\": " + graphopt::json_string(options.picture) +
+                       ",\n  \"width\": " + std::to_string(picture.width()) +
+                       ",\n  \"height\": " + std::to_string(picture.height()) +
+                       ",\n  \"people\": [";
+    const char* between = "\n";
+    for (const graphopt_person& person : people) {
+        json += std::string(between) + "   {\n    \"score\": " + json_number(person.score, 5) +
+                ",\n    \"keypoints\": [";
+        for (int i = 0; i < person.parts; ++i) {
+            const graphopt_keypoint& point = person.keypoints[i];
+            json += std::string(i == 0 ? "\n" : ",\n") + "     [" + json_number(point.x, 3) + ", " +
+                    json_number(point.y, 3) + ", " + json_number(point.score, 5) + "]";
+        }
+        json += "\n    ]\n   }";
+        between = ",\n";
+    }
+    json += std::string(people.empty() ? "]" : "\n  ]") +
+            ",\n  \"skeleton\": " + graphopt::json_string(graphopt_skeleton(runner)) + "\n }\n]\n";
+    std::fputs(json.c_str(), stdout);
+}
+
+void write_profile(graphopt_runner* runner, int runs) {
+    graphopt_error error;
+    int count = 0;
+    check(graphopt_profile(runner, runs, nullptr, 0, &count, &error), error);
+    std::vector<graphopt_layer> layers(static_cast<size_t>(count));
+    check(graphopt_profile(runner, runs, layers.data(), count, &count, &error), error);
+    double total = 0;
+    for (const graphopt_layer& layer : layers) total += layer.ms;
+    std::fprintf(stderr, "%8s  %5s  %8s  %-8s %-28s %s\n", "ms", "share", "GMAC/s", "stage",
+                 "layer", "kernel");
+    for (const graphopt_layer& layer : layers) {
+        std::fprintf(stderr, "%8.3f  %4.1f%%  %8.2f  %-8s %-28s %s\n", layer.ms,
+                     100 * layer.ms / total, static_cast<double>(layer.macs) / layer.ms * 1e-6,
+                     layer.stage, layer.layer, layer.kernel);
+    }
+    std::fprintf(stderr, "%8.3f  in all\n", total);
+}
+
+void work(const Options& options) {
+    const Picture picture(options);
+    graphopt_runner* opened = nullptr;
+    graphopt_error error;
+    const Clock::time_point start = Clock::now();
+    const int status = graphopt_open(options.bundle.c_str(),
+                                     options.cache.empty() ? nullptr : options.cache.c_str(),
+                                     options.threads, &opened, &error);
+    const Runner runner(opened);
+    check(status, error);
+    const double load = milliseconds_since(start);
+
+    const Clock::time_point first_start = Clock::now();
+    const std::vector<graphopt_person> people = picture.people(runner.get());
+    const double first = milliseconds_since(first_start);
+    for (int i = 0; const char* warning = graphopt_warning(runner.get(), i); ++i) {
+        std::fprintf(stderr, "%s: %s\n", options.picture.c_str(), warning);
+    }
+    if (options.json) {
+        write_json(options, picture, runner.get(), people);
+    } else {
+        std::printf("%s: %zu %s, %.0f ms\n", options.picture.c_str(), people.size(),
+                    people.size() == 1 ? "person" : "people", first);
+    }
+    if (std::fflush(stdout) != 0) throw BadInput("cannot write the result");
+
+    std::vector<double> frames;
+    for (int i = 0; i < options.repeat; ++i) {
+        const Clock::time_point frame_start = Clock::now();
+        picture.people(runner.get());
+        frames.push_back(milliseconds_since(frame_start));
+    }
+    if (!frames.empty()) {
+        std::fprintf(stderr, "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d)\n",
+                     graphopt_device(runner.get()), load, first, median(frames), options.repeat);
+    }
+    if (options.profile) write_profile(runner.get(), std::max(options.repeat, 10));
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+    const std::vector<std::string> arguments(values + 1, values + std::max(count, 1));
+    if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) {
+        std::fputs(kUsage, stdout);
+        return GRAPHOPT_OK;
+    }
+    try {
+        work(parse(arguments));
+        return GRAPHOPT_OK;
+    } catch (const graphopt::Error& error) {
+        std::fprintf(stderr, "error: %s\n", error.what());
+        return error.status();
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "error: %s\n", error.what());
+        return GRAPHOPT_UNSUPPORTED;
+    }
+}
