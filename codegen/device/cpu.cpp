@@ -67,8 +67,15 @@ int free_workspace(int, int, void* memory) {
 int parallel_launch(TVMParallelLambda body, void* data, int tasks) {
     ThreadPool& pool = *current_pool;
     TVMParallelGroupEnv environment = {nullptr, tasks > 0 ? tasks : pool.threads()};
-    const bool good = pool.run(environment.num_task,
-                               [&](int task) { return body(task, &environment, data) == 0; });
+    std::mutex mutex;
+    std::string error;  // what a task said, on whichever thread
+    const bool good = pool.run(environment.num_task, [&](int task) {
+        if (body(task, &environment, data) == 0) return true;
+        const std::lock_guard<std::mutex> lock(mutex);
+        error = kernel_error;
+        return false;
+    });
+    if (!good) kernel_error = error;
     return good ? 0 : -1;
 }
 

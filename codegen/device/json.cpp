@@ -243,7 +243,9 @@ Json Json::operator[](std::string_view key) const {
     const auto found = std::find(value_->keys.begin(), value_->keys.end(), key);
     if (found == value_->keys.end()) wrong("has no " + std::string(key));
     const auto i = static_cast<size_t>(found - value_->keys.begin());
-    return Json(value_->items[i], where_ + "." + std::string(key));
+    // "plan.json: tensors[3].offset"
+    const char* between = where_.back() == ':' ? " " : ".";
+    return Json(value_->items[i], where_ + between + std::string(key));
 }
 
 std::vector<Json> Json::items() const {

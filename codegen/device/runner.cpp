@@ -79,6 +79,7 @@ bool Runner::write_tables(const Fit& fit) {
     const Table columns = make_table(fit.photo.width, fit.size.width);
     const Table rows = make_table(fit.photo.height, fit.size.height);
     if (std::max(columns.most, rows.most) > preparation.neighbours) return false;
+    tables_for_ = {0, 0};
     write(preparation.geometry, fit.geometry());
     write(preparation.columns, columns.as_rows(preparation.neighbours, fit.canvas.width));
     write(preparation.rows, rows.as_rows(preparation.neighbours, fit.canvas.height));

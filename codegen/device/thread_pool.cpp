@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <system_error>
 
 namespace graphopt {
 namespace {
@@ -23,8 +24,12 @@ int usable_cores() {
 ThreadPool::ThreadPool(int threads) {
     const int wanted = threads > 0 ? threads : usable_cores();
     workers_.reserve(static_cast<size_t>(wanted));
-    for (int worker = 1; worker < wanted; ++worker) {
-        workers_.emplace_back([this, worker] { serve(worker); });
+    try {
+        for (int worker = 1; worker < wanted; ++worker) {
+            workers_.emplace_back([this, worker] { serve(worker); });
+        }
+    } catch (const std::system_error&) {
+        // The system gives no more threads; fewer will do.
     }
 }
 
