@@ -1,0 +1,393 @@
+"""The device runner (codegen/device) finds what Python finds, and no bundle crashes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graphopt.bundle import FORMAT, sha256
+from graphopt.compile import compile_model
+from graphopt.engine import open_engine
+from graphopt.pose.estimate import Estimator, Result
+from graphopt.pose.preprocess import fitted, prepare
+from graphopt.pose.resample import table
+from graphopt.pose.spec import Preprocess
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = ROOT / "codegen" / "device"
+DEMO, PHOTO = ROOT / "examples" / "demo.onnx", ROOT / "examples" / "demo.png"
+TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
+SIDE = 1024
+"""Most pixels of a photo's side that the bundles' kernels prepare; the demo's photo is larger."""
+
+Build = Callable[[str], Path]
+Bundles = Callable[[str], Path]
+Pictures = Callable[[int, int], Path]
+
+
+def _compiler() -> str:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    return compiler
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """graphopt-run of a preset (`host`, `sanitize`); built without CMake where that is missing."""
+
+    @cache
+    def make(preset: str) -> Path:
+        compiler, folder = _compiler(), tmp_path_factory.mktemp(preset)
+        sanitize = preset == "sanitize"
+        if shutil.which("cmake"):
+            setting = f"-DGRAPHOPT_SANITIZE={'ON' if sanitize else 'OFF'}"
+            for command in (["cmake", "-S", DEVICE, "-B", folder, setting], ["cmake", "--build"]):
+                where = [] if setting in command else [folder, "--target", "graphopt-run"]
+                subprocess.run([*command, *where], check=True, capture_output=True)
+            return folder / "graphopt-run"
+        flags = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if sanitize else []
+        flags += ["-std=c++17", "-O2", "-fno-rtti", "-ffp-contract=off", "-pthread", "-ldl"]
+        flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
+        runner = folder / "graphopt-run"
+        subprocess.run([compiler, *DEVICE.glob("*.cpp"), *flags, "-o", runner], check=True)
+        return runner
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def runner(build: Build) -> Path:
+    return build("host")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """The demo network, compiled for a target."""
+
+    @cache
+    def make(target: str) -> Path:
+        path = tmp_path_factory.mktemp(target) / "demo.graphopt"
+        shapes = {"image": (1, 3, 256, 456)}
+        compile_model(DEMO, path, target=target, input_shapes=shapes, max_photo=SIDE)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """The demo's photo at a width and height, as PPM."""
+
+    @cache
+    def make(width: int, height: int) -> Path:
+        path = tmp_path_factory.mktemp("pictures") / f"{width}x{height}.ppm"
+        with Image.open(PHOTO) as photo:
+            photo.convert("RGB").resize((width, height)).save(path)
+        return path
+
+    return make
+
+
+@cache
+def _opencl() -> dict[str, str]:
+    """The environment in which the device runner finds pyopencl's device."""
+    import pyopencl
+
+    pyopencl.get_platforms()
+    files = re.findall(r"/\S+$", Path("/proc/self/maps").read_text(), re.MULTILINE)
+    names = {"GRAPHOPT_OPENCL": "libOpenCL", "OCL_ICD_VENDORS": "libpocl"}
+    found = {key: [f for f in files if Path(f).name.startswith(n)] for key, n in names.items()}
+    # The loader in pyopencl's wheel wants to know where that is.
+    home = {"PYOPENCL_HOME": os.environ["PYOPENCL_HOME"]} if "PYOPENCL_HOME" in os.environ else {}
+    return {key: paths[0] for key, paths in found.items() if paths} | home
+
+
+def run(
+    runner: Path, bundle: Path, *arguments: str | Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """What the program did."""
+    gpu = (bundle / "kernels.cl").exists() and not variables
+    environment = os.environ | (_opencl() if gpu else {}) | variables
+    return subprocess.run(
+        [runner, bundle, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def people(done: subprocess.CompletedProcess[str]) -> Any:
+    """Its --json, but for the picture's name."""
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    return result | {"image": ""}
+
+
+def expected(bundle: Path, photo: Path) -> Any:
+    """What Python says."""
+    engine, spec = open_engine(bundle)
+    with Image.open(photo) as image:
+        found = Estimator(engine, spec)(image.convert("RGB"))
+        result = Result("", image.width, image.height, found, 0)
+    return result.to_json(spec.skeleton)
+
+
+def alike(got: Any, wanted: Any, tolerance: float = 0.002) -> bool:
+    """The same people, but for roundings."""
+    one, other = (result | {"people": []} for result in (got, wanted))
+    points = [[p["keypoints"] for p in result["people"]] for result in (got, wanted)]
+    scores = [[p["score"] for p in result["people"]] for result in (got, wanted)]
+    return one == other and all(
+        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=0, atol=tolerance)
+        for a, b in (points, scores)
+    )
+
+
+def changed(bundle: Path, copy: Path, **fields: Any) -> Path:
+    """A copy of a bundle with other fields of its plan."""
+    shutil.copytree(bundle, copy)
+    plan = json.loads((copy / "plan.json").read_bytes()) | fields
+    data = json.dumps(plan).encode()
+    (copy / "plan.json").write_bytes(data)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["files"]["plan.json"] = {"bytes": len(data), "sha256": sha256(data)}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("size", [(640, 360), (1312, 736), (300, 700), (31, 17), (1, 1), (900, 2)])
+def test_people_are_those_of_python(
+    target: str,
+    size: tuple[int, int],
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+) -> None:
+    photo, path = pictures(*size), bundle(target)
+    wanted = expected(path, photo)
+    assert bool(wanted["people"]) == (min(size) > 300)
+    assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
+
+
+def test_photos_are_prepared_here_where_no_kernel_does_it(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    photo, path = pictures(640, 360), bundle("cpu")
+    bare = changed(path, tmp_path / "bare", preparation=None)
+    assert alike(people(run(runner, bare, "--rgb", photo, "--json")), expected(path, photo))
+
+
+def _tool(tmp_path: Path) -> Path:
+    tool, sources = tmp_path / "tables", [DEVICE / f"{n}.cpp" for n in ("resample", "frame", "ppm")]
+    command = [_compiler(), "-std=c++17", "-O2", "-ffp-contract=off", "-o", tool]
+    here = Path(__file__).parent / "device_tables.cpp"
+    subprocess.run([*command, here, *sources, DEVICE / "files.cpp"], check=True)
+    return tool
+
+
+def test_photos_become_the_same_input_to_the_last_bit(tmp_path: Path) -> None:
+    tool = _tool(tmp_path)
+    draw = np.random.default_rng(0)
+    pairs = [(1, 1), (2, 1), (1, 7), (1920, 368), (1080, 656), (32768, 1), (7, 32)]
+    pairs += [tuple(pair) for pair in draw.integers(1, 3000, (200, 2)).tolist()]
+    said = subprocess.run([tool, *map(str, sum(pairs, ()))], check=True, capture_output=True)
+    numbers = np.frombuffer(said.stdout, np.int32)
+    for extent, size in pairs:
+        wanted = table(extent, size)
+        count = 1 + wanted.size
+        assert numbers[0] == len(wanted) - 2
+        np.testing.assert_array_equal(numbers[1:count].reshape(wanted.shape), wanted)
+        numbers = numbers[count:]
+    assert not numbers.size
+
+    means, scales = (123.675, 116.28, 103.53), (0.0171247, 0.0175070, 0.0174292)
+    spec = Preprocess(color="bgr", mean=means, scale=scales)
+    for width, height in ((200, 300), (33, 7), (1, 90), (640, 480)):
+        photo = Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8))
+        photo.save(tmp_path / "photo.ppm")
+        wanted, _ = prepare(photo, spec, (96, 128))
+        assert fitted(photo.size, spec, (96, 128)).canvas == (128, 96)
+        said = subprocess.run(
+            [tool, tmp_path / "photo.ppm", "128", "96"], check=True, capture_output=True
+        )
+        got = np.frombuffer(said.stdout, np.float32).reshape(wanted.shape)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("size", [(640, 360), (641, 361)])
+def test_nv21_frames(
+    size: tuple[int, int],
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    with Image.open(pictures(*size)) as photo:
+        y, u, v = np.moveaxis(np.asarray(photo.convert("YCbCr")), -1, 0)
+    chroma = np.stack([v[::2, ::2], u[::2, ::2]], -1)
+    (tmp_path / "frame.nv21").write_bytes(y.tobytes() + chroma.tobytes())
+    # JFIF's conversion back, with each chroma for two by two pixels.
+    height, width = y.shape
+    v, u = np.moveaxis(chroma.repeat(2, 0).repeat(2, 1)[:height, :width] - 128.0, -1, 0)
+    rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], -1)
+    Image.fromarray(rgb.round().clip(0, 255).astype(np.uint8)).save(tmp_path / "same.ppm")
+    wanted = people(run(runner, bundle("cpu"), "--rgb", tmp_path / "same.ppm", "--json"))
+    assert len(wanted["people"]) >= 4
+    frame = (tmp_path / "frame.nv21", f"{width}x{height}")
+    got = people(run(runner, bundle("cpu"), "--nv21", *frame, "--json"))
+    assert alike(got, wanted, tolerance=0.2)
+    short = run(runner, bundle("cpu"), "--nv21", tmp_path / "frame.nv21", f"{width}x{height + 2}")
+    assert short.returncode == 1
+    assert "is not an NV21 picture of this size" in short.stderr
+
+
+@pytest.mark.opencl
+def test_compiled_programs_are_kept_and_broken_ones_made_again(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    path, photo, cache = bundle("opencl"), pictures(640, 360), tmp_path / "cache"
+    arguments = ("--rgb", photo, "--json", "--cache", cache)
+    wanted = people(run(runner, path, *arguments))
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for junk in (whole, b"", b"junk", whole[:-1], whole[:100] + b"x" + whole[101:]):
+        kept.write_bytes(junk)
+        assert people(run(runner, path, *arguments)) == wanted
+        assert list(cache.iterdir()) == [kept]
+        assert len(kept.read_bytes()) == len(whole)
+    (tmp_path / "file").touch()
+    assert people(run(runner, path, *arguments[:-1], tmp_path / "file" / "no")) == wanted
+
+
+def test_a_machine_without_opencl_is_a_sentence(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    path = bundle("cpu")
+    shutil.copytree(path, tmp_path / "gpu")
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest["target"]["kind"] = "gpu"
+    manifest["files"]["kernels.cl"] = {"bytes": 0, "sha256": sha256(b"")}
+    (tmp_path / "gpu" / "kernels.cl").touch()
+    (tmp_path / "gpu" / "manifest.json").write_text(json.dumps(manifest))
+    plan = json.loads((path / "plan.json").read_bytes())
+    for launch in plan["launches"]:
+        launch |= {"grid": [1], "group": [1]}
+    gpu = changed(tmp_path / "gpu", tmp_path / "other", launches=plan["launches"])
+    done = run(runner, gpu, "--rgb", pictures(31, 17), GRAPHOPT_OPENCL="/nowhere/libOpenCL.so")
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: GRAPHOPT_OPENCL: /nowhere/libOpenCL.so")
+
+
+def test_bundles_that_cannot_be_run_are_sentences(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    photo, path = pictures(31, 17), bundle("cpu")
+
+    def error(where: Path) -> str:
+        done = run(runner, where, "--rgb", photo)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "is not a bundle" in error(tmp_path)
+    bare = changed(path, tmp_path / "bare", decoder=None)
+    assert "has no decoder: compile it with one" in error(bare)
+    plan = json.loads((path / "plan.json").read_bytes())
+    plan["launches"][0]["arguments"].pop()
+    wrong = changed(path, tmp_path / "wrong", launches=plan["launches"])
+    assert "failed: TypeError" in error(wrong)  # the kernel itself looks
+    manifest = json.loads((path / "manifest.json").read_bytes()) | {"format": FORMAT + 1}
+    (wrong / "manifest.json").write_text(json.dumps(manifest))
+    assert f"has bundle format {FORMAT + 1}; this runner reads {FORMAT}" in error(wrong)
+
+
+def test_wrong_use_is_a_sentence(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    path, photo, bad = bundle("cpu"), pictures(31, 17), tmp_path / "bad.ppm"
+    for content in (
+        b"",
+        b"P5\n1 1\n255\n0",
+        b"P6\n1 1\n65535\n0",
+        b"P6 2 2 255\n0123456789",
+        b"P6\n",
+    ):
+        bad.write_bytes(content)
+        assert run(runner, path, "--rgb", bad).stderr.startswith(f"error: cannot read {bad}: ")
+    bad.write_bytes(b"P6 # a comment\n1 # another\n 1 255\n012")
+    assert run(runner, path, "--rgb", bad).returncode == 0
+    for arguments in (
+        (),
+        ("--rgb",),
+        ("--rgb", photo, "--what"),
+        ("--rgb", photo, "--repeat", "x"),
+    ):
+        done = run(runner, path, *arguments)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_times(runner: Path, bundle: Bundles, pictures: Pictures) -> None:
+    done = run(runner, bundle("cpu"), "--rgb", pictures(640, 360), "--repeat", "1", "--profile")
+    assert re.search(r"cpu: load [\d.]+ ms, first frame [\d.]+ ms, then [\d.]+ ms", done.stderr)
+    plan = json.loads((bundle("cpu") / "plan.json").read_bytes())
+    layers = [launch["layer"] for launch in plan["launches"] if launch["layer"]]
+    assert all(f" {layer} " in done.stderr for layer in layers)
+
+
+def test_the_header_is_plain_c(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "use.c").write_text('#include "graphopt.h"\nint main(void) { return GRAPHOPT_OK; }')
+    flags = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    subprocess.run([compiler, *flags, f"-I{DEVICE}", tmp_path / "use.c"], check=True)
+
+
+def test_the_format_is_pythons() -> None:
+    assert f"kFormat = {FORMAT};" in (DEVICE / "bundle.h").read_text()
+
+
+def test_sanitizers_find_nothing(build: Build, bundle: Bundles, pictures: Pictures) -> None:
+    done = run(build("sanitize"), bundle("cpu"), "--rgb", pictures(640, 360), "--repeat", "1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", ["cpu", "opencl"])
+def test_damaged_bundles_crash_nothing(
+    target: str,
+    build: Build,
+    bundle: Bundles,
+    pictures: Pictures,
+) -> None:
+    script = Path(__file__).with_name("damage.py")
+    command = [sys.executable, script, build("sanitize"), bundle(target), pictures(31, 17), "100"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " people\n" in done.stdout
+    assert done.stdout.count("error: ") > 10
