@@ -182,7 +182,7 @@ void write_json(const Options& options, const Picture& picture, const graphopt_r
 void write_profile(graphopt_runner* runner, int runs) {
     graphopt_error error;
     int count = 0;
-    check(graphopt_profile(runner, runs, nullptr, 0, &count, &error), error);
+    check(graphopt_profile(runner, 1, nullptr, 0, &count, &error), error);
     std::vector<graphopt_layer> layers(static_cast<size_t>(count));
     check(graphopt_profile(runner, runs, layers.data(), count, &count, &error), error);
     double total = 0;

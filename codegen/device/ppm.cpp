@@ -6,7 +6,7 @@
 namespace graphopt {
 namespace {
 
-constexpr size_t kMaxFile = size_t{1} << 32;
+constexpr size_t kMaxFile = size_t{1} << 31;
 
 class Header {
 public:

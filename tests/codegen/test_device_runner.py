@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -55,7 +56,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         if shutil.which("cmake"):
             setting = f"-DGRAPHOPT_SANITIZE={'ON' if sanitize else 'OFF'}"
             for command in (["cmake", "-S", DEVICE, "-B", folder, setting], ["cmake", "--build"]):
-                where = [] if setting in command else [folder, "--target", "graphopt-run"]
+                where = [] if setting in command else [folder]
                 subprocess.run([*command, *where], check=True, capture_output=True)
             return folder / "graphopt-run"
         flags = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if sanitize else []
@@ -367,6 +368,86 @@ def test_the_header_is_plain_c(tmp_path: Path) -> None:
     (tmp_path / "use.c").write_text('#include "graphopt.h"\nint main(void) { return GRAPHOPT_OK; }')
     flags = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     subprocess.run([compiler, *flags, f"-I{DEVICE}", tmp_path / "use.c"], check=True)
+
+
+class _Error(ctypes.Structure):
+    _fields_ = (("text", ctypes.c_char * 512),)
+
+
+class _Keypoint(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_float), ("y", ctypes.c_float), ("score", ctypes.c_float))
+
+
+class _Person(ctypes.Structure):
+    _fields_ = (
+        ("score", ctypes.c_float),
+        ("parts", ctypes.c_int),
+        ("keypoints", _Keypoint * 64),
+    )
+
+
+def test_the_library(runner: Path, bundle: Bundles, pictures: Pictures) -> None:
+    path, photo = bundle("cpu"), pictures(640, 360)
+    if not (file := runner.with_name("libgraphopt.so")).exists():
+        pytest.skip("CMake is missing")
+    library = ctypes.CDLL(str(file))  # for itself alone, as apps load theirs
+    for name in ("device", "skeleton", "part_name", "warning"):
+        getattr(library, f"graphopt_{name}").restype = ctypes.c_char_p
+    error, handle, count = _Error(), ctypes.c_void_p(), ctypes.c_int(7)
+    opened = (ctypes.byref(handle), ctypes.byref(error))
+    assert library.graphopt_open(b"/nowhere", None, 0, *opened) == 1
+    assert b"/nowhere is not a bundle" in error.text
+    assert not handle
+    assert library.graphopt_open(None, None, 0, *opened) == 1
+    assert library.graphopt_open(bytes(path), None, 2, *opened) == 0, error.text
+    assert error.text == b""
+
+    wanted = expected(path, photo)
+    with Image.open(photo) as image:
+        pixels = np.asarray(image)
+    wide = np.pad(pixels, ((0, 0), (0, 5), (0, 0)))  # a row is longer than the frame is wide
+    people, size = (_Person * 2)(), (640, 360)
+
+    def look(*frame: object, capacity: int = 2) -> int:
+        counted = (capacity, ctypes.byref(count), ctypes.byref(error))
+        status: int = library.graphopt_run_rgb(handle, *frame, people, *counted)
+        return status
+
+    start = wide.ctypes.data_as(ctypes.c_void_p)
+    for _ in range(2):
+        assert look(start, *size, ctypes.c_size_t(3 * 645)) == 0, error.text
+        assert count.value == len(wanted["people"]) > 2
+        for person, other in zip(people, wanted["people"], strict=False):
+            got = [(k.x, k.y, k.score) for k in person.keypoints[: person.parts]]
+            np.testing.assert_allclose(got, other["keypoints"], atol=0.002)
+            assert person.score == pytest.approx(other["score"], abs=1e-4)
+    for frame in ((None, *size, 1920), (start, 0, 360, 1920), (start, *size, 1919)):
+        assert look(*frame[:3], ctypes.c_size_t(frame[3])) == 1
+        assert error.text
+        assert count.value == 0
+    assert look(start, *size, ctypes.c_size_t(3 * 645), capacity=-1) == 1
+
+    assert library.graphopt_device(handle) == b"cpu"
+    assert library.graphopt_skeleton(handle).decode() == wanted["skeleton"]
+    assert library.graphopt_part_count(handle) == people[0].parts
+    assert library.graphopt_part_name(handle, 0) == b"nose"
+    assert library.graphopt_part_name(handle, people[0].parts) is None
+    assert library.graphopt_warning(handle, 0) is None
+    library.graphopt_close(handle)
+
+
+def test_only_the_interface_is_exported(runner: Path) -> None:
+    nm, library = shutil.which("nm"), runner.with_name("libgraphopt.so")
+    if nm is None or not library.exists():
+        pytest.skip("nm or CMake is missing")
+    command = [nm, "-D", "--defined-only", str(library)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    names = {line.split()[-1] for line in said.stdout.splitlines()}
+    header = (DEVICE / "graphopt.h").read_text()
+    interface = set(
+        re.findall(r"(graphopt_\w+)\(", re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL))
+    )
+    assert names == interface | {"TVMFFIErrorSetRaisedFromCStrParts"}
 
 
 def test_the_format_is_pythons() -> None:
