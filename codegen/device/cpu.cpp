@@ -155,7 +155,7 @@ class CpuBackend : public Backend {
 public:
     CpuBackend(Bundle& bundle, int threads)
         : plan_(bundle.plan),
-          library_((require(bundle), bundle.library())),
+          library_(library_of(bundle)),
           weights_(std::move(bundle.weights)),
           pool_(threads) {
         for (const size_t bytes : plan_.arenas) arenas_.emplace_back(bytes);
@@ -206,7 +206,8 @@ private:
         std::vector<TVMFFIAny> arguments;
     };
 
-    static void require(const Bundle& bundle) {
+    // Where the kernels are, if this CPU can run them.
+    static std::string library_of(const Bundle& bundle) {
         const std::set<std::string> have = cpu_features();
         for (const std::string& feature : bundle.cpu_features) {
             if (have.count(feature) == 0) {
@@ -214,6 +215,7 @@ private:
                                   ", which this one lacks; compile it for this one");
             }
         }
+        return bundle.library();
     }
 
     uint8_t* memory_of(const Tensor& tensor) {
