@@ -113,10 +113,10 @@ public:
 
     void launch(size_t number) override {
         const Launch& launch = plan_.launches[number];
-        check(opencl().EnqueueNDRangeKernel(
-                  queue_.get(), kernels_[number].get(), static_cast<cl_uint>(launch.grid.size()),
-                  nullptr, launch.grid.data(), launch.group.data(), 0, nullptr, nullptr),
-              ("run " + launch.kernel).c_str());
+        const cl_int status = opencl().EnqueueNDRangeKernel(
+            queue_.get(), kernels_[number].get(), static_cast<cl_uint>(launch.grid.size()), nullptr,
+            launch.grid.data(), launch.group.data(), 0, nullptr, nullptr);
+        if (status != CL_SUCCESS) check(status, ("run " + launch.kernel).c_str());
     }
 
     void wait() override { check(opencl().Finish(queue_.get()), "finish"); }
