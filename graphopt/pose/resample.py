@@ -71,15 +71,13 @@ def tables(photo: tuple[int, int], fit: Fit, neighbours: int) -> Mapping[str, ND
         `geometry` (GEOMETRY,), and `columns` and `rows` as `table` gives them, padded to the
         canvas and the room; nothing if there is too little room.
     """
-    canvas = np.zeros((2, HEAD + neighbours, max(fit.canvas)), np.int32)
-    for into, extent, size in zip(canvas, photo, fit.size, strict=True):
-        found = table(extent, size)
-        if len(found) > len(into):
-            return {}
-        into[: len(found), :size] = found
     (width, height), (columns, rows), (left, top) = photo, fit.size, fit.offset
-    return {
-        "geometry": np.array([height, width, rows, columns, top, left], np.int32),
-        "columns": np.ascontiguousarray(canvas[0, :, : fit.canvas[0]]),
-        "rows": np.ascontiguousarray(canvas[1, :, : fit.canvas[1]]),
-    }
+    found = {"geometry": np.array([height, width, rows, columns, top, left], np.int32)}
+    extents = zip(("columns", "rows"), photo, fit.size, fit.canvas, strict=True)
+    for name, extent, size, across in extents:
+        made = table(extent, size)
+        room = HEAD + neighbours - len(made)
+        if room < 0:
+            return {}
+        found[name] = np.pad(made, ((0, room), (0, across - size)))
+    return found

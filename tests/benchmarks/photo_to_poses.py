@@ -42,15 +42,13 @@ from graphopt.benchmark import SUSPICIOUS, THREAD_VARIABLES, Timing, line_up, me
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.model import load_model, save_model
-from graphopt.pose.bundled import BundledEstimator
-from graphopt.pose.decode import DecodeOptions, Poses, decode, on_photo
+from graphopt.pose.decode import Poses, decode, on_photo
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
 from graphopt.postprocessing import by_pafprocess
-from graphopt.runtime import BundleRunner
 from graphopt.verify import sample_feeds
 
 SIZE = "1,3,368,656"
@@ -102,8 +100,8 @@ class Contestant(Estimator):
         return poses
 
     def _by_kernels(self, photo: Image.Image) -> Poses:
-        assert isinstance(self.engine, BundleRunner)
-        bundled = BundledEstimator(self.engine, self.spec, DecodeOptions())
+        bundled = self._bundled
+        assert bundled is not None
         start = time.perf_counter()
         placement = bundled.prepare(photo)
         prepared = time.perf_counter()
