@@ -35,6 +35,7 @@ def write_kernels(
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
         outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
         macs=sum(launch.macs for launch in plan.launches),
+        runs={},
         files={},
     )
     files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}

@@ -1,11 +1,8 @@
-"""TIR kernels -> a shared library for this CPU, or OpenCL C for any device."""
+"""TIR kernels -> a shared library for a CPU, or OpenCL C for any device."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +16,10 @@ from tvm.s_tir.pipeline import finalize_device_passes
 
 from graphopt import bundle
 from graphopt.bundle import Plan, Tensor
+from graphopt.codegen.hosts import link
 from graphopt.codegen.targets import Target
-from graphopt.errors import GraphoptError, Unsupported
+from graphopt.errors import GraphoptError
+from graphopt.runtime import this_host
 
 
 @dataclass(frozen=True)
@@ -61,42 +60,32 @@ def shared_library(
     functions: Mapping[str, Any],
     device: Any,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    host: str = "",
 ) -> bytes:
     """Compile with LLVM and link; each kernel is the symbol `__tvm_ffi_NAME`.
+
+    Args:
+        functions: TIR by name.
+        device: from `tvm_target`.
+        progress: told each function.
+        host: the machine that it is for, see `graphopt.codegen.hosts`.
 
     Raises:
         Unsupported: there is no linker on this machine.
     """
-    linker = _linker()
     with tempfile.TemporaryDirectory() as folder:
-        objects: list[str] = []
+        objects: list[Path] = []
         # One module a kernel, so that a crash inside LLVM is known by the kernel's name.
         for name, function in functions.items():
             progress(name)
             module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
             built = tvm.tirx.build(module, target=device, pipeline="s_tir")
-            objects.append(str(Path(folder) / f"{len(objects)}.o"))
-            built.write_to_file(objects[-1])
+            objects.append(Path(folder) / f"{len(objects)}.o")
+            built.write_to_file(str(objects[-1]))
         library = Path(folder) / "kernels.so"
-        command = [*linker, "-shared", "-o", str(library), *objects]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise GraphoptError(f"{linker[0]} could not link the kernels: {done.stderr.strip()}")
+        link(objects, library, host)
         return library.read_bytes()
-
-
-def _linker() -> list[str]:
-    for name in ("cc", "gcc", "clang"):
-        if path := shutil.which(name):
-            return [path]
-    try:
-        import ziglang  # noqa: F401
-    except ImportError:
-        raise Unsupported(
-            "the cpu target needs a linker, and this machine has no C compiler",
-            hint="install gcc or clang, or: pip install ziglang",
-        ) from None
-    return [sys.executable, "-m", "ziglang", "cc"]
 
 
 def description(target: Target) -> bundle.Target:
@@ -104,6 +93,7 @@ def description(target: Target) -> bundle.Target:
     return bundle.Target(
         name=target.name,
         kind=target.kind,
+        host=(target.host or this_host()) if target.kind == "cpu" else "",
         cpu_features=target.cpu_features,
         extensions=target.extensions,
         description=str(tvm.target.Target(target.tvm)),
@@ -130,7 +120,7 @@ def compiled(
     device = tvm_target(target)
     with device:
         if target.kind == "cpu":
-            return plan, "kernels.so", shared_library(functions, device, progress)
+            return plan, "kernels.so", shared_library(functions, device, progress, host=target.host)
         source, launches = opencl_source(functions, device, progress, images=target.images)
         return with_launches(plan, launches), "kernels.cl", source
 

@@ -64,7 +64,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.targets import load_target, with_half_arithmetic
     from graphopt.codegen.tuning import as_choices
 
-    target = load_target(job["target"])
+    target = load_target(job["target"], job["host"])
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Raised when a bundle made before can no longer be read."""
 
 ALIGNMENT = 512
@@ -34,6 +34,10 @@ multiple of their CL_DEVICE_MEM_BASE_ADDR_ALIGN (128 bytes on phones, up to 512 
 Stage = Literal["prepare", "network", "decode"]
 """What a launch belongs to: photo to input, input to maps, or maps to people. The first and the
 last are run only where a photo is given, or people are wanted."""
+
+
+Place = Literal["cpu", "gpu", "host"]
+"""Where a stage runs: in the bundle's kernels, or in the code around them (host)."""
 
 
 class _Record(BaseModel):
@@ -126,10 +130,14 @@ class Model(_Record):
 
 
 class Target(_Record):
-    """What a bundle runs on."""
+    """What a bundle runs on.
+
+    `host` is the machine that CPU kernels were compiled for, a triple; "" is any.
+    """
 
     name: str
     kind: Literal["cpu", "gpu"]
+    host: str
     cpu_features: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     description: str
@@ -153,6 +161,8 @@ class Manifest(_Record):
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
     macs: int
+    runs: dict[Stage, Place]
+    """Which stages there are from photo to people, and where each of their operators runs."""
     files: dict[str, File]
 
 
@@ -196,7 +206,15 @@ def is_bundle(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
-_NAMES = {"manifest.json", "plan.json", "weights.bin", "kernels.so", "kernels.cl", "pose.json"}
+_NAMES = {
+    "manifest.json",
+    "plan.json",
+    "weights.bin",
+    "kernels.so",
+    "kernels.cl",
+    "pose.json",
+    "NOTICE",
+}
 
 
 def check_place(path: Path) -> None:

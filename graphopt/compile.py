@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
@@ -26,11 +27,14 @@ from graphopt.bundle import (
     Decoder,
     Manifest,
     Model,
+    Place,
     Plan,
+    Stage,
     Target,
     check_place,
     write_bundle,
 )
+from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
@@ -96,6 +100,7 @@ def compile_model(
     bundle: Path,
     *,
     target: str = "cpu",
+    host: str = "",
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     pose_choices: Mapping[str, Any] | None = None,
     tuned: Mapping[str, Tuned] = MappingProxyType({}),
@@ -105,6 +110,7 @@ def compile_model(
     post: Post = "paf",
     limits: Mapping[str, int] = MappingProxyType({}),
     max_photo: int = MAX_PHOTO,
+    require_full_gpu: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
@@ -116,6 +122,7 @@ def compile_model(
         path: the ONNX file.
         bundle: the folder to write; an older bundle there is replaced.
         target: a file name of `graphopt/codegen/targets`.
+        host: the machine that the bundle is for, see `graphopt.codegen.hosts`; "" is this one.
         input_shapes: sizes to fix inputs at, see `graphopt.model.load_model`.
         pose_choices: what the user says about the network, see `detect_pose_spec`.
         tuned: the fastest kernels that `graphopt tune` found, see `graphopt.tuning.Tuning`.
@@ -125,14 +132,17 @@ def compile_model(
         post: what follows a pose network: a decoder's kernels, or nothing.
         limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
         max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
+        require_full_gpu: refuse a bundle that leaves anything to a CPU.
         progress: told what is being done.
 
     Raises:
         GraphoptError: the network cannot be read or compiled; nothing is written.
-        CheckFailed: the bundle's outputs differ from onnxruntime's; nothing is written.
+        CheckFailed: the bundle's outputs differ from onnxruntime's, or it leaves something to a
+            CPU and must not; nothing is written.
     """
     check_place(bundle)
     check_name(target)
+    check_host(host)
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise InputError("--calib shows what half precision can hold", hint="add --fp16")
@@ -144,6 +154,7 @@ def compile_model(
         task: dict[str, Any] = {
             "task": "compile",
             "target": target,
+            "host": host,
             "measured": measured,
             "half_arithmetic": half_arithmetic,
         }
@@ -159,19 +170,25 @@ def compile_model(
         run_worker(work, task, progress)
         description = json.loads((work / "description.json").read_text())
         plan = Plan.model_validate_json((work / "plan.json").read_bytes())
+        made_for = Target(**description["target"])
+        runs = _places(plan, made_for.kind, pose, post)
+        if require_full_gpu:
+            _check_places(runs)
         names = ["plan.json", "weights.bin", description["code_file"]]
         files = {name: (work / name).read_bytes() for name in names}
         if pose is not None:
             files["pose.json"] = pose.model_dump_json(indent=1).encode()
+        files["NOTICE"] = _notice(path, description["tvm"]).encode()
         manifest = Manifest(
             format=FORMAT,
             graphopt=__version__,
             tvm=description["tvm"],
-            target=Target(**description["target"]),
+            target=made_for,
             model=Model(path=str(path.resolve()), sha256=sha256_of(path)),
             inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
             outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
             macs=sum(launch.macs for launch in plan.launches),
+            runs=runs,
             files={},
         )
         progress("comparing with onnxruntime")
@@ -193,6 +210,49 @@ def compile_model(
             _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
     return Compilation(manifest, plan, pose, differs, tuple(description["kept"]))
+
+
+def _places(
+    plan: Plan, kind: Literal["cpu", "gpu"], pose: PoseSpec | None, post: Post
+) -> dict[Stage, Place]:
+    """Where each stage from photo to people runs: in the bundle's kernels, if it has them."""
+    places: dict[Stage, Place] = {"network": kind}
+    if pose is not None:
+        places["prepare"] = kind if plan.preparation else "host"
+        if post != "none":
+            places["decode"] = kind if plan.decoder else "host"
+    return places
+
+
+WHY_NOT: Mapping[Stage, str] = MappingProxyType(
+    {
+        "prepare": "pre-processing (--max-photo 0, or an input that is not one float32 picture)",
+        "network": "the network (--target cpu)",
+        "decode": "decoding (the maps are not float32)",
+    }
+)
+"""Why a stage may be left to a CPU."""
+
+
+def _check_places(places: Mapping[Stage, Place]) -> None:
+    left = [WHY_NOT[stage] for stage, place in places.items() if place != "gpu"]
+    if left:
+        raise CheckFailed(
+            f"a CPU would do {', '.join(left)}",
+            hint="leave out --require-full-gpu to let it",
+        )
+
+
+def _notice(path: Path, tvm: str) -> str:
+    """Whose work a bundle is, and under which licences."""
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    stated = [p.value for p in properties if p.key.lower() in ("license", "licence")]
+    weights = f"The file says: {', '.join(stated)}." if stated else "The file does not say which."
+    return (
+        f"The kernels were generated by graphopt {__version__} and Apache TVM {tvm}, both under\n"
+        "the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0.\n"
+        f"The weights are those of {path.name}, whose licence is its authors'. {weights}\n"
+    )
 
 
 def prepare(

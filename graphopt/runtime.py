@@ -231,6 +231,11 @@ def cpu_features() -> set[str]:
     return set()
 
 
+def this_host() -> str:
+    """The machine that this is, as `--host` would call it."""
+    return f"{platform.machine()}-linux-gnu"
+
+
 class CpuRunner(BundleRunner):
     """Kernels of a shared library, called in order on views of the arenas; nothing is allocated."""
 
@@ -259,8 +264,13 @@ class CpuRunner(BundleRunner):
 
     @staticmethod
     def _require_cpu(bundle: Bundle) -> None:
-        have = cpu_features()
-        missing = [f for f in bundle.manifest.target.cpu_features if f not in have]
+        target, have = bundle.manifest.target, cpu_features()
+        if target.host != this_host():
+            raise Unsupported(
+                f"the bundle was compiled for {target.host}, and this is {this_host()}",
+                hint="compile it without --host",
+            )
+        missing = [f for f in target.cpu_features if f not in have]
         if missing:
             raise Unsupported(
                 f"{bundle.path} was compiled for a CPU with {', '.join(missing)}, "

@@ -334,11 +334,12 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         format=FORMAT,
         graphopt="0",
         tvm="0",
-        target=Target(name="cpu", kind="cpu", description=""),
+        target=Target(name="cpu", kind="cpu", host="", description=""),
         model=Model(path=str(model), sha256=sha256_of(model)),
         inputs={"image": SIZE},
         outputs={},
         macs=0,
+        runs={},
         files={},
     )
     plan = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})

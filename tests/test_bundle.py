@@ -20,11 +20,12 @@ def manifest(**changes: object) -> Manifest:
         "format": FORMAT,
         "graphopt": "0",
         "tvm": "0",
-        "target": Target(name="cpu", kind="cpu", description=""),
+        "target": Target(name="cpu", kind="cpu", host="", description=""),
         "model": Model(path="", sha256=""),
         "inputs": {},
         "outputs": {},
         "macs": 0,
+        "runs": {},
         "files": {},
     }
     return Manifest.model_validate(fields | changes)

@@ -12,7 +12,7 @@
 namespace graphopt {
 
 // The bundle format that this runner reads (graphopt/bundle.py, FORMAT).
-constexpr int kFormat = 2;
+constexpr int kFormat = 3;
 
 enum class Stage { prepare, network, decode };
 constexpr std::array<const char*, 3> kStageNames = {"prepare", "network", "decode"};

@@ -26,6 +26,7 @@ class Target:
         cache_bytes: bytes of input that a task should keep in the cache nearest to one core.
         work_group: work-items in a group (gpu).
         tvm: TVM's description of the target (a dict for `tvm.target.Target`).
+        host: the machine that CPU kernels run on, one of `codegen.hosts.HOSTS`; "" is this one.
         arithmetic: what convolutions multiply and sum up in (not Winograd's, and only where input,
             weight and output are float16); what they do besides is in float32.
         images: kernels read their input as images, through the texture cache (gpu).
@@ -41,6 +42,7 @@ class Target:
     cache_bytes: int
     work_group: int
     tvm: dict[str, Any]
+    host: str = ""
     arithmetic: Literal["float32", "float16"] = "float32"
     images: bool = False
     extensions: tuple[str, ...] = ()
@@ -76,12 +78,18 @@ def check_name(name: str) -> None:
         raise InputError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
 
 
-def load_target(name: str) -> Target:
+def load_target(name: str, host: str = "") -> Target:
     """The target of that name.
+
+    Args:
+        name: see `names`.
+        host: the machine that CPU kernels run on, one of `codegen.hosts.HOSTS`; "" is this one.
+            Kernels of a GPU are text, the same for all.
 
     Raises:
         InputError: no target has that name.
     """
     check_name(name)
-    target: Target = importlib.import_module(f"graphopt.codegen.targets.{name}").make()
+    module = importlib.import_module(f"graphopt.codegen.targets.{name}")
+    target: Target = module.on(host) if host and hasattr(module, "on") else module.make()
     return target

@@ -1,9 +1,11 @@
-"""This machine's CPU, through LLVM: as wide as its vectors are."""
+"""A CPU, through LLVM: this machine's, as wide as its vectors are, or another's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from graphopt.codegen.hosts import HOSTS
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.runtime import cpu_features
@@ -69,3 +71,9 @@ def make() -> Target:
         # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
         tvm["mattr"] = ["-prefer-256-bit"]
     return describe(unit, tvm)
+
+
+def on(host: str) -> Target:
+    """Describe the CPU of another machine, by its triple in `codegen.hosts.HOSTS`."""
+    unit = VECTOR_UNITS[HOSTS[host].vectors]
+    return replace(describe(unit, {"kind": "llvm", "mtriple": host, "mattr": ["+neon"]}), host=host)

@@ -27,10 +27,18 @@ def compile(
     target: Annotated[
         str,
         typer.Option(
-            help="cpu: this machine's, as wide as its vectors; opencl: any device; adreno: OpenCL "
-            "with input as images."
+            help="cpu: this machine's, as wide as its vectors, or that of --host; opencl: any "
+            "device; mali; adreno: OpenCL with input as images."
         ),
     ] = "cpu",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The machine that the bundle is for: aarch64-linux-android, aarch64-linux-gnu; "
+            "this one if left out.",
+            metavar="TRIPLE",
+        ),
+    ] = "",
     input_shape: options.InputShape = None,
     tuning: Annotated[
         str,
@@ -75,6 +83,10 @@ def compile(
             "by Pillow. 0: all are.",
         ),
     ] = 1920,
+    require_full_gpu: Annotated[
+        bool,
+        typer.Option("--require-full-gpu", help="Fail if anything would be left to a CPU."),
+    ] = False,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -84,17 +96,19 @@ def compile(
     """Compile a network with TVM into a bundle for one input size, and check it."""
     from rich.console import Console
 
-    from graphopt.compile import compile_model
+    from graphopt.compile import WHY_NOT, compile_model
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
     from graphopt.tuning import find_tuning
 
-    measured = find_tuning(tuning, target)
+    # What was measured here is not true elsewhere.
+    measured = find_tuning("off" if host and tuning == "auto" else tuning, target)
     with shown("reading the network") as tell:
         done = compile_model(
             model,
             output,
             target=target,
+            host=host,
             input_shapes=parse_input_shapes(input_shape or []),
             tuned=measured.layers if measured else {},
             pose_choices=choices(skeleton, color, mean, scale, pad_value),
@@ -104,6 +118,7 @@ def compile(
             post=post.value,
             limits={"max_people": max_people, "max_peaks": max_peaks},
             max_photo=max_photo,
+            require_full_gpu=require_full_gpu,
             progress=tell,
         )
     console = Console(stderr=True)
@@ -116,15 +131,18 @@ def compile(
             "no pose maps recognised: the bundle can be timed, but not run on photos",
             style="yellow",
         )
-    elif post is Post.paf and done.plan.decoder is None:
-        console.print("people are found in NumPy: the maps are not float32", style="dim")
+    elif left := [s for s, place in done.manifest.runs.items() if place == "host"]:
+        console.print(
+            f"left to the host's CPU: {', '.join(map(WHY_NOT.__getitem__, left))}", style="yellow"
+        )
     size = sum(file.bytes for file in done.manifest.files.values())
     sizes = ", ".join(
         f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
     )
     precision = ", half precision" if fp16 or fp16_arithmetic else ""
+    of_host = f" on {host}" if host else ""
     typer.echo(
-        f"{output}: target {target}{precision}, input {sizes}, "
+        f"{output}: target {target}{of_host}{precision}, input {sizes}, "
         f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
         f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )

@@ -11,7 +11,7 @@ from graphopt.commands import options
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="The network.")],
+    model: Annotated[Path, typer.Argument(metavar="IN", help="The network, or a bundle.")],
     other: Annotated[
         Path | None, typer.Argument(metavar="[IN2]", help="A second one to compare with.")
     ] = None,
@@ -25,12 +25,24 @@ def inspect(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show a network layer by layer, or what differs between two."""
+    """Show a network layer by layer, what differs between two, or where a bundle's layers run."""
+    from graphopt.bundle import is_bundle
     from graphopt.inspection import Comparison, inspect_models
     from graphopt.latency.device import load_device
     from graphopt.model import parse_input_shapes
     from graphopt.report import console, print_json
 
+    if is_bundle(model):
+        if other or input_shape or device:
+            raise typer.BadParameter("a bundle is inspected alone: its size and target are fixed")
+        from graphopt.placement import placement
+
+        steps = placement(model)
+        if json:
+            print_json(steps.model_dump(mode="json"))
+        else:
+            console().print(steps)
+        return
     paths = [model] if other is None else [model, other]
     profile = load_device(device) if device else None
     a, *b = inspect_models(paths, parse_input_shapes(input_shape or []), profile)

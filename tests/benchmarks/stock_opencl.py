@@ -61,11 +61,12 @@ def as_engine(compiled: stages.Compiled, folder: Path) -> Engine:
         format=FORMAT,
         graphopt="",
         tvm=tvm.__version__,
-        target=Target(name="opencl", kind="gpu", description=""),
+        target=Target(name="opencl", kind="gpu", host="", description=""),
         model=Model(path="", sha256=""),
         inputs=shapes(compiled.plan.inputs, compiled.plan),
         outputs=shapes(compiled.plan.outputs, compiled.plan),
         macs=0,
+        runs={},
         files={},
     )
     plan = compiled.plan.model_dump_json().encode()

@@ -392,9 +392,11 @@ ON_STACK = {"avx2": r"vmovup[sd]\s+%ymm\d+, -?\d*\(%r[sb]p\)", "neon": r"st[rp]\
 @pytest.mark.parametrize("unit", ON_STACK)
 @pytest.mark.parametrize("kernel", ["conv_dense", "conv_1x1"])
 def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
-    triple = {"avx2": "x86_64-linux-gnu", "neon": "aarch64-linux-gnu"}[unit]
-    cpu = {"avx2": "haswell", "neon": "cortex-a76"}[unit]
-    target = describe(VECTOR_UNITS[unit], {"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    haswell = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}
+    target = {
+        "avx2": describe(VECTOR_UNITS["avx2"], haswell),
+        "neon": load_target("cpu", "aarch64-linux-android"),
+    }[unit]
     size = (3, 3) if kernel == "conv_dense" else (1, 1)
     spec = ConvSpec((96,), 96, (48, 48), size, epilogue=EPILOGUES["bias, relu, residual"])
     choice = next(c for c in kernels.candidates(spec, target) if c.kernel == kernel)

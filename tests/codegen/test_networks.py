@@ -341,7 +341,7 @@ def test_an_unknown_target_is_a_sentence(proto: Proto, tmp_path: Path) -> None:
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
     with pytest.raises(GraphoptError, match="no target is called 'adreno-9000'") as caught:
         compile_model(path, tmp_path / "bundle", target="adreno-9000")
-    assert "cpu, opencl" in str(caught.value)
+    assert "cpu, mali, opencl" in str(caught.value)
 
 
 CRASHES = """

@@ -82,11 +82,12 @@ def test_wrong_kernels_are_noticed(
         format=FORMAT,
         graphopt="",
         tvm="",
-        target=Target(name="opencl", kind="gpu", description=""),
+        target=Target(name="opencl", kind="gpu", host="", description=""),
         model=Model(path="", sha256=""),
         inputs={"x": (128,)},
         outputs={"y": (128,)},
         macs=0,
+        runs={},
         files={},
     )
     files = {

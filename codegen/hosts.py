@@ -1,0 +1,127 @@
+"""The machines that CPU kernels are linked for: this one, and those that are compiled for here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from graphopt.errors import GraphoptError, InputError, Unsupported
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that is compiled for on another.
+
+    Args:
+        triple: as LLVM calls it, and as typed after `--host`.
+        emulation: as linkers call its format.
+        vectors: which of `targets.cpu.VECTOR_UNITS` it has.
+        libraries: what kernels need there, by the names that its loader knows.
+    """
+
+    triple: str
+    emulation: str
+    vectors: str
+    libraries: tuple[str, ...]
+
+
+HOSTS: Mapping[str, Host] = MappingProxyType(
+    {
+        host.triple: host
+        for host in (
+            Host("aarch64-linux-gnu", "aarch64linux", "neon", ("libm.so.6", "libc.so.6")),
+            # Android's loader looks for symbols only in what a library says that it needs.
+            Host(
+                "aarch64-linux-android",
+                "aarch64linux",
+                "neon",
+                ("libm.so", "libc.so", "libgraphopt.so"),
+            ),
+        )
+    }
+)
+
+
+def check_host(triple: str) -> None:
+    """Refuse a machine that nothing is known of; "" is this one.
+
+    Raises:
+        InputError: lists those that are known.
+    """
+    if triple and triple not in HOSTS:
+        raise InputError(
+            f"no host is called {triple!r}",
+            hint=f"hosts: {', '.join(HOSTS)}; this machine if left out",
+        )
+
+
+def link(objects: Sequence[Path], library: Path, host: str = "") -> None:
+    """Link objects into a shared library.
+
+    Args:
+        objects: the object files.
+        library: the file to write.
+        host: the triple of the machine that it is for; "" is this one.
+
+    Raises:
+        Unsupported: there is no linker for it here.
+        GraphoptError: the linker failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = _cross_linker(HOSTS[host], Path(folder)) if host else [*_compiler(), "-shared"]
+        command += ["-o", str(library), *map(str, objects)]
+        _run(command)
+
+
+def _compiler() -> list[str]:
+    """This machine's C compiler, which knows where its libraries are."""
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang") is None:
+        raise Unsupported(
+            "the cpu target needs a linker, and this machine has no C compiler",
+            hint="install gcc or clang, or: pip install ziglang",
+        )
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def _cross_linker(host: Host, folder: Path) -> list[str]:
+    """LLVM's linker for another machine, of whose libraries it is given the names alone."""
+    linker = [*_lld(host), "-m", host.emulation, "-shared"]
+    content = folder / "content"
+    content.write_bytes(b"\0")
+    needed = []
+    for name in host.libraries:
+        needed.append(str(folder / name))
+        _run([*linker, f"--soname={name}", "-o", needed[-1], "--format=binary", str(content)])
+    # Android 15 has pages of 16 KB on some phones.
+    return [*linker, "-z", "max-page-size=16384", "--no-as-needed", *needed]
+
+
+def _lld(host: Host) -> list[str]:
+    """LLVM's linker: the Android NDK's, the system's, or ziglang's."""
+    ndk = Path(os.environ.get("ANDROID_NDK_HOME", "/nowhere"), "toolchains/llvm/prebuilt")
+    for path in [*map(str, sorted(ndk.glob("*/bin/ld.lld"))), shutil.which("ld.lld")]:
+        if path:
+            return [path]
+    if importlib.util.find_spec("ziglang") is None:
+        raise Unsupported(
+            f"kernels for {host.triple} need LLVM's linker (ld.lld), which this machine lacks",
+            hint="pip install 'graphopt[android]', or install lld",
+        )
+    return [sys.executable, "-m", "ziglang", "ld.lld"]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise GraphoptError(f"{command[0]} could not link the kernels: {done.stderr.strip()}")

@@ -1,0 +1,122 @@
+"""Bundles for other machines: linked for them, refused here, and honest about what runs where."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from graphopt.bundle import read_bundle
+from graphopt.cli import app
+from graphopt.codegen import hosts
+from graphopt.codegen.hosts import HOSTS
+from graphopt.compile import compile_model
+from graphopt.errors import CheckFailed, InputError, Unsupported
+from graphopt.runtime import open_bundle
+
+Proto = Callable[..., onnx.ModelProto]
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
+SMALL = {"image": (1, 3, 64, 96)}
+
+C_LIBRARY = {"memset", "memcpy", "memmove"}
+MATHEMATICS = {"expf", "exp2f", "logf", "powf", "tanhf", "floorf", "ceilf", "roundf", "fmodf"}
+RUNNER = {"TVMFFIErrorSetRaisedFromCStrParts"}
+
+
+@pytest.fixture
+def readelf() -> Callable[..., str]:
+    tool = shutil.which("readelf") or shutil.which("llvm-readelf")
+    if tool is None:
+        pytest.skip("there is no readelf (binutils)")
+    if not shutil.which("ld.lld") and importlib.util.find_spec("ziglang") is None:
+        pytest.skip("there is no linker for other machines (pip install 'graphopt[android]')")
+
+    def read(*arguments: str | Path) -> str:
+        command = [tool, "--wide", *map(str, arguments)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return read
+
+
+@pytest.mark.android
+@pytest.mark.parametrize("host", HOSTS)
+def test_kernels_for_another_machine(
+    host: str, readelf: Callable[..., str], tmp_path: Path
+) -> None:
+    done = compile_model(DEMO, tmp_path / "b", host=host, input_shapes=SMALL)
+    assert "compiled for " + host in str(done.difference)
+    library = tmp_path / "b" / "kernels.so"
+    assert "AArch64" in readelf("--file-header", library)
+    loads = re.findall(r"^ *LOAD .*\b(0x\w+)$", readelf("--segments", library), re.MULTILINE)
+    assert loads
+    assert set(loads) == {"0x4000"}  # pages of 16 KB
+    needed = re.findall(r"NEEDED.*\[(.*)\]", readelf("--dynamic", library))
+    assert tuple(needed) == HOSTS[host].libraries
+    symbols = re.findall(r" UND (\w+)", readelf("--dyn-syms", library))
+    assert RUNNER <= set(symbols) <= RUNNER | C_LIBRARY | MATHEMATICS
+    with pytest.raises(Unsupported, match=f"compiled for {host}, and this is"):
+        open_bundle(tmp_path / "b")
+
+
+def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no host is called 'aarch64-apple-ios'") as caught:
+        compile_model(DEMO, tmp_path / "b", host="aarch64-apple-ios")
+    assert "aarch64-linux-android" in (caught.value.hint or "")
+
+
+def test_a_missing_linker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match="lacks") as caught:
+        hosts.link([tmp_path / "a.o"], tmp_path / "k.so", "aarch64-linux-android")
+    assert "graphopt[android]" in (caught.value.hint or "")
+    with pytest.raises(Unsupported, match="no C compiler"):
+        hosts.link([tmp_path / "a.o"], tmp_path / "k.so")
+
+
+def test_a_cpu_is_not_a_gpu(proto: Proto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
+    with pytest.raises(CheckFailed, match=r"a CPU would do the network \(--target cpu\)"):
+        compile_model(path, tmp_path / "b", require_full_gpu=True)
+    assert not (tmp_path / "b").exists()
+    compile_model(path, tmp_path / "b", target="mali", require_full_gpu=True)
+    assert read_bundle(tmp_path / "b").manifest.runs == {"network": "gpu"}
+
+
+def test_where_everything_runs(tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    given = {"target": "opencl", "host": "aarch64-linux-android", "input_shapes": SMALL}
+    with pytest.raises(CheckFailed, match="a CPU would do pre-processing"):
+        compile_model(DEMO, bundle, **given, max_photo=0, require_full_gpu=True)
+    compile_model(DEMO, bundle, **given, max_photo=0)
+    assert read_bundle(bundle).manifest.runs == {
+        "prepare": "host",
+        "network": "gpu",
+        "decode": "gpu",
+    }
+    said = CliRunner().invoke(app, ["inspect", str(bundle), "--json"])
+    steps = json.loads(said.stdout)["steps"]
+    assert [s["stage"] for s in steps if s["runs_on"] == "host"] == ["prepare"]
+    assert {s["layer"] for s in steps if s["runs_on"] == "gpu"} > {"heat/Conv", "paf/Conv"}
+    assert "1 on host" in CliRunner().invoke(app, ["inspect", str(bundle)]).stdout
+
+
+def test_a_bundle_names_its_licences(proto: Proto, tmp_path: Path) -> None:
+    model = proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)")
+    model.metadata_props.add(key="license", value="CC-BY-4.0")
+    onnx.save(model, tmp_path / "net.onnx")
+    compile_model(tmp_path / "net.onnx", tmp_path / "b")
+    notice = (tmp_path / "b" / "NOTICE").read_text()
+    assert "Apache License 2.0" in notice
+    assert "The file says: CC-BY-4.0." in notice
