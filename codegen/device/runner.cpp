@@ -54,8 +54,9 @@ void Runner::prepare(const Frame& frame, const Fit& fit) {
     const Plan& plan = bundle_.plan;
     const size_t row = 3 * static_cast<size_t>(frame.width);
     const size_t bytes = row * static_cast<size_t>(frame.height);
-    if (plan.has_preparation && std::max(frame.width, frame.height) <= plan.preparation.side &&
-        write_tables(fit)) {
+    prepared_ = plan.has_preparation &&
+                std::max(frame.width, frame.height) <= plan.preparation.side && write_tables(fit);
+    if (prepared_) {
         backend_->write(plan.preparation.photo, bytes, [&](void* memory) {
             auto* to = static_cast<uint8_t*>(memory);
             for (int y = 0; y < frame.height; ++y, to += row) frame.row(y, to);
@@ -187,6 +188,7 @@ std::vector<graphopt_layer> Runner::profile(int runs) {
     const std::vector<Launch>& launches = bundle_.plan.launches;
     std::vector<graphopt_layer> layers;
     for (const Stage stage : {Stage::prepare, Stage::network, Stage::decode}) {
+        if (stage == Stage::prepare && !prepared_) continue;  // its tensors may hold anything
         std::vector<std::vector<double>> times;  // of each layer of the stage, a number a run
         const size_t first = layers.size();
         for (int run = 0; run < runs; ++run) {

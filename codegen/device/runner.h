@@ -50,6 +50,7 @@ private:
     Bundle bundle_;
     std::unique_ptr<Backend> backend_;  // it refers to the bundle's plan
     std::string device_;
+    bool prepared_ = false;     // the last frame was prepared by kernels
     Size tables_for_ = {0, 0};  // the size of frames that the tables are set for
     std::vector<graphopt_person> people_;
     std::vector<std::string> warnings_;

@@ -1,0 +1,75 @@
+"""What tests of the device runner share: it and the demo network's bundles, made once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from graphopt.compile import compile_model
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = ROOT / "codegen" / "device"
+SIDE = 1024
+"""Most pixels of a photo's side that the bundles' kernels prepare; the demo's photo is larger."""
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """The C++ compiler."""
+    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        pytest.skip("there is no C++ compiler")
+    return found
+
+
+@pytest.fixture(scope="session")
+def build(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """graphopt-run of a preset (`host`, `sanitize`); built without CMake where that is missing."""
+
+    @cache
+    def make(preset: str) -> Path:
+        folder = tmp_path_factory.mktemp(preset)
+        sanitize = preset == "sanitize"
+        if shutil.which("cmake"):
+            setting = f"-DGRAPHOPT_SANITIZE={'ON' if sanitize else 'OFF'}"
+            subprocess.run(["cmake", "-S", DEVICE, "-B", folder, setting], check=True)
+            subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
+            return folder / "graphopt-run"
+        flags = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if sanitize else []
+        flags += ["-std=c++17", "-O2", "-fno-rtti", "-ffp-contract=off", "-pthread", "-ldl"]
+        flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
+        runner = folder / "graphopt-run"
+        subprocess.run([compiler, *DEVICE.glob("*.cpp"), *flags, "-o", runner], check=True)
+        return runner
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runner(build: Callable[[str], Path]) -> Path:
+    return build("host")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The demo network, compiled for a target."""
+
+    @cache
+    def make(target: str) -> Path:
+        path = tmp_path_factory.mktemp(target) / "demo.graphopt"
+        shapes = {"image": (1, 3, 256, 456)}
+        compile_model(
+            ROOT / "examples" / "demo.onnx",
+            path,
+            target=target,
+            input_shapes=shapes,
+            max_photo=SIDE,
+        )
+        return path
+
+    return make
