@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from graphopt.errors import InputError
 
 if TYPE_CHECKING:
+    from graphopt.bundle import Bundle
     from graphopt.pose.spec import PoseSpec
 
 Array = NDArray[np.generic]
@@ -103,7 +104,7 @@ def open_engine(
         InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
     """
     from graphopt.bundle import read_bundle
-    from graphopt.pose.spec import detect_pose_spec, read_pose_spec
+    from graphopt.pose.spec import detect_pose_spec
 
     if engine not in (None, *ENGINES):
         raise InputError(f"there is no engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
@@ -118,12 +119,7 @@ def open_engine(
         spec = detect_pose_spec(path, **choices)
         return OnnxRuntimeEngine(path, threads=threads), spec
     bundle = read_bundle(path)
-    if "pose.json" not in bundle.manifest.files:
-        raise InputError(
-            f"{path} was compiled from a network whose pose maps were not recognised",
-            hint="compile it again with --skeleton",
-        )
-    spec = read_pose_spec(path / "pose.json").with_choices(**choices)
+    spec = bundled_spec(bundle).with_choices(**choices)
     if engine == "onnxruntime":
         reference = OnnxRuntimeEngine(bundle.source(), threads=threads)
         # The same input size as the bundle's, also where the ONNX file takes any.
@@ -132,3 +128,19 @@ def open_engine(
     from graphopt.runtime import open_bundle
 
     return open_bundle(path, threads=threads), spec
+
+
+def bundled_spec(bundle: Bundle) -> PoseSpec:
+    """How photos and people fit a bundle.
+
+    Raises:
+        InputError: it is none of a pose network.
+    """
+    from graphopt.pose.spec import read_pose_spec
+
+    if "pose.json" not in bundle.manifest.files:
+        raise InputError(
+            f"{bundle.path} was compiled from a network whose pose maps were not recognised",
+            hint="compile it again with --skeleton",
+        )
+    return read_pose_spec(bundle.path / "pose.json")

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -23,9 +24,10 @@ using Clock = std::chrono::steady_clock;
 constexpr char kUsage[] =
     "usage: graphopt-run BUNDLE (--rgb FILE.ppm | --nv21 FILE WIDTHxHEIGHT)\n"
     "\n"
-    "Find the people in a picture.\n"
+    "Find the people in a picture; with --rgb - in those whose names come on stdin, a line each.\n"
     "\n"
     "  --json        write them to stdout as graphopt run --json does\n"
+    "  --details     with --json: warnings, the device and all that is measured, too\n"
     "  --cache DIR   keep compiled OpenCL programs here\n"
     "  --threads N   CPU threads of a cpu bundle (every core)\n"
     "  --repeat N    run N more times; write milliseconds of load, first and median frame to "
@@ -34,7 +36,7 @@ constexpr char kUsage[] =
 
 struct Options {
     std::string bundle, picture, cache;
-    bool nv21 = false, json = false, profile = false;
+    bool nv21 = false, json = false, details = false, profile = false;
     int width = 0, height = 0, threads = 0, repeat = 0;
 };
 
@@ -74,6 +76,8 @@ Options parse(const std::vector<std::string>& arguments) {
             options.repeat = number(next(), 1000000);
         } else if (argument == "--json") {
             options.json = true;
+        } else if (argument == "--details") {
+            options.details = true;
         } else if (argument == "--profile") {
             options.profile = true;
         } else if (argument.rfind("--", 0) == 0 || !options.bundle.empty()) {
@@ -102,9 +106,9 @@ double milliseconds_since(Clock::time_point start) {
 
 class Picture {
 public:
-    explicit Picture(const Options& options) : nv21_(options.nv21) {
+    Picture(const Options& options, const std::string& name) : nv21_(options.nv21) {
         if (!nv21_) {
-            rgb_ = graphopt::read_ppm(options.picture);
+            rgb_ = graphopt::read_ppm(name);
             return;
         }
         const auto width = static_cast<size_t>(options.width);
@@ -112,10 +116,10 @@ public:
         chroma_stride_ = (width + 1) / 2 * 2;
         luma_ = width * height;
         const size_t bytes = luma_ + chroma_stride_ * ((height + 1) / 2);
-        rgb_ = {options.width, options.height, graphopt::read_file(options.picture, bytes), 0};
+        rgb_ = {options.width, options.height, graphopt::read_file(name, bytes), 0};
         if (rgb_.file.size() != bytes) {
-            throw BadInput(options.picture + " is not an NV21 picture of this size: " +
-                           std::to_string(bytes) + " bytes");
+            throw BadInput(name + " is not an NV21 picture of this size: " + std::to_string(bytes) +
+                           " bytes");
         }
     }
 
@@ -152,9 +156,38 @@ std::string json_number(double value, int digits) {
     return text;
 }
 
-void write_json(const Options& options, const Picture& picture, const graphopt_runner* runner,
-                const std::vector<graphopt_person>& people) {
-    std::string json = "[\n {\n  \"image\": " + graphopt::json_string(options.picture) +
+struct Measured {
+    double load = 0, first = 0;  // milliseconds
+    std::vector<double> frames;  // those after the first
+    std::vector<graphopt_layer> layers;
+};
+
+// The keys that --details adds; `warnings` are JSON strings.
+std::string details(const graphopt_runner* runner, const std::string& warnings,
+                    const Measured& measured) {
+    std::string json = ",\n  \"warnings\": [" + warnings +
+                       "],\n  \"device\": " + graphopt::json_string(graphopt_device(runner)) +
+                       ",\n  \"load_ms\": " + json_number(measured.load, 3) +
+                       ",\n  \"first_ms\": " + json_number(measured.first, 3);
+    if (!measured.frames.empty()) {
+        json += ",\n  \"median_ms\": " + json_number(graphopt::median(measured.frames), 3);
+    }
+    json += ",\n  \"layers\": [";
+    const char* between = "\n";
+    for (const graphopt_layer& layer : measured.layers) {
+        json += std::string(between) + "   {\"stage\": " + graphopt::json_string(layer.stage) +
+                ", \"layer\": " + graphopt::json_string(layer.layer) +
+                ", \"kernel\": " + graphopt::json_string(layer.kernel) +
+                ", \"macs\": " + std::to_string(layer.macs) +
+                ", \"ms\": " + json_number(layer.ms, 6) + "}";
+        between = ",\n";
+    }
+    return json + "]";
+}
+
+void write_json(const std::string& name, const Picture& picture, const graphopt_runner* runner,
+                const std::vector<graphopt_person>& people, const std::string& more) {
+    std::string json = "[\n {\n  \"image\": " + graphopt::json_string(name) +
                        ",\n  \"width\": " + std::to_string(picture.width()) +
                        ",\n  \"height\": " + std::to_string(picture.height()) +
                        ",\n  \"people\": [";
@@ -171,16 +204,21 @@ void write_json(const Options& options, const Picture& picture, const graphopt_r
         between = ",\n";
     }
     json += std::string(people.empty() ? "]" : "\n  ]") +
-            ",\n  \"skeleton\": " + graphopt::json_string(graphopt_skeleton(runner)) + "\n }\n]\n";
+            ",\n  \"skeleton\": " + graphopt::json_string(graphopt_skeleton(runner)) + more +
+            "\n }\n]\n";
     std::fputs(json.c_str(), stdout);
 }
 
-void write_profile(graphopt_runner* runner, int runs) {
+std::vector<graphopt_layer> profile(graphopt_runner* runner, int runs) {
     graphopt_error error;
     int count = 0;
     check(graphopt_profile(runner, 1, nullptr, 0, &count, &error), error);
     std::vector<graphopt_layer> layers(static_cast<size_t>(count));
     check(graphopt_profile(runner, runs, layers.data(), count, &count, &error), error);
+    return layers;
+}
+
+void write_profile(const std::vector<graphopt_layer>& layers) {
     double total = 0;
     for (const graphopt_layer& layer : layers) total += layer.ms;
     std::fprintf(stderr, "%8s  %5s  %8s  %-8s %-28s %s\n", "ms", "share", "GMAC/s", "stage",
@@ -193,8 +231,42 @@ void write_profile(graphopt_runner* runner, int runs) {
     std::fprintf(stderr, "%8.3f  in all\n", total);
 }
 
+void look(const Options& options, const std::string& name, graphopt_runner* runner, double load) {
+    const Picture picture(options, name);
+    Measured measured;
+    measured.load = load;
+    const Clock::time_point first = Clock::now();
+    const std::vector<graphopt_person> people = picture.people(runner);
+    measured.first = milliseconds_since(first);
+    std::string warnings;
+    for (int i = 0; const char* warning = graphopt_warning(runner, i); ++i) {
+        std::fprintf(stderr, "%s: %s\n", name.c_str(), warning);
+        warnings += (i == 0 ? "" : ", ") + graphopt::json_string(warning);
+    }
+    for (int i = 0; i < options.repeat; ++i) {
+        const Clock::time_point start = Clock::now();
+        picture.people(runner);
+        measured.frames.push_back(milliseconds_since(start));
+    }
+    if (options.profile) measured.layers = profile(runner, std::max(options.repeat, 10));
+
+    if (options.json) {
+        write_json(name, picture, runner, people,
+                   options.details ? details(runner, warnings, measured) : "");
+    } else {
+        std::printf("%s: %zu %s, %.0f ms\n", name.c_str(), people.size(),
+                    people.size() == 1 ? "person" : "people", measured.first);
+    }
+    if (std::fflush(stdout) != 0) throw BadInput("cannot write the result");
+    if (!measured.frames.empty()) {
+        std::fprintf(stderr, "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d)\n",
+                     graphopt_device(runner), load, measured.first,
+                     graphopt::median(measured.frames), options.repeat);
+    }
+    if (options.profile) write_profile(measured.layers);
+}
+
 void work(const Options& options) {
-    const Picture picture(options);
     graphopt_runner* opened = nullptr;
     graphopt_error error;
     const Clock::time_point start = Clock::now();
@@ -204,33 +276,11 @@ void work(const Options& options) {
     const Runner runner(opened);
     check(status, error);
     const double load = milliseconds_since(start);
-
-    const Clock::time_point first_start = Clock::now();
-    const std::vector<graphopt_person> people = picture.people(runner.get());
-    const double first = milliseconds_since(first_start);
-    for (int i = 0; const char* warning = graphopt_warning(runner.get(), i); ++i) {
-        std::fprintf(stderr, "%s: %s\n", options.picture.c_str(), warning);
+    if (options.nv21 || options.picture != "-") {
+        look(options, options.picture, runner.get(), load);
+        return;
     }
-    if (options.json) {
-        write_json(options, picture, runner.get(), people);
-    } else {
-        std::printf("%s: %zu %s, %.0f ms\n", options.picture.c_str(), people.size(),
-                    people.size() == 1 ? "person" : "people", first);
-    }
-    if (std::fflush(stdout) != 0) throw BadInput("cannot write the result");
-
-    std::vector<double> frames;
-    for (int i = 0; i < options.repeat; ++i) {
-        const Clock::time_point frame_start = Clock::now();
-        picture.people(runner.get());
-        frames.push_back(milliseconds_since(frame_start));
-    }
-    if (!frames.empty()) {
-        std::fprintf(stderr, "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d)\n",
-                     graphopt_device(runner.get()), load, first, graphopt::median(frames),
-                     options.repeat);
-    }
-    if (options.profile) write_profile(runner.get(), std::max(options.repeat, 10));
+    for (std::string name; std::getline(std::cin, name);) look(options, name, runner.get(), load);
 }
 
 }  // namespace

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
 from graphopt.commands.progress import shown
 
 
 def bench(
+    context: typer.Context,
     model: Annotated[
         Path | None,
         typer.Argument(
@@ -55,8 +57,13 @@ def bench(
     result_json: Annotated[
         Path | None, typer.Option(help="Write the result as JSON.", metavar="F.json")
     ] = None,
+    device: options.Device = "local",
+    runner: options.Runner = None,
 ) -> None:
-    """Measure a compiled network beside other engines, in turns, and compare their outputs."""
+    """Measure a compiled network beside other engines, in turns, and compare their outputs.
+
+    With --device adb, a bundle is measured on a phone, by itself, layer by layer.
+    """
     from graphopt.model import parse_input_shapes
     from graphopt.report import console
 
@@ -70,6 +77,25 @@ def bench(
         console().print(comparison)
         if result_json:
             comparison.write(result_json)
+        return
+
+    if device != "local":
+        from graphopt.phone import bench_on_phone
+
+        options.not_on_a_phone(context, "vs", "warmup_runs", "input_shape")
+        with shown("looking for a phone") as tell:
+            measured = bench_on_phone(
+                model,
+                device,
+                runner=runner,
+                photo=photo,
+                threads=threads or 0,
+                runs=num_runs,
+                progress=tell,
+            )
+        console().print(measured)
+        if result_json:
+            measured.write(result_json)
         return
 
     from graphopt.benchmark import bench as run

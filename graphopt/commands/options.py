@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.errors import InputError
+
 Skeleton = Annotated[
     str | None,
     typer.Option(
@@ -49,3 +51,37 @@ Load = Annotated[
     typer.Option(help="A Python file that defines more passes; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="local: this machine; adb: the phone that adb sees, adb:SERIAL one of several.",
+        metavar="local|adb[:SERIAL]",
+    ),
+]
+Runner = Annotated[
+    Path | None,
+    typer.Option(
+        help="The graphopt-run for --device adb, built for the phone.",
+        envvar="GRAPHOPT_RUNNER",
+        show_envvar=True,
+    ),
+]
+
+
+def not_on_a_phone(context: typer.Context, *names: str) -> None:
+    """Refuse options that were given and have no meaning with --device adb.
+
+    Raises:
+        InputError: names them.
+    """
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: a phone runs a bundle as it was compiled, and nothing else",
+            hint="leave it out with --device adb",
+        )

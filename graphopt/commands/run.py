@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.progress import shown
 
 
 def run(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="BUNDLE|IN.onnx", help="The pose network.")],
     photos: Annotated[
         list[Path], typer.Argument(metavar="PHOTO...", help="Photos, folders, videos.")
@@ -39,6 +41,8 @@ def run(
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Besides, keep their key points from trembling.")
     ] = False,
+    device: options.Device = "local",
+    runner: options.Runner = None,
 ) -> None:
     """Find the people in photos, folders of photos and videos.
 
@@ -46,39 +50,61 @@ def run(
     a score 0..1 and key points in the skeleton's order: x and y in photo pixels (the centre of the
     first pixel is 0, 0) and a score; all zero where a part was not found. With --track or --smooth,
     a person also has an id: the same for the same person in all frames of a video.
+
+    With --device adb, a bundle runs on a phone; milliseconds are its own, without the way there.
     """
+    from contextlib import ExitStack
+
     from rich.console import Console
 
     from graphopt.engine import open_engine
     from graphopt.pose.decode import DecodeOptions
-    from graphopt.pose.estimate import Estimator, Job, Tracking
+    from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking
     from graphopt.pose.spec import choices
 
     console = Console(stderr=True)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"
     job = Job.plan(photos, output, json_file, tracking)
-    opened, spec = open_engine(
-        model,
-        engine=engine,
-        threads=threads,
-        **choices(skeleton, color, mean, scale, pad_value),
-    )
-    for line in spec.guesses:
-        console.print(line, style="dim", markup=False, soft_wrap=True)
-    estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
     skipped = 0
-    for result in job.run(estimator, console):
-        if result is None:
-            skipped += 1
-            continue
-        for warning in result.poses.warnings:
-            console.print(
-                f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True
+    with ExitStack() as stack:
+        estimator: FindsPeople
+        if device == "local":
+            opened, spec = open_engine(
+                model,
+                engine=engine,
+                threads=threads,
+                **choices(skeleton, color, mean, scale, pad_value),
             )
-        count = len(result.poses.people)
-        typer.echo(
-            f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
-            f"{result.milliseconds:.0f} ms"
-        )
+            estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
+        else:
+            from graphopt.phone import estimator_on_phone
+
+            fixed = ("engine", "height", "skeleton", "color", "mean", "scale", "pad_value")
+            options.not_on_a_phone(context, *fixed)
+            with shown("looking for a phone") as tell:
+                opening = estimator_on_phone(
+                    model,
+                    device,
+                    runner=runner,
+                    threads=threads,
+                    min_score=min_score,
+                    progress=tell,
+                )
+                estimator = stack.enter_context(opening)
+        for line in estimator.spec.guesses:
+            console.print(line, style="dim", markup=False, soft_wrap=True)
+        for result in job.run(estimator, console):
+            if result is None:
+                skipped += 1
+                continue
+            for warning in result.poses.warnings:
+                console.print(
+                    f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True
+                )
+            count = len(result.poses.people)
+            typer.echo(
+                f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
+                f"{result.milliseconds:.0f} ms"
+            )
     if skipped:
         console.print(f"skipped {skipped} files that are no photos", style="dim")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 from rich.console import Console
@@ -40,6 +40,19 @@ from graphopt.runtime import BundleRunner
 
 Tracking = Literal["off", "track", "smooth"]
 """Whether people of a video are followed from frame to frame, and their key points smoothed."""
+
+
+class FindsPeople(Protocol):
+    """Photo in, people out, wherever that happens."""
+
+    @property
+    def spec(self) -> PoseSpec:
+        """How photos and people fit the network."""
+        ...
+
+    def __call__(self, photo: Image.Image) -> Poses:
+        """The people in an RGB photo, in its pixels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,7 @@ class Job:
             return self.output / path.stem
         return self.output / (path.name if is_picture(path) else f"{path.name}.png")
 
-    def run(self, estimator: Estimator, console: Console) -> Iterator[Result | None]:
+    def run(self, estimator: FindsPeople, console: Console) -> Iterator[Result | None]:
         """Work through the files, with a progress bar on the console if there are several.
 
         Each result comes after its picture was written; None stands for a file of a folder that is
@@ -197,7 +210,7 @@ class Job:
                 fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     def _file(
-        self, path: Path, named: bool, estimator: Estimator, expect: Callable[[int], None]
+        self, path: Path, named: bool, estimator: FindsPeople, expect: Callable[[int], None]
     ) -> Iterator[Result | None]:
         if is_video(path):
             yield from self._video(path, estimator, expect)
@@ -212,7 +225,7 @@ class Job:
         yield _look(str(path), photo, estimator, self._picture_to(self.target(path)))
 
     def _video(
-        self, path: Path, estimator: Estimator, expect: Callable[[int], None]
+        self, path: Path, estimator: FindsPeople, expect: Callable[[int], None]
     ) -> Iterator[Result]:
         target = self.target(path)
         with ExitStack() as stack:
@@ -239,7 +252,7 @@ class Job:
 def _look(
     name: str,
     photo: Image.Image,
-    estimator: Estimator,
+    estimator: FindsPeople,
     show: Callable[[Image.Image], None] | None,
     follow: Tracker | None = None,
 ) -> Result:
@@ -247,7 +260,8 @@ def _look(
     poses = estimator(photo)
     if follow is not None:
         poses = replace(poses, people=follow(poses.people))
-    milliseconds = 1e3 * (time.perf_counter() - start)
+    overhead = getattr(estimator, "overhead", 0.0)  # of a phone: the way there and back
+    milliseconds = 1e3 * (time.perf_counter() - start - overhead)
     if show is not None:
         show(draw(photo, poses.people, estimator.spec.skeleton))
     return Result(name, photo.width, photo.height, poses, milliseconds)
