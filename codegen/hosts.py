@@ -76,13 +76,19 @@ def link(objects: Sequence[Path], library: Path, host: str = "") -> None:
         GraphoptError: the linker failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = _cross_linker(HOSTS[host], Path(folder)) if host else [*_compiler(), "-shared"]
+        command = (
+            _cross_linker(HOSTS[host], Path(folder)) if host else [*find_compiler(), "-shared"]
+        )
         command += ["-o", str(library), *map(str, objects)]
         _run(command)
 
 
-def _compiler() -> list[str]:
-    """This machine's C compiler, which knows where its libraries are."""
+def find_compiler() -> list[str]:
+    """This machine's C compiler, which knows where its libraries are.
+
+    Raises:
+        Unsupported: there is none.
+    """
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
@@ -96,7 +102,7 @@ def _compiler() -> list[str]:
 
 def _cross_linker(host: Host, folder: Path) -> list[str]:
     """LLVM's linker for another machine, of whose libraries it is given the names alone."""
-    linker = [*_lld(host), "-m", host.emulation, "-shared"]
+    linker = [*find_lld(host), "-m", host.emulation, "-shared"]
     content = folder / "content"
     content.write_bytes(b"\0")
     needed = []
@@ -107,8 +113,12 @@ def _cross_linker(host: Host, folder: Path) -> list[str]:
     return [*linker, "-z", "max-page-size=16384", "--no-as-needed", *needed]
 
 
-def _lld(host: Host) -> list[str]:
-    """LLVM's linker: the Android NDK's, the system's, or ziglang's."""
+def find_lld(host: Host) -> list[str]:
+    """LLVM's linker: the Android NDK's, the system's, or ziglang's.
+
+    Raises:
+        Unsupported: there is none.
+    """
     ndk = Path(os.environ.get("ANDROID_NDK_HOME", "/nowhere"), "toolchains/llvm/prebuilt")
     for path in [*map(str, sorted(ndk.glob("*/bin/ld.lld"))), shutil.which("ld.lld")]:
         if path:

@@ -3,6 +3,7 @@
 from graphopt.commands.bench import bench
 from graphopt.commands.compare import compare
 from graphopt.commands.compile import compile
+from graphopt.commands.doctor import doctor
 from graphopt.commands.eval import eval
 from graphopt.commands.explain import explain
 from graphopt.commands.inspect import inspect
@@ -29,6 +30,7 @@ ALL = (
     tune,
     pack,
     unpack,
+    doctor,
 )
 """The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
 
@@ -37,6 +39,7 @@ __all__ = [
     "bench",
     "compare",
     "compile",
+    "doctor",
     "eval",
     "explain",
     "inspect",
