@@ -25,12 +25,18 @@ class Host:
         emulation: as linkers call its format.
         vectors: which of `targets.cpu.VECTOR_UNITS` it has.
         libraries: what kernels need there, by the names that its loader knows.
+        closed: its loader looks for symbols only in what a library says that it needs.
     """
 
     triple: str
     emulation: str
     vectors: str
     libraries: tuple[str, ...]
+    closed: bool = False
+
+    def needed(self, runner: str) -> tuple[str, ...]:
+        """What a library says that it needs, where its kernels are run by the library `runner`."""
+        return (*self.libraries, runner) if self.closed else self.libraries
 
 
 HOSTS: Mapping[str, Host] = MappingProxyType(
@@ -38,12 +44,8 @@ HOSTS: Mapping[str, Host] = MappingProxyType(
         host.triple: host
         for host in (
             Host("aarch64-linux-gnu", "aarch64linux", "neon", ("libm.so.6", "libc.so.6")),
-            # Android's loader looks for symbols only in what a library says that it needs.
             Host(
-                "aarch64-linux-android",
-                "aarch64linux",
-                "neon",
-                ("libm.so", "libc.so", "libgraphopt.so"),
+                "aarch64-linux-android", "aarch64linux", "neon", ("libm.so", "libc.so"), closed=True
             ),
         )
     }
@@ -63,22 +65,26 @@ def check_host(triple: str) -> None:
         )
 
 
-def link(objects: Sequence[Path], library: Path, host: str = "") -> None:
+def link(
+    objects: Sequence[Path], library: Path, host: str = "", runner: str = "libgraphopt.so"
+) -> None:
     """Link objects into a shared library.
 
     Args:
         objects: the object files.
         library: the file to write.
         host: the triple of the machine that it is for; "" is this one.
+        runner: the library there that has the functions which kernels call.
 
     Raises:
         Unsupported: there is no linker for it here.
         GraphoptError: the linker failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = (
-            _cross_linker(HOSTS[host], Path(folder)) if host else [*find_compiler(), "-shared"]
-        )
+        if host:
+            command = _cross_linker(HOSTS[host], Path(folder), runner)
+        else:
+            command = [*find_compiler(), "-shared"]
         command += ["-o", str(library), *map(str, objects)]
         _run(command)
 
@@ -100,13 +106,13 @@ def find_compiler() -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc"]
 
 
-def _cross_linker(host: Host, folder: Path) -> list[str]:
+def _cross_linker(host: Host, folder: Path, runner: str) -> list[str]:
     """LLVM's linker for another machine, of whose libraries it is given the names alone."""
     linker = [*find_lld(host), "-m", host.emulation, "-shared"]
     content = folder / "content"
     content.write_bytes(b"\0")
     needed = []
-    for name in host.libraries:
+    for name in host.needed(runner):
         needed.append(str(folder / name))
         _run([*linker, f"--soname={name}", "-o", needed[-1], "--format=binary", str(content)])
     # Android 15 has pages of 16 KB on some phones.

@@ -50,10 +50,12 @@ class DeviceFunction:
     buffers: tuple[Tensor, ...]
 
 
-def tvm_target(target: Target) -> Any:
-    """TVM's own object for a target."""
+def tvm_target(target: Target, host: str = "") -> Any:
+    """TVM's own object for a target; `host` is the machine that a GPU belongs to, "" this one."""
     device = tvm.target.Target(target.tvm)
-    return device if target.kind == "cpu" else tvm.target.Target(device, host="llvm")
+    if target.kind == "cpu":
+        return device
+    return tvm.target.Target(device, host={"kind": "llvm", **({"mtriple": host} if host else {})})
 
 
 def shared_library(

@@ -10,6 +10,8 @@ plan        the straight-line program -> plan, weights, kernels        plan.py
 preparation kernels from a photo to the input, before the network's    preparation.py
 decoder     kernels from maps to people, after the network's           decoder.py
 code        TIR -> machine code or OpenCL C                            machine_code.py
+
+Up to `memory`, a library for TVM's own runtime is made in the same way (standard.py).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from graphopt.codegen.decoder import can_decode, with_decoder
 from graphopt.codegen.halves import Halves
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
-from graphopt.codegen.layout import use_our_kernels
+from graphopt.codegen.layout import Layer, use_our_kernels
 from graphopt.codegen.plan import make_plan
 from graphopt.codegen.preparation import can_prepare, with_preparation
 from graphopt.codegen.schedule import schedule_rest
@@ -112,18 +114,7 @@ def compile_network(
     """
     device = machine_code.tvm_target(target)
     with device:
-        progress("import")
-        module, node_of = import_onnx(model)
-        progress("kernels")
-        halves = None if largest is None else _halves(model, target, largest)
-        module, layers = use_our_kernels(module, target, node_of, measured, halves)
-        kept = tuple(halves.kept) if halves else ()
-        progress("legalise")
-        module = tvm.transform.Sequential(list(LEGALISE))(module)
-        progress("schedule")
-        module = schedule_rest(module, target)
-        progress("memory")
-        module = tvm.transform.Sequential(list(MEMORY))(module)
+        module, layers, kept = lower_network(model, target, measured, largest, progress)
         progress("plan")
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
@@ -145,6 +136,36 @@ def compile_network(
 
         plan, code_file, code = machine_code.compiled(functions, plan, target, making)
     return Compiled(plan, weights, code, code_file, kept)
+
+
+def lower_network(
+    model: onnx.ModelProto,
+    target: Target,
+    measured: Mapping[str, Choice] = MappingProxyType({}),
+    largest: Mapping[str, float] | None = None,
+    progress: Progress = lambda *_: None,
+) -> tuple[tvm.IRModule, list[Layer], tuple[str, ...]]:
+    """A network as a list of kernel calls, under the current TVM target.
+
+    Args:
+        model, target, measured, largest, progress: as in `compile_network`.
+
+    Returns:
+        `main` and the kernels that it calls; the calls of ours, in order; what stays in float32
+        because half precision cannot hold it.
+    """
+    progress("import")
+    module, node_of = import_onnx(model)
+    progress("kernels")
+    halves = None if largest is None else _halves(model, target, largest)
+    module, layers = use_our_kernels(module, target, node_of, measured, halves)
+    progress("legalise")
+    module = tvm.transform.Sequential(list(LEGALISE))(module)
+    progress("schedule")
+    module = schedule_rest(module, target)
+    progress("memory")
+    module = tvm.transform.Sequential(list(MEMORY))(module)
+    return module, layers, tuple(halves.kept) if halves else ()
 
 
 def _halves(model: onnx.ModelProto, target: Target, largest: Mapping[str, float]) -> Halves:

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 
+from graphopt.bundle import Model
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
@@ -91,6 +93,30 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     (folder / "description.json").write_text(json.dumps(description))
 
 
+def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
+    """Write net.so, what it is to manifest.json, and its outputs, or why there are none here.
+
+    Inputs are read from the files `feeds` and outputs are written to `outputs-N.npz`, both in the
+    network's order; the reason goes to not_run.txt.
+    """
+    from graphopt.codegen.standard import run_library, write_library
+    from graphopt.codegen.targets import load_target
+    from graphopt.codegen.tuning import as_choices
+
+    target, library = load_target(job["target"], job["host"]), folder / "net.so"
+    measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
+    source = Model.model_validate(job["source"])
+    manifest = write_library(_model(job), target, source, library, job["host"], measured, progress)
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    progress("run")
+    inputs = [[*np.load(folder / name).values()] for name in job["feeds"]]
+    try:
+        for number, outputs in enumerate(run_library(library, manifest.target, inputs)):
+            np.savez(folder / f"outputs-{number}.npz", *outputs)
+    except Unsupported as reason:
+        (folder / "not_run.txt").write_text(reason.message)
+
+
 def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     """Write bundles of candidates, and what they are to candidates.json."""
     from graphopt.codegen.targets import load_target
@@ -121,7 +147,12 @@ def _model(job: dict[str, Any]) -> onnx.ModelProto:
 
 Progress = Callable[..., None]
 _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = MappingProxyType(
-    {"compile": _compile, "tune": _tune, "decoder": _decoder}
+    {
+        "compile": _compile,
+        "library": _library,
+        "tune": _tune,
+        "decoder": _decoder,
+    }
 )
 
 

@@ -7,6 +7,7 @@ TVM, and a crash inside it becomes a message that names the layer.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -326,8 +327,25 @@ def run_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str], No
     Raises:
         GraphoptError: it could not be done; says in which phase.
     """
+    failure = follow_worker(work, {"model": str(work / "model.onnx"), **task}, progress)
+    if failure:
+        raise Unsupported(
+            f"the compiler failed in phase {failure}",
+            hint="another --input-shape or --target may work; please report the network",
+        )
+
+
+def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str], None]) -> str:
+    """Have a process that has TVM do a task; its results lie in `work`.
+
+    Returns:
+        Nothing where it is done, else the phase in which the process failed, and why.
+
+    Raises:
+        GraphoptError: what the process itself says is wrong.
+    """
     job = work / "job.json"
-    job.write_text(json.dumps({"model": str(work / "model.onnx"), **task}))
+    job.write_text(json.dumps(task))
     phase, reason = "start", "it said nothing"
     with _worker(job) as process:
         for line in process.stdout or ():
@@ -340,13 +358,13 @@ def run_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str], No
                 continue
             phase = f"{event['phase']} {event['detail']}".strip()
             progress(phase)
-        if process.wait():
-            if process.returncode < 0:
-                reason = f"it died of signal {-process.returncode}"
-            raise Unsupported(
-                f"the compiler failed in phase {phase}: {reason}",
-                hint="another --input-shape or --target may work; please report the network",
-            )
+        if not process.wait():
+            return ""
+        if process.returncode < 0:
+            reason = f"it died of signal {-process.returncode}"
+        if process.returncode == -signal.SIGALRM:
+            reason = "it took too long"
+        return f"{phase}: {reason}"
 
 
 @contextmanager

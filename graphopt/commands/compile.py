@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt.commands import options
 from graphopt.commands.progress import shown
+
+if TYPE_CHECKING:
+    from graphopt.bundle import Manifest
 
 
 class Post(str, Enum):
@@ -19,11 +23,25 @@ class Post(str, Enum):
     none = "none"
 
 
+class Format(str, Enum):
+    """What is written."""
+
+    bundle = "bundle"
+    tvm = "tvm"
+
+
 def compile(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write.")
+        Path, typer.Option("-o", "--output", metavar="BUNDLE|NET.so", help="What to write.")
     ],
+    format: Annotated[
+        Format,
+        typer.Option(
+            help="bundle: a folder that needs no framework; tvm: the network alone as a library "
+            "NAME.so for TVM's own runtime."
+        ),
+    ] = Format.bundle,
     target: Annotated[
         str,
         typer.Option(
@@ -103,15 +121,26 @@ def compile(
 
     # What was measured here is not true elsewhere.
     measured = find_tuning("off" if host and tuning == "auto" else tuning, target)
+    given: dict[str, Any] = {
+        "target": target,
+        "host": host,
+        "input_shapes": parse_input_shapes(input_shape or []),
+        "tuned": measured.layers if measured else {},
+        "pose_choices": choices(skeleton, color, mean, scale, pad_value),
+    }
+    if format is Format.tvm:
+        if fp16 or fp16_arithmetic or calib or require_full_gpu:
+            raise typer.BadParameter(
+                "--format tvm is float32 and the network alone: leave out --fp16, "
+                "--fp16-arithmetic, --calib and --require-full-gpu"
+            )
+        _library(model, output, given)
+        return
     with shown("reading the network") as tell:
         done = compile_model(
             model,
             output,
-            target=target,
-            host=host,
-            input_shapes=parse_input_shapes(input_shape or []),
-            tuned=measured.layers if measured else {},
-            pose_choices=choices(skeleton, color, mean, scale, pad_value),
+            **given,
             fp16=fp16,
             half_arithmetic=fp16_arithmetic,
             calib=calib,
@@ -136,19 +165,46 @@ def compile(
             f"left to the host's CPU: {', '.join(map(WHY_NOT.__getitem__, left))}", style="yellow"
         )
     size = sum(file.bytes for file in done.manifest.files.values())
-    sizes = ", ".join(
-        f"{name} {'x'.join(map(str, shape))}" for name, shape in done.manifest.inputs.items()
-    )
     precision = ", half precision" if fp16 or fp16_arithmetic else ""
     of_host = f" on {host}" if host else ""
     typer.echo(
-        f"{output}: target {target}{of_host}{precision}, input {sizes}, "
+        f"{output}: target {target}{of_host}{precision}, input {_sizes(done.manifest)}, "
         f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
         f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
-    if isinstance(done.difference, float):
-        typer.echo(f"outputs equal onnxruntime's within {done.difference:.0e} of their range")
+    _say_difference(done.difference)
+
+
+def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from graphopt.library import compile_library
+
+    with shown("reading the network") as tell:
+        done = compile_library(model, output, **given, progress=tell)
+    for what in done.left_out:
+        Console(stderr=True).print(f"left out: {what}", style="dim", markup=False, soft_wrap=True)
+    manifest = done.manifest
+    typer.echo(
+        f"{output}: target {manifest.target.name} on {manifest.target.host}, input "
+        f"{_sizes(manifest)}, {manifest.macs / 1e9:.2f} GMACs, {done.bytes / 1e6:.1f} MB"
+    )
+    _say_difference(done.difference)
+
+
+def _sizes(manifest: Manifest) -> str:
+    inputs = manifest.inputs.items()
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in inputs)
+
+
+def _say_difference(difference: float | str) -> None:
+    from rich.console import Console
+
+    if isinstance(difference, float):
+        typer.echo(f"outputs equal onnxruntime's within {difference:.0e} of their range")
     else:
-        console.print(f"not compared with onnxruntime: {done.difference}", style="yellow")
+        Console(stderr=True).print(
+            f"not compared with onnxruntime: {difference}", style="yellow", soft_wrap=True
+        )

@@ -20,6 +20,7 @@ from graphopt.codegen import hosts
 from graphopt.codegen.hosts import HOSTS
 from graphopt.compile import compile_model
 from graphopt.errors import CheckFailed, InputError, Unsupported
+from graphopt.library import compile_library
 from graphopt.runtime import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
@@ -60,11 +61,25 @@ def test_kernels_for_another_machine(
     assert loads
     assert set(loads) == {"0x4000"}  # pages of 16 KB
     needed = re.findall(r"NEEDED.*\[(.*)\]", readelf("--dynamic", library))
-    assert tuple(needed) == HOSTS[host].libraries
+    assert tuple(needed) == HOSTS[host].needed("libgraphopt.so")
     symbols = re.findall(r" UND (\w+)", readelf("--dyn-syms", library))
     assert RUNNER <= set(symbols) <= RUNNER | C_LIBRARY | MATHEMATICS
     with pytest.raises(Unsupported, match=f"compiled for {host}, and this is"):
         open_bundle(tmp_path / "b")
+
+
+@pytest.mark.android
+def test_a_library_for_a_phone(readelf: Callable[..., str], proto: Proto, tmp_path: Path) -> None:
+    onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), tmp_path / "net.onnx")
+    host, library = "aarch64-linux-android", tmp_path / "net.so"
+    done = compile_library(tmp_path / "net.onnx", library, target="adreno", host=host)
+    assert "compiled for " + host in str(done.difference)
+    assert any("images" in what for what in done.left_out)
+    assert "AArch64" in readelf("--file-header", library)
+    needed = re.findall(r"NEEDED.*\[(.*)\]", readelf("--dynamic", library))
+    assert needed == ["libm.so", "libc.so", "libtvm_ffi.so"]
+    symbols = re.findall(r" UND (\w+)", readelf("--dyn-syms", library))
+    assert RUNNER <= set(symbols) <= RUNNER | C_LIBRARY
 
 
 def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""The plain function behind `graphopt compile --format tvm`: ONNX in, a checked library out.
+
+It is for those whose devices have TVM's own runtime: the network alone, whose virtual machine calls
+the kernels that a bundle has. As for a bundle, the compiler is a child process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.bundle import Manifest, Model
+from graphopt.codegen.hosts import check_host
+from graphopt.codegen.targets import check_name, load_target
+from graphopt.compile import HALF_TOLERANCE, TOLERANCE, prepare, run_worker
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import CheckFailed, InputError
+from graphopt.model import replacing, save_model, serialised, sha256_of
+from graphopt.tuning import Tuned
+from graphopt.verify import Feeds, difference, sample_feeds
+
+
+@dataclass(frozen=True)
+class Library:
+    """What came of compiling.
+
+    Args:
+        manifest: of the library that was written; it holds it too.
+        bytes: its size.
+        difference: largest difference to onnxruntime's outputs as a part of their range, or why it
+            was not measured.
+        left_out: what a bundle has and it has not, a phrase each.
+    """
+
+    manifest: Manifest
+    bytes: int
+    difference: float | str
+    left_out: tuple[str, ...]
+
+
+def compile_library(
+    path: Path,
+    library: Path,
+    *,
+    target: str = "cpu",
+    host: str = "",
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    pose_choices: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Tuned] = MappingProxyType({}),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Library:
+    """Compile a network into a library for TVM's runtime.
+
+    Its function `main` takes the network's inputs and returns its outputs, float32 as they are in
+    the ONNX file; `graphopt_manifest` returns a `graphopt.bundle.Manifest` as JSON.
+
+    Args:
+        path: the ONNX file.
+        library: the file to write, NAME.so; an older one is replaced.
+        target: a file name of `graphopt/codegen/targets`.
+        host: the machine that it is for, see `graphopt.codegen.hosts`; "" is this one.
+        input_shapes, pose_choices, tuned, progress: as in `graphopt.compile.compile_model`.
+
+    Raises:
+        GraphoptError: the network cannot be read or compiled; nothing is written.
+        CheckFailed: its outputs differ from onnxruntime's; nothing is written.
+    """
+    check_name(target)
+    check_host(host)
+    if library.suffix != ".so" or library.is_dir():
+        raise InputError(
+            f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
+        )
+    graph, _ = prepare(path, input_shapes, pose_choices or {}, progress)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        work = Path(folder)
+        save_model(graph, work / "model.onnx")
+        samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
+        names = [f"feeds-{number}.npz" for number in range(len(samples))]
+        for name, feeds in zip(names, samples, strict=True):
+            np.savez(work / name, *feeds.values())
+        task = {
+            "task": "library",
+            "target": target,
+            "host": host,
+            "measured": {key: choice.model_dump() for key, choice in tuned.items()},
+            "source": Model(path=str(path.resolve()), sha256=sha256_of(path)).model_dump(),
+            "feeds": names,
+        }
+        run_worker(work, task, progress)
+        manifest = Manifest.model_validate_json((work / "manifest.json").read_bytes())
+        progress("comparing with onnxruntime")
+        differs = _difference(graph, samples, work)
+        half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
+        if isinstance(differs, float) and not differs <= (HALF_TOLERANCE if half else TOLERANCE):
+            raise CheckFailed(
+                f"the library's outputs differ from onnxruntime's by {differs:.1e} of their range",
+                hint="please report the network: this is an error in graphopt",
+            )
+        with replacing(library) as fresh:
+            shutil.copyfile(work / "net.so", fresh)
+        return Library(manifest, library.stat().st_size, differs, tuple(_left_out(manifest)))
+
+
+def _left_out(manifest: Manifest) -> Iterator[str]:
+    yield "pre-processing and decoder (TVM's format holds the network alone)"
+    if manifest.target.kind == "gpu" and load_target(manifest.target.name).images:
+        yield "images (in TVM's format kernels read their input from buffers)"
+
+
+def _difference(graph: gs.Graph, inputs: Sequence[Feeds], work: Path) -> float | str:
+    """How far the outputs in `work` are from onnxruntime's on the cleaned graph."""
+    why = work / "not_run.txt"
+    if why.exists():
+        return why.read_text()
+    with serialised(graph) as model:
+        reference = OnnxRuntimeEngine(model)
+        return max(
+            difference(got, theirs)
+            for number, feeds in enumerate(inputs)
+            for got, theirs in zip(
+                np.load(work / f"outputs-{number}.npz").values(),
+                reference.run(feeds).values(),
+                strict=True,
+            )
+        )
