@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,6 +118,24 @@ def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         (folder / "not_run.txt").write_text(reason.message)
 
 
+def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
+    """Write what was measured through RPC to measured.json.
+
+    Where a phase takes longer than the job's `patience`, in seconds, SIGALRM ends this process: TVM
+    itself waits for ever.
+    """
+    from graphopt.codegen.remote import measure
+
+    def tell(phase: str, detail: str = "") -> None:
+        signal.alarm(job["patience"][phase])
+        progress(phase, detail)
+
+    measured = measure(
+        Path(job["library"]), job["host"], job["port"], job["rounds"], job["warmup_rounds"], tell
+    )
+    (folder / "measured.json").write_text(measured.model_dump_json())
+
+
 def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     """Write bundles of candidates, and what they are to candidates.json."""
     from graphopt.codegen.targets import load_target
@@ -150,6 +169,7 @@ _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = Mapping
     {
         "compile": _compile,
         "library": _library,
+        "remote": _remote,
         "tune": _tune,
         "decoder": _decoder,
     }

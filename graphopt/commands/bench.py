@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
@@ -11,21 +11,31 @@ from graphopt.commands import options
 from graphopt.commands.progress import shown
 
 
+class Result(Protocol):
+    """What was measured; rich shows it as tables."""
+
+    def write(self, path: Path) -> None:
+        """Write its JSON form, whole or not at all."""
+        ...
+
+
 def bench(
     context: typer.Context,
     model: Annotated[
         Path | None,
         typer.Argument(
-            metavar="BUNDLE|IN.onnx", help="A bundle; an ONNX file is compiled for the CPU first."
+            metavar="BUNDLE|IN.onnx",
+            help="A bundle; an ONNX file is compiled for the CPU first; with --rpc, a library.",
         ),
     ] = None,
     vs: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Engines to compare with: onnxruntime,openvino,ncnn,mnn, or tinygrad (OpenCL).",
             metavar="A,B",
+            show_default="onnxruntime",
         ),
-    ] = "onnxruntime",
+    ] = None,
     per_layer: Annotated[
         bool,
         typer.Option("--per-layer", help="Measure graphopt's layers too, and the machine's peak."),
@@ -54,6 +64,13 @@ def bench(
             help="Instead of a network: from maps to people, graphopt's way and others.",
         ),
     ] = False,
+    rpc: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure what compile --format tvm wrote, on a device that runs TVM's RPC server.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     result_json: Annotated[
         Path | None, typer.Option(help="Write the result as JSON.", metavar="F.json")
     ] = None,
@@ -64,27 +81,22 @@ def bench(
 
     With --device adb, a bundle is measured on a phone, by itself, layer by layer.
     """
-    from graphopt.model import parse_input_shapes
     from graphopt.report import console
 
     if post_processing == (model is not None):
         raise typer.BadParameter("give a network, or --post-processing, and not both")
+    result: Result
     if model is None:
         from graphopt.postprocessing import compare_post_processing
 
         with shown("compiling the decoder") as tell:
-            comparison = compare_post_processing(rounds=num_runs, progress=tell)
-        console().print(comparison)
-        if result_json:
-            comparison.write(result_json)
-        return
-
-    if device != "local":
+            result = compare_post_processing(rounds=num_runs, progress=tell)
+    elif device != "local":
         from graphopt.phone import bench_on_phone
 
-        options.not_on_a_phone(context, "vs", "warmup_runs", "input_shape")
+        options.not_on_a_phone(context, "vs", "warmup_runs", "input_shape", "rpc")
         with shown("looking for a phone") as tell:
-            measured = bench_on_phone(
+            result = bench_on_phone(
                 model,
                 device,
                 runner=runner,
@@ -93,25 +105,34 @@ def bench(
                 runs=num_runs,
                 progress=tell,
             )
-        console().print(measured)
-        if result_json:
-            measured.write(result_json)
-        return
+    elif rpc:
+        if vs or per_layer or photo or threads or input_shape:
+            raise typer.BadParameter(
+                "--rpc times the network alone: it goes with --num-runs, --warmup-runs and "
+                "--result-json"
+            )
+        from graphopt.remote import bench_library
 
-    from graphopt.benchmark import bench as run
+        with shown("connecting") as tell:
+            result = bench_library(
+                model, rpc, rounds=num_runs, warmup_rounds=warmup_runs, progress=tell
+            )
+    else:
+        from graphopt.benchmark import bench as run
+        from graphopt.model import parse_input_shapes
 
-    with shown("reading the network") as tell:
-        result = run(
-            model,
-            vs=[name.strip() for name in vs.split(",") if name.strip()],
-            threads=threads,
-            rounds=num_runs,
-            warmup_rounds=warmup_runs,
-            input_shapes=parse_input_shapes(input_shape or []),
-            per_layer=per_layer,
-            photo=photo,
-            progress=tell,
-        )
+        with shown("reading the network") as tell:
+            result = run(
+                model,
+                vs=[name.strip() for name in (vs or "onnxruntime").split(",") if name.strip()],
+                threads=threads,
+                rounds=num_runs,
+                warmup_rounds=warmup_runs,
+                input_shapes=parse_input_shapes(input_shape or []),
+                per_layer=per_layer,
+                photo=photo,
+                progress=tell,
+            )
     console().print(result)
     if result_json:
         result.write(result_json)

@@ -1,22 +1,31 @@
-"""Libraries for TVM's own runtime: as right as bundles are."""
+"""Libraries for TVM's own runtime: as right as bundles are, and measured through its RPC."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
 
-from graphopt import library
+from graphopt import library, remote
 from graphopt.bundle import Manifest
 from graphopt.cli import app
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, InputError
 from graphopt.library import compile_library
+from graphopt.remote import bench_library
 
 Proto = Callable[..., onnx.ModelProto]
 
@@ -72,3 +81,78 @@ def test_what_cannot_be_a_library_is_refused(net: Path) -> None:
     said = CliRunner().invoke(app, ["compile", str(net), "-o", "n.so", "--format", "tvm", "--fp16"])
     assert said.exit_code == 2
     assert "--format tvm is float32" in said.output
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if find_spec("cloudpickle") is None:
+        pytest.skip("TVM's RPC server needs cloudpickle (pip install cloudpickle)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tvm.exec.rpc_server", *where],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr
+    try:
+        assert any("bind to" in line for line in process.stderr)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # it has children
+        process.wait()
+        process.stderr.close()
+
+
+def test_measured_through_rpc(demo: Path, server: str, tmp_path: Path) -> None:
+    wanted = [*f"bench {demo} --rpc {server} --num-runs 4 --warmup-runs 1".split(), "--result-json"]
+    said = CliRunner().invoke(app, [*wanted, str(tmp_path / "r.json")])
+    assert said.exit_code == 0, said.output
+    assert "outputs differ from onnxruntime's by" in said.output
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert 0 < result["engines"]["graphopt"]["p10_ms"] <= result["engines"]["graphopt"]["median_ms"]
+    assert result["difference"]["graphopt"] < 1e-4
+    assert result["input"] == {"image": list(SMALL)}
+
+    network = demo.with_name("demo.onnx")
+    network.rename(tmp_path / "elsewhere.onnx")
+    report = bench_library(demo, server, rounds=1, warmup_rounds=0)
+    assert report.difference == {}
+    assert report.unavailable == {"onnxruntime": f"{network} is gone or has changed"}
+
+
+def test_a_server_without_the_device_says_so(net: Path, server: str) -> None:
+    done = compile_library(net, net.with_name("net.so"), target="opencl")
+    if isinstance(done.difference, float):
+        pytest.skip("TVM's runtime has OpenCL here")
+    assert "no device for opencl" in done.difference
+    with pytest.raises(InputError, match=r"the server cannot load net\.so: .*opencl"):
+        bench_library(net.with_name("net.so"), server)
+
+
+def test_nobody_there_and_nobody_who_answers(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        monkeypatch.setattr(remote, "PATIENCE", MappingProxyType({"connect": 1}))
+        with pytest.raises(
+            InputError, match=f"no result from {address}, in phase connect: it took"
+        ):
+            bench_library(demo, address)
+    with pytest.raises(InputError, match=f"no RPC server of TVM answers at {address}"):
+        bench_library(demo, address)
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "localhost:http", ":9090", "a:99999"])
+def test_an_address_has_a_port(server: str, demo: Path) -> None:
+    with pytest.raises(InputError, match="is no HOST:PORT"):
+        bench_library(demo, server)
+
+
+def test_only_libraries_are_sent(net: Path) -> None:
+    with pytest.raises(InputError, match="is no library") as caught:
+        bench_library(net, "127.0.0.1:9")
+    assert "--format tvm" in (caught.value.hint or "")
+    said = CliRunner().invoke(app, ["bench", str(net), "--rpc", "127.0.0.1:9", "--per-layer"])
+    assert said.exit_code == 2
