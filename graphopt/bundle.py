@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -230,9 +231,40 @@ def check_place(path: Path) -> None:
             raise InputError(
                 f"{path} exists and {what}", hint="give another folder to -o, or remove it"
             )
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place for a folder that cannot be written.
+
+    Raises:
+        InputError: says why.
+    """
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not os.access(parent, os.W_OK):
-        raise InputError(f"cannot write the bundle {path}: {parent} is read-only")
+        raise InputError(f"cannot write {path}: {parent} is read-only")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that is at `path` afterwards, in place of what was there.
+
+    Yields:
+        An empty folder beside it. Where filling or moving it fails, nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+        fresh.mkdir()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -252,21 +284,10 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
     manifest = manifest.model_copy(update={"files": sized})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            fresh, old = Path(folder) / "fresh", Path(folder) / "old"
-            fresh.mkdir()
+        with whole_folder(path) as fresh:
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
             (fresh / "manifest.json").write_text(manifest.model_dump_json(indent=1))
-            if path.exists():
-                path.rename(old)
-            try:
-                fresh.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
     except OSError as error:
         raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
     return manifest

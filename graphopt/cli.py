@@ -26,6 +26,7 @@ app = typer.Typer(
 for command in commands.ALL:
     app.command()(command)
 app.add_typer(commands.passes_app, name="passes")
+app.add_typer(commands.android_app, name="android")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """A file a command: parse, call one plain function, print."""
 
+from graphopt.commands.android import android_app
 from graphopt.commands.bench import bench
 from graphopt.commands.compare import compare
 from graphopt.commands.compile import compile
@@ -32,10 +33,11 @@ ALL = (
     unpack,
     doctor,
 )
-"""The commands in the order of `graphopt --help` (`passes` is a group of its own)."""
+"""The commands in the order of `graphopt --help` (`passes` and `android` are groups)."""
 
 __all__ = [
     "ALL",
+    "android_app",
     "bench",
     "compare",
     "compile",

@@ -1,0 +1,41 @@
+"""`graphopt android`: bundles on phones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands.progress import shown
+
+android_app = typer.Typer(help="Bundles on Android phones.", no_args_is_help=True)
+
+
+@android_app.callback()
+def _group() -> None:
+    """Bundles on Android phones."""
+
+
+@android_app.command("build")
+def build(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A compiled network.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="The folder to write; else BUNDLE's name.android."
+        ),
+    ] = None,
+) -> None:
+    """Lay out what a phone (arm64-v8a) needs to run a bundle; needs the Android NDK and CMake.
+
+    The folder holds the program graphopt-run for `adb shell`, libgraphopt.so and graphopt.h for an
+    app, the bundle, and the licence notes that go with them.
+    """
+    from graphopt import android
+
+    folder = output or bundle.absolute().with_suffix(".android")
+    with shown("reading the bundle") as tell:
+        android.build(bundle, folder, progress=tell)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    typer.echo(f"{folder}: {size / 1e6:.1f} MB")
