@@ -88,6 +88,10 @@ def test_the_wheel_holds_every_module_and_the_data(wheel: set[str]) -> None:
                 if not (wing == "graphopt" and inside.parts[0] in {"passes", "codegen"}):
                     expected.add(f"{place}/{inside.as_posix()}")
     assert "graphopt/pose/skeletons/coco18.toml" in expected
+    device = [file for file in (ROOT / "codegen" / "device").glob("[!.]*") if file.is_file()]
+    expected |= {f"graphopt/codegen/device/{file.name}" for file in device}
+    assert "graphopt/codegen/device/LICENSE" in expected
+    assert not any(name.startswith("graphopt/codegen/device/build/") for name in wheel)
     assert expected - wheel == set()
 
 

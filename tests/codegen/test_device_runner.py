@@ -311,18 +311,6 @@ def test_times(size: tuple[int, int], runner: Path, bundle: Bundles, pictures: P
         assert (f" {launch['layer']} " in done.stderr) == ran
 
 
-@pytest.mark.android
-def test_it_builds_for_phones(tmp_path: Path) -> None:
-    if not os.environ.get("ANDROID_NDK_HOME") or not shutil.which("cmake"):
-        pytest.skip("no Android NDK (set ANDROID_NDK_HOME), or no CMake")
-    command = ["cmake", "--preset", "android-arm64", "-S", DEVICE, "-B", tmp_path]
-    subprocess.run(command, check=True)
-    subprocess.run(["cmake", "--build", tmp_path, "--parallel", "2"], check=True)
-    header = (tmp_path / "graphopt-run").read_bytes()[:20]
-    assert header[:5] == b"\x7fELF\x02"
-    assert header[18:20] == b"\xb7\x00"  # AArch64
-
-
 def test_the_header_is_plain_c(tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
