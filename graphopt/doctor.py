@@ -175,6 +175,15 @@ def _cross_linker() -> str:
     return " ".join(find_lld(HOSTS["aarch64-linux-android"]))
 
 
+def _ndk() -> str:
+    from graphopt.android import find_ndk
+
+    found = find_ndk()
+    if found is None:
+        raise Missing("ANDROID_NDK_HOME names none, and there is none below ANDROID_HOME")
+    return str(found)
+
+
 def _phones() -> str:
     from graphopt.adb import phones
 
@@ -267,6 +276,13 @@ def parts() -> tuple[Part, ...]:
             "apt install g++",
         ),
         Part("CMake", "the device runner", partial(_program, "cmake"), "pip install cmake ninja"),
+        Part(
+            "Android NDK",
+            "android build; run and bench with --device adb",
+            _ndk,
+            'sdkmanager "ndk;27.2.12479018" && '
+            "export ANDROID_NDK_HOME=$ANDROID_HOME/ndk/27.2.12479018",
+        ),
     )
 
 

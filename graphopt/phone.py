@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.adb import HOME, Phone, find_phone
+from graphopt.android import ABI, build_runner
 from graphopt.bundle import Bundle, read_bundle, sha256
 from graphopt.engine import bundled_spec
 from graphopt.errors import GraphoptError, InputError, Unsupported
@@ -144,7 +145,7 @@ def on_phone(
     if bundle.manifest.target.kind == "cpu":
         hint = "compile it with --host aarch64-linux-android, or with --target opencl"
         _check(bundle.path / "kernels.so", f"{bundle.path} holds machine code", abi, hint)
-    program = _runner(runner, abi)
+    program = _runner(runner, abi, progress)
     _check(program, f"{program} is", abi, "name another with --runner")
     progress(f"pushing {bundle.path} to {phone.serial}, unless it is there")
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
@@ -155,8 +156,10 @@ def on_phone(
             session.close()
 
 
-def _runner(given: Path | None, abi: str) -> Path:
-    """A graphopt-run for a phone."""
+def _runner(given: Path | None, abi: str, progress: Callable[[str], None]) -> Path:
+    """A graphopt-run for a phone; where none is given, one that is built here."""
+    if given is None and abi == ABI:
+        return build_runner(progress)
     if given is None:
         raise Unsupported(
             f"nobody said where graphopt-run for {abi} is",

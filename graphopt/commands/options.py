@@ -61,7 +61,7 @@ Device = Annotated[
 Runner = Annotated[
     Path | None,
     typer.Option(
-        help="The graphopt-run for --device adb, built for the phone.",
+        help="The graphopt-run for --device adb; else the Android NDK builds it.",
         envvar="GRAPHOPT_RUNNER",
         show_envvar=True,
     ),

@@ -279,13 +279,23 @@ def test_wrong_use_is_a_sentence(
     assert (done.code, "script is for another machine" in done.stderr) == (4, True)
     other = tmp_path / "other.graphopt"
     shutil.copytree(phone.bundle, other)
-    kernels = bytearray((other / "kernels.so").read_bytes())
-    kernels[18:20] = (3).to_bytes(2, "little")
-    (other / "kernels.so").write_bytes(kernels)
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["files"]["kernels.so"]["sha256"] = sha256(bytes(kernels))
-    (other / "manifest.json").write_text(json.dumps(manifest))
+
+    def kernels_for(machine: int) -> None:
+        kernels = bytearray((other / "kernels.so").read_bytes())
+        kernels[18:20] = machine.to_bytes(2, "little")
+        (other / "kernels.so").write_bytes(kernels)
+        manifest = json.loads((other / "manifest.json").read_text())
+        manifest["files"]["kernels.so"]["sha256"] = sha256(bytes(kernels))
+        (other / "manifest.json").write_text(json.dumps(manifest))
+
+    kernels_for(3)
     done = phone.graphopt("run", other, *run[2:])  # refused before a runner is missed
     assert done.code == 4
     assert f"{other} holds machine code for x86, and the phone is" in done.stderr
+    kernels_for(183)
+    monkeypatch.setenv("FAKE_ABI", "arm64-v8a")
+    for name in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    done = phone.graphopt("run", other, *run[2:])
+    assert (done.code, "there is no Android NDK to build the runner" in done.stderr) == (4, True)
     assert not [call for call in phone.log() if " push " in call]
