@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from graphopt.android import find_ndk
 from graphopt.errors import GraphoptError, InputError, Unsupported
 
 
@@ -125,10 +125,11 @@ def find_lld(host: Host) -> list[str]:
     Raises:
         Unsupported: there is none.
     """
-    ndk = Path(os.environ.get("ANDROID_NDK_HOME", "/nowhere"), "toolchains/llvm/prebuilt")
-    for path in [*map(str, sorted(ndk.glob("*/bin/ld.lld"))), shutil.which("ld.lld")]:
-        if path:
-            return [path]
+    if ndk := find_ndk():
+        for linker in (ndk / "toolchains" / "llvm" / "prebuilt").glob("*/bin/ld.lld"):
+            return [str(linker)]
+    if path := shutil.which("ld.lld"):
+        return [path]
     if importlib.util.find_spec("ziglang") is None:
         raise Unsupported(
             f"kernels for {host.triple} need LLVM's linker (ld.lld), which this machine lacks",
