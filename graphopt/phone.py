@@ -130,7 +130,7 @@ def on_phone(
     Args:
         bundle: what.
         device: `adb`, or `adb:SERIAL` where there are several.
-        runner: graphopt-run for the phone.
+        runner: graphopt-run for the phone; without it, one is built with the Android NDK.
         options: more of graphopt-run's.
         progress: told what is being done.
 
