@@ -27,6 +27,7 @@ for command in commands.ALL:
     app.command()(command)
 app.add_typer(commands.passes_app, name="passes")
 app.add_typer(commands.android_app, name="android")
+app.add_typer(commands.zoo_app, name="zoo")
 
 
 def _print_version(wanted: bool) -> None:

@@ -132,7 +132,7 @@ def kept_part(node: gs.Node) -> float:
     spec = ConvSpec.of(node)
     if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
         return 1.0
-    return density(spec.weight.astype(np.float32, copy=False), FINEST) or 1.0
+    return density(spec.weight.astype(np.float32, copy=False), FINEST) if spec.weight.any() else 1.0
 
 
 def _product(*dims: Dim) -> int | None:

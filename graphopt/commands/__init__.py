@@ -16,6 +16,7 @@ from graphopt.commands.run import run
 from graphopt.commands.sensitivity import sensitivity
 from graphopt.commands.tune import tune
 from graphopt.commands.unpack import unpack
+from graphopt.commands.zoo import zoo_app
 
 ALL = (
     optimize,
@@ -33,7 +34,7 @@ ALL = (
     unpack,
     doctor,
 )
-"""The commands in the order of `graphopt --help` (`passes` and `android` are groups)."""
+"""The commands in the order of `graphopt --help` (`passes`, `android` and `zoo` are groups)."""
 
 __all__ = [
     "ALL",
@@ -53,4 +54,5 @@ __all__ = [
     "sensitivity",
     "tune",
     "unpack",
+    "zoo_app",
 ]

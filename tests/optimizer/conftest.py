@@ -14,13 +14,14 @@ import pytest
 
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.fitting.calibration import Calibration
-from graphopt.graph import emit, refresh_shapes
 from graphopt.model import copy_model, load_model, save_model, to_proto
 from graphopt.passbase import Outcome, Pass, options_of
+from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.registry import find_passes
 from graphopt.verify import difference
+from graphopt.zoo.catalogue import build
 
 
 @pytest.fixture
@@ -158,68 +159,14 @@ def every_pass() -> list[Pass[Any]]:
     return found
 
 
-def _lightweight_openpose(
-    refinements: int = 1, size: int = 368, weights: Callable[[tuple[int, ...]], Any] = np.zeros
-) -> gs.Graph:
-    """Lightweight OpenPose as published (Osokin, 2018), its BatchNormalizations folded.
-
-    Args:
-        refinements: stages after the initial one.
-        size: height and width of the input.
-        weights: gives the values of a shape; zeros cost no memory until somebody reads them.
-    """
-    x = gs.Variable("x", np.dtype(np.float32), [1, 3, size, size])
-    graph = gs.Graph(inputs=[x], opset=17, ir_version=8)
-
-    def conv(
-        x: gs.Tensor, shape: tuple[int, ...], activation: str = "Relu", **attrs: Any
-    ) -> gs.Tensor:
-        values = [np.asarray(weights(s), np.float32) for s in (shape, shape[:1])]
-        pads = [shape[2] // 2 * attrs.get("dilations", [1])[0]] * 4
-        made = emit(graph, "Conv", x, *values, out="conv", pads=pads, **attrs)
-        return emit(graph, activation, made, out="active") if activation else made
-
-    def separable(x: gs.Tensor, channels: int, filters: int, elu: bool, **attrs: Any) -> gs.Tensor:
-        activation = "Elu" if elu else "Relu"
-        x = conv(x, (channels, 1, 3, 3), activation, group=channels, **attrs)
-        return conv(x, (filters, channels, 1, 1), activation)
-
-    def maps(x: gs.Tensor, inner: int) -> list[gs.Tensor]:
-        return [
-            conv(conv(x, (inner, 128, 1, 1)), (count, inner, 1, 1), activation="")
-            for count in (19, 38)
-        ]
-
-    tensor, channels = conv(x, (32, 3, 3, 3), strides=[2, 2]), 32
-    for filters, stride in [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 1)]:
-        tensor = separable(tensor, channels, filters, elu=False, strides=[stride] * 2)
-        channels = filters
-    for dilation in (2, 1, 1, 1, 1):
-        tensor = separable(tensor, 512, 512, elu=False, dilations=[dilation] * 2)
-    aligned = tensor = conv(tensor, (128, 512, 1, 1))
-    for _ in range(3):
-        tensor = separable(tensor, 128, 128, elu=True)
-    features = conv(emit(graph, "Add", aligned, tensor, out="sum"), (128, 128, 3, 3))
-    tensor = features
-    for _ in range(3):
-        tensor = conv(tensor, (128, 128, 3, 3))
-    stage = maps(tensor, 512)
-    for _ in range(refinements):
-        tensor, channels = emit(graph, "Concat", features, *stage, out="joined", axis=1), 185
-        for _ in range(5):
-            initial = conv(tensor, (128, channels, 1, 1))
-            inner = conv(initial, (128, 128, 3, 3))
-            inner = conv(inner, (128, 128, 3, 3), dilations=[2, 2])
-            tensor, channels = emit(graph, "Add", initial, inner, out="block"), 128
-        stage = maps(tensor, 128)
-    graph.outputs = stage
-    for tensor, count in zip(stage, (19, 38), strict=True):
-        tensor.shape = [1, count, size // 8, size // 8]
-    refresh_shapes(graph)
-    return graph
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture
 def lightweight_openpose() -> Callable[..., gs.Graph]:
-    """lightweight_openpose(refinements=1, size=368, weights=np.zeros) -> graph."""
-    return _lightweight_openpose
+    """lightweight_openpose(refinements=1) -> graph, BatchNormalization folded, weights 0."""
+
+    def make(refinements: int = 1) -> gs.Graph:
+        options = {"refinements": refinements}
+        graph = build("lightweight-openpose", seed=None, options=options)
+        FoldBatchNorm().run(graph)
+        return graph
+
+    return make

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
 
 from graphopt.cost import cost_of
 from graphopt.fitting.stack import blank_stack
-from graphopt.graph import emit, refresh_shapes
 from graphopt.passbase import Skip
 from graphopt.passes import stack_large_conv
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.passes.stack_large_conv import StackLargeConv
 from graphopt.passes.undilate_conv import UndilateConv
+from graphopt.zoo.catalogue import build
 
 
 def giga(graph):
@@ -44,43 +42,6 @@ def test_lightweight_openpose(lightweight_openpose, refinements, before, after):
 # --- OpenPose -----------------------------------------------------------------------------------
 
 
-def _openpose(stages):
-    """OpenPose as published (Cao et al., TPAMI 2019, CMU's COCO model), at 368x368."""
-    tensor = gs.Variable("x", np.dtype(np.float32), [1, 3, 368, 368])
-    graph = gs.Graph(inputs=[tensor], opset=17, ir_version=8)
-
-    def conv(tensor, channels, filters, size):
-        # Zeros cost no memory until somebody reads them.
-        weight, bias = np.zeros((filters, channels, size, size), np.float32), np.zeros(filters)
-        bias = bias.astype(np.float32)
-        made = emit(graph, "Conv", tensor, weight, bias, out="conv", pads=[size // 2] * 4)
-        return emit(graph, "Relu", made, out="relu")
-
-    channels = 3
-    for filters in (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 256, 128):
-        if filters:
-            tensor, channels = conv(tensor, channels, filters, 3), filters
-        else:
-            sizes = {"kernel_shape": [2, 2], "strides": [2, 2]}
-            tensor = emit(graph, "MaxPool", tensor, out="pool", **sizes)
-    features = joined = tensor
-    for stage in range(stages):
-        size, count, inner = (7, 5, 128) if stage else (3, 3, 512)
-        maps = []
-        for limbs in (38, 19):
-            branch, channels = joined, 185 if stage else 128
-            for _ in range(count):
-                branch, channels = conv(branch, channels, 128, size), 128
-            branch = conv(conv(branch, 128, inner, 1), inner, limbs, 1)
-            maps.append(branch)
-        joined = emit(graph, "Concat", *maps, features, out="joined", axis=1)
-    graph.outputs = maps
-    for tensor, count in zip(maps, (38, 19), strict=True):
-        tensor.shape = [1, count, 46, 46]
-    refresh_shapes(graph)
-    return graph
-
-
 @pytest.mark.parametrize(
     ("stages", "before", "after"), [(1, 43.0, 43.0), (2, 61.6, 52.7), (6, 135.9, 91.6)]
 )
@@ -92,7 +53,7 @@ def test_openpose(monkeypatch, stages, before, after):
         "fit_stack",
         lambda kernel, depth, width, **_: blank_stack(kernel, depth, width),
     )
-    graph = _openpose(stages)
+    graph = build("openpose", seed=None, options={"stages": stages})
     assert giga(graph) == pytest.approx(before, abs=0.05)
     params = cost_of(graph).params
     outcome = StackLargeConv(max_residual=2, padding="each").run(graph)

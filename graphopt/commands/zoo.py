@@ -1,0 +1,74 @@
+"""`graphopt zoo`: published pose networks, built from their definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.commands import options
+
+zoo_app = typer.Typer(
+    help="Build published pose networks, untrained, to be measured or trained.",
+    no_args_is_help=True,
+)
+
+
+@zoo_app.command("list")
+def list_networks(json: options.Json = False) -> None:
+    """Every network with its parameters and multiply-adds at the input size it is known for."""
+    from graphopt.report import console, human, print_json
+    from graphopt.zoo.catalogue import catalogue
+
+    entries = list(catalogue())
+    if json:
+        print_json([entry.model_dump() for entry in entries])
+        return
+    from rich.table import Table
+
+    table = Table("network", "input", "params", "MACs", "counts", "source", "options")
+    for entry in entries:
+        size = f"{entry.input}x{entry.input}"
+        cost = (human(entry.params), human(entry.macs))
+        table.add_row(entry.name, size, *cost, entry.counts, entry.source, entry.options)
+    console().print(table)
+    console().print(
+        "Parameters without the statistics of normalisations. Inferred: the source gives no "
+        "definition, or another cost than its definition has (graphopt reproduce).",
+        style="dim",
+    )
+
+
+@zoo_app.command("build")
+def build_network(
+    name: Annotated[str, typer.Argument(help="See `graphopt zoo list`.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The network.", metavar="OUT.onnx")
+    ],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="The input's size, if not the usual one.", metavar="1,3,368,656"),
+    ] = None,
+    stages: Annotated[int | None, typer.Option(help="Of OpenPose.", metavar="N")] = None,
+    refinements: Annotated[
+        int | None, typer.Option(help="Stages after the initial one.", metavar="N")
+    ] = None,
+) -> None:
+    """Write a network as ONNX, BatchNormalization and all, with random weights to train from."""
+    from graphopt.cost import cost_of
+    from graphopt.model import parse_input_shapes, save_model
+    from graphopt.report import human
+    from graphopt.zoo.catalogue import build, trained
+
+    shape = parse_input_shapes([input_shape])[""] if input_shape else None
+    given = {"stages": stages, "refinements": refinements}
+    chosen = {option: value for option, value in given.items() if value is not None}
+    graph = build(name, shape, options=chosen)
+    save_model(graph, output)
+    cost = cost_of(graph)
+    size = "x".join(map(str, graph.inputs[0].shape))
+    typer.echo(
+        f"{output}: {name}, {human(trained(cost))} params, {human(cost.macs)} MACs at {size}; "
+        "weights are random"
+    )

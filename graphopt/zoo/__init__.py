@@ -1,0 +1,1 @@
+"""Published pose networks, built from their definitions: one file a family."""
