@@ -4,6 +4,7 @@ from graphopt.commands.android import android_app
 from graphopt.commands.bench import bench
 from graphopt.commands.compare import compare
 from graphopt.commands.compile import compile
+from graphopt.commands.design import design
 from graphopt.commands.doctor import doctor
 from graphopt.commands.eval import eval
 from graphopt.commands.explain import explain
@@ -28,6 +29,7 @@ ALL = (
     inspect,
     explain,
     sensitivity,
+    design,
     profile,
     tune,
     pack,
@@ -42,6 +44,7 @@ __all__ = [
     "bench",
     "compare",
     "compile",
+    "design",
     "doctor",
     "eval",
     "explain",

@@ -127,16 +127,20 @@ def build(
             limits = f"{entry.allowed.start} to {entry.allowed.stop - 1}"
             raise InputError(f"{name} has {limits} {option}, not {value}")
     given = {entry.option: entry.default, **options} if entry.option else {}
-    return assemble(entry, _checked(name, entry, shape), seed, given)
+    builder = partial(entry.build, **given)
+    return assemble(builder, entry.source, _checked(name, entry, shape), seed)
 
 
 def assemble(
-    entry: Entry, shape: Sequence[int], seed: int | None, options: Mapping[str, int]
+    builder: Callable[[Net], Outputs], source: str, shape: Sequence[int], seed: int | None
 ) -> gs.Graph:
-    """The same, of an entry that need not be in `ZOO`, nothing checked."""
+    """The graph that a builder makes, with a header that says what it is.
+
+    Arguments as in `build`; `source` is where the definition comes from.
+    """
     net = Net(shape, seed)
-    graph = net.finish(entry.build(net, **options))
-    text = f"Built from {entry.source}; the weights are random, as training starts with them."
+    graph = net.finish(builder(net))
+    text = f"Built from {source}; the weights are random, as training starts with them."
     metadata = {}
     if {tensor.name for tensor in graph.outputs} == set(MAPS):
         metadata[METADATA_KEY] = _spec().model_dump_json()
