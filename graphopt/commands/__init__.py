@@ -13,6 +13,7 @@ from graphopt.commands.optimize import optimize
 from graphopt.commands.pack import pack
 from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
+from graphopt.commands.reproduce import reproduce
 from graphopt.commands.run import run
 from graphopt.commands.sensitivity import sensitivity
 from graphopt.commands.tune import tune
@@ -30,6 +31,7 @@ ALL = (
     explain,
     sensitivity,
     design,
+    reproduce,
     profile,
     tune,
     pack,
@@ -53,6 +55,7 @@ __all__ = [
     "pack",
     "passes_app",
     "profile",
+    "reproduce",
     "run",
     "sensitivity",
     "tune",
