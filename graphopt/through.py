@@ -74,7 +74,8 @@ def through(folder: Path, device: str, tell: Callable[[str], None]) -> Reproduct
         GraphoptError: a network cannot be optimised; those before it are recorded.
     """
     records = Records.go_on(folder / RECORD)
-    names = dict.fromkeys(model.network for model in TABLE_2)
+    small_first = sorted(TABLE_2, key=lambda model: model.gflops)
+    names = dict.fromkeys(model.network for model in small_first)
     for number, name in enumerate(names, start=1):
         key = f"{name}, {device}"
         if key not in records.done:

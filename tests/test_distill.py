@@ -146,6 +146,29 @@ def test_how_photos_are_normalised_is_not_trained(network: Callable[..., gs.Grap
     assert set(net.parameter_names) == {"w3", "slope"}
 
 
+def test_normalisations_learn_if_they_are_to(network: Callable[..., gs.Graph]) -> None:
+    """By the batch's statistics, which are averaged for later; not those of the input itself."""
+    values = {f"{name}{n}": np.ones(n, np.float32) for name in "svb" for n in (3, 4)}
+    values |= {f"m{n}": np.zeros(n, np.float32) for n in (3, 4)}
+    body = """a = BatchNormalization(x, s3, b3, m3, v3) c = Conv(a, w3)
+              y = BatchNormalization(c, s4, b4, m4, v4)"""
+    graph = network(body, w3=5 * CONSTANTS["w3"], **values)
+    x = torch.from_numpy(rng.standard_normal((4, 3, 12, 16)).astype(np.float32))
+    assert set(TorchNet(graph).parameter_names) == {"w3"}
+    net = TorchNet(graph, norms=True)
+    assert set(net.parameter_names) == {"w3", "s4", "b4"}
+    with torch.no_grad():
+        for _ in range(60):
+            learned = net({"x": x})["y"]
+        assert abs(learned.std() - 1) < 0.01
+        later = net.eval()({"x": x})["y"].numpy()
+    np.testing.assert_allclose(later, learned, atol=0.02)
+    net.write_back()
+    written = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x[:1].numpy()})
+    np.testing.assert_allclose(written["y"], later[:1], atol=1e-4)
+    assert (graph.tensors()["m3"].values == 0).all()
+
+
 @pytest.fixture
 def pruned(
     network: Callable[..., gs.Graph], monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -137,10 +138,11 @@ def _gemm(node: gs.Node, inputs: Inputs) -> Tensor:
     return product if bias is None else product + node.attrs.get("beta", 1.0) * bias
 
 
-def _batch_norm(node: gs.Node, inputs: Inputs) -> Tensor:
+def _batch_norm(node: gs.Node, inputs: Inputs, *, learning: bool = False) -> Tensor:
+    """With `learning`, by the batch's own statistics, which are also averaged into the graph's."""
     x, scale, bias, mean, variance = (_operand(inputs, i) for i in range(5))
     epsilon = float(node.attrs.get("epsilon", 1e-5))
-    return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+    return F.batch_norm(x, mean, variance, scale, bias, training=learning, eps=epsilon)
 
 
 def _pool(node: gs.Node, inputs: Inputs) -> Tensor:
@@ -348,13 +350,19 @@ class TorchNet(nn.Module):  # type: ignore[misc]
     (channels last, if the input is so as well). Blocks of a convolution's weight that are zero stay
     so (see `graphopt.sparsity.structure`): a pruned network stays pruned.
 
+    Args:
+        graph: the network.
+        norms: train BatchNormalization too, as networks are from the start; in training mode it
+            uses and collects the statistics of each batch. Otherwise it stays as it is.
+
     Raises:
         Unsupported: an operator that cannot be trained through; names the node.
     """
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, *, norms: bool = False) -> None:
         super().__init__()
         self.graph = graph
+        self._norms: list[gs.Node] = []
         self._outputs = [t.name for t in graph.outputs]
         self._constants: dict[str, Tensor] = {}
         self.parameter_names: dict[str, str] = {}
@@ -367,11 +375,14 @@ class TorchNet(nn.Module):  # type: ignore[misc]
                 raise Unsupported(f"{node.op} cannot be trained through", node=label(node))
             if node.op not in LAYERS and node.inputs[0].name in inputs:
                 inputs.add(node.outputs[0].name)
+            elif norms and node.op == "BatchNormalization":
+                self._norms.append(node)
             for position, tensor in enumerate(node.inputs):
                 values = None if tensor.is_empty() else constant_of(tensor)
                 if values is None:
                     continue
-                trained = _is_trained(node, position, values, inputs)
+                norm = self._norms[-1:] == [node] and position in (1, 2)
+                trained = norm or _is_trained(node, position, values, inputs)
                 if trained and tensor.name not in self.parameter_names:
                     key = str(len(self.parameter_names))
                     self.parameter_names[tensor.name] = key
@@ -398,9 +409,12 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         known: dict[str, Tensor] = {**self._constants, **feeds}
         for name, key in self.parameter_names.items():
             known[name] = self.values[key]
+        learning = {id(node) for node in self._norms}
         for node in self.graph.nodes:
             inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
             operator = OPERATORS[node.op]
+            if self.training and id(node) in learning:
+                operator = partial(_batch_norm, learning=True)
             if bfloat16 and node.op in LAYERS and node.attrs.get("group", 1) == 1:
                 operator = _in_bfloat16(operator)
             result = operator(node, inputs)
@@ -420,3 +434,6 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         tensors = self.graph.tensors()
         for name, key in self.parameter_names.items():
             tensors[name].values = self.values[key].detach().cpu().numpy().copy()
+        for node in self._norms:
+            for statistic in node.inputs[3:]:
+                statistic.values = self._constants[statistic.name].numpy().copy()

@@ -78,13 +78,16 @@ class Net:
         group: int = 1,
         bias: bool = True,
         scale: float | None = None,
+        gain: float = 1.0,
     ) -> Tensor:
         """A convolution that keeps the size, or divides it by the stride, and an activation.
 
-        Between them BatchNormalization, where `scale` says what it multiplies by at first.
+        Between them BatchNormalization, where `scale` says what it multiplies by at first. Weights
+        are `gain` times as large as usual.
         """
         shape = (filters, channels(x) // group, kernel, kernel)
-        constants = {"weight": self._normal(shape, _GAIN[activation] / math.prod(shape[1:]))}
+        variance = gain**2 * _GAIN[activation] / math.prod(shape[1:])
+        constants = {"weight": self._normal(shape, variance)}
         if bias:
             constants["bias"] = np.zeros(filters, np.float32)
         x = self._add(
@@ -113,6 +116,10 @@ class Net:
     ) -> Tensor:
         """The same, always with BatchNormalization, which usually makes a bias superfluous."""
         return self.conv(x, filters, kernel, activation, bias=bias, scale=scale, **sizes)
+
+    def maps(self, x: Tensor, count: int) -> Tensor:
+        """A 1x1 convolution that answers with maps, small at first, as those to be learnt are."""
+        return self.conv(x, count, gain=0.1)
 
     def doubled(self, x: Tensor, filters: int) -> Tensor:
         """A transposed 4x4 convolution that doubles the size, BatchNormalization, Relu."""

@@ -19,7 +19,7 @@ def associative_embedding(net: Net) -> Outputs:
         with net.scope(f"stack{stack}"):
             y = _hourglass(net, x, 4)
             y = net.conv(net.conv(y, 256, 3, "relu"), 256, 3, "relu")
-            maps = net.conv(y, MAPS)
+            maps = net.maps(y, MAPS)
             if stack < STACKS:
                 x = net.add(x, net.conv(maps, 256), net.conv(y, 256))
     return {"maps": maps}

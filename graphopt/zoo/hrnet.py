@@ -15,8 +15,7 @@ MODULES = (1, 4, 3)
 
 def hrnet(net: Net) -> Outputs:
     """HRNet-W32 from the bottom up, as HigherHRNet's authors compare it (table 1 there)."""
-    maps = net.conv(_body(net), 2 * JOINTS)
-    return {"maps": maps}
+    return {"maps": net.maps(_body(net), 2 * JOINTS)}
 
 
 def higherhrnet(net: Net) -> Outputs:
@@ -27,11 +26,11 @@ def higherhrnet(net: Net) -> Outputs:
 def higher_heads(net: Net, x: Tensor, blocks: int) -> Outputs:
     """Heat maps and tags of features, and heat maps at twice their size."""
     with net.scope("heads"):
-        maps = net.conv(x, 2 * JOINTS)
+        maps = net.maps(x, 2 * JOINTS)
         x = net.doubled(net.concat(x, maps), channels(x))
         for _ in range(blocks):
             x = net.basic(x)
-        return {"maps": maps, "heat": net.conv(x, JOINTS)}
+        return {"maps": maps, "heat": net.maps(x, JOINTS)}
 
 
 def _body(net: Net) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from graphopt.zoo.blocks import Net, Outputs, Tensor, channels
+from graphopt.zoo.blocks import RESIDUAL, Net, Outputs, Tensor, channels
 from graphopt.zoo.openpose import MAPS
 
 LAYERS = ((64, 1, 1), (128, 2, 1), (128, 1, 1), (256, 2, 1), (256, 1, 1), (512, 1, 1), (512, 1, 2))
@@ -27,7 +27,8 @@ def lightweight_openpose(net: Net, *, refinements: int) -> Outputs:
             for _ in range(5):
                 entry = net.conv(x, 128, activation="relu")
                 x = net.unit(entry, 128, 3, bias=True)
-                x = net.add(entry, net.unit(x, 128, 3, bias=True, dilation=2))
+                x = net.unit(x, 128, 3, bias=True, dilation=2, scale=RESIDUAL)
+                x = net.add(entry, x)
             maps = heads(net, x, 128)
     return maps
 
@@ -56,5 +57,5 @@ def heads(net: Net, x: Tensor, wide: int) -> dict[str, Tensor]:
     maps = {}
     for name, count in MAPS.items():
         with net.scope(name):
-            maps[name] = net.conv(net.conv(x, wide, activation="relu"), count)
+            maps[name] = net.maps(net.conv(x, wide, activation="relu"), count)
     return maps

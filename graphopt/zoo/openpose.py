@@ -25,7 +25,7 @@ def openpose(net: Net, *, stages: int) -> Outputs:
                 y = x
                 for _ in range(depth):
                     y = net.conv(y, 128, kernel, "relu")
-                maps[name] = net.conv(net.conv(y, wide, activation="relu"), count)
+                maps[name] = net.maps(net.conv(y, wide, activation="relu"), count)
         if stage + 1 < stages:
             x = net.concat(maps["paf"], maps["heat"], features)
     return maps

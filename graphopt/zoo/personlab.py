@@ -18,4 +18,4 @@ def personlab(net: Net) -> Outputs:
         for blocks, width, stride, dilation in GROUPS:
             for block in range(blocks):
                 x = net.bottleneck(x, width, stride=1 if block else stride, dilation=dilation)
-    return {name: net.conv(x, count) for name, count in HEADS.items()}
+    return {name: net.maps(x, count) for name, count in HEADS.items()}

@@ -47,6 +47,6 @@ def resnet50(net: Net, *, depth: int, width: int, refinements: int) -> Outputs:
                 y = x
                 for _ in range(layers):
                     y = net.unit(y, 128, 3, bias=True) if stage else net.conv(y, 128, 3, "relu")
-                maps[name] = net.conv(net.conv(y, wide, activation="relu"), count)
+                maps[name] = net.maps(net.conv(y, wide, activation="relu"), count)
         x = net.concat(features, *maps.values()) if stage < refinements else x
     return maps
