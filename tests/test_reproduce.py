@@ -60,6 +60,16 @@ def test_the_counter_that_explains_three_rows(name: str, params: int, macs: floa
     assert (counted[0], round(counted[1] / 1e9, 3)) == (params, macs)
 
 
+@pytest.mark.parametrize(
+    ("scale", "params", "macs"), [(0, 23.3, 25.6), (1, 16.0, 14.2), (2, 10.3, 7.7)]
+)
+def test_the_other_scales(scale: int, params: float, macs: float) -> None:
+    """As Neff et al. (2020) print them, by the same counter."""
+    graph = build(f"efficienthrnet-h{scale}", seed=None)
+    counted = reproduce.counted_by_authors(cost_of(graph))
+    assert (counted[0] / 1e6, counted[1] / 1e9) == pytest.approx((params, macs), rel=0.01)
+
+
 def tiny(name: str, seed: int | None = 0) -> Any:
     net = Net((1, 3, 16, 16), seed)
     return net.finish({"y": net.unit(net.unit(net.image, 8, 3), 8, 3)})

@@ -99,6 +99,12 @@ def test_command(tmp_path: Path) -> None:
     assert spec.notes["mean"].how == "metadata"
 
 
+def test_the_only_input(tmp_path: Path) -> None:
+    words = ["zoo", "build", "openpose", "-o", str(tmp_path / "x.onnx"), "--input-shape"]
+    assert CliRunner().invoke(app, [*words, "data:1,3,64,64"]).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_list() -> None:
     done = CliRunner().invoke(app, ["zoo", "list", "--json"])
     assert done.exit_code == 0

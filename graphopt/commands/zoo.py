@@ -35,7 +35,8 @@ def list_networks(json: options.Json = False) -> None:
     console().print(table)
     console().print(
         "Parameters without the statistics of normalisations. Inferred: the source gives no "
-        "definition, or another cost than its definition has (graphopt reproduce).",
+        "definition. Not reproduced: the definition costs something else than others say of it "
+        "(graphopt reproduce table2).",
         style="dim",
     )
 
@@ -61,10 +62,12 @@ def build_network(
     from graphopt.report import human
     from graphopt.zoo.catalogue import build, trained
 
-    shape = parse_input_shapes([input_shape])[""] if input_shape else None
+    shapes = parse_input_shapes([input_shape] if input_shape else [])
+    if not shapes.keys() <= {"", "image"}:
+        raise typer.BadParameter(f"--input-shape {input_shape}: the only input is image")
     given = {"stages": stages, "refinements": refinements}
     chosen = {option: value for option, value in given.items() if value is not None}
-    graph = build(name, shape, options=chosen)
+    graph = build(name, next(iter(shapes.values()), None), options=chosen)
     save_model(graph, output)
     cost = cost_of(graph)
     size = "x".join(map(str, graph.inputs[0].shape))

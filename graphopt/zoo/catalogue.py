@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
@@ -41,8 +42,9 @@ class Entry:
     source: str
     multiple: int = 1
     """Heights and widths of the input are multiples of it."""
-    exact: bool = True
-    """Whether parameters and multiply-adds are those of the published definition."""
+    counts: Literal["exact", "inferred", "not reproduced"] = "exact"
+    """Whether parameters and multiply-adds are those of the published definition; or there is none,
+    and it was inferred from what they are to be; or they are not what others publish of it."""
     option: str = ""
     """What else `build` takes, `stages` or `refinements` …"""
     default: int = 0
@@ -66,11 +68,13 @@ ZOO: Mapping[str, Entry] = {
     "lightweight-openpose": _PAF(lightweight_openpose, source="Osokin, 2018, section 4"),
     **{
         f"resnet50-{depth}": _PAF(
-            partial(resnet50, depth=depth, width=width), source=f"{_SHEN}, table 1", exact=False
+            partial(resnet50, depth=depth, width=width),
+            source=f"{_SHEN}, table 1",
+            counts="inferred",
         )
         for depth, width in WIDTHS.items()
     },
-    "efficientnet-pose": _PAF(efficientnet_pose, source=f"{_SHEN}, table 2", exact=False),
+    "efficientnet-pose": _PAF(efficientnet_pose, source=f"{_SHEN}, table 2", counts="inferred"),
     **{
         f"efficienthrnet-h{scale}": Entry(
             partial(efficienthrnet, scale=scale), size, "Neff et al., 2020, table 1", multiple=32
@@ -83,7 +87,7 @@ ZOO: Mapping[str, Entry] = {
         associative_embedding, 512, "Newell et al., NIPS 2017, section 3", multiple=64
     ),
     "personlab-resnet152": Entry(
-        personlab, 1401, "Papandreou et al., ECCV 2018, section 3", exact=False
+        personlab, 1401, "Papandreou et al., ECCV 2018, section 3", counts="not reproduced"
     ),
 }
 """Every network by its name."""
@@ -191,7 +195,7 @@ class Listed(BaseModel):
     params: int
     macs: int
     counts: str
-    """exact or inferred."""
+    """See `Entry`."""
     source: str
     options: str
 
@@ -206,7 +210,7 @@ def catalogue() -> Iterator[Listed]:
             input=entry.size,
             params=trained(cost),
             macs=cost.macs,
-            counts="exact" if entry.exact else "inferred",
+            counts=entry.counts,
             source=entry.source,
             options=f"--{entry.option} ({limits})" if entry.option else "",
         )
