@@ -17,6 +17,7 @@ from graphopt.codegen.kernels.limbs import LimbSpec
 from graphopt.codegen.kernels.peaks import THRESHOLDS, PeakSpec
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.fused import thresholds
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 
@@ -101,7 +102,7 @@ def with_decoder(
         weights: the content of weights.bin.
         spec: where the maps are among the network's outputs.
         target: what to compile for.
-        options: `max_peaks`, `max_people` and `samples` are compiled in; thresholds are not.
+        options: `max_peaks`, `max_people` and `samples` are compiled in; thresholds are defaults.
 
     Returns:
         The plan and the weights with the decoder's, and its kernels.
@@ -125,6 +126,7 @@ def with_decoder(
     people = _MAXIMA if spec.paf is None else _PEOPLE
     decoder = Decoder(
         thresholds=placed.index["thresholds"],
+        defaults=thresholds(options).tolist(),
         outputs={name: placed.index[name] for name in people},
         max_peaks=options.max_peaks,
         max_people=options.max_people,

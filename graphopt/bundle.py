@@ -104,6 +104,8 @@ class Decoder(_Record):
 
     thresholds: int
     """The tensor of numbers that may differ from photo to photo (`graphopt.pose.fused`)."""
+    defaults: tuple[float, float, float, float, float]
+    """What it holds unless the caller wants other numbers."""
     outputs: dict[str, int]
     max_peaks: int
     max_people: int

@@ -1,6 +1,7 @@
 #include "bundle.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string_view>
 
@@ -16,6 +17,8 @@ constexpr int64_t kMaxMemory = int64_t{1} << 31;  // of a tensor, an arena, the 
 constexpr int64_t kMaxTotal = int64_t{1} << 32;   // of everything that a bundle asks for
 constexpr int64_t kMaxText = int64_t{1} << 26;    // of a file of text
 constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
+
+constexpr double kMaxThreshold = 1 << 24;
 
 constexpr char kAgain[] = "; compile it again: graphopt compile MODEL.onnx -o BUNDLE";
 
@@ -228,8 +231,7 @@ private:
         const auto parts = static_cast<int64_t>(bundle_.pose.parts.size());
         to.max_peaks = integer(json["max_peaks"], 1);
         to.max_people = integer(json["max_people"], 1);
-        to.samples = integer(json["samples"], 1, 1 << 16);
-        to.thresholds = given(json["thresholds"], "float32", {kThresholds});
+        read_thresholds(json);
         const Json outputs = json["outputs"];
         to.counts = tensor_number(outputs["counts"], "int32", {parts, 3});
         if (bundle_.pose.single) {
@@ -241,7 +243,20 @@ private:
         }
     }
 
-    static constexpr int kThresholds = 5;  // codegen/kernels/peaks.py
+    void read_thresholds(const Json& json) {
+        Decoder& to = plan_.decoder;
+        to.thresholds =
+            given(json["thresholds"], "float32", {static_cast<int64_t>(to.defaults.size())});
+        const Json defaults = json["defaults"];
+        const std::vector<Json> items = defaults.items();
+        if (items.size() != to.defaults.size()) defaults.wrong("are not five numbers");
+        for (size_t i = 0; i < items.size(); ++i) {
+            const double value = items[i].real();
+            // Kernels take some as whole numbers.
+            if (!(std::fabs(value) <= kMaxThreshold)) items[i].wrong("is too large");
+            to.defaults[i] = static_cast<float>(value);
+        }
+    }
 
     const Json& json_;
     const Bundle& bundle_;

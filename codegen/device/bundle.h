@@ -54,7 +54,8 @@ struct Decoder {
     int people, worth, found;  // of a network of several people
     int peaks;                 // of a network of one
     int counts;                // of both
-    int max_peaks, max_people, samples;
+    int max_peaks, max_people;
+    std::array<float, 5> defaults;  // of the thresholds: codegen/kernels/peaks.py, THRESHOLDS
 };
 
 struct Plan {

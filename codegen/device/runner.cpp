@@ -10,19 +10,8 @@
 namespace graphopt {
 namespace {
 
-// The decoder's numbers that are not compiled in: graphopt/pose/decode.py, DecodeOptions.
-constexpr float kPeakThreshold = 0.1f, kPafThreshold = 0.05f, kMinSupport = 0.8f, kMinScore = 0.0f;
-constexpr int kMinParts = 3;
-
-// How many of a limb's samples may fail; -1 if none has enough support (graphopt/pose/fused.py).
-int allowed(int samples) {
-    for (int supporting = 0; supporting <= samples; ++supporting) {
-        if (static_cast<float>(supporting) / static_cast<float>(samples) > kMinSupport) {
-            return samples - supporting;
-        }
-    }
-    return -1;
-}
+// Places among the decoder's thresholds.
+constexpr size_t kMinParts = 3, kMinScore = 4;
 
 }  // namespace
 
@@ -32,9 +21,7 @@ Runner::Runner(const std::string& bundle, const std::string& cache, int threads)
                            : make_opencl_backend(bundle_, cache)),
       device_(backend_->device()) {
     const Decoder& decoder = bundle_.plan.decoder;
-    write<float>(decoder.thresholds,
-                 {kPeakThreshold, kPafThreshold, static_cast<float>(allowed(decoder.samples)),
-                  static_cast<float>(kMinParts), kMinScore});
+    write<float>(decoder.thresholds, {decoder.defaults.begin(), decoder.defaults.end()});
 }
 
 const std::vector<graphopt_person>& Runner::run(const Frame& frame) {
@@ -132,7 +119,8 @@ void Runner::collect_person(const Fit& fit, const std::vector<int32_t>& counts) 
         total += keypoints[3 * part + 2];
     }
     const float score = total / static_cast<float>(parts);
-    const bool enough = found >= kMinParts && score >= kMinScore;
+    const std::array<float, 5>& least = bundle_.plan.decoder.defaults;
+    const bool enough = static_cast<float>(found) >= least[kMinParts] && score >= least[kMinScore];
     if (enough) add(fit, keypoints.data(), score);
     warn(counts, enough ? 1 : 0);
 }

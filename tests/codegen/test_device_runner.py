@@ -20,7 +20,9 @@ from PIL import Image
 
 from graphopt.bundle import FORMAT, sha256
 from graphopt.engine import open_engine
+from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.estimate import Estimator, Result
+from graphopt.pose.fused import thresholds
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
@@ -126,6 +128,31 @@ def test_people_are_those_of_python(
     wanted = expected(path, photo)
     assert bool(wanted["people"]) == (min(size) > 300)
     assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_thresholds_are_the_bundles(
+    target: str,
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    path, photo = bundle(target), pictures(640, 360)
+    decoder = json.loads((path / "plan.json").read_bytes())["decoder"]
+
+    def found(**options: float) -> subprocess.CompletedProcess[str]:
+        defaults = thresholds(DecodeOptions(**options)).tolist()
+        place = tmp_path / "-".join(options)
+        other = changed(path, place, decoder=decoder | {"defaults": defaults})
+        return run(runner, other, "--rgb", photo, "--json")
+
+    wanted = expected(path, photo)["people"]
+    scores = sorted(person["score"] for person in wanted)
+    least = (scores[0] + scores[-1]) / 2
+    assert 0 < len(people(found(min_score=least))["people"]) < len(wanted)
+    assert not people(found(peak_threshold=2))["people"]
+    assert "decoder.defaults[1] is too large" in found(paf_threshold=1e30).stderr
 
 
 def test_photos_are_prepared_here_where_no_kernel_does_it(
