@@ -2,9 +2,11 @@
 // (graphopt/runtime.py, CpuRunner), without TVM's runtime: what they need of it is here.
 
 #include <dlfcn.h>
+#include <sys/auxv.h>
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <sstream>
 
@@ -79,18 +81,35 @@ int parallel_launch(TVMParallelLambda body, void* data, int tasks) {
     return good ? 0 : -1;
 }
 
+#if defined(__aarch64__)
+// The bits of AT_HWCAP, as /proc/cpuinfo calls them (Linux, arch/arm64/kernel/cpuinfo.c). Emulators
+// show the file of the machine that they run on.
+constexpr const char* kFeatures[] = {
+    "fp",      "asimd", "evtstrm", "aes",   "pmull",    "sha1",   "sha2", "crc32",
+    "atomics", "fphp",  "asimdhp", "cpuid", "asimdrdm", "jscvt",  "fcma", "lrcpc",
+    "dcpop",   "sha3",  "sm3",     "sm4",   "asimddp",  "sha512", "sve",  "asimdfhm",
+    "dit",     "uscat", "ilrcpc",  "flagm", "ssbs",     "sb",     "paca", "pacg",
+};
+
+std::set<std::string> cpu_features() {
+    std::set<std::string> features;
+    const unsigned long have = getauxval(AT_HWCAP);
+    for (size_t bit = 0; bit < std::size(kFeatures); ++bit) {
+        if ((have >> bit & 1) != 0) features.insert(kFeatures[bit]);
+    }
+    return features;
+}
+#else
 std::set<std::string> cpu_features() {
     std::ifstream file("/proc/cpuinfo");
     for (std::string line; std::getline(file, line);) {
-        // On x86 and on Arm.
-        if (line.rfind("flags", 0) != 0 && line.rfind("Features", 0) != 0) continue;
+        if (line.rfind("flags", 0) != 0) continue;
         std::istringstream words(line.substr(line.find(':') + 1));
-        std::set<std::string> features;
-        for (std::string word; words >> word;) features.insert(word);
-        return features;
+        return {std::istream_iterator<std::string>(words), {}};
     }
     return {};
 }
+#endif
 
 // A shared library of kernels.
 class Library {
