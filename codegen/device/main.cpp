@@ -1,10 +1,13 @@
 // graphopt-run: a bundle on a picture, from the command line.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -30,8 +33,8 @@ constexpr char kUsage[] =
     "  --details     with --json: warnings, the device and all that is measured, too\n"
     "  --cache DIR   keep compiled OpenCL programs here\n"
     "  --threads N   CPU threads of a cpu bundle (every core)\n"
-    "  --repeat N    run N more times; write milliseconds of load, first and median frame to "
-    "stderr\n"
+    "  --repeat N    run N more times; write milliseconds of load, first and median frame, and\n"
+    "                the memory in use halfway and at the end, to stderr\n"
     "  --profile     write the median milliseconds of every layer to stderr\n";
 
 struct Options {
@@ -104,6 +107,13 @@ double milliseconds_since(Clock::time_point start) {
     return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+// Of this process, in RAM.
+double megabytes_in_use() {
+    long pages = 0;
+    std::ifstream("/proc/self/statm").ignore(64, ' ') >> pages;
+    return static_cast<double>(pages) * static_cast<double>(sysconf(_SC_PAGESIZE)) * 1e-6;
+}
+
 class Picture {
 public:
     Picture(const Options& options, const std::string& name) : nv21_(options.nv21) {
@@ -157,8 +167,9 @@ std::string json_number(double value, int digits) {
 }
 
 struct Measured {
-    double load = 0, first = 0;  // milliseconds
-    std::vector<double> frames;  // those after the first
+    double load = 0, first = 0;   // milliseconds
+    std::vector<double> frames;   // those after the first
+    double halfway = 0, end = 0;  // megabytes in use
     std::vector<graphopt_layer> layers;
 };
 
@@ -243,11 +254,14 @@ void look(const Options& options, const std::string& name, graphopt_runner* runn
         std::fprintf(stderr, "%s: %s\n", name.c_str(), warning);
         warnings += (i == 0 ? "" : ", ") + graphopt::json_string(warning);
     }
+    measured.frames.reserve(static_cast<size_t>(options.repeat));
     for (int i = 0; i < options.repeat; ++i) {
+        if (i == options.repeat / 2) measured.halfway = megabytes_in_use();
         const Clock::time_point start = Clock::now();
         picture.people(runner);
         measured.frames.push_back(milliseconds_since(start));
     }
+    measured.end = megabytes_in_use();
     if (options.profile) measured.layers = profile(runner, std::max(options.repeat, 10));
 
     if (options.json) {
@@ -259,9 +273,12 @@ void look(const Options& options, const std::string& name, graphopt_runner* runn
     }
     if (std::fflush(stdout) != 0) throw BadInput("cannot write the result");
     if (!measured.frames.empty()) {
-        std::fprintf(stderr, "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d)\n",
+        std::fprintf(stderr,
+                     "%s: load %.1f ms, first frame %.1f ms, then %.2f ms (median of %d); "
+                     "%.2f MB in use halfway, %.2f MB at the end\n",
                      graphopt_device(runner), load, measured.first,
-                     graphopt::median(measured.frames), options.repeat);
+                     graphopt::median(measured.frames), options.repeat, measured.halfway,
+                     measured.end);
     }
     if (options.profile) write_profile(measured.layers);
 }

@@ -14,6 +14,8 @@ namespace {
 constexpr const char* kLibraries[] = {
     "libOpenCL.so",
     "libOpenCL.so.1",
+    "libOpenCL-pixel.so",
+    "libOpenCL-car.so",
     "/vendor/lib64/libOpenCL.so",
     "/system/vendor/lib64/libOpenCL.so",
     "/system/lib64/libOpenCL.so",
@@ -33,19 +35,31 @@ void* open_library() {
     }
     throw Unsupported(
         "this device has no OpenCL library (an Android app must name it in its manifest: "
-        "<uses-native-library android:name=\"libOpenCL.so\"/>); GRAPHOPT_OPENCL may name one");
+        "<uses-native-library android:name=\"libOpenCL.so\" android:required=\"false\"/>, and so "
+        "libOpenCL-pixel.so); GRAPHOPT_OPENCL may name one");
+}
+
+using Lookup = void* (*)(const char*);
+
+// How Google's phones and cars hand out functions that their library does not export; null where it
+// exports them.
+Lookup lookup_of(void* library) {
+    if (void* enable = dlsym(library, "enableOpenCL")) reinterpret_cast<void (*)()>(enable)();
+    return reinterpret_cast<Lookup>(dlsym(library, "loadOpenCLPointer"));
 }
 
 template <class Function>
-void find(void* library, const char* name, Function& function) {
-    function = reinterpret_cast<Function>(dlsym(library, name));
+void find(void* library, Lookup lookup, const char* name, Function& function) {
+    void* found = lookup != nullptr ? lookup(name) : dlsym(library, name);
+    function = reinterpret_cast<Function>(found);
     if (function == nullptr) throw Unsupported(std::string("the OpenCL library has no ") + name);
 }
 
 OpenClApi load() {
     void* library = open_library();
+    const Lookup lookup = lookup_of(library);
     OpenClApi api;
-#define GRAPHOPT_FIND(name) find(library, "cl" #name, api.name)
+#define GRAPHOPT_FIND(name) find(library, lookup, "cl" #name, api.name)
     GRAPHOPT_FIND(GetPlatformIDs);
     GRAPHOPT_FIND(GetDeviceIDs);
     GRAPHOPT_FIND(GetDeviceInfo);
