@@ -181,7 +181,9 @@ std::string details(const graphopt_runner* runner, const std::string& warnings,
                        ",\n  \"load_ms\": " + json_number(measured.load, 3) +
                        ",\n  \"first_ms\": " + json_number(measured.first, 3);
     if (!measured.frames.empty()) {
-        json += ",\n  \"median_ms\": " + json_number(graphopt::median(measured.frames), 3);
+        json += ",\n  \"median_ms\": " + json_number(graphopt::median(measured.frames), 3) +
+                ",\n  \"mb_halfway\": " + json_number(measured.halfway, 3) +
+                ",\n  \"mb_at_the_end\": " + json_number(measured.end, 3);
     }
     json += ",\n  \"layers\": [";
     const char* between = "\n";

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = ROOT / "codegen" / "device"
 SIDE = 1024
 """Most pixels of a photo's side that the bundles' kernels prepare; the demo's photo is larger."""
+CROSS, SYSROOT = "aarch64-linux-gnu-g++", Path("/usr/aarch64-linux-gnu")
 
 
 @pytest.fixture(scope="session")
@@ -29,22 +30,22 @@ def compiler() -> str:
 
 @pytest.fixture(scope="session")
 def build(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """graphopt-run of a preset (`host`, `sanitize`); built without CMake where that is missing."""
+    """graphopt-run of a preset; built without CMake where that is missing."""
 
     @cache
     def make(preset: str) -> Path:
         folder = tmp_path_factory.mktemp(preset)
         sanitize = preset == "sanitize"
         if shutil.which("cmake"):
-            setting = f"-DGRAPHOPT_SANITIZE={'ON' if sanitize else 'OFF'}"
-            subprocess.run(["cmake", "-S", DEVICE, "-B", folder, setting], check=True)
+            command = ["cmake", "--preset", preset, "-S", DEVICE, "-B", folder]
+            subprocess.run(command, check=True)
             subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
             return folder / "graphopt-run"
         flags = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"] if sanitize else []
         flags += ["-std=c++17", "-O2", "-fno-rtti", "-ffp-contract=off", "-pthread", "-ldl"]
         flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
-        runner = folder / "graphopt-run"
-        subprocess.run([compiler, *DEVICE.glob("*.cpp"), *flags, "-o", runner], check=True)
+        runner, used = folder / "graphopt-run", CROSS if preset == "linux-arm64" else compiler
+        subprocess.run([used, *DEVICE.glob("*.cpp"), *flags, "-o", runner], check=True)
         return runner
 
     return make
@@ -56,17 +57,30 @@ def runner(build: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The demo network, compiled for a target."""
+def emulated(build: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """graphopt-run of 64-bit Arm Linux, in an emulator."""
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if emulator is None or shutil.which(CROSS) is None:
+        pytest.skip("no cross compiler or emulator (g++-aarch64-linux-gnu, qemu-user-static)")
+    script = tmp_path_factory.mktemp("emulated") / "graphopt-run"
+    script.write_text(f'#!/bin/sh\nexec {emulator} -L {SYSROOT} {build("linux-arm64")} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The demo network, compiled for a target, and by the options `host` and `size`."""
 
     @cache
-    def make(target: str) -> Path:
+    def make(target: str, host: str = "", size: tuple[int, int] = (256, 456)) -> Path:
         path = tmp_path_factory.mktemp(target) / "demo.graphopt"
-        shapes = {"image": (1, 3, 256, 456)}
+        shapes = {"image": (1, 3, *size)}
         compile_model(
             ROOT / "examples" / "demo.onnx",
             path,
             target=target,
+            host=host,
             input_shapes=shapes,
             max_photo=SIDE,
         )

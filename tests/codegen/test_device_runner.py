@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import re
@@ -33,7 +34,7 @@ PHOTO = ROOT / "examples" / "demo.png"
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
 
 Build = Callable[[str], Path]
-Bundles = Callable[[str], Path]
+Bundles = Callable[..., Path]
 Pictures = Callable[[int, int], Path]
 
 
@@ -103,11 +104,15 @@ def alike(got: Any, wanted: Any, tolerance: float = 0.002) -> bool:
     )
 
 
+def plan_of(bundle: Path) -> Any:
+    """Its plan, as JSON has it."""
+    return json.loads((bundle / "plan.json").read_bytes())
+
+
 def changed(bundle: Path, copy: Path, **fields: Any) -> Path:
     """A copy of a bundle with other fields of its plan."""
     shutil.copytree(bundle, copy)
-    plan = json.loads((copy / "plan.json").read_bytes()) | fields
-    data = json.dumps(plan).encode()
+    data = json.dumps(plan_of(copy) | fields).encode()
     (copy / "plan.json").write_bytes(data)
     manifest = json.loads((copy / "manifest.json").read_bytes())
     manifest["files"]["plan.json"] = {"bytes": len(data), "sha256": sha256(data)}
@@ -139,7 +144,7 @@ def test_thresholds_are_the_bundles(
     tmp_path: Path,
 ) -> None:
     path, photo = bundle(target), pictures(640, 360)
-    decoder = json.loads((path / "plan.json").read_bytes())["decoder"]
+    decoder = plan_of(path)["decoder"]
 
     def found(**options: float) -> subprocess.CompletedProcess[str]:
         defaults = thresholds(DecodeOptions(**options)).tolist()
@@ -153,6 +158,49 @@ def test_thresholds_are_the_bundles(
     assert 0 < len(people(found(min_score=least))["people"]) < len(wanted)
     assert not people(found(peak_threshold=2))["people"]
     assert "decoder.defaults[1] is too large" in found(paf_threshold=1e30).stderr
+
+
+def test_people_are_those_of_python_on_arm(
+    emulated: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    if shutil.which("ld.lld") is None and importlib.util.find_spec("ziglang") is None:
+        pytest.skip("there is no linker for other machines (pip install 'graphopt[android]')")
+    path, photo = bundle("cpu", host="aarch64-linux-gnu"), pictures(640, 360)
+    halves = tmp_path / "halves"
+    shutil.copytree(path, halves)
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest["target"]["cpu_features"].append("asimdhp")
+    (halves / "manifest.json").write_text(json.dumps(manifest))
+    wanted = expected(bundle("cpu"), photo)
+    assert wanted["people"]
+    arguments = ("--rgb", photo, "--json", "--threads", "2")
+    got = people(run(emulated, halves, *arguments, QEMU_CPU="max"))
+    assert alike(got, wanted, tolerance=0.05)
+    old = run(emulated, halves, *arguments, QEMU_CPU="cortex-a53")
+    assert old.returncode == 4
+    assert "was compiled for a CPU with asimdhp, which this one lacks" in old.stderr
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_memory_does_not_grow(
+    target: str,
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    small = bundle(target, size=(64, 96))
+    # As many people as there is room for.
+    defaults = thresholds(DecodeOptions(peak_threshold=0, min_parts=1)).tolist()
+    decoder = plan_of(small)["decoder"] | {"defaults": defaults}
+    crowd = changed(small, tmp_path / "crowd", decoder=decoder)
+    arguments = ("--rgb", pictures(640, 360), "--repeat", "1000", "--json", "--details")
+    said = people(run(runner, crowd, *arguments))
+    assert len(said["people"]) == decoder["max_people"]
+    assert 1 < said["mb_at_the_end"] < said["mb_halfway"] + 0.2
 
 
 def test_photos_are_prepared_here_where_no_kernel_does_it(
@@ -264,13 +312,32 @@ def test_a_machine_without_opencl_is_a_sentence(
     manifest["files"]["kernels.cl"] = {"bytes": 0, "sha256": sha256(b"")}
     (tmp_path / "gpu" / "kernels.cl").touch()
     (tmp_path / "gpu" / "manifest.json").write_text(json.dumps(manifest))
-    plan = json.loads((path / "plan.json").read_bytes())
+    plan = plan_of(path)
     for launch in plan["launches"]:
         launch |= {"grid": [1], "group": [1]}
     gpu = changed(tmp_path / "gpu", tmp_path / "other", launches=plan["launches"])
     done = run(runner, gpu, "--rgb", pictures(31, 17), GRAPHOPT_OPENCL="/nowhere/libOpenCL.so")
     assert done.returncode == 4
     assert done.stderr.startswith("error: GRAPHOPT_OPENCL: /nowhere/libOpenCL.so")
+
+
+@pytest.mark.opencl
+def test_opencl_behind_another_library(
+    runner: Path,
+    bundle: Bundles,
+    pictures: Pictures,
+    tmp_path: Path,
+    compiler: str,
+) -> None:
+    front, path, photo = tmp_path / "front.so", bundle("opencl"), pictures(640, 360)
+    environment = _opencl()
+    library = f'-DLIBRARY="{environment["GRAPHOPT_OPENCL"]}"'
+    command = [compiler, "-shared", "-fPIC", library, "-o", front]
+    source = Path(__file__).with_name("opencl_behind.cpp")
+    subprocess.run([*command, source, "-ldl"], check=True)
+    variables = environment | {"GRAPHOPT_OPENCL": str(front)}
+    got = people(run(runner, path, "--rgb", photo, "--json", **variables))
+    assert alike(got, expected(path, photo))
 
 
 def test_bundles_that_cannot_be_run_are_sentences(
@@ -289,7 +356,7 @@ def test_bundles_that_cannot_be_run_are_sentences(
     assert "is not a bundle" in error(tmp_path)
     bare = changed(path, tmp_path / "bare", decoder=None)
     assert "has no decoder: compile it with one" in error(bare)
-    plan = json.loads((path / "plan.json").read_bytes())
+    plan = plan_of(path)
     plan["launches"][0]["arguments"].pop()
     wrong = changed(path, tmp_path / "wrong", launches=plan["launches"])
     assert "failed: TypeError" in error(wrong)  # the kernel itself looks
@@ -331,7 +398,7 @@ def test_wrong_use_is_a_sentence(
 def test_times(size: tuple[int, int], runner: Path, bundle: Bundles, pictures: Pictures) -> None:
     done = run(runner, bundle("cpu"), "--rgb", pictures(*size), "--repeat", "1", "--profile")
     assert re.search(r"cpu: load [\d.]+ ms, first frame [\d.]+ ms, then [\d.]+ ms", done.stderr)
-    plan = json.loads((bundle("cpu") / "plan.json").read_bytes())
+    plan = plan_of(bundle("cpu"))
     launches = [launch for launch in plan["launches"] if launch["layer"]]
     for launch in launches:
         ran = launch["stage"] != "prepare" or max(size) <= plan["preparation"]["side"]
