@@ -93,7 +93,7 @@ def test_post_processing(monkeypatch: pytest.MonkeyPatch) -> None:
     report = PostReport(people=(1, 30), ways=ways, unavailable={})
     monkeypatch.setattr(postprocessing, "compare_post_processing", lambda **_: report)
     rows = told("postprocessing")
-    assert [(row["30 people"], row["paper, ms"]) for row in rows] == [
+    assert [(row["people: 30"], row["paper, ms"]) for row in rows] == [
         ("2.00", "20"),
         ("2.00", "2000"),
     ]
