@@ -77,7 +77,12 @@ ZOO: Mapping[str, Entry] = {
     "efficientnet-pose": _PAF(efficientnet_pose, source=f"{_SHEN}, table 2", counts="inferred"),
     **{
         f"efficienthrnet-h{scale}": Entry(
-            partial(efficienthrnet, scale=scale), size, "Neff et al., 2020, table 1", multiple=32
+            partial(efficienthrnet, scale=scale),
+            size,
+            "Neff et al., 2020, table 1",
+            multiple=32,
+            # Only of these two are there exact counts to hold them to.
+            counts="exact" if scale in (3, 4) else "inferred",
         )
         for scale, (size, _, _) in SCALED.items()
     },
