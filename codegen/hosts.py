@@ -115,8 +115,8 @@ def _cross_linker(host: Host, folder: Path, runner: str) -> list[str]:
     for name in host.needed(runner):
         needed.append(str(folder / name))
         _run([*linker, f"--soname={name}", "-o", needed[-1], "--format=binary", str(content)])
-    # Android 15 has pages of 16 KB on some phones.
-    return [*linker, "-z", "max-page-size=16384", "--no-as-needed", *needed]
+    # There are phones with pages of 16 KB, and Arm servers with pages of 64.
+    return [*linker, "-z", "max-page-size=65536", "--no-as-needed", *needed]
 
 
 def find_lld(host: Host) -> list[str]:

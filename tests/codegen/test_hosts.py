@@ -59,7 +59,7 @@ def test_kernels_for_another_machine(
     assert "AArch64" in readelf("--file-header", library)
     loads = re.findall(r"^ *LOAD .*\b(0x\w+)$", readelf("--segments", library), re.MULTILINE)
     assert loads
-    assert set(loads) == {"0x4000"}  # pages of 16 KB
+    assert {int(align, 16) % 0x4000 for align in loads} == {0}  # pages of 16 KB
     needed = re.findall(r"NEEDED.*\[(.*)\]", readelf("--dynamic", library))
     assert tuple(needed) == HOSTS[host].needed("libgraphopt.so")
     symbols = re.findall(r" UND (\w+)", readelf("--dyn-syms", library))
