@@ -51,8 +51,11 @@ HEIGHTS = (368, 288)
 CROP = 288
 """Height and width of what the network learns from, in pixels."""
 BATCH = 8
-RATE = 2e-3
+RATE = 1.5e-3
 """Of learning; reached in 300 steps, and falling to nothing."""
+STAGES = (0.12, 0.3, 1.0)
+"""The parts of all crops by which the near layer alone, the far one besides, and everything has
+been learnt: what is near learns too slowly together with the rest."""
 
 
 # --- The network --------------------------------------------------------------------------------
@@ -97,10 +100,11 @@ class PoseNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            unit(3, 16, 3, stride=2),
-            unit(16, 32, 3, stride=2),
-            Residual(32, 32),
-            unit(32, 128, 3, stride=2),
+            unit(3, 24, 3, stride=2),
+            unit(24, 64, 3, stride=2),
+            Residual(64, 32),
+            Residual(64, 32),
+            unit(64, 128, 3, stride=2),
         )
         self.near = nn.Sequential(Residual(128, 64), Residual(128, 64))
         self.trunk = nn.Sequential(
@@ -116,14 +120,14 @@ class PoseNet(nn.Module):
         self.paf = nn.Conv2d(96, PAF, 1)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        near = self.near(self.stem(image))
-        features = self.features(self.trunk(near))
+        return self.maps(self.features(self.trunk(self.near(self.stem(image)))))
+
+    def maps(self, features: Tensor) -> dict[str, Tensor]:
+        """The maps of both stages."""
         draft = self.draft(features)
         draft_heat, draft_paf = self.draft_heat(draft), self.draft_paf(draft)
         refined = self.refine(self.join(torch.cat([features, draft_heat, draft_paf], 1)))
         return {
-            "near": near,
-            "features": features,
             "draft_heat": draft_heat,
             "draft_paf": draft_paf,
             "heat": self.heat(refined),
@@ -412,15 +416,34 @@ class Pupil(nn.Module):
         self.far = nn.BatchNorm2d(far, affine=False)
 
     def loss(
-        self, image: Tensor, wanted: Tensor, near: Tensor, far: Tensor, known: Tensor
+        self,
+        image: Tensor,
+        wanted: Tensor,
+        near: Tensor,
+        far: Tensor,
+        known: Tensor,
+        depth: int = len(STAGES),
     ) -> Tensor:
-        """How far the answers are from what is wanted; 5 for a network that answers nothing."""
+        """How far the answers are from what is wanted; 5 for a network that answers nothing.
+
+        Only the near layer's with `depth` 1, that and the far layer's with 2.
+        """
+        net = self.net
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            answers = self.net(image.contiguous(memory_format=torch.channels_last))
-            to_near, to_far = self.to_near(answers["near"]), self.to_far(answers["features"])
+            seen = net.near(net.stem(image.contiguous(memory_format=torch.channels_last)))
+            to_near = self.to_near(seen)
         total = ((to_near.float() - self.near(near)) ** 2).mean()
+        if depth == 1:
+            return total
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = net.features(net.trunk(seen))
+            to_far = self.to_far(features)
         if known.any():
             total = total + ((to_far[known].float() - self.far(far[known])) ** 2).mean()
+        if depth == 2:
+            return total
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            answers = net.maps(features)
         heat, paf = wanted[:, :HEAT], wanted[:, HEAT:]
         somebody = torch.cat([heat[:, :PARTS], 1 - heat[:, PARTS:]], 1)
         for stage, share in (("draft_", 0.5), ("", 1.0)):
@@ -457,11 +480,11 @@ class Training:
             self._optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
 
-    def learn(self, batch: Sequence[Tensor], rate: float) -> float:
+    def learn(self, batch: Sequence[Tensor], rate: float, depth: int) -> float:
         """One step; the loss before it."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = self.pupil.loss(*batch)
+        loss = self.pupil.loss(*batch, depth=depth)
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.pupil.parameters(), 5.0)
@@ -494,8 +517,10 @@ def train(folder: Path, near: Callable[[], Teacher], crops: int, painted: float)
     began, first = time.monotonic(), training.step
     losses: list[float] = []
     for batch in itertools.islice(lessons, max(steps - first, 0)):
-        rate = RATE * min(1, (training.step + 1) / 300) * (1 - training.step / steps)
-        losses.append(training.learn(batch, rate))
+        done = training.step / steps
+        depth = 1 + sum(done >= end for end in STAGES[:-1])
+        rate = RATE * min(1, (training.step + 1) / 300) * (1 - done)
+        losses.append(training.learn(batch, rate, depth))
         if training.step % 200 == 0 or training.step == steps:
             training.store()
             speed = BATCH * (training.step - first) / (time.monotonic() - began)
@@ -518,7 +543,7 @@ def main() -> None:
             default=usual,
             help=f"the teacher's {name} layer at stride 8 (default: Lightweight OpenPose's)",
         )
-    parser.add_argument("--crops", type=int, default=55_000, help="default: %(default)s")
+    parser.add_argument("--crops", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument(
         "--painted", type=float, default=0.04, help="share of mannequins (default: %(default)s)"
     )
