@@ -33,6 +33,7 @@ from graphopt.footprint import peak_memory
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.peak import Peak, measure_peak
 from graphopt.pose.images import read_photo
+from graphopt.report import named_sizes
 from graphopt.runtime import LayerTime, open_bundle
 from graphopt.verify import difference, sample_feeds
 
@@ -154,7 +155,7 @@ class BenchReport(_Record):
         yield table
         for name, reason in self.unavailable.items():
             yield Text(f"{name} is missing: {reason}", style="yellow")
-        at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.input.items())
+        at = named_sizes(self.input)
         yield Text(
             f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
             "onnxruntime's outputs, relative to their range.",

@@ -196,7 +196,12 @@ def compile_model(
         write_bundle(work / "bundle", manifest, files)
         together = [images[:COMPARED]] if images else [[feeds] for feeds in samples]
         engine = _opened(work / "bundle")
-        differs = engine if isinstance(engine, str) else _difference(graph, engine, together)
+        differs: float | str
+        if isinstance(engine, str):
+            differs = engine
+        else:
+            got = [[engine.run(feeds) for feeds in inputs] for inputs in together]
+            differs = difference_to_onnxruntime(graph, together, got)
         half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
         allowed = STORED_TOLERANCE if fp16 else HALF_TOLERANCE if half else TOLERANCE
         if isinstance(differs, float) and not differs <= allowed:
@@ -394,18 +399,21 @@ def _opened(bundle: Path) -> BundleRunner | str:
         return error.message
 
 
-def _difference(graph: gs.Graph, engine: BundleRunner, inputs: Sequence[Sequence[Feeds]]) -> float:
-    """How far the bundle is from onnxruntime on the cleaned graph.
+def difference_to_onnxruntime(
+    graph: gs.Graph, inputs: Sequence[Sequence[Feeds]], outputs: Sequence[Sequence[Feeds]]
+) -> float:
+    """How far outputs are from onnxruntime's on the cleaned graph, as a part of their range.
 
     Args:
+        graph: what was compiled.
         inputs: those that belong together share one range; an image without people has little.
+        outputs: for each input, every output by name.
     """
     with serialised(graph) as model:
         reference = OnnxRuntimeEngine(model)
         worst = 0.0
-        for together in inputs:
+        for together, got in zip(inputs, outputs, strict=True):
             expected = [reference.run(feeds) for feeds in together]
-            got = [engine.run(feeds) for feeds in together]
             for name in reference.outputs:
                 ours, theirs = (np.stack([run[name] for run in runs]) for runs in (got, expected))
                 worst = max(worst, difference(ours, theirs))

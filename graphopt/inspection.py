@@ -17,7 +17,7 @@ from graphopt.graph import Dim, static_shape
 from graphopt.latency.device import Device
 from graphopt.latency.predict import Bound, predict, total_ms
 from graphopt.model import header_of, load_model
-from graphopt.report import Totals, human
+from graphopt.report import Totals, human, named_sizes
 from graphopt.verify import example_shapes_if_any
 
 
@@ -113,7 +113,7 @@ class Inspection(BaseModel):
         yield Text(f"opset {self.opset}; inputs and outputs: {', '.join(ends)}")
         for key, value in self.metadata.items():
             yield Text(f"{key}: {value}", style="dim")
-        at = ", ".join(f"{name} {_by(shape)}" for name, shape in self.sizes.items())
+        at = named_sizes(self.sizes)
         params, macs, size = self.totals.cells()
         yield Text(
             f"nodes {self.totals.nodes}, params {params}, bytes {size}, "

@@ -15,17 +15,21 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphopt.bundle import Manifest, Model
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name, load_target
-from graphopt.compile import HALF_TOLERANCE, TOLERANCE, prepare, run_worker
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.compile import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    difference_to_onnxruntime,
+    prepare,
+    run_worker,
+)
 from graphopt.errors import CheckFailed, InputError
-from graphopt.model import replacing, save_model, serialised, sha256_of
+from graphopt.model import replacing, save_model, sha256_of
 from graphopt.tuning import Tuned
-from graphopt.verify import Feeds, difference, sample_feeds
+from graphopt.verify import sample_feeds
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,14 @@ def compile_library(
         run_worker(work, task, progress)
         manifest = Manifest.model_validate_json((work / "manifest.json").read_bytes())
         progress("comparing with onnxruntime")
-        differs = _difference(graph, samples, work)
+        why = work / "not_run.txt"
+        differs: float | str
+        if why.exists():
+            differs = why.read_text()
+        else:
+            results = [np.load(work / f"outputs-{n}.npz").values() for n in range(len(samples))]
+            outputs = [[dict(zip(manifest.outputs, run, strict=True))] for run in results]
+            differs = difference_to_onnxruntime(graph, [[feeds] for feeds in samples], outputs)
         half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
         if isinstance(differs, float) and not differs <= (HALF_TOLERANCE if half else TOLERANCE):
             raise CheckFailed(
@@ -114,21 +125,3 @@ def _left_out(manifest: Manifest) -> Iterator[str]:
     yield "pre-processing and decoder (TVM's format holds the network alone)"
     if manifest.target.kind == "gpu" and load_target(manifest.target.name).images:
         yield "images (in TVM's format kernels read their input from buffers)"
-
-
-def _difference(graph: gs.Graph, inputs: Sequence[Feeds], work: Path) -> float | str:
-    """How far the outputs in `work` are from onnxruntime's on the cleaned graph."""
-    why = work / "not_run.txt"
-    if why.exists():
-        return why.read_text()
-    with serialised(graph) as model:
-        reference = OnnxRuntimeEngine(model)
-        return max(
-            difference(got, theirs)
-            for number, feeds in enumerate(inputs)
-            for got, theirs in zip(
-                np.load(work / f"outputs-{number}.npz").values(),
-                reference.run(feeds).values(),
-                strict=True,
-            )
-        )

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.bundle import Place, Stage, read_bundle
-from graphopt.report import human
+from graphopt.report import human, named_sizes
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
@@ -52,11 +52,11 @@ class Placement(BaseModel):
         for step in self.steps:
             macs = human(step.macs) if step.macs else ""
             table.add_row(step.stage, step.layer, step.kernel, macs, step.runs_on)
-        sizes = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.inputs.items())
         where = [step.runs_on for step in self.steps]
         counts = ", ".join(f"{where.count(place)} on {place}" for place in sorted(set(where)))
         host = f" of {self.host}" if self.host else ""
-        return Group(table, Text(f"target {self.target}{host}, input {sizes}; steps: {counts}"))
+        target = f"target {self.target}{host}, input {named_sizes(self.inputs)}"
+        return Group(table, Text(f"{target}; steps: {counts}"))
 
 
 def placement(path: Path) -> Placement:

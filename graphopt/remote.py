@@ -21,6 +21,7 @@ from graphopt.bundle import Manifest
 from graphopt.compile import follow_worker
 from graphopt.errors import InputError
 from graphopt.model import replacing
+from graphopt.report import named_sizes
 
 PATIENCE: Mapping[str, int] = MappingProxyType(
     {"connect": 10, "upload": 300, "load": 60, "onnxruntime": 300, "run": 120, "round": 60}
@@ -66,7 +67,7 @@ class RemoteReport(_Record):
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.input.items())
+        at = named_sizes(self.input)
         for name, timing in self.engines.items():
             yield Text(
                 f"{self.model} on {self.server}: {timing.median_ms:.2f} ms "

@@ -200,7 +200,7 @@ class Report(BaseModel):
             yield from self._poses()
         for remark in self.remarks:
             yield Text(remark, style="yellow")
-        at = ", ".join(f"{n} {'x'.join(map(str, s))}" for n, s in self.sizes.items())
+        at = named_sizes(self.sizes)
         measured = any(entry.max_abs_diff is not None for entry in self.passes)
         what = "MACs and differences" if measured else "MACs"
         yield Text(f"{what} at {at or 'no known input size'}.", style="dim")
@@ -281,6 +281,11 @@ def human(count: int) -> str:
             break
         value /= 1000
     return f"{count}" if not suffix else f"{value:.{max(0, 3 - len(str(int(value))))}f}{suffix}"
+
+
+def named_sizes(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Tensors and their shapes: data 1x3x368x656, …"""
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def console() -> Console:

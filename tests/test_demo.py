@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -26,15 +25,9 @@ DEMO = EXAMPLES / "demo.onnx"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script(example: Callable[[str], ModuleType]) -> ModuleType:
     """examples/make_demo.py as a module."""
-    spec = importlib.util.spec_from_file_location("make_demo", EXAMPLES / "make_demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_demo"] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    return example("make_demo")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,15 +25,9 @@ SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "train.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script(example: Callable[[str], ModuleType]) -> ModuleType:
     """examples/train.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_example", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_example"] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    return example("train")
 
 
 def annotated(**places: tuple[float, float]) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -28,20 +27,10 @@ NEAR, FAR = "context/norm/swish", "residual"
 """The teacher's layers, where the demo network is the teacher."""
 
 
-def _example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there, and so do imports
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def training() -> ModuleType:
-    _example("make_demo")
-    return _example("train_demo")
+def training(example: Callable[[str], ModuleType]) -> ModuleType:
+    example("make_demo")  # which it imports
+    return example("train_demo")
 
 
 def test_training_goes_on_and_every_pass_has_something_to_do(

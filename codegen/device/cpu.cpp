@@ -115,8 +115,8 @@ std::set<std::string> cpu_features() {
 class Library {
 public:
     explicit Library(const std::string& path) {
-        // Where this code is in a library that was loaded for its program alone (System.loadLibrary
-        // does that), kernels would not find our symbols.
+        // Where this code is in a library that was loaded for its program alone, kernels would not
+        // find our symbols. (Android does not listen: kernels for it name libgraphopt.so.)
         Dl_info self;
         if (dladdr(reinterpret_cast<void*>(&TVMFFIErrorSetRaisedFromCStrParts), &self) != 0) {
             dlopen(self.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.commands import options
 from graphopt.commands.progress import shown
-
-if TYPE_CHECKING:
-    from graphopt.bundle import Manifest
 
 
 class Post(str, Enum):
@@ -117,6 +114,7 @@ def compile(
     from graphopt.compile import WHY_NOT, compile_model
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
+    from graphopt.report import named_sizes
     from graphopt.tuning import find_tuning
 
     # What was measured here is not true elsewhere.
@@ -168,9 +166,10 @@ def compile(
     precision = ", half precision" if fp16 or fp16_arithmetic else ""
     of_host = f" on {host}" if host else ""
     typer.echo(
-        f"{output}: target {target}{of_host}{precision}, input {_sizes(done.manifest)}, "
-        f"{done.manifest.macs / 1e9:.2f} GMACs, {len(done.plan.launches)} kernel launches, "
-        f"{size / 1e6:.1f} MB, {sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
+        f"{output}: target {target}{of_host}{precision}, "
+        f"input {named_sizes(done.manifest.inputs)}, {done.manifest.macs / 1e9:.2f} GMACs, "
+        f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
+        f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
@@ -181,6 +180,7 @@ def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     from graphopt.library import compile_library
+    from graphopt.report import named_sizes
 
     with shown("reading the network") as tell:
         done = compile_library(model, output, **given, progress=tell)
@@ -188,15 +188,11 @@ def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
         Console(stderr=True).print(f"left out: {what}", style="dim", markup=False, soft_wrap=True)
     manifest = done.manifest
     typer.echo(
-        f"{output}: target {manifest.target.name} on {manifest.target.host}, input "
-        f"{_sizes(manifest)}, {manifest.macs / 1e9:.2f} GMACs, {done.bytes / 1e6:.1f} MB"
+        f"{output}: target {manifest.target.name} on {manifest.target.host}, "
+        f"input {named_sizes(manifest.inputs)}, {manifest.macs / 1e9:.2f} GMACs, "
+        f"{done.bytes / 1e6:.1f} MB"
     )
     _say_difference(done.difference)
-
-
-def _sizes(manifest: Manifest) -> str:
-    inputs = manifest.inputs.items()
-    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in inputs)
 
 
 def _say_difference(difference: float | str) -> None:
