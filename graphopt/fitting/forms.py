@@ -189,8 +189,9 @@ class Tail(Form):
         return left
 
     def valid(self, start: Form) -> NDArray[np.bool_]:  # noqa: ARG002
-        """The tail ends."""
-        return np.asarray((self.numbers > 0).all(axis=0))
+        """The tail ends, and no value is larger than x, even where the fit saw none."""
+        slope, height = self.numbers
+        return np.asarray((slope > 0) & (height > 0) & (height <= 1))
 
     def near(self, x: Doubles, y: Doubles) -> Form:  # noqa: ARG002
         """A longer tail."""
