@@ -62,6 +62,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "found of 30" in done.output
     assert json.loads(file.read_text())["people"][-1] == 30
-    for wrong in (["bench"], ["bench", "net.onnx", "--post-processing"]):
-        refused = CliRunner().invoke(app, wrong)
-        assert refused.exit_code == 2
+    wrong = (
+        ["bench"],
+        ["bench", "net.onnx", "--post-processing"],
+        ["bench", "--post-processing", "--threads", "1"],
+        ["bench", "--post-processing", "--rpc", "phone:9090"],
+        ["bench", "net.so", "--rpc", "phone:9090", "--photo", "photo.jpg"],
+    )
+    for arguments in wrong:
+        assert CliRunner().invoke(app, arguments).exit_code == 2

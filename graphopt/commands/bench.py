@@ -89,6 +89,7 @@ def bench(
     if model is None:
         from graphopt.postprocessing import compare_post_processing
 
+        options.goes_with(context, "post_processing", "num_runs", "result_json")
         with shown("compiling the decoder") as tell:
             result = compare_post_processing(rounds=num_runs, progress=tell)
     elif device != "local":
@@ -106,13 +107,9 @@ def bench(
                 progress=tell,
             )
     elif rpc:
-        if vs or per_layer or photo or threads or input_shape:
-            raise typer.BadParameter(
-                "--rpc times the network alone: it goes with --num-runs, --warmup-runs and "
-                "--result-json"
-            )
         from graphopt.remote import bench_library
 
+        options.goes_with(context, "rpc", "num_runs", "warmup_runs", "result_json")
         with shown("connecting") as tell:
             result = bench_library(
                 model, rpc, rounds=num_runs, warmup_rounds=warmup_runs, progress=tell

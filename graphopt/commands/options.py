@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -74,14 +75,30 @@ def not_on_a_phone(context: typer.Context, *names: str) -> None:
     Raises:
         InputError: names them.
     """
-    sources = {name: context.get_parameter_source(name) for name in names}
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name, source in sources.items()
-        if source is not None and source.name == "COMMANDLINE"
-    ]
+    given = _flags(name for name in names if _was_given(context, name))
     if given:
         raise InputError(
-            f"{', '.join(given)}: a phone runs a bundle as it was compiled, and nothing else",
+            f"{given}: a phone runs a bundle as it was compiled, and nothing else",
             hint="leave it out with --device adb",
         )
+
+
+def goes_with(context: typer.Context, mode: str, *names: str) -> None:
+    """Refuse options that were given but are not among `names`, all that the option `mode` allows.
+
+    Raises:
+        BadParameter: names them.
+    """
+    options = (p.name for p in context.command.params if p.param_type_name == "option" and p.name)
+    others = (name for name in options if name not in (mode, *names) and _was_given(context, name))
+    if given := _flags(others):
+        raise typer.BadParameter(f"{_flags([mode])} goes with {_flags(names)}, not with {given}")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
