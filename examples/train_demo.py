@@ -5,8 +5,8 @@
 First the teacher, Lightweight OpenPose or another network of coco18 maps, sees every photo at two
 sizes. Then the network, whose weights start at random, learns to answer the same on crops of these,
 turned, mirrored, scaled and in other colours. Two of the teacher's layers are learnt too, through
-projections that are thrown away (FitNets: Romero et al., ICLR 2015). A few crops show mannequins
-that `make_demo.py` paints.
+projections that are thrown away (FitNets: Romero et al., ICLR 2015). A tenth of the crops show
+mannequins that `draw_demo.py` paints.
 
 Everything is kept in FOLDER. Where it was interrupted, the same command goes on; FOLDER/demo.onnx
 is the network so far. PyTorch's CPU build will do. The variable keeps the memory of large tensors
@@ -30,7 +30,7 @@ import onnx
 import onnx.utils
 import torch
 import torch.fx
-from make_demo import PARTS, SKELETON, SPEC, STRIDE, random_scene, target_maps
+from draw_demo import PARTS, SKELETON, STRIDE, random_scene, target_maps
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -42,9 +42,17 @@ from torch.utils.data import DataLoader, IterableDataset
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.model import replacing
 from graphopt.pose.preprocess import prepare
-from graphopt.pose.spec import METADATA_KEY, detect_pose_spec
+from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess, detect_pose_spec
 
 HEAT, PAF = PARTS + 1, SKELETON.paf_channels
+SPEC = PoseSpec(
+    preprocess=Preprocess(color="rgb", mean=(127.5,) * 3, scale=(1 / 127.5,) * 3),
+    skeleton=SKELETON,
+    heat=MapSlice(output="heat", count=HEAT),
+    paf=MapSlice(output="paf", count=PAF),
+    stride=STRIDE,
+)
+"""What the network expects and answers; the ONNX file carries it, so that no flag is needed."""
 
 HEIGHTS = (368, 288)
 """The photos' heights that the teacher sees, in pixels."""
@@ -203,7 +211,7 @@ def as_onnx(net: PoseNet) -> onnx.ModelProto:
         ir_version=8,
         producer_name="train_demo.py",
     )
-    helper.set_model_props(model, {METADATA_KEY: SPEC.model_dump_json()})
+    helper.set_model_props(model, {METADATA_KEY: SPEC.model_dump_json(), "license": "Apache-2.0"})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -545,13 +553,13 @@ def main() -> None:
         )
     parser.add_argument("--crops", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument(
-        "--painted", type=float, default=0.04, help="share of mannequins (default: %(default)s)"
+        "--painted", type=float, default=0.1, help="share of mannequins (default: %(default)s)"
     )
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     see(sorted(args.photos.iterdir()), Teacher(args.teacher, args.far), args.folder)
     if not any(args.folder.glob("*.painted.maps.npy")):
-        draw(150, args.folder)
+        draw(500, args.folder)
     near = functools.partial(Teacher, args.teacher, args.near, alone=True)
     train(args.folder, near, args.crops, args.painted)
 

@@ -40,7 +40,7 @@ def _no_opencl() -> str:
 
 @pytest.fixture(scope="session")
 def example() -> Callable[[str], ModuleType]:
-    """example("make_demo") is examples/make_demo.py as a module, which others may import."""
+    """example("train") is examples/train.py as a module, which others may import."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")

@@ -23,13 +23,13 @@ from graphopt.pose.spec import detect_pose_spec  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DEMO = EXAMPLES / "demo.onnx"
-NEAR, FAR = "context/norm/swish", "residual"
+NEAR, FAR = "near.1", "features.swish"
 """The teacher's layers, where the demo network is the teacher."""
 
 
 @pytest.fixture(scope="module")
 def training(example: Callable[[str], ModuleType]) -> ModuleType:
-    example("make_demo")  # which it imports
+    example("draw_demo")  # which it imports
     return example("train_demo")
 
 
@@ -39,12 +39,12 @@ def test_training_goes_on_and_every_pass_has_something_to_do(
     """Two lessons with the demo as its own teacher, then a third."""
     monkeypatch.setattr(training, "BATCH", 2)
     monkeypatch.setattr(training, "CROP", 96)
-    training.keep(tmp_path, "blank.368", np.zeros((64, 96, 3)), np.zeros((8, 12, 57 + 4)))
+    training.keep(tmp_path, "blank.368", np.zeros((64, 96, 3)), np.zeros((8, 12, 57 + 96)))
     training.draw(1, tmp_path)
     near = functools.partial(training.Teacher, DEMO, NEAR, alone=True)
     for crops, step in ((4, 2), (4, 2), (6, 3)):
         training.train(tmp_path, near, crops, painted=0.5)
-        assert training.Training(tmp_path, near=32, far=4).step == step
+        assert training.Training(tmp_path, near=128, far=96).step == step
 
     graph = load_model(tmp_path / "demo.onnx")
     stacks = "undilate-conv{way=stacked}, stack-large-conv"
@@ -83,7 +83,7 @@ def test_what_the_teacher_sees_is_kept(training: ModuleType, tmp_path: Path) -> 
         assert np.abs(pixels - shown).mean() < 1
         heat = engine.run({"image": (pixels.transpose(2, 0, 1)[None] / 127.5 - 1).astype("f")})
         np.testing.assert_allclose(maps[..., :19], heat["heat"][0].transpose(1, 2, 0), atol=0.05)
-        assert maps.shape[2] == 57 + 54
+        assert maps.shape[2] == 57 + 96
 
 
 def test_maps_turn_with_the_picture(training: ModuleType, tmp_path: Path) -> None:

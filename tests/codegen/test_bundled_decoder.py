@@ -83,11 +83,11 @@ def test_where_the_time_goes(bundle: Callable[[str], Path], tmp_path: Path) -> N
     bare = tmp_path / "bare"
     compile_model(DEMO, bare, input_shapes=SHAPES, post="none")
     with Image.open(EXAMPLES / "demo.png") as photo:
-        for path, people in ((bundle("cpu"), 3), (bare, 4)):
+        for path, people in ((bundle("cpu"), [3]), (bare, range(4, 9))):
             budget = measure_budget(
                 open_bundle(path), EXAMPLES / "demo.png", photo.convert("RGB"), 2
             )
-            assert budget.people == people
+            assert budget.people in people
             assert tuple(budget.ms) == STAGES
             assert all(ms > 0 for ms in budget.ms.values())
 
