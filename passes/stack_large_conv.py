@@ -16,8 +16,6 @@ from pydantic import Field
 from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.stack import (
-    Kernel,
-    Metric,
     blank_stack,
     fit_stack,
     grouped,
@@ -76,7 +74,7 @@ class StackLargeConv(Pass[Site]):
     Numerics:
         Approximate. Without activations between them, a stack is one convolution again, whose
         kernel is the product of its factors; these are fitted to the kernel that is replaced, by
-        alternating least squares from seeded random starts. A stack has fewer weights, so something
+        L-BFGS from seeded random starts. A stack has fewer weights, so something
         is left over: the report names it for each site, relative to the kernel. With calibration
         photos it is the deviation of the output that is fitted, where a filter sees at most 2048
         values, and not that of the weights: images are smooth, and much of a kernel's difference
@@ -202,6 +200,7 @@ class StackLargeConv(Pass[Site]):
             site.depth,
             site.width // spec.group,
             metric=None if patches is None else _metric(patches),
+            enough=self.max_residual,
             seed=self.seed,
         )
         if stack.residual > self.max_residual:
@@ -281,17 +280,12 @@ def _activation(
 # --- what filters see ---------------------------------------------------------------------------
 
 
-def _metric(patches: Patches) -> Metric:
-    """The variance that an error of the weights gives the output."""
+def _metric(patches: Patches) -> Doubles:
+    """The variance that an error of the weights gives the output: [group, values, values]."""
     values = patches.covariance.shape[-1]
     ridge = RIDGE * np.trace(patches.covariance, axis1=1, axis2=2) / values
-    weights = patches.covariance + ridge[:, None, None] * np.eye(values)
-
-    def metric(error: Kernel) -> Kernel:
-        result: Kernel = (error.reshape(*error.shape[:2], -1) @ weights).reshape(error.shape)
-        return result
-
-    return metric
+    weights: Doubles = patches.covariance + ridge[:, None, None] * np.eye(values)
+    return weights
 
 
 def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dict[str, Patches]:

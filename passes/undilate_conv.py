@@ -212,7 +212,7 @@ class UndilateConv(Pass[Site]):
             return Change(name, "not fitted")
         kernel = np.zeros((*dilated.shape[:3], *(reach + 1 for reach in reach_of(spec))))
         kernel[..., :: spec.dilations[0], :: spec.dilations[1]] = dilated
-        stack = fit_stack(kernel, site.depth, width, seed=self.seed)
+        stack = fit_stack(kernel, site.depth, width, enough=self.max_residual, seed=self.seed)
         if stack.residual > self.max_residual:
             return Skip(name, f"the stack would leave {stack.residual:.2f} of the kernel")
         write_stack(graph, site.node, stack, spec.bias)

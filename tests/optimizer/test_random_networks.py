@@ -394,7 +394,7 @@ def quick_fits():
     """The form of stacks is what counts here, not how well they are fitted."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (stack_large_conv, undilate_conv):
-            patch.setattr(module, "fit_stack", partial(fit_stack, rounds=1))
+            patch.setattr(module, "fit_stack", partial(fit_stack, steps=1))
         yield
 
 

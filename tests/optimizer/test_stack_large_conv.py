@@ -89,7 +89,7 @@ def test_a_metric_shifts_the_error_to_where_it_does_not_count():
     kernel = np.random.default_rng(0).standard_normal((4, 1, 1, 5, 5))
     counts = np.ones((5, 5))
     counts[2] = 100.0
-    stack = fit_stack(kernel, 2, 1, metric=lambda error: error * counts)
+    stack = fit_stack(kernel, 2, 1, metric=np.tile(np.diag(counts.ravel()), (4, 1, 1)))
     plain = fit_stack(kernel, 2, 1)
     row = [np.abs(kernel - product(s.factors))[..., 2, :].sum() for s in (stack, plain)]
     assert row[0] < 0.5 * row[1]
@@ -275,8 +275,8 @@ def test_any_convolution_keeps_its_output_shape(graph, text):
     (chosen,) = parse_pipeline(text)
     stacked = copy_model(graph)
     with (
-        patch.object(stack_large_conv, "fit_stack", partial(fit_stack, rounds=1)),
-        patch.object(undilate_conv, "fit_stack", partial(fit_stack, rounds=1)),
+        patch.object(stack_large_conv, "fit_stack", partial(fit_stack, steps=1)),
+        patch.object(undilate_conv, "fit_stack", partial(fit_stack, steps=1)),
     ):
         outcome = replace(chosen, max_residual=9).run(stacked)
     assert len(outcome.changes) + len(outcome.skips) <= 1
