@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.engine import Array, OnnxRuntimeEngine
-from graphopt.graph import reads_of
+from graphopt.graph import emit, reads_of
 from graphopt.model import copy_model, serialised
 
 
@@ -105,7 +106,35 @@ def engine_of(graph: gs.Graph) -> OnnxRuntimeEngine:
         return OnnxRuntimeEngine(model)
 
 
-def all_values(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """Every tensor that a graph's nodes make, and its inputs."""
+def shapes_of(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a graph's nodes make, and of its inputs; none is kept."""
     names = [t.name for node in graph.nodes for t in node.outputs if t.name]
-    return {**feed, **engine_of(part_of(graph, outputs=names)).run(feed)}
+    part = part_of(graph, outputs=names)
+    made = part.outputs
+    part.outputs = [emit(part, "Shape", tensor, out=f"{tensor.name}.shape") for tensor in made]
+    for shape in part.outputs:
+        shape.dtype = np.dtype(np.int64)
+    found = zip(names, engine_of(part).run(feed).values(), strict=True)
+    known = {name: values.shape for name, values in feed.items()}
+    return known | {name: tuple(extents.tolist()) for name, extents in found}
+
+
+def bytes_of(shape: Sequence[int]) -> int:
+    """What a tensor of that shape takes in single precision."""
+    return 4 * math.prod(shape)
+
+
+def in_parts(
+    names: Iterable[str], shapes: Mapping[str, Sequence[int]], memory: int
+) -> Iterator[list[str]]:
+    """Tensors in order, as many at a time as fit into so many bytes, one at least."""
+    part: list[str] = []
+    free = memory
+    for name in names:
+        free -= bytes_of(shapes[name])
+        if part and free < 0:
+            yield part
+            part, free = [], memory - bytes_of(shapes[name])
+        part.append(name)
+    if part:
+        yield part

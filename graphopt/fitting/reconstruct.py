@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,15 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.engine import Array
-from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
+from graphopt.fitting.activations import (
+    Walk,
+    bytes_of,
+    engine_of,
+    held,
+    in_parts,
+    part_of,
+    shapes_of,
+)
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
 from graphopt.fitting.least_squares import LeastSquares
@@ -54,7 +62,8 @@ LEAST_POSITIONS = 2048
 PATCHES = 1 << 27
 """… and at most as many as see so many numbers in all."""
 MEMORY = 2 << 30
-"""Bytes of activations held between two layers; where they would take more, fewer images are."""
+"""Bytes of activations held between two layers; where they would take more, fewer images are. Also
+of those that are taken from a network at once."""
 THROUGH_IMAGES = 24
 """Images at most that a convolution is fitted on through others, where each is seen as a whole."""
 UNCHANGED = 1e-4
@@ -283,7 +292,7 @@ class Reconstruction:
         before, after = (_distance(judge.outputs(s), targets) for s in (start, found))
         return _Found.of(spec, found, before, after)
 
-    def _chain_from(self, node: gs.Node, counterparts: Mapping[str, Array]) -> list[gs.Node]:
+    def _chain_from(self, node: gs.Node, counterparts: Container[str]) -> list[gs.Node]:
         """The convolutions from this one to the first with a counterpart; empty if none follows."""
         chain = [node]
         while chain[-1].outputs[0].name not in counterparts:
@@ -308,38 +317,54 @@ class Reconstruction:
     def _survey(self) -> tuple[list[Skip], list[gs.Node], float]:
         """What cannot be fitted, what must be, and bytes of activations held for each image."""
         probe = next(self._calibration.feeds(self._calibration.held_out))
-        ours = all_values(self._graph, probe)
-        theirs = {
-            name: counterpart(self._graph, self._original, name, values)
-            for name, values in all_values(self._original, probe).items()
-        }
-        skips: list[Skip] = []
-        nodes: list[gs.Node] = []
+        counterparts = self._original.tensors()
+        sites: list[tuple[gs.Node, str, str | None]] = []
         for node in self._graph.nodes:
             spec = ConvSpec.of(node)
-            if spec is None or spec.op != "Conv":
-                continue
-            chain = self._chain_from(node, theirs)
-            name = (chain or [node])[-1].outputs[0].name
-            reason = None
-            if name not in theirs:
-                reason = f"the original has no tensor {name} to fit it to"
-            elif theirs[name].shape != ours[name].shape:
-                reason = f"{name} has another shape than in the original"
-            elif len(spec.kernel) != 2 or spec.pads is None:
-                reason = "only two-dimensional convolutions with explicit pads are fitted"
-            elif len(chain) > 1 and not free(spec.weight).all():
-                reason = f"zero blocks cannot be kept in a fit to {name}, behind other convolutions"
-            if reason:
-                skips.append(Skip(label(node), reason))
-            elif _relative(ours[name], theirs[name]) > UNCHANGED:
-                nodes.append(node)
-                if len(chain) > 1:
+            if spec is not None and spec.op == "Conv":
+                chain = self._chain_from(node, counterparts)
+                name = (chain or [node])[-1].outputs[0].name
+                reason = None
+                if name not in counterparts:
+                    reason = f"the original has no tensor {name} to fit it to"
+                elif len(spec.kernel) != 2 or spec.pads is None:
+                    reason = "only two-dimensional convolutions with explicit pads are fitted"
+                elif len(chain) > 1 and not free(spec.weight).all():
+                    reason = f"zero blocks cannot be kept in a fit to {name}, behind other ones"
+                elif len(chain) > 1:
                     self._chains[id(node)] = chain
+                sites.append((node, name, reason))
+        errors = self._errors(probe, dict.fromkeys(n for _, n, reason in sites if reason is None))
+        skips: list[Skip] = []
+        nodes: list[gs.Node] = []
+        for node, name, reason in sites:
+            error = errors.get(name)
+            if reason is not None:
+                skips.append(Skip(label(node), reason))
+            elif error is None:
+                skips.append(Skip(label(node), f"{name} has another shape than in the original"))
+            elif error > UNCHANGED:
+                nodes.append(node)
+        shapes = shapes_of(self._graph, probe)
         sizes = (
-            sum(ours[n].nbytes for n in names if n in ours) for names in held(self._graph, nodes)
+            sum(bytes_of(shapes[n]) for n in names if n in shapes)
+            for names in held(self._graph, nodes)
         )
         return skips, nodes, float(max(sizes, default=0))
+
+    def _errors(self, probe: Mapping[str, Array], names: Iterable[str]) -> dict[str, float | None]:
+        """How far tensors are from the original's of the same name; None if shapes differ."""
+        errors: dict[str, float | None] = {}
+        for part in in_parts(names, shapes_of(self._original, probe), MEMORY):
+            ours, theirs = (
+                engine_of(part_of(graph, outputs=part)).run(probe)
+                for graph in (self._graph, self._original)
+            )
+            for name in part:
+                expected = counterpart(self._graph, self._original, name, theirs[name])
+                same = ours[name].shape == expected.shape
+                errors[name] = _relative(ours[name], expected) if same else None
+        return errors
 
     def _sample_targets(self) -> dict[str, list[Sample]]:
         """The original's outputs of the layers to fit, at random positions of every image."""
@@ -354,14 +379,16 @@ class Reconstruction:
             )
         rng = np.random.default_rng(self._seed)
         shown = [tensor.name for tensor in self._original.outputs]
-        engine = engine_of(part_of(self._original, outputs=sorted({*names, *shown})))
+        shapes = shapes_of(self._original, next(self._judged()))
         samples: dict[str, list[Sample]] = {name: [] for name in names}
-        for feed in self._feeds():
-            values = engine.run(feed)
-            where = salience([values[name] for name in shown])
-            for name in names:
-                target = counterpart(self._graph, self._original, name, values[name])
-                samples[name].append(Sample.of(target, wanted[name], rng, where))
+        for part in in_parts(names, shapes, MEMORY):
+            engine = engine_of(part_of(self._original, outputs=sorted({*part, *shown})))
+            for feed in self._feeds():
+                values = engine.run(feed)
+                where = salience([values[name] for name in shown])
+                for name in part:
+                    target = counterpart(self._graph, self._original, name, values[name])
+                    samples[name].append(Sample.of(target, wanted[name], rng, where))
         return samples
 
 

@@ -23,7 +23,7 @@ from graphopt.compare import PoseTally, people_in
 from graphopt.cost import cost_of
 from graphopt.engine import Array
 from graphopt.errors import InputError, Unsupported
-from graphopt.fitting.activations import Walk, all_values, engine_of, held, part_of
+from graphopt.fitting.activations import Walk, bytes_of, engine_of, held, part_of, shapes_of
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
@@ -320,9 +320,9 @@ def _images(
 ) -> tuple[list[Path | int], list[Path | int]]:
     """The images to fit on and to judge by: `PHOTOS`, or what memory holds between two layers."""
     probe = next(calibration.feeds(calibration.held_out))
-    values = all_values(graph, probe)
+    shapes = shapes_of(graph, probe)
     sizes = (
-        sum(values[name].nbytes for name in names if name in values)
+        sum(bytes_of(shapes[name]) for name in names if name in shapes)
         for names in held(graph, [*nodes, graph.nodes[-1]])
     )
     images = len(calibration.fitting) + len(calibration.held_out)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
@@ -186,11 +187,23 @@ def test_only_what_is_positive_counts_before_a_relu(network, normal):
 
 
 def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
+    """And few tensors at a time of each: the survey of a large network would not fit either."""
     calibration = Calibration.from_photos(folder, net, SPEC)
-    monkeypatch.setattr("graphopt.fitting.reconstruct.MEMORY", 30_000)
+    memory, taken = 15_000, []
+    run = OnnxRuntimeEngine.run
+
+    def watched(engine, feeds):
+        values = run(engine, feeds)
+        taken.append([v.nbytes for name, v in values.items() if name in "adg"])
+        return values
+
+    monkeypatch.setattr("graphopt.fitting.reconstruct.MEMORY", memory)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", watched)
     report = reconstruct(spoiled(net), net, calibration)
     assert 1 <= report.images < 8
     assert report.after < report.before
+    assert len(report.layers) == 4
+    assert max(map(sum, taken)) <= memory
 
 
 def test_what_has_no_counterpart_is_skipped(folder, net):
