@@ -13,10 +13,13 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from threadpoolctl import threadpool_limits
 
 from graphopt.model import runtime_accepts
 
 ROOT = Path(__file__).resolve().parent.parent
+
+threadpool_limits(1, "blas")  # Workers share the cores: BLAS's threads would wait for each other.
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,6 +17,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
+from threadpoolctl import threadpool_limits
 
 Doubles: TypeAlias = NDArray[np.float64]
 Kernel: TypeAlias = Doubles
@@ -167,14 +168,16 @@ class Dense(Search):
                 before = after
 
         limits = {"maxcor": self.MEMORY, "maxiter": steps, "maxfun": 2 * steps}
-        found = minimize(
-            objective,
-            np.concatenate([factor.ravel() for factor in start], dtype=np.float64),
-            jac=True,
-            method="L-BFGS-B",
-            callback=look,
-            options={**limits, "ftol": 0, "gtol": 0},
-        )
+        # Products as small as these take many times longer on threads that wait for each other.
+        with threadpool_limits(1, "blas"):
+            found = minimize(
+                objective,
+                np.concatenate([factor.ravel() for factor in start], dtype=np.float64),
+                jac=True,
+                method="L-BFGS-B",
+                callback=look,
+                options={**limits, "ftol": 0, "gtol": 0},
+            )
         return factors_of(found.x)
 
     def _slopes(self, factors: Sequence[Kernel]) -> tuple[float, list[Kernel]]:
