@@ -62,8 +62,9 @@ LEAST_POSITIONS = 2048
 PATCHES = 1 << 27
 """… and at most as many as see so many numbers in all."""
 MEMORY = 2 << 30
-"""Bytes of activations held between two layers; where they would take more, fewer images are. Also
-of those that are taken from a network at once."""
+"""Bytes of activations held between two layers; where they would take more, fewer images are."""
+AT_ONCE = 1 << 29
+"""Bytes of activations that are taken from a network at once; onnxruntime needs as many again."""
 THROUGH_IMAGES = 24
 """Images at most that a convolution is fitted on through others, where each is seen as a whole."""
 UNCHANGED = 1e-4
@@ -355,7 +356,7 @@ class Reconstruction:
     def _errors(self, probe: Mapping[str, Array], names: Iterable[str]) -> dict[str, float | None]:
         """How far tensors are from the original's of the same name; None if shapes differ."""
         errors: dict[str, float | None] = {}
-        for part in in_parts(names, shapes_of(self._original, probe), MEMORY):
+        for part in in_parts(names, shapes_of(self._original, probe), AT_ONCE):
             ours, theirs = (
                 engine_of(part_of(graph, outputs=part)).run(probe)
                 for graph in (self._graph, self._original)
@@ -381,7 +382,7 @@ class Reconstruction:
         shown = [tensor.name for tensor in self._original.outputs]
         shapes = shapes_of(self._original, next(self._judged()))
         samples: dict[str, list[Sample]] = {name: [] for name in names}
-        for part in in_parts(names, shapes, MEMORY):
+        for part in in_parts(names, shapes, AT_ONCE):
             engine = engine_of(part_of(self._original, outputs=sorted({*part, *shown})))
             for feed in self._feeds():
                 values = engine.run(feed)

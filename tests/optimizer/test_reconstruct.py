@@ -189,7 +189,7 @@ def test_only_what_is_positive_counts_before_a_relu(network, normal):
 def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
     """And few tensors at a time of each: the survey of a large network would not fit either."""
     calibration = Calibration.from_photos(folder, net, SPEC)
-    memory, taken = 15_000, []
+    at_once, taken = 15_000, []
     run = OnnxRuntimeEngine.run
 
     def watched(engine, feeds):
@@ -197,13 +197,14 @@ def test_few_images_at_a_time_where_memory_is_short(folder, net, monkeypatch):
         taken.append([v.nbytes for name, v in values.items() if name in "adg"])
         return values
 
-    monkeypatch.setattr("graphopt.fitting.reconstruct.MEMORY", memory)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.MEMORY", 30_000)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.AT_ONCE", at_once)
     monkeypatch.setattr(OnnxRuntimeEngine, "run", watched)
     report = reconstruct(spoiled(net), net, calibration)
     assert 1 <= report.images < 8
     assert report.after < report.before
     assert len(report.layers) == 4
-    assert max(map(sum, taken)) <= memory
+    assert max(map(sum, taken)) <= at_once
 
 
 def test_what_has_no_counterpart_is_skipped(folder, net):
