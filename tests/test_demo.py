@@ -103,7 +103,7 @@ def test_people_in_photos_are_found(assets: Path) -> None:
     pytest.importorskip("pycocotools", reason="pycocotools is not installed (extra [eval])")
     annotations = assets / "coco" / "person_keypoints_val_dev.json"
     scores = evaluate(_estimator(), assets / "coco" / "val_dev", annotations, limit=60)
-    assert scores.AP > 0.06
+    assert scores.AP > 0.15
 
 
 def test_an_empty_picture_is_empty(drawing: ModuleType) -> None:
