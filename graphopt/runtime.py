@@ -313,6 +313,8 @@ def _load_tvm_runtime(threads: int) -> Any:
     """TVM's C runtime without its Python package, which takes a second to import."""
     # Idle workers should sleep soon: a phone's battery and other programs want the core.
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+    # Bound, the caller's thread would stay on the first core, with all that it starts later.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     with _without("torch"):
         import tvm_ffi
 
