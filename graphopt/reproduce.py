@@ -52,7 +52,7 @@ class Reproduction(BaseModel):
     def _parts(self) -> Iterator[RenderableType]:
         table = Table(title=self.title, title_justify="left")
         for index, name in enumerate(self.columns):
-            words = index == 0 or name in ("network", "why")
+            words = index == 0 or name in ("network", "changed", "why")
             table.add_column(name, justify="left" if words else "right")
         for row in self.rows:
             table.add_row(*row)
