@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -122,15 +119,3 @@ def test_a_decoder_that_finds_others_is_refused(
     with pytest.raises(CheckFailed, match=r"find 0 of \d+ people"):
         compile_model(DEMO, tmp_path / "b", input_shapes=shapes)
     assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.skipif(os.cpu_count() == 1, reason="there is one core only")
-def test_the_process_keeps_its_cores(bundle: Callable[[str], Path]) -> None:
-    program = (  # on its own: a pool of threads is set up once a process
-        "import os, pathlib, sys; from graphopt.runtime import open_bundle\n"
-        "os.sched_setaffinity(0, range(os.cpu_count()))\n"
-        "cores = os.sched_getaffinity(0)\n"
-        "open_bundle(pathlib.Path(sys.argv[1]))\n"
-        "sys.exit(os.sched_getaffinity(0) != cores)"
-    )
-    subprocess.run([sys.executable, "-c", program, bundle("cpu")], check=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +41,3 @@ def test_a_peak_is_a_number_that_a_machine_can_have(name: str) -> None:
 def test_a_target_that_nobody_knows_is_a_sentence() -> None:
     with pytest.raises(GraphoptError, match="no target is called 'abacus'"):
         measure_peak("abacus", threads=1)
-
-
-def test_running_a_bundle_needs_no_pytorch(tmp_path: Path) -> None:
-    make_bundle(load_target("cpu"), tmp_path / "bundle")
-    program = (
-        "import sys, pathlib, graphopt.runtime as r\n"
-        "r.open_bundle(pathlib.Path(sys.argv[1])).run({})\n"
-        "assert 'tvm_ffi' in sys.modules and 'torch' not in sys.modules\n"
-        "import importlib.util as u\n"
-        "if u.find_spec('torch'):\n"  # those who want it get it
-        "    import torch; torch.ones(3, requires_grad=True).sum().backward()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "bundle")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
