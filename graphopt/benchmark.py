@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.budget import Budget, measure_budget
@@ -35,6 +34,7 @@ from graphopt.peak import Peak, measure_peak
 from graphopt.pose.images import read_photo
 from graphopt.report import named_sizes
 from graphopt.runtime import LayerTime, open_bundle
+from graphopt.tables import Grid, Kind
 from graphopt.verify import difference, sample_feeds
 
 SUSPICIOUS = 1e-3
@@ -138,14 +138,12 @@ class BenchReport(_Record):
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        table = Table(title=self.model, title_justify="left")
-        table.add_column("engine")
-        for name in ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference"):
-            table.add_column(name, justify="right", no_wrap=True)
+        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
+        table = Grid({"engine": Kind.KEY, **dict.fromkeys(numbers, Kind.NUMBER)}, title=self.model)
         for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
             off = self.difference[name]
             low, high = self.ratio_p10_p90.get(name, (None, None))
-            table.add_row(
+            table.add(
                 name,
                 *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
                 f"{self.ratios[name]:.2f}" if name in self.ratios else "",
@@ -182,26 +180,22 @@ class BenchReport(_Record):
 
 
 def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
-    table = Table(title="graphopt, from photo to picture", title_justify="left")
-    table.add_column("stage")
-    for name in ("ms", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = {"stage": Kind.KEY, "ms": Kind.NUMBER, "share": Kind.NUMBER}
+    table = Grid(columns, title="graphopt, from photo to picture")
     total = sum(budget.ms.values())
     for stage, ms in budget.ms.items():
-        table.add_row(stage, f"{ms:.2f}", f"{ms / total:.1%}")
+        table.add(stage, f"{ms:.2f}", f"{ms / total:.1%}")
     yield table
     photo = f"{budget.photo}, {' x '.join(map(str, budget.size))} pixels, people: {budget.people}"
     yield Text(photo, style="dim")
 
 
-def _layer_table(layers: Sequence[Layer]) -> Table:
-    table = Table(title="graphopt, layer by layer", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    table.add_column("kernel", overflow="fold")
-    for name in ("ms", "share", "GFLOP/s", "of peak", "GB/s"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _layer_table(layers: Sequence[Layer]) -> Grid:
+    numbers = ("ms", "share", "GFLOP/s", "of peak", "GB/s")
+    columns = {"layer": Kind.NAME, "kernel": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+    table = Grid(columns, title="graphopt, layer by layer")
     for layer in layers:
-        table.add_row(
+        table.add(
             layer.layer,
             layer.kernel,
             f"{layer.ms:.3f}",

@@ -42,7 +42,7 @@ from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
 from graphopt.verify import Feeds, difference, sample_feeds
@@ -71,9 +71,6 @@ Post = Literal["paf", "none"]
 
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
-
-ASPECT = 16 / 9
-"""Width to height of the input where nobody says a size: what cameras give."""
 
 
 @dataclass(frozen=True)
@@ -311,18 +308,14 @@ def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None) -> list
 def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
     """A static shape for every input."""
     sizes = {}
-    for tensor in graph.inputs:
-        shape = list(tensor.shape or [None] * 4)
-        if any(not isinstance(extent, int) for extent in shape):
-            if pose is None or len(shape) != 4:
-                raise InputError(
-                    f"{path}: the input {tensor.name} has no fixed size {shape}",
-                    hint=f"give one: --input-shape {tensor.name}:1,3,368,656",
-                )
-            multiple, height = pose.preprocess.multiple, pose.preprocess.height
-            wide = [1, 3, height, round(height * ASPECT / multiple) * multiple]
-            shape = [e if isinstance(e, int) else w for e, w in zip(shape, wide, strict=True)]
-        sizes[tensor.name] = tuple(shape)
+    for name, shape in usual_shapes(graph.inputs, pose).items():
+        known = tuple(extent for extent in shape if extent is not None)
+        if len(known) != len(shape):
+            raise InputError(
+                f"{path}: the input {name} has no fixed size {list(shape)}",
+                hint=f"give one: --input-shape {name}:1,3,368,656",
+            )
+        sizes[name] = known
     return sizes
 
 

@@ -25,7 +25,8 @@ from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-    from rich.table import Table
+
+    from graphopt.tables import Grid
 
 PATIENCE = 60.0
 """Seconds that a process which looks for something may take."""
@@ -336,16 +337,16 @@ def to_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
     ]
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> Grid:
     """The findings for people."""
-    from rich.table import Table
     from rich.text import Text
 
-    shown = Table()
-    for name in ("part", "", "found", "needed for", "to get it"):
-        shown.add_column(name, overflow="fold")
+    from graphopt.tables import Grid, Kind
+
+    words = dict.fromkeys(("", "found", "needed for", "to get it"), Kind.WORDS)
+    shown = Grid({"part": Kind.KEY, **words})
     for finding in findings:
-        shown.add_row(
+        shown.add(
             finding.part.name,
             Text("ok", "green") if finding.ok else Text("missing", "red"),
             Text(finding.found),

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,12 +68,19 @@ class Header:
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of tensors that lost channels since the graph was read, those that are left, by the
     tensor's name; not written."""
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes that a network of dynamic inputs is counted, timed and checked at; not written."""
 
 
 def header_of(graph: gs.Graph) -> Header:
     """The header that `load_model` found; an empty one for a graph made by hand."""
     header: Header = vars(graph).get("header", Header())
     return header
+
+
+def judged_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Have a network of dynamic inputs counted, timed and checked at these sizes."""
+    graph.header = replace(header_of(graph), sizes={n: tuple(size) for n, size in sizes.items()})
 
 
 def copy_model(graph: gs.Graph) -> gs.Graph:

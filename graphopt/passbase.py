@@ -115,6 +115,13 @@ class Pass(ABC, Generic[Site]):
         """Whether it cannot work without calibration images."""
         return False
 
+    def bound_to_size(self, graph: gs.Graph) -> bool:  # noqa: ARG002
+        """Whether it can do more where sizes are known, and ties the network to that size.
+
+        Inputs of any size are then fixed at the usual one before, unless the user wants otherwise.
+        """
+        return False
+
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Any]:  # noqa: ARG002
         """The pass that does the work, for passes that need more than the graph: override it.
 

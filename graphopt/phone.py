@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.adb import HOME, Phone, find_phone
@@ -36,6 +35,7 @@ from graphopt.model import replacing
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
 from graphopt.pose.spec import PoseSpec
+from graphopt.tables import Grid, Kind
 
 MACHINES = MappingProxyType({3: "x86", 40: "armeabi-v7a", 62: "x86_64", 183: "arm64-v8a"})
 """What Android calls the machine that an ELF file is for, by its `e_machine`."""
@@ -313,13 +313,11 @@ class PhoneReport(_Record):
 
     def __rich__(self) -> RenderableType:
         """Layer by layer, then frames."""
-        table = Table(title=f"{self.model} on {self.phone}, {self.device}", title_justify="left")
-        for name in ("stage", "layer", "kernel"):
-            table.add_column(name, overflow="fold")
-        for name in ("ms", "share", "GMAC/s"):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = {"stage": Kind.WORDS, "layer": Kind.NAME, "kernel": Kind.NAME}
+        columns |= dict.fromkeys(("ms", "share", "GMAC/s"), Kind.NUMBER)
+        table = Grid(columns, title=f"{self.model} on {self.phone}, {self.device}")
         for layer in self.layers:
-            table.add_row(
+            table.add(
                 layer.stage,
                 layer.layer,
                 layer.kernel,

@@ -120,6 +120,10 @@ class UndilateConv(Pass[Site]):
         if self.way != "polyphase":
             object.__setattr__(self, "numerics", Numerics.APPROXIMATE)
 
+    def bound_to_size(self, graph: gs.Graph) -> bool:
+        """Phases are laid out for one size."""
+        return self.way in ("polyphase", "fastest") and any(map(_is_unsized, graph.nodes))
+
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
         if self.way != "fastest":
             return self

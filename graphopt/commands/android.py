@@ -33,9 +33,10 @@ def build(
     app, the bundle, and the licence notes that go with them.
     """
     from graphopt import android
+    from graphopt.tables import say
 
     folder = output or bundle.absolute().with_suffix(".android")
     with shown("reading the bundle") as tell:
         android.build(bundle, folder, progress=tell)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB")
+    say(f"{folder}: {size / 1e6:.1f} MB")

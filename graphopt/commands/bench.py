@@ -81,7 +81,7 @@ def bench(
 
     With --device adb, a bundle is measured on a phone, by itself, layer by layer.
     """
-    from graphopt.report import console
+    from graphopt.tables import console
 
     if post_processing == (model is not None):
         raise typer.BadParameter("give a network, or --post-processing, and not both")

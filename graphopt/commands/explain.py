@@ -31,7 +31,8 @@ def explain(
 
     from graphopt.explain import explain as run
     from graphopt.model import parse_input_shapes
-    from graphopt.report import console, print_json
+    from graphopt.report import print_json
+    from graphopt.tables import console
 
     found = run(
         model,

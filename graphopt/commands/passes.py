@@ -24,20 +24,20 @@ def list_passes(load: Load = None, json: Json = False) -> None:
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
-    from graphopt.report import console, print_json
+    from graphopt.report import print_json
+    from graphopt.tables import Grid, Kind, console, say
 
     entries = catalogue(find_passes(load or []).values())
     if json:
         print_json({"passes": entries, "presets": dict(PRESETS)})
         return
-    from rich.table import Table
-
-    table = Table("pass", "numerics", "what it does")
+    columns = {"pass": Kind.KEY, "numerics": Kind.WORDS, "what it does": Kind.WORDS}
+    table = Grid(columns)
     for entry in entries:
-        table.add_row(entry["name"], entry["numerics"], entry["summary"])
+        table.add(entry["name"], entry["numerics"], entry["summary"])
     console().print(table)
     for name, pipeline in PRESETS.items():
-        console().print(f"preset {name}: {pipeline}", highlight=False)
+        say(f"preset {name}: {pipeline}")
 
 
 @passes_app.command("show")
@@ -49,9 +49,10 @@ def show(
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
     from graphopt.report import print_json
+    from graphopt.tables import say_page
 
     chosen = lookup(name, find_passes(load or []))
     if json:
         print_json(catalogue([chosen])[0])
     else:
-        typer.echo(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")
+        say_page(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")

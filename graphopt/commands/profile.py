@@ -27,6 +27,7 @@ def profile(
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from graphopt.latency.profiling import profile_machine, write_device
+    from graphopt.tables import say
 
     if device != "local":
         raise Unsupported(
@@ -41,8 +42,8 @@ def profile(
         ("launch, us", measured.device.launch),
     ]
     for name, figure in figures:
-        typer.echo(f"{name:18} {figure.value:g}")
-    typer.echo(
+        say(f"{name:18} {figure.value:g}")
+    say(
         f"{output}: fitted to {measured.kernels} kernels, mean error {measured.error:.0%}; "
         "another program on this machine makes it worse"
     )

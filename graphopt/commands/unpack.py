@@ -16,6 +16,7 @@ def unpack(
 ) -> None:
     """Store packed weights as ordinary ones again."""
     from graphopt.sparsity.convert import unpack_file
+    from graphopt.tables import say
 
     unpack_file(model, output)
-    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
