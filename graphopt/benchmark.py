@@ -8,7 +8,6 @@ compared with onnxruntime's on the same input, and the difference stands beside 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,13 +34,11 @@ from graphopt.pose.images import read_photo
 from graphopt.report import named_sizes
 from graphopt.runtime import LayerTime, open_bundle
 from graphopt.tables import Grid, Kind
+from graphopt.threads import usable_cores
 from graphopt.verify import difference, sample_feeds
 
 SUSPICIOUS = 1e-3
 """A difference, relative to an output's range, that float32 rounding does not explain."""
-
-THREAD_VARIABLES = ("TVM_NUM_THREADS", "POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
-"""Where TVM and PoCL (OpenCL on the CPU) read their number of threads, once a process."""
 
 
 class _Record(BaseModel):
@@ -206,16 +203,6 @@ def _layer_table(layers: Sequence[Layer]) -> Grid:
     return table
 
 
-def physical_cores() -> int:
-    """The cores that this process may use, hardware threads of one core counted once."""
-    usable = os.sched_getaffinity(0)
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    try:
-        return len({Path(topology.format(cpu)).read_text() for cpu in usable})
-    except OSError:  # containers may hide it
-        return len(usable)
-
-
 def measure(
     engines: Sequence[Engine],
     feeds: Mapping[str, Array],
@@ -340,7 +327,7 @@ def bench(
         path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
         vs: competitors, see `graphopt.competitors.COMPETITORS`; they run the ONNX file that the
             bundle was compiled from.
-        threads: of every engine; without it as many as there are physical cores.
+        threads: of every engine; without it one for each core that the process may use.
         rounds: see `measure`.
         warmup_rounds: see `measure`.
         input_shapes: for an ONNX file; see `compile_model`.
@@ -354,8 +341,7 @@ def bench(
     """
     check_names(vs)
     picture = read_photo(photo) if photo else None
-    threads = threads or physical_cores()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    threads = threads or usable_cores()
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
         scratch = Path(folder)
         bundle = path if path.is_dir() else scratch / "bundle"

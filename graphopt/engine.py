@@ -97,7 +97,8 @@ def open_engine(
         path: the bundle or the file.
         engine: one of `ENGINES`; by default graphopt for a bundle, onnxruntime for an ONNX file.
             onnxruntime runs the network that a bundle was compiled from.
-        threads: CPU threads; 0 leaves it to the engine.
+        threads: CPU threads; with 0 a bundle takes every core that the process may use, and
+            onnxruntime chooses.
         choices: what the user says about the network (`PoseSpec.with_choices`).
 
     Raises:

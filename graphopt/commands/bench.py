@@ -46,7 +46,7 @@ def bench(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of every engine; the physical cores if left out."),
+        typer.Option(min=1, help="Threads of every engine; every core if left out."),
     ] = None,
     num_runs: Annotated[int, typer.Option(min=1, help="Rounds; an engine runs once in each.")] = 20,
     warmup_runs: Annotated[int, typer.Option(min=0, help="Rounds before, not counted.")] = 3,

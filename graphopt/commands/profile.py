@@ -22,7 +22,7 @@ def profile(
         str, typer.Option(help="Whose kernels: cpu or opencl, as in compile.")
     ] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
+        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""

@@ -27,7 +27,7 @@ def tune(
     ] = None,
     input_shape: options.InputShape = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
+        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""

@@ -20,6 +20,9 @@ _tables = lru_cache(maxsize=8)(tables)
 class BundledEstimator:
     """A pose network's bundle, ready for photos: `prepare`, `start` and `people`, or all at once.
 
+    Threads that share one take turns when they call it; `BundleRunner.lock` makes the single steps
+    safe.
+
     Pixels are prepared here where the bundle does not do it: it has no kernels for that, its own
     pose spec says other colours or another normalisation, or the photo is too large. People are
     found here where it has no decoder, or one for another skeleton or other maps.
@@ -49,9 +52,10 @@ class BundledEstimator:
 
     def __call__(self, photo: Image.Image) -> Poses:
         """The people in an RGB photo, in its pixels."""
-        placement = self.prepare(photo)
-        self.start()
-        return self.people(placement)
+        with self._runner.lock:
+            placement = self.prepare(photo)
+            self.start()
+            return self.people(placement)
 
     def prepare(self, photo: Image.Image) -> Placement:
         """Set the network's input to an RGB photo; where it lies there."""
