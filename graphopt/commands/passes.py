@@ -21,20 +21,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @passes_app.command("list")
 def list_passes(load: Load = None, json: Json = False) -> None:
     """Every pass with its numerics and what it does, then the presets."""
+    from dataclasses import asdict
+
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
     from graphopt.report import console, print_json
 
-    entries = catalogue(find_passes(load or []).values())
+    found = find_passes(load or [])
+    entries = catalogue(found.values())
     if json:
-        print_json({"passes": entries, "presets": dict(PRESETS)})
+        broken = [asdict(problem) for problem in found.broken]
+        print_json({"passes": entries, "presets": dict(PRESETS), "broken": broken})
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("pass", "numerics", "what it does")
     for entry in entries:
-        table.add_row(entry["name"], entry["numerics"], entry["summary"])
+        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+        table.add_row(entry["name"], "\n".join([entry["numerics"], *other]), entry["summary"])
+    for problem in found.broken:
+        names = "\n".join(problem.names) or problem.origin
+        table.add_row(
+            Text(names), "broken", Text(f"{problem.origin}: {problem.reason}"), style="red"
+        )
     console().print(table)
     for name, pipeline in PRESETS.items():
         console().print(f"preset {name}: {pipeline}", highlight=False)
@@ -45,13 +56,16 @@ def show(
     name: Annotated[str, typer.Argument(help="The pass.")], load: Load = None, json: Json = False
 ) -> None:
     """A pass's manual page and options."""
-    from graphopt.passbase import catalogue, manual_of
+    from graphopt.passbase import catalogue
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
     from graphopt.report import print_json
 
     chosen = lookup(name, find_passes(load or []))
+    (entry,) = catalogue([chosen])
     if json:
-        print_json(catalogue([chosen])[0])
+        print_json(entry)
     else:
-        typer.echo(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")
+        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+        numerics = "; ".join([entry["numerics"], *other])
+        typer.echo(f"{chosen.name} ({numerics})\n\n{entry['manual']}")
