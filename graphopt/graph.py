@@ -10,7 +10,7 @@ Graphs are `onnx_graphsurgeon` graphs. Two rules hold everywhere:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -328,6 +328,33 @@ def live_nodes(graph: gs.Graph) -> set[int]:
             live.add(id(node))
             pending += [maker for tensor in reads_of(node) for maker in tensor.inputs]
     return live
+
+
+def flaw_of(graph: gs.Graph, outer: Collection[str] = ()) -> str | None:
+    """Why a graph is none: a tensor that nothing makes, or that two nodes do; None where it is one.
+
+    Args:
+        outer: the tensors that a body (of an If, a Loop) sees of the graphs around it.
+    """
+    makers: dict[str, gs.Node] = {}
+    given = {*outer, *(tensor.name for tensor in graph.inputs)}
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name and tensor.name in makers:
+                return f"{label(makers[tensor.name])} and {label(node)} both make {tensor.name}"
+            makers[tensor.name] = node
+    known = {*given, *makers}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if not (tensor.name in known or isinstance(tensor, gs.Constant) or tensor.is_empty()):
+                return f"{label(node)} reads {tensor.name}, which nothing makes"
+        for body in node.attrs.values():
+            if isinstance(body, gs.Graph) and (flaw := flaw_of(body, known)):
+                return flaw
+    for tensor in graph.outputs:
+        if not (tensor.name in known or isinstance(tensor, gs.Constant)):
+            return f"nothing makes the output {tensor.name}"
+    return None
 
 
 def sort_nodes(graph: gs.Graph) -> None:

@@ -23,8 +23,18 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model, header_of, save_model, serialised
-from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
-from graphopt.registry import PassType, find_passes
+from graphopt.passbase import (
+    Change,
+    Context,
+    Numerics,
+    Outcome,
+    Pass,
+    Skip,
+    loosest,
+    options_of,
+    type_text,
+)
+from graphopt.registry import Passes, PassType, find_passes
 from graphopt.verify import Verifier, example_shapes, example_shapes_if_any
 
 PRESETS: Mapping[str, str] = {
@@ -81,13 +91,20 @@ def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
     """The pass of a name.
 
     Raises:
-        InputError: when there is none, naming near matches.
+        InputError: when there is none, naming near matches, or it is broken, saying why.
     """
-    if name not in known:
-        raise InputError(
-            f"there is no pass {name!r}", hint=_near(name, known, "graphopt passes list")
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    broken = known.broken if isinstance(known, Passes) else ()
+    for problem in broken:
+        if name in problem.names:
+            raise InputError(
+                f"the pass {name!r} cannot be used: {problem}", hint="repair it, or uninstall it"
+            )
+    among = f", unless in what is broken: {'; '.join(map(str, broken))}" if broken else ""
+    raise InputError(
+        f"there is no pass {name!r}{among}", hint=_near(name, known, "graphopt passes list")
+    )
 
 
 def _near(word: str, choices: Iterable[str], where: str) -> str:
@@ -295,7 +312,11 @@ class _Run:
         elif (
             not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
         ):
-            numerics = chosen.numerics if self._verify == "each" else _loosest(self._passes)
+            numerics = (
+                chosen.numerics
+                if self._verify == "each"
+                else loosest(p.numerics for p in self._passes)
+            )
             judge = partial(self._judge, chosen, numerics, budget=not self._repaired_later(index))
             found = judge(graph)
             if found.failure and self._verify == "end":
@@ -486,8 +507,3 @@ def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
     calibration = context.calibration
     feeds = calibration.feeds(calibration.held_out[:JUDGED])
     return compare(before, after, calibration.spec, feeds)
-
-
-def _loosest(passes: Sequence[Pass[Any]]) -> Numerics:
-    order = list(Numerics)
-    return max((p.numerics for p in passes), key=order.index)

@@ -21,20 +21,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @passes_app.command("list")
 def list_passes(load: Load = None, json: Json = False) -> None:
     """Every pass with its numerics and what it does, then the presets."""
+    from dataclasses import asdict
+
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
     from graphopt.report import print_json
     from graphopt.tables import Grid, Kind, console, say
 
-    entries = catalogue(find_passes(load or []).values())
+    found = find_passes(load or [])
+    entries = catalogue(found.values())
     if json:
-        print_json({"passes": entries, "presets": dict(PRESETS)})
+        broken = [asdict(problem) for problem in found.broken]
+        print_json({"passes": entries, "presets": dict(PRESETS), "broken": broken})
         return
     columns = {"pass": Kind.KEY, "numerics": Kind.WORDS, "what it does": Kind.WORDS}
     table = Grid(columns)
     for entry in entries:
-        table.add(entry["name"], entry["numerics"], entry["summary"])
+        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+        table.add(entry["name"], "\n".join([entry["numerics"], *other]), entry["summary"])
+    for problem in found.broken:
+        names = "\n".join(problem.names) or problem.origin
+        table.add(names, "broken", f"{problem.origin}: {problem.reason}")
     console().print(table)
     for name, pipeline in PRESETS.items():
         say(f"preset {name}: {pipeline}")
@@ -45,14 +53,17 @@ def show(
     name: Annotated[str, typer.Argument(help="The pass.")], load: Load = None, json: Json = False
 ) -> None:
     """A pass's manual page and options."""
-    from graphopt.passbase import catalogue, manual_of
+    from graphopt.passbase import catalogue
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
     from graphopt.report import print_json
     from graphopt.tables import say_page
 
     chosen = lookup(name, find_passes(load or []))
+    (entry,) = catalogue([chosen])
     if json:
-        print_json(catalogue([chosen])[0])
+        print_json(entry)
     else:
-        say_page(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")
+        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+        numerics = "; ".join([entry["numerics"], *other])
+        say_page(f"{chosen.name} ({numerics})\n\n{entry['manual']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -131,19 +132,43 @@ def test_loading_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (PASS.format("canonicalize"), "two passes are named canonicalize"),
         ("x = 1", "defines no pass"),
-        ("import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
-        ("def", "cannot be imported: SyntaxError"),
+        ("import nothing_of_that_name", r"cannot be imported: \S+mine.py:1: ModuleNotFoundError"),
+        ("\ndef", r"cannot be imported: \S+mine.py:2: SyntaxError"),
+        ("import sys\nsys.exit(3)", r"cannot be imported: \S+mine.py:2: SystemExit: 3"),
+        (
+            PASS.format("mine")
+            .replace("    def match", "    a = option(1, '')\n    def match", 1)
+            .replace("Pass\n", "Pass, option\n", 1),
+            r"cannot be imported: \S+mine.py:4: TypeError: 'a' is a field but has no type",
+        ),
+        ("def f():\n    1 / 0\nf()", r"cannot be imported: \S+mine.py:2: ZeroDivisionError"),
     ],
 )
-def test_files_that_cannot_be_loaded(tmp_path, content, message):
+def test_files_that_cannot_be_loaded_stop_only_themselves(tmp_path, caplog, content, message):
+    broken, whole = tmp_path / "mine.py", tmp_path / "whole.py"
+    broken.write_text(content)
+    whole.write_text(PASS.format("whole"))
+    for _ in range(2):
+        known = find_passes([broken, whole])
+        (problem,) = known.broken
+        assert problem.origin == str(broken)
+        assert re.search(message, problem.reason)
+        assert "whole" in known
+    assert [record.getMessage() for record in caplog.records] == [f"graphopt: {problem}"]
+    with pytest.raises(InputError, match="there is no pass 'mine', unless in what is broken") as c:
+        parse_pipeline("mine", known)
+    assert re.search(message, c.value.message)
+
+
+def test_files_that_are_refused(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text(content)
-    with pytest.raises(InputError, match=message):
+    file.write_text(PASS.format("canonicalize"))
+    with pytest.raises(InputError, match="two passes are named canonicalize"):
         find_passes([file])
-    with pytest.raises(InputError, match="no Python file"):
-        find_passes([tmp_path / "none.py"])
+    for name in ("none.py", "mine.txt"):
+        with pytest.raises(InputError, match="no Python file"):
+            find_passes([tmp_path / name])
 
 
 # --- running ------------------------------------------------------------------------------------
