@@ -100,6 +100,20 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
+_COLOURS = (1, 3, 4)
+"""Channels of pictures: grey, colours, colours and a mask."""
+
+
+def channels_last(shape: Sequence[Dim]) -> bool:
+    """Whether a tensor of this shape is a picture as TensorFlow lays it out: [N,H,W,C]."""
+    return len(shape) == 4 and shape[3] in _COLOURS and shape[1] not in _COLOURS
+
+
+def has_colours(shape: Sequence[Dim]) -> bool:
+    """Whether a tensor of this shape can be a picture, [N,C,H,W] or [N,H,W,C]."""
+    return len(shape) == 4 and (shape[1] in _COLOURS or shape[3] in _COLOURS)
+
+
 def reads_of(node: gs.Node) -> Iterator[gs.Tensor]:
     """Every tensor that a node needs, including those that its subgraphs take from outside."""
     yield from (t for t in node.inputs if not t.is_empty())

@@ -179,7 +179,7 @@ def test_the_proto_is_valid(network):
     onnx.checker.check_model(to_proto(graph), full_check=True)
 
 
-# --- shapes that ONNX has no rule for --------------------------------------------------------------
+# --- shapes that ONNX has no rule for -------------------------------------------------------------
 
 X = "float[1,3,10,12] x"
 UNRULED = {
