@@ -100,20 +100,6 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
-_COLOURS = (1, 3, 4)
-"""Channels of pictures: grey, colours, colours and a mask."""
-
-
-def channels_last(shape: Sequence[Dim]) -> bool:
-    """Whether a tensor of this shape is a picture as TensorFlow lays it out: [N,H,W,C]."""
-    return len(shape) == 4 and shape[3] in _COLOURS and shape[1] not in _COLOURS
-
-
-def has_colours(shape: Sequence[Dim]) -> bool:
-    """Whether a tensor of this shape can be a picture, [N,C,H,W] or [N,H,W,C]."""
-    return len(shape) == 4 and (shape[1] in _COLOURS or shape[3] in _COLOURS)
-
-
 def reads_of(node: gs.Node) -> Iterator[gs.Tensor]:
     """Every tensor that a node needs, including those that its subgraphs take from outside."""
     yield from (t for t in node.inputs if not t.is_empty())
@@ -560,10 +546,15 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).partition("==> Context")[0].split())
 
 
-def refresh_shapes(graph: gs.Graph) -> None:
-    """Bring every inner tensor's element type and shape up to date after a change."""
+def refresh_shapes(graph: gs.Graph, *, outputs: bool = False) -> None:
+    """Bring every inner tensor's element type and shape up to date after a change.
+
+    Args:
+        graph: the graph, its nodes in order.
+        outputs: the shapes of its outputs too.
+    """
     known = infer_shapes(graph)
-    edges = {id(t) for t in [*graph.inputs, *graph.outputs]}
+    edges = {id(t) for t in [*graph.inputs, *([] if outputs else graph.outputs)]}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Variable) and id(tensor) not in edges and name in known:
             tensor.dtype, shape = known[name]

@@ -146,10 +146,23 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
             tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
     expand_all(graph)
     sort_nodes(graph)
+    fix_sizes(graph, input_shapes or {})
+    return graph
+
+
+def fix_sizes(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fix inputs at sizes, and infer every tensor's shape anew.
+
+    Args:
+        graph: the graph, its nodes in order.
+        input_shapes: the sizes, by name; the name "" means the only input.
+
+    Raises:
+        InputError: no such input, or shapes that do not fit the model.
+    """
     if input_shapes:
         _fix_inputs(graph, input_shapes)
     refresh_shapes(graph)
-    return graph
 
 
 def _read(path: Path) -> onnx.ModelProto:

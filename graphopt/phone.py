@@ -35,6 +35,7 @@ from graphopt.fitting.natural import natural_photo
 from graphopt.model import replacing
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
+from graphopt.pose.preprocess import extents
 from graphopt.pose.spec import PoseSpec
 
 MACHINES = MappingProxyType({3: "x86", 40: "armeabi-v7a", 62: "x86_64", 183: "arm64-v8a"})
@@ -365,7 +366,9 @@ def bench_on_phone(
     """
     bundle = read_bundle(path)
     if photo is None:
-        height, width = next(iter(bundle.manifest.inputs.values()))[2:]
+        height, width = extents(next(iter(bundle.manifest.inputs.values())))
+        assert height is not None  # a bundle's sizes are fixed
+        assert width is not None
         pixels = natural_photo(height, width).astype(np.uint8)
         picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     else:

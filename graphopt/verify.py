@@ -21,10 +21,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.engine import Array, OnnxRuntimeEngine, channels_last, has_colours
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.fitting.natural import natural_noise
-from graphopt.graph import Dim, channels_last, has_colours, reads_of, reason_of, static_shape
+from graphopt.graph import Dim, reads_of, reason_of, static_shape
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Numerics
 
