@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
+from graphopt.batch import for_one_picture
 from graphopt.bundle import (
     FORMAT,
     Decoder,
@@ -36,11 +37,12 @@ from graphopt.bundle import (
     write_bundle,
 )
 from graphopt.codegen.hosts import check_host
+from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.model import load_model, save_model, serialised, sha256_of
+from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.ranges import largest_values
@@ -84,6 +86,7 @@ class Compilation:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
+    remarks: what was done to the network that users did not ask for, a sentence each.
     """
 
     manifest: Manifest
@@ -91,6 +94,7 @@ class Compilation:
     pose: PoseSpec | None
     difference: float | str
     kept: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def compile_model(
@@ -144,7 +148,7 @@ def compile_model(
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise InputError("--calib shows what half precision can hold", hint="add --fp16")
-    graph, pose = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, pose, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -212,7 +216,7 @@ def compile_model(
             progress("comparing people with the decoder's meaning")
             _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
-    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]))
+    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]), remarks)
 
 
 def _places(
@@ -263,28 +267,43 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None,
     pose_choices: Mapping[str, Any],
     progress: Callable[[str], None],
-) -> tuple[gs.Graph, PoseSpec | None]:
-    """A network as the compiler takes it: clean, every input of a fixed size.
+) -> Prepared:
+    """A network as the compiler takes it: clean, every input of a fixed size, a batch of one.
 
     Args:
         path, input_shapes, pose_choices, progress: as in `compile_model`.
 
     Raises:
         GraphoptError: the network cannot be read, or its size cannot be known.
+        Unsupported: an operator that cannot be compiled, or a batch that cannot be made one.
     """
     progress("reading the network")
-    graph = load_model(path, input_shapes)
-    pose = _pose_spec(path, dict(pose_choices))
-    shapes = _sizes(graph, pose, path)
-    if shapes != (input_shapes or {}):
-        graph = load_model(path, shapes)
+    graph, remark = for_one_picture(load_model(path, input_shapes))
+    check_operators(graph)
+    pose = _pose_spec(graph if remark else path, dict(pose_choices))
+    fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")
-    return run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph, pose
+    cleaned = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
+    return Prepared(cleaned, pose, (remark,) if remark else ())
 
 
-def _pose_spec(path: Path, choices: dict[str, Any]) -> PoseSpec | None:
+class Prepared(NamedTuple):
+    """What `prepare` makes of a file.
+
+    Args:
+        graph: the network.
+        pose: how photos and people fit it; None where no pose maps were recognised.
+        remarks: what was done that users did not ask for, a sentence each.
+    """
+
+    graph: gs.Graph
+    pose: PoseSpec | None
+    remarks: tuple[str, ...]
+
+
+def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> PoseSpec | None:
     try:
-        return detect_pose_spec(path, **choices)
+        return detect_pose_spec(model, **choices)
     except GraphoptError:
         # Any network can be compiled and timed; but what the user says must not be ignored.
         if any(value is not None for value in choices.values()):

@@ -34,6 +34,7 @@ from graphopt.fitting.natural import natural_photo
 from graphopt.model import replacing
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
+from graphopt.pose.preprocess import extents
 from graphopt.pose.spec import PoseSpec
 from graphopt.tables import Grid, Kind
 
@@ -363,7 +364,9 @@ def bench_on_phone(
     """
     bundle = read_bundle(path)
     if photo is None:
-        height, width = next(iter(bundle.manifest.inputs.values()))[2:]
+        height, width = extents(next(iter(bundle.manifest.inputs.values())))
+        assert height is not None  # a bundle's sizes are fixed
+        assert width is not None
         pixels = natural_photo(height, width).astype(np.uint8)
         picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     else:

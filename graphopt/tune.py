@@ -74,7 +74,7 @@ def tune(
     device = device_name(target, threads)
     file = output or tuning_path(target, device)
     known = read_tuning(file, target).layers if file.exists() else {}
-    graph, _ = prepare(path, input_shapes, {}, progress)
+    graph = prepare(path, input_shapes, {}, progress).graph
     with tempfile.TemporaryDirectory(prefix="graphopt-tune-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")

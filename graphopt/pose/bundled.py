@@ -9,7 +9,7 @@ from PIL import Image
 
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.fused import limited, poses, thresholds
-from graphopt.pose.preprocess import Placement, fitted, prepare
+from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare
 from graphopt.pose.resample import tables
 from graphopt.pose.spec import PoseSpec, read_pose_spec
 from graphopt.runtime import BundleRunner
@@ -36,8 +36,8 @@ class BundledEstimator:
     def __init__(self, runner: BundleRunner, spec: PoseSpec, options: DecodeOptions) -> None:
         self._runner, self._spec, self._options = runner, spec, options
         plan, path = runner.bundle.plan, runner.bundle.path / "pose.json"
-        ((self._input, shape),) = runner.inputs.items()
-        self._size = shape[2:]
+        ((self._input, self._shape),) = runner.inputs.items()
+        self._size = extents(self._shape)
         compiled = read_pose_spec(path) if path.name in runner.bundle.manifest.files else None
         read = ("skeleton", "heat", "paf")
         same = compiled is not None and all(
@@ -67,7 +67,7 @@ class BundledEstimator:
                 self._runner.prepare({"photo": np.asarray(photo), **given})
                 return fit.placement
         tensor, placement = prepare(photo, self._spec.preprocess, self._size)
-        self._runner.feed({self._input: tensor})
+        self._runner.feed({self._input: arranged(tensor, self._shape)})
         return placement
 
     def start(self) -> None:
