@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -30,8 +31,14 @@ class Format(str, Enum):
 def compile(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="BUNDLE|NET.so", help="What to write.")
-    ],
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="BUNDLE|NET.so",
+            help="What to write; IN.graphopt (IN.so) beside the input if left out.",
+        ),
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(
@@ -115,8 +122,10 @@ def compile(
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
     from graphopt.report import named_sizes
+    from graphopt.tables import say
     from graphopt.tuning import find_tuning
 
+    output = output or model.with_suffix(".so" if format is Format.tvm else ".graphopt")
     # What was measured here is not true elsewhere.
     measured = find_tuning("off" if host and tuning == "auto" else tuning, target)
     given: dict[str, Any] = {
@@ -176,6 +185,8 @@ def compile(
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
     _say_difference(done.difference)
+    if done.pose is not None and not host:
+        say(f"next: graphopt run {shlex.quote(str(output))} PHOTO", style="green")
 
 
 def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:

@@ -19,7 +19,12 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Picture with the poses drawn; a folder for several."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Picture with the poses drawn; a folder for several. If left out, PHOTO.poses.png "
+            "here for one photo, without --json.",
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the poses here.", metavar="F.json")
@@ -60,9 +65,13 @@ def run(
     from graphopt.engine import open_engine
     from graphopt.pose.decode import DecodeOptions
     from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking
+    from graphopt.pose.images import usual_picture
     from graphopt.pose.spec import choices
+    from graphopt.tables import say
 
     console = Console(stderr=True)
+    if output is None and json_file is None:
+        output = usual_picture(photos)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"
     job = Job.plan(photos, output, json_file, tracking)
     skipped = 0
@@ -108,3 +117,5 @@ def run(
             )
     if skipped:
         console.print(f"skipped {skipped} files that are no photos", style="dim")
+    if output is not None:
+        say(f"{output}: the poses drawn", stderr=True)

@@ -54,6 +54,15 @@ def is_picture(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
+def usual_picture(photos: Sequence[Path]) -> Path | None:
+    """Where the poses of one photo are drawn if nobody says: `NAME.poses.png`, in this folder.
+
+    None for several photos, for folders and for videos.
+    """
+    alone = len(photos) == 1 and not photos[0].is_dir() and not is_video(photos[0])
+    return Path(f"{photos[0].stem}.poses.png") if alone else None
+
+
 def check_picture_suffix(path: Path) -> None:
     """Raise InputError unless Pillow can write a picture of this name."""
     if not is_picture(path):
