@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     make = onnx.helper.make_node
     nodes, tensor = [], "x"
-    weights = [weight("w0", 16, 3, 3, 3), *(weight(f"w{i}", 16, 16, 3, 3) for i in (1, 2, 3))]
+    weights = [weight("w0", 32, 3, 3, 3), *(weight(f"w{i}", 32, 32, 3, 3) for i in (1, 2, 3))]
     for index in range(4):
         dilated = {"dilations": [2, 2], "pads": [2] * 4} if index > 1 else {"pads": [1] * 4}
         strides = [4, 4] if index == 0 else [1, 1]
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         nodes.append(make("Relu", [f"c{index}"], [f"r{index}"], name.replace("conv", "act")))
         tensor = f"r{index}"
-    weights += [weight("wh", 19, 16, 1, 1), weight("wp", 38, 16, 1, 1)]
+    weights += [weight("wh", 19, 32, 1, 1), weight("wp", 38, 32, 1, 1)]
     nodes += [
         make("Conv", [tensor, "wh"], ["heat"], "heat[/]"),
         make("Conv", [tensor, "wp"], ["paf"]),
