@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from typer.testing import CliRunner
 
 from graphopt.batch import for_one_picture
+from graphopt.bundle import read_bundle
+from graphopt.cli import app
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import Unsupported
 from graphopt.fitting.calibration import Calibration
@@ -214,3 +217,19 @@ def test_usual_sizes_of_channels_last():
     )
     _, width = spec.preprocess.usual_size
     assert usual_shapes([tensor], spec) == {"x": (1, 256, width, 3)}
+
+
+def test_compile_says_what_it_did_to_the_batch(proto, normal, tmp_path):
+    model = proto(
+        "float[4,3,16,16] x",
+        "float[4,96] y",
+        f"{CONV} y = Reshape(a, to)",
+        w=normal(6, 3, 3, 3) / 9,
+        to=ints(4, 96),
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    runner = CliRunner()
+    done = runner.invoke(app, ["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "b")])
+    assert done.exit_code == 0, done.output
+    assert "the network takes 4 pictures at once: rewritten to take one" in done.output
+    assert read_bundle(tmp_path / "b").manifest.inputs == {"x": (1, 3, 16, 16)}
