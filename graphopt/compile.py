@@ -39,7 +39,7 @@ from graphopt.bundle import (
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.engine import OnnxRuntimeEngine, channels_last
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
@@ -330,9 +330,10 @@ def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tupl
     for name, shape in usual_shapes(graph.inputs, pose).items():
         known = tuple(extent for extent in shape if extent is not None)
         if len(known) != len(shape):
+            example = "1,368,656,3" if channels_last(shape) else "1,3,368,656"
             raise InputError(
                 f"{path}: the input {name} has no fixed size {list(shape)}",
-                hint=f"give one: --input-shape {name}:1,3,368,656",
+                hint=f"give one: --input-shape {name}:{example}",
             )
         sizes[name] = known
     return sizes

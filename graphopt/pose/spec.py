@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from graphopt.engine import Shape
+from graphopt.engine import Shape, channels_last
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
@@ -290,10 +290,11 @@ def usual_shapes(inputs: Iterable[Any], spec: PoseSpec | None) -> dict[str, Shap
 
     See `Preprocess.usual_size`; an extent stays None where nothing tells.
     """
-    usual: Shape = (1, 3, *(spec.preprocess.usual_size if spec else (None, None)))
+    size: Shape = spec.preprocess.usual_size if spec else (None, None)
     shapes: dict[str, Shape] = {}
     for tensor in inputs:
         declared = list(tensor.shape or [None] * 4)
+        usual = (1, *size, 3) if channels_last(declared) else (1, 3, *size)
         choice = usual if spec and len(declared) == 4 else (None,) * len(declared)
         shapes[tensor.name] = tuple(
             own if isinstance(own, int) else other
