@@ -94,7 +94,7 @@ def test_steps_under_its_lock(bundle: Callable[..., Path], target: str) -> None:
 def test_without_the_lock_anothers_answer_is_refused(
     bundle: Callable[..., Path], target: str, step: str
 ) -> None:
-    runner = open_bundle(bundle(target), threads=1)
+    runner = open_bundle(bundle(target), threads=2)
     runner.begin(inputs(runner, 0))
     other = threading.Thread(target=lambda: runner.begin(inputs(runner, 1)))
     other.start()
@@ -110,7 +110,7 @@ def test_without_the_lock_anothers_answer_is_refused(
 def test_a_photo_counts_as_input(
     bundle: Callable[..., Path], pictures: list[Image.Image], target: str
 ) -> None:
-    engine, spec = open_engine(bundle(target), threads=1)
+    engine, spec = open_engine(bundle(target), threads=2)
     assert isinstance(engine, BundleRunner)
     engine.begin(inputs(engine, 0))
     other = threading.Thread(target=lambda: Estimator(engine, spec)(pictures[0]))
