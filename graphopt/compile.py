@@ -167,7 +167,8 @@ def compile_model(
         images: list[Feeds] = []
         if fp16:
             progress("looking for what half precision cannot hold")
-            images = _images(graph, pose, calib)
+            images, said = _images(graph, pose, calib)
+            remarks += said
             task["largest"] = largest_values(graph, images or samples)
         run_worker(work, task, progress)
         description = json.loads((work / "description.json").read_text())
@@ -311,17 +312,22 @@ def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> PoseSpec | No
         return None
 
 
-def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None) -> list[Feeds]:
-    """The network's inputs for photos, or for made-up ones; none where it is no pose network."""
+def _images(
+    graph: gs.Graph, pose: PoseSpec | None, photos: Path | None
+) -> tuple[list[Feeds], tuple[str, ...]]:
+    """The network's inputs for photos, or for made-up ones; none where it is no pose network.
+
+    And what a user should know of the photos.
+    """
     if pose is None or len(graph.inputs) != 1:
         if photos is not None:
             raise InputError("only a pose network can be shown photos", hint="leave out --calib")
-        return []
+        return [], ()
     if photos is not None:
         images = Calibration.from_photos(photos, graph, pose, count=IMAGES)
     else:
         images = Calibration.synthetic(graph, pose, count=IMAGES // 2)
-    return list(images.feeds([*images.fitting, *images.held_out]))
+    return list(images.feeds([*images.fitting, *images.held_out])), tuple(images.remarks)
 
 
 def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:

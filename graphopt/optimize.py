@@ -157,6 +157,7 @@ def optimize(
         progress("choosing calibration images")
         if calib:
             calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
+            remarks += calibration.remarks
         else:
             calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]

@@ -51,7 +51,7 @@ class FindsPeople(Protocol):
         ...
 
     def __call__(self, photo: Image.Image) -> Poses:
-        """The people in an RGB photo, in its pixels."""
+        """The people in a photo, in its pixels."""
         ...
 
 
@@ -66,7 +66,7 @@ class Estimator:
     """Rows of the input where the network takes any; None leaves it to the spec."""
 
     def __call__(self, photo: Image.Image) -> Poses:
-        """The people in an RGB photo, in its pixels."""
+        """The people in a photo of any mode (`as_rgb`), in its pixels."""
         if self._bundled is not None:
             return self._bundled(photo)
         ((name, shape),) = self.engine.inputs.items()

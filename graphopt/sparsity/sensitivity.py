@@ -97,6 +97,8 @@ class Sensitivity(_Record):
     layers: tuple[Layer, ...]
     """In the order of the graph."""
     function_blocks: tuple[Measured, ...]
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the photos, a sentence each."""
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
@@ -148,7 +150,8 @@ def measure_file(
     spec = detect_pose_spec(graph, **choices)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
     calibration = Calibration.from_photos(photos, graph, spec, count=count)
-    return sensitivity(graph, calibration, ratios=ratios, block=block, progress=progress)
+    found = sensitivity(graph, calibration, ratios=ratios, block=block, progress=progress)
+    return found.model_copy(update={"remarks": tuple(calibration.remarks)})
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
