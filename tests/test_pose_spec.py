@@ -190,13 +190,21 @@ def test_normalisation_that_must_be_guessed(
     assert spec.preprocess.color == color
     assert spec.preprocess.scale == pytest.approx(scale)
     assert spec.notes["scale"].how == "guessed"
-    (line,) = spec.guesses
+    line, others = spec.guesses
     assert "change it with --color, --mean, --scale, --pad-value" in line
+    assert "--pad-value" not in others
 
 
 def test_what_the_caller_says_wins_over_guesses_and_metadata() -> None:
     model = network({"all": 57})
-    said = detect_pose_spec(model, color="rgb", mean=(1, 2, 3), scale=(4, 5, 6), pad_value=7)
+    said = detect_pose_spec(
+        model,
+        color="rgb",
+        mean=(1, 2, 3),
+        scale=(4, 5, 6),
+        pad_value=7,
+        maps="heat=all[0:19],paf=all[19:57]",
+    )
     assert said.preprocess.model_dump(include={"color", "mean", "scale", "pad_value"}) == {
         "color": "rgb",
         "mean": (1, 2, 3),

@@ -102,7 +102,7 @@ def test_a_wrong_skeleton_says_where(tmp_path: Path, old: str, new: str, complai
 
 
 def test_a_missing_skeleton_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no skeleton 'coco19'[\s\S]*body25, coco18"):
+    with pytest.raises(InputError, match=r"no skeleton 'coco19'[\s\S]*body25, coco17, coco18"):
         load_skeleton("coco19")
     picture = tmp_path / "photo.toml"
     picture.write_bytes(bytes(range(256)))

@@ -87,6 +87,8 @@ class Skeleton(BaseModel):
     name: str
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
     limbs: tuple[Limb, ...] = ()
+    spare: tuple[int, ...] = ()
+    """Channel counts of outputs that networks have besides, and that people are found without."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Skeleton:
