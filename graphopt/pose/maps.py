@@ -156,7 +156,7 @@ class Graph:
 
     def joints(self, tensor: str) -> set[int]:
         """The channels at which a tensor that was joined from others has seams."""
-        *_, last = (None, *self._back(tensor, through=_KEEPS))
+        *_, last = (None, *self._back(tensor, through=(*_KEEPS, "Transpose", "Resize", "Upsample")))
         if last is None or last.op_type != "Concat":
             return set()
         seams, place = set(), 0

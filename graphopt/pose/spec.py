@@ -133,7 +133,7 @@ class PoseSpec(_Frozen):
         given: dict[str, Any] = {
             name: v for name, v in zip(_CHOICES, values, strict=True) if v is not None
         }
-        fields = dict(self) | {"preprocess": self.preprocess.model_copy(update=given)}
+        fields = dict(self) | {"preprocess": dict(self.preprocess) | given}
         if skeleton is not None:
             fields["skeleton"] = load_skeleton(skeleton)
             given["skeleton"] = skeleton
