@@ -86,7 +86,8 @@ class Compilation:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
-    remarks: what was done to the network that users did not ask for, a sentence each.
+        remarks: what was done to the network that users did not ask for, a sentence each.
+        unread: why no pose maps were recognised, where that is so.
     """
 
     manifest: Manifest
@@ -95,6 +96,7 @@ class Compilation:
     difference: float | str
     kept: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    unread: str = ""
 
 
 def compile_model(
@@ -148,7 +150,8 @@ def compile_model(
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise InputError("--calib shows what half precision can hold", hint="add --fp16")
-    graph, pose, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
+    network = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, pose = network.graph, network.pose
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -217,7 +220,15 @@ def compile_model(
             progress("comparing people with the decoder's meaning")
             _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
-    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]), remarks)
+    return Compilation(
+        manifest,
+        plan,
+        pose,
+        differs,
+        tuple(description["kept"]),
+        remarks=network.remarks,
+        unread=network.unread,
+    )
 
 
 def _places(
@@ -236,7 +247,7 @@ WHY_NOT: Mapping[Stage, str] = MappingProxyType(
     {
         "prepare": "pre-processing (--max-photo 0, or an input that is not one float32 picture)",
         "network": "the network (--target cpu)",
-        "decode": "decoding (the maps are not float32)",
+        "decode": "decoding (the maps are not float32, or their channels come last)",
     }
 )
 """Why a stage may be left to a CPU."""
@@ -281,11 +292,11 @@ def prepare(
     progress("reading the network")
     graph, remark = for_one_picture(load_model(path, input_shapes))
     check_operators(graph)
-    pose = _pose_spec(graph if remark else path, dict(pose_choices))
+    pose, unread = _pose_spec(graph if remark else path, dict(pose_choices))
     fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")
     cleaned = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
-    return Prepared(cleaned, pose, (remark,) if remark else ())
+    return Prepared(cleaned, pose, (remark,) if remark else (), unread)
 
 
 class Prepared(NamedTuple):
@@ -295,21 +306,23 @@ class Prepared(NamedTuple):
         graph: the network.
         pose: how photos and people fit it; None where no pose maps were recognised.
         remarks: what was done that users did not ask for, a sentence each.
+        unread: why no pose maps were recognised, where that is so.
     """
 
     graph: gs.Graph
     pose: PoseSpec | None
     remarks: tuple[str, ...]
+    unread: str
 
 
-def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> PoseSpec | None:
+def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> tuple[PoseSpec | None, str]:
     try:
-        return detect_pose_spec(model, **choices)
-    except GraphoptError:
+        return detect_pose_spec(model, **choices), ""
+    except GraphoptError as error:
         # Any network can be compiled and timed; but what the user says must not be ignored.
         if any(value is not None for value in choices.values()):
             raise
-        return None
+        return None, str(error)
 
 
 def _images(

@@ -93,7 +93,7 @@ def optimize(
         sensitivity: what `graphopt sensitivity --json` wrote of this network, not to measure again.
         device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
             `mobile`. Passes of a preset that are not predicted to pay on it are left out.
-        pose: what the user says about the network (`PoseSpec.with_choices`).
+        pose: what the user says about the network (`graphopt.pose.spec.choices`).
         report: a file to write the report's JSON to.
         force: allow the output to replace the input.
         progress: called with each pass's name before it runs.

@@ -23,6 +23,7 @@ def compare(
     threads: options.Threads = 0,
     height: options.Height = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -49,7 +50,7 @@ def compare(
             threads=threads,
             height=height,
             progress=lambda done, total: tell(f"photos: {done} of {total}"),
-            **choices(skeleton, color, mean, scale, pad_value),
+            **choices(skeleton, color, mean, scale, pad_value, maps),
         )
     if json:
         print_json(asdict(change))

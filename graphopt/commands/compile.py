@@ -110,6 +110,7 @@ def compile(
         typer.Option("--require-full-gpu", help="Fail if anything would be left to a CPU."),
     ] = False,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -133,7 +134,7 @@ def compile(
         "host": host,
         "input_shapes": parse_input_shapes(input_shape or []),
         "tuned": measured.layers if measured else {},
-        "pose_choices": choices(skeleton, color, mean, scale, pad_value),
+        "pose_choices": choices(skeleton, color, mean, scale, pad_value, maps),
     }
     if format is Format.tvm:
         if fp16 or fp16_arithmetic or calib or require_full_gpu:
@@ -166,8 +167,11 @@ def compile(
         console.print(f"kept in float32: {what}", style="dim", markup=False, soft_wrap=True)
     if done.pose is None:
         console.print(
-            "no pose maps recognised: the bundle can be timed, but not run on photos",
+            "no pose maps recognised: the bundle can be timed, but not run on photos\n"
+            f"  {done.unread}",
             style="yellow",
+            markup=False,
+            soft_wrap=True,
         )
     elif left := [s for s, place in done.manifest.runs.items() if place == "host"]:
         console.print(

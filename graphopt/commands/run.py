@@ -33,6 +33,7 @@ def run(
     threads: options.Threads = 0,
     height: options.Height = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -82,13 +83,13 @@ def run(
                 model,
                 engine=engine,
                 threads=threads,
-                **choices(skeleton, color, mean, scale, pad_value),
+                **choices(skeleton, color, mean, scale, pad_value, maps),
             )
             estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
         else:
             from graphopt.phone import estimator_on_phone
 
-            fixed = ("engine", "height", "skeleton", "color", "mean", "scale", "pad_value")
+            fixed = ("engine", "height", "skeleton", "maps", "color", "mean", "scale", "pad_value")
             options.not_on_a_phone(context, *fixed)
             with shown("looking for a phone") as tell:
                 opening = estimator_on_phone(
@@ -100,7 +101,8 @@ def run(
                     progress=tell,
                 )
                 estimator = stack.enter_context(opening)
-        for line in estimator.spec.guesses:
+        # Of a bundle, compile has told them.
+        for line in () if model.is_dir() else estimator.spec.guesses:
             console.print(line, style="dim", markup=False, soft_wrap=True)
         for result in job.run(estimator, console):
             if result is None:

@@ -51,6 +51,7 @@ def sensitivity(
     ] = None,
     input_shape: options.InputShape = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -72,7 +73,7 @@ def sensitivity(
             block=block.value,
             input_shapes=parse_input_shapes(input_shape or []),
             progress=tell,
-            **choices(skeleton, color, mean, scale, pad_value),
+            **choices(skeleton, color, mean, scale, pad_value, maps),
         )
     texts = {json: result.model_dump_json(indent=1) + "\n", plot: drawing(result)}
     for path, text in texts.items():

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from PIL import Image
 
-from graphopt.engine import Array, Shape
+from graphopt.engine import Array, Shape, as_type
 from graphopt.errors import InputError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.images import expand, is_picture, read_photo
@@ -149,10 +149,7 @@ class Calibration:
             values, _ = prepare(
                 self.picture(image), self.spec.preprocess, self.shape, height=self.height
             )
-            if np.issubdtype(self.dtype, np.integer):
-                limits = np.iinfo(self.dtype)
-                values = np.clip(np.rint(values), limits.min, limits.max)
-            yield {self.input: arranged(values, self.whole).astype(self.dtype, copy=False)}
+            yield {self.input: as_type(arranged(values, self.whole), np.dtype(self.dtype))}
 
     def picture(self, image: Path | int) -> Image.Image:
         """One of `fitting` or `held_out` as an RGB image."""

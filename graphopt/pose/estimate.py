@@ -194,7 +194,9 @@ class Job:
             transient=True,
             # rich would send what is printed meanwhile to the console, past a redirected stdout.
             redirect_stdout=sys.stdout.isatty(),
-            disable=len(self.files) == 1 and not is_video(self.files[0][0]),
+            # Into a pipe or file, a bar that goes away again would leave an empty line.
+            disable=not console.is_terminal
+            or (len(self.files) == 1 and not is_video(self.files[0][0])),
         ) as progress:
             task = progress.add_task("", total=len(self.files))
 

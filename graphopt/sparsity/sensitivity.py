@@ -140,7 +140,7 @@ def measure_file(
         block: filters x channels of a block.
         input_shapes: sizes to fix inputs at, see `load_model`.
         progress: told which layer of how many is being measured.
-        choices: what the user says about the network (`PoseSpec.with_choices`).
+        choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
     Raises:
         GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
