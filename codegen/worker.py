@@ -1,10 +1,10 @@
 """The compiler as a process of its own, so that a crash inside TVM is an error message.
 
-    python -m graphopt.codegen.worker JOB.json
+    python -m graphopt.codegen.worker JOB.json EVENTS
 
-reads the job (`task`, `model`, `target` …), writes its results beside it, and prints an event a
-line as JSON: `{"phase", "detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it
-must stop, and `{"crash"}` where TVM raised.
+reads the job (`task`, `model`, `target` …), writes its results beside it, and writes an event a
+line as JSON to the file descriptor EVENTS: `{"phase", "detail"}` as it goes, `{"error", "hint",
+"node", "unsupported"}` if it must stop, and `{"crash"}` where TVM raised.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from graphopt.pose.spec import PoseSpec
 from graphopt.tuning import Tuned
 
 
-def main(job_path: Path) -> int:
+def main(job_path: Path, pipe: int) -> int:
     """Do the job; 0 when its results are written."""
-    # Events must be alone on stdout; whatever TVM prints there goes to stderr.
-    events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.set_inheritable(pipe, False)  # a linker that outlives this process would keep it open
+    events = os.fdopen(pipe, "w", encoding="utf-8")
 
     def tell(**event: object) -> None:
         events.write(json.dumps(event) + "\n")
@@ -50,6 +49,9 @@ def main(job_path: Path) -> int:
             node=error.node,
             unsupported=isinstance(error, Unsupported),
         )
+        return 1
+    except MemoryError:
+        tell(crash="memory ran out")
         return 1
     except Exception as error:  # TVM raises all kinds; the parent says where it happened
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -177,4 +179,4 @@ _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = Mapping
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

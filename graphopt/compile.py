@@ -7,22 +7,22 @@ TVM, and a crash inside it becomes a message that names the layer.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt import __version__
+from graphopt import __version__, child
 from graphopt.bundle import (
     FORMAT,
     Decoder,
@@ -352,8 +352,8 @@ def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str],
     job = work / "job.json"
     job.write_text(json.dumps(task))
     phase, reason = "start", "it said nothing"
-    with _worker(job) as process:
-        for line in process.stdout or ():
+    with _worker(job) as (process, events):
+        for line in events:
             event = json.loads(line)
             if "error" in event:
                 kind = Unsupported if event["unsupported"] else InputError
@@ -367,26 +367,36 @@ def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str],
             return ""
         if process.returncode < 0:
             reason = f"it died of signal {-process.returncode}"
+        if process.returncode == -signal.SIGKILL:
+            reason = "it was killed, as the system does where memory runs out"
         if process.returncode == -signal.SIGALRM:
             reason = "it took too long"
         return f"{phase}: {reason}"
 
 
 @contextmanager
-def _worker(job: Path) -> Iterator[subprocess.Popen[str]]:
-    """The child process; it does not outlive the block, and its chatter is not shown."""
-    command = [sys.executable, "-m", WORKER, str(job)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+def _worker(job: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
+    """The child process and its events; it does not outlive the block, nor is its chatter shown."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as events:
+        try:
+            # Events have a pipe of their own: whatever is imported there may print.
+            process = subprocess.Popen(
+                child.module(WORKER, str(job), str(writing)),
+                env=child.environment(),
+                pass_fds=[writing],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        finally:
+            os.close(writing)
+        try:
+            yield process, events
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def _opened(bundle: Path) -> BundleRunner | str:

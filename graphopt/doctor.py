@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphopt import child
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -101,11 +102,12 @@ def _packages(*names: str) -> str:
     return ", ".join(versions)
 
 
-def _child(program: str, python: str = sys.executable) -> str:
-    """What a program says in a Python process of its own."""
+def _child(command: Sequence[str]) -> str:
+    """What a Python process of its own says."""
     try:
         done = subprocess.run(
-            [python, "-c", program],
+            command,
+            env=child.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -122,7 +124,9 @@ def _child(program: str, python: str = sys.executable) -> str:
     return "; ".join(done.stdout.split("\n")).strip("; ")
 
 
-START = "import graphopt.model, graphopt.pose.estimate, graphopt; print(graphopt.__version__)"
+START = child.program(
+    "import graphopt.model, graphopt.pose.estimate, graphopt; print(graphopt.__version__)"
+)
 
 TVM = """
 import sys; sys.modules["torch"] = None  # which tvm_ffi would load, and nobody here asks for
@@ -141,7 +145,7 @@ for platform in pyopencl.get_platforms():
 
 
 def _opencl() -> str:
-    devices = _child(OPENCL)
+    devices = _child(child.program(OPENCL))
     if not devices:
         raise Missing("there is no device")
     return devices
@@ -152,7 +156,8 @@ def _mnn() -> str:
     python = shutil.which(name)
     if python is None:
         raise Missing(f"GRAPHOPT_MNN names no Python: {name}" if name else "GRAPHOPT_MNN is unset")
-    return _child("from importlib.metadata import version; print(version('MNN'))", python)
+    text = "from importlib.metadata import version; print(version('MNN'))"
+    return _child([python, "-I", "-c", text])
 
 
 def _program(*names: str) -> str:
@@ -229,7 +234,12 @@ def parts() -> tuple[Part, ...]:
         Part("Python", EVERY, _python, "make a virtual environment of another Python"),
         Part("graphopt", EVERY, partial(_child, START), "repair what is missing below"),
         *(Part(n, what, partial(_packages, n), _pip(n)) for n, what in required),
-        Part("TVM's runtime", RUN_CPU, partial(_child, TVM), _pip("apache-tvm", "apache-tvm-ffi")),
+        Part(
+            "TVM's runtime",
+            RUN_CPU,
+            partial(_child, child.program(TVM)),
+            _pip("apache-tvm", "apache-tvm-ffi"),
+        ),
         Part("linker", CPU, _linker, "apt install gcc, or: pip install ziglang"),
         Part("linker for phones", "compile --host", _cross_linker, _extra("android")),
         Part("pyopencl", RUN_OPENCL, partial(_packages, "pyopencl"), _extra("opencl")),

@@ -1,14 +1,14 @@
 """An engine in a Python of its own: the other end of `graphopt.competitors.GuestEngine`.
 
-    python -I guest.py ENGINE JOB.json
+    python -I guest.py ENGINE JOB.json ANSWERS
 
 Needs Python 3.10, NumPy, the engine and nothing of graphopt: the Python may be another
 environment's.
 
 Inputs and outputs are .npy files that both processes map, so that tensors are not sent. When the
-network is loaded, a line on stdout says so; then each line on stdin asks for a run, and its answer
-is the number of seconds that the run took, from values in mapped memory to values in mapped memory.
-The engine's own words go to stderr. The process ends when stdin does.
+network is loaded, a line on the file descriptor ANSWERS says so; then each line on stdin asks for a
+run, and its answer is the number of seconds that the run took, from values in mapped memory to
+values in mapped memory. The process ends when stdin does.
 """
 
 from __future__ import annotations
@@ -87,10 +87,9 @@ ENGINES: Mapping[str, Callable[[str, Sequence[str], Sequence[str], int], Run]] =
 }
 
 
-def main(engine: str, path: str) -> None:
+def main(engine: str, path: str, pipe: str) -> None:
     """Load what the job says, then run it whenever asked."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # engines print what they like
+    answers = os.fdopen(int(pipe), "w", buffering=1)
     job = json.loads(Path(path).read_text())
     inputs, outputs = job["inputs"], job["outputs"]  # files by tensor name
     feeds, results = (
