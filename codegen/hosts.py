@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from graphopt.android import find_ndk
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, Unsupported, UsageError
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_host(triple: str) -> None:
         InputError: lists those that are known.
     """
     if triple and triple not in HOSTS:
-        raise InputError(
+        raise UsageError(
             f"no host is called {triple!r}",
             hint=f"hosts: {', '.join(HOSTS)}; this machine if left out",
         )

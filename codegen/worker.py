@@ -4,7 +4,7 @@
 
 reads the job (`task`, `model`, `target` …), writes its results beside it, and writes an event a
 line as JSON to the file descriptor EVENTS: `{"phase", "detail"}` as it goes, `{"error", "hint",
-"node", "unsupported"}` if it must stop, and `{"crash"}` where TVM raised.
+"node", "exit_code"}` if it must stop, and `{"crash"}` where TVM raised.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(job_path: Path, pipe: int) -> int:
             error=error.message,
             hint=error.hint,
             node=error.node,
-            unsupported=isinstance(error, Unsupported),
+            exit_code=error.exit_code,
         )
         return 1
     except MemoryError:

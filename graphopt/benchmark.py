@@ -28,7 +28,7 @@ from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
 from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.footprint import peak_memory
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.peak import Peak, measure_peak
@@ -369,7 +369,7 @@ def bench(
             progress(f"compiling {path.name}")
             compile_model(path, bundle, input_shapes=input_shapes, progress=progress)
         elif input_shapes:
-            raise InputError(
+            raise UsageError(
                 "--input-shape: a bundle is compiled for one size",
                 hint="give the ONNX file, or compile it again with --input-shape",
             )

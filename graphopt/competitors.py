@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, Unsupported, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Every input's extents, by name."""
@@ -303,7 +303,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in COMPETITORS:
-            raise InputError(
+            raise UsageError(
                 f"--vs: no engine is called {name!r}", hint=f"there are {', '.join(COMPETITORS)}"
             )
 

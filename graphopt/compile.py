@@ -38,7 +38,7 @@ from graphopt.bundle import (
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
-from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
+from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
@@ -71,6 +71,11 @@ Post = Literal["paf", "none"]
 
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
+
+_ERRORS: Mapping[int, type[GraphoptError]] = MappingProxyType(
+    {kind.exit_code: kind for kind in (InputError, UsageError, CheckFailed, Unsupported)}
+)
+"""What the child process's errors become here."""
 
 ASPECT = 16 / 9
 """Width to height of the input where nobody says a size: what cameras give."""
@@ -146,7 +151,7 @@ def compile_model(
     check_host(host)
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
-        raise InputError("--calib shows what half precision can hold", hint="add --fp16")
+        raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     graph, pose = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
@@ -356,7 +361,7 @@ def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str],
         for line in events:
             event = json.loads(line)
             if "error" in event:
-                kind = Unsupported if event["unsupported"] else InputError
+                kind = _ERRORS.get(event["exit_code"], GraphoptError)
                 raise kind(event["error"], node=event["node"], hint=event["hint"])
             if "crash" in event:
                 reason = event["crash"]

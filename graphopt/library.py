@@ -26,7 +26,7 @@ from graphopt.compile import (
     prepare,
     run_worker,
 )
-from graphopt.errors import CheckFailed, InputError
+from graphopt.errors import CheckFailed, UsageError
 from graphopt.model import replacing, save_model, sha256_of
 from graphopt.tuning import Tuned
 from graphopt.verify import sample_feeds
@@ -80,7 +80,7 @@ def compile_library(
     check_name(target)
     check_host(host)
     if library.suffix != ".so" or library.is_dir():
-        raise InputError(
+        raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
     graph, _ = prepare(path, input_shapes, pose_choices or {}, progress)

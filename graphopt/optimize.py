@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import __version__
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import STATES
 from graphopt.latency.device import load_device
@@ -96,12 +96,12 @@ def optimize(
             `Calibration.from_photos` and `run_pipeline`; nothing is written.
     """
     if max_shift is not None and (calib is None or verify == "off"):
-        raise InputError(
+        raise UsageError(
             "how far key points move is measured on photos, after each pass or at the end",
             hint="give a folder of photos with --calib, and no --verify off",
         )
     if prune and calib is None:
-        raise InputError(
+        raise UsageError(
             f"--{next(iter(prune)).value} is reached by pruning, which is fitted to photos",
             hint="give a folder of photos with --calib; labels are not needed",
         )
@@ -199,7 +199,7 @@ def _resumable(work: Path | None) -> Iterator[None]:
 
 def _preset_text(preset: str | None) -> str:
     if preset is not None and preset not in PRESETS:
-        raise InputError(
+        raise UsageError(
             f"there is no preset {preset!r}", hint=f"the presets are {', '.join(PRESETS)}"
         )
     return PRESETS[preset] if preset else ""

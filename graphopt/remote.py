@@ -19,7 +19,7 @@ from rich.text import Text
 from graphopt.benchmark import SUSPICIOUS, Timing
 from graphopt.bundle import Manifest
 from graphopt.compile import follow_worker
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.model import replacing
 from graphopt.report import named_sizes
 
@@ -109,7 +109,7 @@ def bench_library(
     """
     host, _, port = server.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(f"{server!r} is no HOST:PORT", hint="such as --rpc 192.168.0.7:9090")
+        raise UsageError(f"{server!r} is no HOST:PORT", hint="such as --rpc 192.168.0.7:9090")
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         task = {

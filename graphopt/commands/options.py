@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.errors import InputError
+from graphopt.errors import UsageError
 
 Skeleton = Annotated[
     str | None,
@@ -52,9 +52,18 @@ Load = Annotated[
     typer.Option(help="A Python file that defines more passes; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _device(name: str) -> str:
+    if name != "local" and name.partition(":")[0] != "adb":
+        raise UsageError(f"there is no device {name!r}", hint="local, adb, or adb:SERIAL")
+    return name
+
+
 Device = Annotated[
     str,
     typer.Option(
+        callback=_device,
         help="local: this machine; adb: the phone that adb sees, adb:SERIAL one of several.",
         metavar="local|adb[:SERIAL]",
     ),
@@ -77,7 +86,7 @@ def not_on_a_phone(context: typer.Context, *names: str) -> None:
     """
     given = _flags(name for name in names if _was_given(context, name))
     if given:
-        raise InputError(
+        raise UsageError(
             f"{given}: a phone runs a bundle as it was compiled, and nothing else",
             hint="leave it out with --device adb",
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands.progress import shown
-from graphopt.errors import Unsupported
+from graphopt.errors import UsageError
 
 
 def profile(
@@ -29,7 +29,7 @@ def profile(
     from graphopt.latency.profiling import profile_machine, write_device
 
     if device != "local":
-        raise Unsupported(
+        raise UsageError(
             f"the device {device!r} cannot be measured from here", hint="--device local"
         )
     with shown("making a network of every class of layer") as tell:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from graphopt.engine import Engine
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.model import replacing
 from graphopt.pose.bundled import BundledEstimator
 from graphopt.pose.decode import DecodeOptions, Poses, decode
@@ -155,7 +155,7 @@ class Job:
         if into_folder and output is not None and output.is_file():
             raise InputError(f"{output} is a file; several pictures go to a folder")
         if tracking != "off" and not any(is_video(path) for path, _ in files):
-            raise InputError("people are followed from frame to frame of a video; there is none")
+            raise UsageError("people are followed from frame to frame of a video; there is none")
         job = Job(files, output, into_folder, json_file, tracking)
         sources: dict[Path, Path] = {}
         for path, _ in files:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.model import replacing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
@@ -57,7 +57,7 @@ def is_picture(path: Path) -> bool:
 def check_picture_suffix(path: Path) -> None:
     """Raise InputError unless Pillow can write a picture of this name."""
     if not is_picture(path):
-        raise InputError(
+        raise UsageError(
             f"{path} is not named like a picture that can be written",
             hint="use .png, .jpg or .webp; several photos and folders go to a folder",
         )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
 
@@ -190,7 +190,7 @@ def choices(
         InputError: a colour order or a number that is none.
     """
     if color not in (None, *get_args(Color)):
-        raise InputError(f"--color {color}: not bgr or rgb")
+        raise UsageError(f"--color {color}: not bgr or rgb")
     return {
         "skeleton": skeleton,
         "color": color,
@@ -209,7 +209,7 @@ def _triple(flag: str, text: str | None) -> Triple | None:
         values = [math.prod([float(q[0]), *(1 / float(d) for d in q[1:])]) for q in quotients]
         first, second, third = values * 3 if len(values) == 1 else values
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError(
+        raise UsageError(
             f"{flag} {text}: neither a number nor three", hint=f"such as {flag} 1/256 or 1,2,3"
         ) from error
     return first, second, third

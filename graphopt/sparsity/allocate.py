@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from graphopt.cost import cost_of
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.graph import label
@@ -127,7 +127,7 @@ def allocate(
         )
     for goal in TIMES & targets.keys():
         if device is None:
-            raise InputError(f"--{goal.value} needs a device", hint="name it with --device")
+            raise UsageError(f"--{goal.value} needs a device", hint="name it with --device")
     choices = _choices(graph, measured, device)
     before = _Size.of(graph, device)
     whole = _Size.of(original, device) if original is not None else before
