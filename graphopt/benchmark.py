@@ -30,7 +30,7 @@ from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.footprint import peak_memory
-from graphopt.model import load_model, replacing, save_model, sha256_of
+from graphopt.model import load_model, save_model, sha256_of
 from graphopt.peak import Peak, measure_peak
 from graphopt.pose.images import read_photo
 from graphopt.report import named_sizes
@@ -127,11 +127,6 @@ class BenchReport(_Record):
     peak: Peak | None = None
     """Measured with the layers, on as many threads."""
     budget: Budget | None = None
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
     def __rich__(self) -> RenderableType:
         """Engine by engine, then who is missing, then layer by layer."""

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from graphopt import commands
+from graphopt.commands.grammar import Command
 from graphopt.errors import GraphoptError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in commands.ALL:
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(commands.passes_app, name="passes")
 app.add_typer(commands.android_app, name="android")
 app.add_typer(commands.zoo_app, name="zoo")

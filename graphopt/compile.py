@@ -113,6 +113,7 @@ def compile_model(
     fp16: bool = False,
     half_arithmetic: bool = False,
     calib: Path | None = None,
+    calib_photos: int = IMAGES,
     post: Post = "paf",
     limits: Mapping[str, int] = MappingProxyType({}),
     max_photo: int = MAX_PHOTO,
@@ -135,6 +136,7 @@ def compile_model(
         fp16: store what fits in half precision: weights, on GPUs activations too.
         half_arithmetic: besides, let convolutions compute in it (not on a CPU).
         calib: a folder of photos that show what fits; without it, made-up images do.
+        calib_photos: how many of them at most.
         post: what follows a pose network: a decoder's kernels, or nothing.
         limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
         max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
@@ -171,7 +173,7 @@ def compile_model(
         images: list[Feeds] = []
         if fp16:
             progress("looking for what half precision cannot hold")
-            images = _images(graph, pose, calib)
+            images = _images(graph, pose, calib, calib_photos)
             task["largest"] = largest_values(graph, images or samples)
         run_worker(work, task, progress)
         description = json.loads((work / "description.json").read_text())
@@ -300,14 +302,14 @@ def _pose_spec(path: Path, choices: dict[str, Any]) -> PoseSpec | None:
         return None
 
 
-def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None) -> list[Feeds]:
+def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: int) -> list[Feeds]:
     """The network's inputs for photos, or for made-up ones; none where it is no pose network."""
     if pose is None or len(graph.inputs) != 1:
         if photos is not None:
             raise InputError("only a pose network can be shown photos", hint="leave out --calib")
         return []
     if photos is not None:
-        images = Calibration.from_photos(photos, graph, pose, count=IMAGES)
+        images = Calibration.from_photos(photos, graph, pose, count=count)
     else:
         images = Calibration.synthetic(graph, pose, count=IMAGES // 2)
     return list(images.feeds([*images.fitting, *images.held_out]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.files import replacing as replacing
 from graphopt.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
 from graphopt.sparsity.packing import expand_all
 
@@ -448,27 +448,3 @@ def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | Non
             )
         _write_external(stamped, fresh)
         fresh.with_name(data.name).replace(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, of the same name in a folder beside `path`; then it takes its place.
-
-    Raises:
-        InputError: when the operating system refuses; then nothing is left behind.
-    """
-    folder: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-        fresh = Path(folder) / path.name
-        yield fresh
-        fresh.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint="choose another folder with -o, or make room on the disk",
-        ) from error
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)

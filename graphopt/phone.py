@@ -32,7 +32,6 @@ from graphopt.bundle import Bundle, read_bundle, sha256
 from graphopt.engine import bundled_spec
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
-from graphopt.model import replacing
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
 from graphopt.pose.spec import PoseSpec
@@ -305,11 +304,6 @@ class PhoneReport(_Record):
             runs=runs,
             layers=tuple(layers),
         )
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
         """Layer by layer, then frames."""

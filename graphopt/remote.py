@@ -20,7 +20,6 @@ from graphopt.benchmark import SUSPICIOUS, Timing
 from graphopt.bundle import Manifest
 from graphopt.compile import follow_worker
 from graphopt.errors import InputError, UsageError
-from graphopt.model import replacing
 from graphopt.report import named_sizes
 
 PATIENCE: Mapping[str, int] = MappingProxyType(
@@ -56,11 +55,6 @@ class RemoteReport(_Record):
     server: str
     target: str
     library_bytes: int
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
         """How long it takes there, and how far off its outputs are."""

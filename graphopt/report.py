@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import typer
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -292,8 +290,3 @@ def console() -> Console:
     """The console for results; into a file or pipe, wide enough that no table is cut."""
     wide = Console()
     return wide if wide.is_terminal else Console(width=140)
-
-
-def print_json(value: object) -> None:
-    """Write JSON to stdout, for programs to read."""
-    typer.echo(json.dumps(value, indent=2))

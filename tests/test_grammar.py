@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from graphopt.cli import main
+from graphopt.cli import app, main
+from graphopt.commands.grammar import RENAMED
 
 DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "demo.onnx")
 PHOTO = DEMO.replace(".onnx", ".png")
@@ -109,3 +114,92 @@ def test_a_file_that_cannot_be_read_is_not(case, graphopt, tmp_path):
     done = graphopt(*UNREADABLE[case])
     assert done.code == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def commands(group: Any, *words: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *words, name)
+        else:
+            yield " ".join((*words, name)), command
+
+
+EVERY = dict(commands(typer.main.get_command(app)))
+FLAGS = {name: {flag for p in c.params for flag in p.opts} for name, c in EVERY.items()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_command_has_the_options_that_all_have(name):
+    assert "--json" in FLAGS[name]
+    assert ("--calib" in FLAGS[name]) == ("--calib-photos" in FLAGS[name])
+
+
+def test_renamed_options_are_gone_from_help():
+    for command, names in RENAMED.items():
+        for old, new in names.items():
+            assert old not in FLAGS[command]
+            assert new in FLAGS[command]
+
+
+JSON = {
+    "passes list": ("passes", "list"),
+    "passes show": ("passes", "show", "fold-batchnorm"),
+    "inspect": ("inspect", DEMO),
+    "compare": ("compare", DEMO, DEMO, "--images", str(Path(DEMO).parent), "--limit", "1"),
+    "explain": ("explain", DEMO, "--pass", "fold-batchnorm"),
+    "optimize": ("optimize", DEMO, "-o", "x.onnx", "--passes", "canonicalize"),
+    "zoo build": ("zoo", "build", "openpose", "-o", "x.onnx"),
+    "pack": ("pack", DEMO, "-o", "x.onnx"),
+    "unpack": ("unpack", DEMO, "-o", "x.onnx"),
+    "run": ("run", DEMO, PHOTO),
+    "reproduce": ("reproduce", "table1"),
+}
+
+
+@pytest.mark.parametrize("case", JSON)
+def test_json_goes_to_stdout_alone_or_to_a_file(case, graphopt, tmp_path):
+    words = JSON[case]
+    bare = graphopt(*words, "--json")
+    assert bare.code == 0, bare.stderr
+    value = json.loads(bare.stdout)
+    filed = graphopt(*words, "--json", "out/it.json")
+    assert filed.code == 0, filed.stderr
+    written = json.loads((tmp_path / "out" / "it.json").read_text())
+    assert type(written) is type(value)
+    assert not isinstance(value, dict) or written.keys() == value.keys()
+    assert filed.stdout.strip()
+    assert filed.stdout != bare.stdout
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["it.json"]
+    assert graphopt(*words, "--json", "-").stdout[:1] == bare.stdout[:1]
+
+
+def test_a_bare_json_before_other_arguments_takes_none_of_them(graphopt, tmp_path):
+    copy = tmp_path / "net.onnx"
+    shutil.copy(DEMO, copy)
+    before = copy.read_bytes()
+    assert json.loads(graphopt("inspect", "--json", copy).stdout)
+    assert json.loads(graphopt("inspect", "--json", copy, copy).stdout).keys() > {"a", "b"}
+    assert json.loads(graphopt("passes", "show", "--json", "canonicalize").stdout)
+    assert json.loads(graphopt("reproduce", "--json", "table1").stdout)
+    assert copy.read_bytes() == before
+    assert graphopt("inspect", copy, "--json=told").code == 0
+    assert json.loads((tmp_path / "told").read_text())
+
+
+def test_json_that_cannot_be_written_is_a_sentence(graphopt):
+    done = graphopt("inspect", DEMO, "--json", "/proc/none/x.json")
+    assert done.code == 1
+    assert "/proc/none/x.json cannot be written" in done.stderr
+    assert " -o" not in done.stderr  # which inspect lacks
+
+
+def test_old_names_are_understood_and_warned_of(graphopt, tmp_path):
+    words = ("bench", DEMO, "--vs", "onnxruntime", "--num-runs", "1", "--threads", "1")
+    done = graphopt(*words, "--input-shape", "1,3,64,64", "--result-json", "old.json")
+    assert done.code == 0, done.stderr
+    assert "--result-json is now called --json" in done.stderr
+    assert "engines" in json.loads((tmp_path / "old.json").read_text())
+    done = graphopt("sensitivity", DEMO, "--calib", "none", "--photos=5")
+    assert done.code == 1
+    assert "--photos is now called --calib-photos" in done.stderr
+    assert "none is no folder of photos" in done.stderr

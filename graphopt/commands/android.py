@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
+from graphopt.commands.grammar import Command
 from graphopt.commands.progress import shown
 
 android_app = typer.Typer(help="Bundles on Android phones.", no_args_is_help=True)
@@ -17,7 +19,7 @@ def _group() -> None:
     """Bundles on Android phones."""
 
 
-@android_app.command("build")
+@android_app.command("build", cls=Command)
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A compiled network.")],
     output: Annotated[
@@ -26,6 +28,7 @@ def build(
             "-o", "--output", metavar="DIR", help="The folder to write; else BUNDLE's name.android."
         ),
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Lay out what a phone (arm64-v8a) needs to run a bundle; needs the Android NDK and CMake.
 
@@ -38,4 +41,5 @@ def build(
     with shown("reading the bundle") as tell:
         android.build(bundle, folder, progress=tell)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB")
+    if not options.put_json(json, {"output": str(folder), "bytes": size}):
+        typer.echo(f"{folder}: {size / 1e6:.1f} MB")

@@ -17,7 +17,7 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N photos, by name.")
     ] = None,
-    json: options.Json = False,
+    json: options.Json = None,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,
@@ -38,7 +38,6 @@ def compare(
 
     from graphopt.compare import compare_files
     from graphopt.pose.spec import choices
-    from graphopt.report import print_json
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("photos", total=None)
@@ -53,8 +52,6 @@ def compare(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             **choices(skeleton, color, mean, scale, pad_value),
         )
-    if json:
-        print_json(asdict(change))
-    else:
+    if not options.put_json(json, asdict(change)):
         typer.echo(f"{change.images} photos: {change}")
         typer.echo(f"outputs differ by {change.error:.3f} of their deviation")

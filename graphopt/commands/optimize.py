@@ -78,9 +78,7 @@ def optimize(
             help="Photos, no labels: weights are fitted on them, and poses compared.", metavar="DIR"
         ),
     ] = None,
-    calib_photos: Annotated[
-        int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
-    ] = 1000,
+    calib_photos: options.CalibPhotos = 1000,
     max_shift: Annotated[
         float | None,
         typer.Option(
@@ -122,8 +120,10 @@ def optimize(
         bool, typer.Option("--distill", help="Train the result against the original; slow.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write what was done as JSON.", metavar="F.json")
+        Path | None,
+        typer.Option(help="As --json F.json, written together with the network.", metavar="F.json"),
     ] = None,
+    json: options.Json = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
@@ -132,6 +132,8 @@ def optimize(
     pad_value: options.PadValue = None,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
+    from json import loads
+
     from graphopt.model import parse_input_shapes
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
@@ -167,4 +169,5 @@ def optimize(
             force=force,
             progress=tell,
         )
-    console().print(result)
+    if not options.put_json(json, loads(result.to_json())):
+        console().print(result)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from graphopt.commands import options
+from graphopt.commands.grammar import Command
 
 passes_app = typer.Typer(
     help="List the passes there are, and show their manual pages.", no_args_is_help=True
 )
 
-Load = Annotated[
-    list[Path] | None,
-    typer.Option(help="A Python file that defines more passes; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
-@passes_app.command("list")
-def list_passes(load: Load = None, json: Json = False) -> None:
+@passes_app.command("list", cls=Command)
+def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
-    from graphopt.report import console, print_json
+    from graphopt.report import console
 
     entries = catalogue(find_passes(load or []).values())
-    if json:
-        print_json({"passes": entries, "presets": dict(PRESETS)})
+    if options.put_json(json, {"passes": entries, "presets": dict(PRESETS)}):
         return
     from rich.table import Table
 
@@ -40,18 +35,17 @@ def list_passes(load: Load = None, json: Json = False) -> None:
         console().print(f"preset {name}: {pipeline}", highlight=False)
 
 
-@passes_app.command("show")
+@passes_app.command("show", cls=Command)
 def show(
-    name: Annotated[str, typer.Argument(help="The pass.")], load: Load = None, json: Json = False
+    name: Annotated[str, typer.Argument(help="The pass.")],
+    load: options.Load = None,
+    json: options.Json = None,
 ) -> None:
     """A pass's manual page and options."""
     from graphopt.passbase import catalogue, manual_of
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
-    from graphopt.report import print_json
 
     chosen = lookup(name, find_passes(load or []))
-    if json:
-        print_json(catalogue([chosen])[0])
-    else:
+    if not options.put_json(json, catalogue([chosen])[0]):
         typer.echo(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")

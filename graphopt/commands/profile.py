@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
 from graphopt.commands.progress import shown
 from graphopt.errors import UsageError
 
@@ -24,6 +25,7 @@ def profile(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from graphopt.latency.profiling import profile_machine, write_device
@@ -40,6 +42,8 @@ def profile(
         ("bandwidth, GB/s", measured.device.bandwidth),
         ("launch, us", measured.device.launch),
     ]
+    if options.put_json(json, measured.device.model_dump(mode="json")):
+        return
     for name, figure in figures:
         typer.echo(f"{name:18} {figure.value:g}")
     typer.echo(

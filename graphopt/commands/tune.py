@@ -29,6 +29,7 @@ def tune(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
     from rich.console import Console
@@ -46,6 +47,13 @@ def tune(
             threads=threads,
             progress=tell,
         )
+    layers = [
+        {"layer": one.layer, "count": one.count}
+        | {"before": one.before.model_dump(), "after": one.after.model_dump()}
+        for one in results
+    ]
+    if options.put_json(json, {"output": str(file), "target": target, "layers": layers}):
+        return
     table = Table("layer", "layers", "kernel", "tile", "group", "ms", "before", box=None)
     for one in results:
         tile = "x".join(map(str, one.after.tile))
