@@ -36,6 +36,14 @@ def bench(
             show_default="onnxruntime",
         ),
     ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            help="The network before optimize, for the other engines; the one beside it if left "
+            "out.",
+            metavar="A.onnx",
+        ),
+    ] = None,
     per_layer: Annotated[
         bool,
         typer.Option("--per-layer", help="Measure graphopt's layers too, and the machine's peak."),
@@ -93,7 +101,7 @@ def bench(
     elif device != "local":
         from graphopt.phone import bench_on_phone
 
-        options.not_on_a_phone(context, "vs", "warmup_runs", "input_shape", "rpc")
+        options.not_on_a_phone(context, "vs", "original", "warmup_runs", "input_shape", "rpc")
         with shown("looking for a phone") as tell:
             result = bench_on_phone(
                 model,
@@ -126,6 +134,7 @@ def bench(
                 input_shapes=parse_input_shapes(input_shape or []),
                 per_layer=per_layer,
                 photo=photo,
+                original=original,
                 progress=tell,
             )
     if not options.put_json(json, result.model_dump(mode="json", exclude_none=True)):
