@@ -39,7 +39,7 @@ def main(job_path: Path, pipe: int) -> int:
         events.flush()
 
     tell(phase="start", detail="")
-    job = json.loads(job_path.read_text())
+    job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         _TASKS[job["task"]](job, job_path.parent, lambda p, d="": tell(phase=p, detail=d))
     except GraphoptError as error:
@@ -84,7 +84,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         side=job.get("side", 0),
         limits=None if limits is None else DecodeOptions(**limits),
     )
-    (folder / "plan.json").write_text(result.plan.model_dump_json())
+    (folder / "plan.json").write_text(result.plan.model_dump_json(), encoding="utf-8")
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)
     description = {
@@ -110,14 +110,14 @@ def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
     source = Model.model_validate(job["source"])
     manifest = write_library(_model(job), target, source, library, job["host"], measured, progress)
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    (folder / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     progress("run")
     inputs = [[*np.load(folder / name).values()] for name in job["feeds"]]
     try:
         for number, outputs in enumerate(run_library(library, manifest.target, inputs)):
             np.savez(folder / f"outputs-{number}.npz", *outputs)
     except Unsupported as reason:
-        (folder / "not_run.txt").write_text(reason.message)
+        (folder / "not_run.txt").write_text(reason.message, encoding="utf-8")
 
 
 def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
@@ -135,7 +135,7 @@ def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     measured = measure(
         Path(job["library"]), job["host"], job["port"], job["rounds"], job["warmup_rounds"], tell
     )
-    (folder / "measured.json").write_text(measured.model_dump_json())
+    (folder / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
 def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:

@@ -225,7 +225,7 @@ def physical_cores() -> int:
     usable = os.sched_getaffinity(0)
     topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     try:
-        return len({Path(topology.format(cpu)).read_text() for cpu in usable})
+        return len({Path(topology.format(cpu)).read_text(encoding="utf-8") for cpu in usable})
     except OSError:  # containers may hide it
         return len(usable)
 

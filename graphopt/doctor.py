@@ -213,7 +213,11 @@ def _vectors() -> str:
 
 
 def _machine() -> str:
-    sizes = dict(re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
+    sizes = dict(
+        re.findall(
+            r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     total, free = (int(sizes[key]) / 1e6 for key in ("MemTotal", "MemAvailable"))
     threads = len(os.sched_getaffinity(0))
     return f"{platform.machine()}, {threads} threads, {total:.1f} GB of memory ({free:.1f} free)"

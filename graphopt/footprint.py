@@ -77,7 +77,7 @@ def _engine(task: Mapping[str, object], job: Job) -> Engine:
 
 
 def _main(path: Path) -> None:
-    task = json.loads(path.read_text())
+    task = json.loads(path.read_text(encoding="utf-8"))
     inputs, outputs = (
         {name: tuple(shape) for name, shape in task[key].items()} for key in ("inputs", "outputs")
     )
@@ -89,7 +89,7 @@ def _main(path: Path) -> None:
         engine.run(feeds)
     # Not getrusage: its ru_maxrss is at least what the process that started this one held.
     process = getattr(engine, "pid", "self")  # an engine may live in a process of its own
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     status = dict(line.split(":", 1) for line in lines)
     path.with_name("bytes").write_text(str(1024 * int(status["VmHWM"].split()[0])))
 

@@ -62,7 +62,7 @@ def tinygrad(model: str, inputs: Sequence[str], outputs: Sequence[str], threads:
     import pyopencl
 
     pyopencl.get_platforms()
-    mapped = Path("/proc/self/maps").read_text().splitlines()
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     os.environ["OPENCL_PATH"] = next(line.split()[-1] for line in mapped if "libOpenCL" in line)
     from tinygrad import Tensor, TinyJit
     from tinygrad.nn.onnx import OnnxRunner
@@ -90,7 +90,7 @@ ENGINES: Mapping[str, Callable[[str, Sequence[str], Sequence[str], int], Run]] =
 def main(engine: str, path: str, pipe: str) -> None:
     """Load what the job says, then run it whenever asked."""
     answers = os.fdopen(int(pipe), "w", buffering=1)
-    job = json.loads(Path(path).read_text())
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
     inputs, outputs = job["inputs"], job["outputs"]  # files by tensor name
     feeds, results = (
         [np.asarray(np.load(place, mmap_mode="r+")) for place in places.values()]

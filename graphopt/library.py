@@ -105,7 +105,7 @@ def compile_library(
         why = work / "not_run.txt"
         differs: float | str
         if why.exists():
-            differs = why.read_text()
+            differs = why.read_text(encoding="utf-8")
         else:
             results = [np.load(work / f"outputs-{n}.npz").values() for n in range(len(samples))]
             outputs = [[dict(zip(manifest.outputs, run, strict=True))] for run in results]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from graphopt import __version__
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import STATES
+from graphopt.fitting.checkpoint import resumable
 from graphopt.latency.device import load_device
 from graphopt.model import load_model, replacing, save_model, sha256_of
 from graphopt.passbase import Context, Pass
 from graphopt.pipeline import (
-    LAST_GOOD,
     PRESETS,
     OnFail,
     VerifyMode,
@@ -148,7 +147,7 @@ def optimize(
                 calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]
     work = output.with_name(f"{output.stem}.work") if calibration else None
-    with _resumable(work):
+    with resumable(work):
         result = run_pipeline(
             graph,
             pipeline,
@@ -169,32 +168,11 @@ def optimize(
         }
         with ExitStack() as files:
             if report:  # in place only once the network is: both files appear, or neither
-                files.enter_context(replacing(report)).write_text(summary.to_json())
+                files.enter_context(replacing(report)).write_text(
+                    summary.to_json(), encoding="utf-8"
+                )
             save_model(result.graph, output, metadata=stamp)
     return summary
-
-
-@contextmanager
-def _resumable(work: Path | None) -> Iterator[None]:
-    """A folder for what an interrupted run is to go on from; it goes when all is done."""
-    if work is None:
-        yield
-        return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{work} cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the same command goes on from {work}, where the last good network is, too"
-        ) from None
-    for name in (LAST_GOOD, *STATES):
-        for file in work.glob(name):
-            file.unlink()
-    with suppress(OSError):  # not empty: there is more than a run's own
-        work.rmdir()
 
 
 def _preset_text(preset: str | None) -> str:

@@ -21,6 +21,7 @@ from graphopt.compare import PoseChange, compare
 from graphopt.cost import Cost, cost_of
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
+from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model, save_model, serialised
 from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
@@ -214,8 +215,6 @@ def run_pipeline(
     return result
 
 
-LAST_GOOD = "last-good.onnx"
-"""In the context's folder: the network after the last pass that passed its check."""
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 

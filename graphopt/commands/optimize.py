@@ -132,8 +132,6 @@ def optimize(
     pad_value: options.PadValue = None,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
-    from json import loads
-
     from graphopt.model import parse_input_shapes
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
@@ -169,5 +167,5 @@ def optimize(
             force=force,
             progress=tell,
         )
-    if not options.put_json(json, loads(result.to_json())):
+    if not options.put_json(json, result.model_dump(mode="json")):
         console().print(result)

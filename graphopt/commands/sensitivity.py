@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.grammar import STDOUT
 from graphopt.commands.progress import shown
 
 
@@ -59,6 +60,9 @@ def sensitivity(
     from graphopt.sparsity.sensitivity import RATIOS, measure_file
     from graphopt.sparsity.sensitivity_report import Shown, drawing
 
+    # Beside the result, as optimize's; without one beside the network.
+    result_file = model if json in (None, STDOUT) else Path(str(json))
+    work = result_file.with_name(f"{result_file.stem}.sensitivity.work")
     with shown("reading the network") as tell:
         result = measure_file(
             model,
@@ -67,6 +71,7 @@ def sensitivity(
             ratios=sorted(set(ratio or RATIOS)),
             block=block.value,
             input_shapes=parse_input_shapes(input_shape or []),
+            work=work,
             progress=tell,
             **choices(skeleton, color, mean, scale, pad_value),
         )

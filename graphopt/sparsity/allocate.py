@@ -339,8 +339,10 @@ def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Se
         kept = place(context.work, fingerprint([graph], calibration, [MEASURED]), SENSITIVITY)
         if kept.exists():
             return read_sensitivity(kept)
-    found = sensitivity(graph, calibration, block=MEASURED, progress=context.progress)
+    found = sensitivity(
+        graph, calibration, block=MEASURED, work=context.work, progress=context.progress
+    )
     if kept:
         with replacing(kept) as fresh:
-            fresh.write_text(found.model_dump_json())
+            fresh.write_text(found.model_dump_json(), encoding="utf-8")
     return found
