@@ -55,7 +55,11 @@ def main(job_path: Path, pipe: int) -> int:
         return 1
     except Exception as error:  # TVM raises all kinds; the parent says where it happened
         lines = [line for line in str(error).splitlines() if line.strip()]
-        tell(crash=lines[-1].strip() if lines else type(error).__name__)
+        kind = type(error).__name__
+        # Of a KeyError and its like, the text alone says nothing.
+        builtin = type(error).__module__ == "builtins" and not isinstance(error, RuntimeError)
+        text = lines[-1].strip() if lines else ""
+        tell(crash=f"{kind}: {text}" if builtin and text else text or kind)
         return 1
     return 0
 

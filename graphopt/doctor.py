@@ -223,6 +223,26 @@ def _machine() -> str:
     return f"{platform.machine()}, {threads} threads, {total:.1f} GB of memory ({free:.1f} free)"
 
 
+def _plug_in(point: metadata.EntryPoint) -> str:
+    """What passes an entry point brings."""
+    from graphopt.registry import passes_of
+
+    names = ", ".join(sorted(found.name for found in passes_of(point)))
+    return f"{names} ({point.dist.name} {point.dist.version})" if point.dist else names
+
+
+def _plug_ins() -> tuple[Part, ...]:
+    return tuple(
+        Part(
+            f"plug-in {point.name}",
+            "its passes in optimize, explain and passes",
+            partial(_plug_in, point),
+            "repair it, or pip uninstall " + (point.dist.name if point.dist else point.value),
+        )
+        for point in metadata.entry_points(group="graphopt.passes")
+    )
+
+
 def parts() -> tuple[Part, ...]:
     """All that there is to look for, in the order in which it is shown."""
     required = (
@@ -297,6 +317,7 @@ def parts() -> tuple[Part, ...]:
             'sdkmanager "ndk;27.2.12479018" && '
             "export ANDROID_NDK_HOME=$ANDROID_HOME/ndk/27.2.12479018",
         ),
+        *_plug_ins(),
     )
 
 

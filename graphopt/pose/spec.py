@@ -245,6 +245,13 @@ def detect_pose_spec(
     stored = next((p.value for p in proto.metadata_props if p.key == METADATA_KEY), None)
     if stored is not None:
         spec = _parse(stored, where=f"the file's metadata {METADATA_KEY!r}")
+        lost = {m.output for m in (spec.heat, spec.paf) if m} - {o.name for o in proto.graph.output}
+        if lost:
+            raise InputError(
+                f"the file's metadata {METADATA_KEY!r} tells of an output {min(lost)!r}, and the "
+                f"network has {', '.join(o.name for o in proto.graph.output)}",
+                hint="give the outputs their names again, or remove that metadata entry",
+            )
         how = Finding(how="metadata", why=METADATA_KEY)
         return spec.model_copy(
             update={"notes": dict.fromkeys(("skeleton", *_CHOICES), how)}
