@@ -8,7 +8,6 @@ compared with onnxruntime's on the same input, and the difference stands beside 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,6 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.budget import Budget, measure_budget
@@ -36,6 +34,8 @@ from graphopt.peak import Peak, measure_peak
 from graphopt.pose.images import read_photo
 from graphopt.report import named_sizes
 from graphopt.runtime import LayerTime, open_bundle
+from graphopt.tables import Grid, Kind
+from graphopt.threads import usable_cores
 from graphopt.verify import difference, sample_feeds
 
 SUSPICIOUS = 1e-3
@@ -43,9 +43,6 @@ SUSPICIOUS = 1e-3
 
 LOOKED_AT = 20
 """Files beside a network, at most, that may be what it was made from."""
-
-THREAD_VARIABLES = ("TVM_NUM_THREADS", "POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
-"""Where TVM and PoCL (OpenCL on the CPU) read their number of threads, once a process."""
 
 
 class _Record(BaseModel):
@@ -142,15 +139,13 @@ class BenchReport(_Record):
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        table = Table(title=self.model, title_justify="left")
-        table.add_column("engine")
-        table.add_column("network", overflow="fold")
-        for name in ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference"):
-            table.add_column(name, justify="right", no_wrap=True)
+        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
+        columns = {"engine": Kind.KEY, "network": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+        table = Grid(columns, title=self.model)
         for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
             off = self.difference[name]
             low, high = self.ratio_p10_p90.get(name, (None, None))
-            table.add_row(
+            table.add(
                 name,
                 Path(self.files[name]).name,
                 *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
@@ -190,26 +185,22 @@ class BenchReport(_Record):
 
 
 def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
-    table = Table(title="graphopt, from photo to picture", title_justify="left")
-    table.add_column("stage")
-    for name in ("ms", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = {"stage": Kind.KEY, "ms": Kind.NUMBER, "share": Kind.NUMBER}
+    table = Grid(columns, title="graphopt, from photo to picture")
     total = sum(budget.ms.values())
     for stage, ms in budget.ms.items():
-        table.add_row(stage, f"{ms:.2f}", f"{ms / total:.1%}")
+        table.add(stage, f"{ms:.2f}", f"{ms / total:.1%}")
     yield table
     photo = f"{budget.photo}, {' x '.join(map(str, budget.size))} pixels, people: {budget.people}"
     yield Text(photo, style="dim")
 
 
-def _layer_table(layers: Sequence[Layer]) -> Table:
-    table = Table(title="graphopt, layer by layer", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    table.add_column("kernel", overflow="fold")
-    for name in ("ms", "share", "GFLOP/s", "of peak", "GB/s"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _layer_table(layers: Sequence[Layer]) -> Grid:
+    numbers = ("ms", "share", "GFLOP/s", "of peak", "GB/s")
+    columns = {"layer": Kind.NAME, "kernel": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+    table = Grid(columns, title="graphopt, layer by layer")
     for layer in layers:
-        table.add_row(
+        table.add(
             layer.layer,
             layer.kernel,
             f"{layer.ms:.3f}",
@@ -218,16 +209,6 @@ def _layer_table(layers: Sequence[Layer]) -> Table:
             f"{layer.gbytes:.1f}",
         )
     return table
-
-
-def physical_cores() -> int:
-    """The cores that this process may use, hardware threads of one core counted once."""
-    usable = os.sched_getaffinity(0)
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    try:
-        return len({Path(topology.format(cpu)).read_text(encoding="utf-8") for cpu in usable})
-    except OSError:  # containers may hide it
-        return len(usable)
 
 
 def measure(
@@ -354,7 +335,7 @@ def bench(
     Args:
         path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
         vs: competitors, see `graphopt.competitors.COMPETITORS`; they run `original`.
-        threads: of every engine; without it as many as there are physical cores.
+        threads: of every engine; without it one for each core that the process may use.
         rounds: see `measure`.
         warmup_rounds: see `measure`.
         input_shapes: for an ONNX file; see `compile_model`.
@@ -371,8 +352,7 @@ def bench(
     """
     check_names(vs)
     picture = read_photo(photo) if photo else None
-    threads = threads or physical_cores()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    threads = threads or usable_cores()
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
         scratch = Path(folder)
         bundle = path if path.is_dir() else scratch / "bundle"

@@ -18,21 +18,33 @@ from typing import Annotated, NoReturn
 import typer
 
 from graphopt import commands
-from graphopt.commands.grammar import Command
+from graphopt.commands.help import COMMANDS, Command, epilog
+from graphopt.commands.output import Quiet, Verbose, set_level, with_verbosity
 from graphopt.errors import GraphoptError
 
 app = typer.Typer(
     name="graphopt",
     help="Make multi-person pose networks fast on phones: photo in, poses out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example:\n\n"
+    "graphopt optimize pose.onnx\n\n"
+    "graphopt compile pose.opt.onnx -o pose.graphopt\n\n"
+    "graphopt run pose.graphopt photo.jpg -o poses.png",
 )
-for command in commands.ALL:
-    app.command(cls=Command)(command)
-app.add_typer(commands.passes_app, name="passes")
-app.add_typer(commands.android_app, name="android")
-app.add_typer(commands.zoo_app, name="zoo")
+for panel, names in COMMANDS.items():
+    for name in names:
+        if isinstance(entry := commands.ALL[name], typer.Typer):
+            app.add_typer(entry, name=name, rich_help_panel=panel)
+            for inner in entry.registered_commands:
+                inner.cls, inner.epilog = Command, epilog(f"{name} {inner.name}")
+                if inner.callback is not None:
+                    inner.callback = with_verbosity(inner.callback)
+        else:
+            app.command(cls=Command, rich_help_panel=panel, epilog=epilog(name))(
+                with_verbosity(entry)
+            )
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,14 +57,25 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make multi-person pose networks fast on phones: photo in, poses out."""
+    set_level(verbose=verbose, quiet=quiet, anew=True)
+
+
+def _complain(text: str) -> None:
+    """An error on stderr: wrapped between words on a terminal, in a log as it is."""
+    from graphopt.tables import say
+
+    for line in text.splitlines():
+        say(line, stderr=True, style="red")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -80,7 +103,7 @@ def _end(text: str, code: int) -> NoReturn:
     """Say what is wrong, in a sentence; with the whole way there if GRAPHOPT_TRACEBACK is set."""
     if os.environ.get("GRAPHOPT_TRACEBACK"):
         traceback.print_exc()
-    typer.secho(f"graphopt: {text}", err=True, fg=typer.colors.RED)
+    _complain(f"graphopt: {text}")
     sys.exit(code)
 
 

@@ -18,7 +18,7 @@ from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.images import expand, read_photo
-from graphopt.pose.preprocess import AS_IT_IS, prepare
+from graphopt.pose.preprocess import AS_IT_IS, arranged, extents, prepare
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.spec import PoseSpec
 from graphopt.verify import OutputError
@@ -149,7 +149,7 @@ def compare_files(
             hint="compare a network with what was made of it",
         )
     ((name, shape),) = second.inputs.items()
-    fixed = [a or b for a, b in zip(first.inputs[name][2:], shape[2:], strict=True)]
+    fixed = [a or b for a, b in zip(extents(first.inputs[name]), extents(shape), strict=True)]
     files = [path for path, _ in expand([images]) if is_photo(path)][:limit]
     if not files:
         raise InputError(f"there is no photo in {images}")
@@ -158,7 +158,7 @@ def compare_files(
         for done, file in enumerate(files):
             progress(done, len(files))
             values, _ = prepare(read_photo(file), spec.preprocess, fixed, height=height)
-            yield {name: values}
+            yield {name: arranged(values, shape)}
         progress(len(files), len(files))
 
     return compare(first, second, spec, feeds())

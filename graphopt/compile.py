@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__, child
+from graphopt.batch import for_one_picture
 from graphopt.bundle import (
     FORMAT,
     Decoder,
@@ -36,13 +37,14 @@ from graphopt.bundle import (
     write_bundle,
 )
 from graphopt.codegen.hosts import check_host
+from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
-from graphopt.model import load_model, save_model, serialised, sha256_of
+from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
 from graphopt.verify import Feeds, difference, sample_feeds
@@ -77,9 +79,6 @@ _ERRORS: Mapping[int, type[GraphoptError]] = MappingProxyType(
 )
 """What the child process's errors become here."""
 
-ASPECT = 16 / 9
-"""Width to height of the input where nobody says a size: what cameras give."""
-
 
 @dataclass(frozen=True)
 class Compilation:
@@ -92,6 +91,7 @@ class Compilation:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
+    remarks: what was done to the network that users did not ask for, a sentence each.
     """
 
     manifest: Manifest
@@ -99,6 +99,7 @@ class Compilation:
     pose: PoseSpec | None
     difference: float | str
     kept: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def compile_model(
@@ -154,7 +155,7 @@ def compile_model(
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
-    graph, pose = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, pose, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -222,7 +223,7 @@ def compile_model(
             progress("comparing people with the decoder's meaning")
             _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
-    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]))
+    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]), remarks)
 
 
 def _places(
@@ -273,28 +274,43 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None,
     pose_choices: Mapping[str, Any],
     progress: Callable[[str], None],
-) -> tuple[gs.Graph, PoseSpec | None]:
-    """A network as the compiler takes it: clean, every input of a fixed size.
+) -> Prepared:
+    """A network as the compiler takes it: clean, every input of a fixed size, a batch of one.
 
     Args:
         path, input_shapes, pose_choices, progress: as in `compile_model`.
 
     Raises:
         GraphoptError: the network cannot be read, or its size cannot be known.
+        Unsupported: an operator that cannot be compiled, or a batch that cannot be made one.
     """
     progress("reading the network")
-    graph = load_model(path, input_shapes)
-    pose = _pose_spec(path, dict(pose_choices))
-    shapes = _sizes(graph, pose, path)
-    if shapes != (input_shapes or {}):
-        graph = load_model(path, shapes)
+    graph, remark = for_one_picture(load_model(path, input_shapes))
+    check_operators(graph)
+    pose = _pose_spec(graph if remark else path, dict(pose_choices))
+    fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")
-    return run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph, pose
+    cleaned = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
+    return Prepared(cleaned, pose, (remark,) if remark else ())
 
 
-def _pose_spec(path: Path, choices: dict[str, Any]) -> PoseSpec | None:
+class Prepared(NamedTuple):
+    """What `prepare` makes of a file.
+
+    Args:
+        graph: the network.
+        pose: how photos and people fit it; None where no pose maps were recognised.
+        remarks: what was done that users did not ask for, a sentence each.
+    """
+
+    graph: gs.Graph
+    pose: PoseSpec | None
+    remarks: tuple[str, ...]
+
+
+def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> PoseSpec | None:
     try:
-        return detect_pose_spec(path, **choices)
+        return detect_pose_spec(model, **choices)
     except GraphoptError:
         # Any network can be compiled and timed; but what the user says must not be ignored.
         if any(value is not None for value in choices.values()):
@@ -318,18 +334,14 @@ def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: 
 def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
     """A static shape for every input."""
     sizes = {}
-    for tensor in graph.inputs:
-        shape = list(tensor.shape or [None] * 4)
-        if any(not isinstance(extent, int) for extent in shape):
-            if pose is None or len(shape) != 4:
-                raise InputError(
-                    f"{path}: the input {tensor.name} has no fixed size {shape}",
-                    hint=f"give one: --input-shape {tensor.name}:1,3,368,656",
-                )
-            multiple, height = pose.preprocess.multiple, pose.preprocess.height
-            wide = [1, 3, height, round(height * ASPECT / multiple) * multiple]
-            shape = [e if isinstance(e, int) else w for e, w in zip(shape, wide, strict=True)]
-        sizes[tensor.name] = tuple(shape)
+    for name, shape in usual_shapes(graph.inputs, pose).items():
+        known = tuple(extent for extent in shape if extent is not None)
+        if len(known) != len(shape):
+            raise InputError(
+                f"{path}: the input {name} has no fixed size {list(shape)}",
+                hint=f"give one: --input-shape {name}:1,3,368,656",
+            )
+        sizes[name] = known
     return sizes
 
 

@@ -14,7 +14,6 @@ from functools import cache, partial
 import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.cost import cost_of
@@ -22,6 +21,7 @@ from graphopt.errors import InputError, UsageError
 from graphopt.latency.device import Device
 from graphopt.latency.predict import predict, total_ms
 from graphopt.report import human
+from graphopt.tables import Grid, Kind
 from graphopt.zoo.blocks import Outputs
 from graphopt.zoo.catalogue import assemble, entry_of, trained
 from graphopt.zoo.paper import ACCURACY, TABLE_1
@@ -74,14 +74,14 @@ class Design(BaseModel):
 
     def _parts(self) -> Iterator[RenderableType]:
         size = "x".join(map(str, self.shape))
-        table = Table(title=f"{self.backbone}, {self.gmacs:g} GMACs at {size}")
-        columns = ("depth", "width", "refinements", "params", "MACs", f"ms, {self.device}")
-        for name in (*columns, "paper: MACs", "AP", "mAP"):
-            table.add_column(name, justify="right")
+        columns = ("depth", "width", "stages", "params", "MACs", "ms")
+        numbers = (*columns, "paper: MACs", "AP", "mAP")
+        title = f"{self.backbone}, {self.gmacs:g} GMACs at {size}"
+        table = Grid(dict.fromkeys(numbers, Kind.NUMBER), title=title)
         for row in self.rows:
             known = TABLE_1.get(row.depth)
             cells = (f"{known.gflops} G", f"{known.ap}", f"{known.second}") if known else ()
-            table.add_row(
+            table.add(
                 *(str(row.depth), str(row.width), str(row.refinements)),
                 *(human(row.params), f"{row.macs / 1e9:.2f} G", f"{row.ms:.1f}"),
                 *(cells or ("", "", "")),

@@ -26,7 +26,8 @@ from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-    from rich.table import Table
+
+    from graphopt.tables import Grid
 
 PATIENCE = 60.0
 """Seconds that a process which looks for something may take."""
@@ -223,11 +224,21 @@ def _machine() -> str:
     return f"{platform.machine()}, {threads} threads, {total:.1f} GB of memory ({free:.1f} free)"
 
 
-def _plug_in(point: metadata.EntryPoint) -> str:
-    """What passes an entry point brings."""
-    from graphopt.registry import passes_of
+PLUG_IN = """
+import sys
+from importlib.metadata import entry_points
+from graphopt.registry import GROUP, Broken, plugged_in
+found = [held for point in entry_points(group=GROUP, name=sys.argv[1]) for held in plugged_in(point)]
+for held in found:
+    if isinstance(held, Broken):
+        sys.exit(held.reason)
+sys.__stdout__.write(", ".join(sorted(held.name for held in found)))
+"""
 
-    names = ", ".join(sorted(found.name for found in passes_of(point)))
+
+def _plug_in(point: metadata.EntryPoint) -> str:
+    """The passes that an entry point brings, and what it is a part of."""
+    names = _child(child.program(PLUG_IN, point.name))
     return f"{names} ({point.dist.name} {point.dist.version})" if point.dist else names
 
 
@@ -371,16 +382,16 @@ def to_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
     ]
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> Grid:
     """The findings for people."""
-    from rich.table import Table
     from rich.text import Text
 
-    shown = Table()
-    for name in ("part", "", "found", "needed for", "to get it"):
-        shown.add_column(name, overflow="fold")
+    from graphopt.tables import Grid, Kind
+
+    words = dict.fromkeys(("", "found", "needed for", "to get it"), Kind.WORDS)
+    shown = Grid({"part": Kind.KEY, **words})
     for finding in findings:
-        shown.add_row(
+        shown.add(
             finding.part.name,
             Text("ok", "green") if finding.ok else Text("missing", "red"),
             Text(finding.found),

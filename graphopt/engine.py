@@ -24,6 +24,20 @@ Shape = tuple[int | None, ...]
 """A tensor's extents; None where any extent will do."""
 
 
+_COLOURS = (1, 3, 4)
+"""Channels of pictures: grey, colours, colours and a mask."""
+
+
+def channels_last(shape: Sequence[int | str | None]) -> bool:
+    """Whether a tensor of this shape is a picture as TensorFlow lays it out: [N,H,W,C]."""
+    return len(shape) == 4 and shape[3] in _COLOURS and shape[1] not in _COLOURS
+
+
+def has_colours(shape: Sequence[int | str | None]) -> bool:
+    """Whether a tensor of this shape can be a picture, [N,C,H,W] or [N,H,W,C]."""
+    return len(shape) == 4 and (shape[1] in _COLOURS or shape[3] in _COLOURS)
+
+
 class Engine(Protocol):
     """A network that is ready to run."""
 
@@ -97,7 +111,8 @@ def open_engine(
         path: the bundle or the file.
         engine: one of `ENGINES`; by default graphopt for a bundle, onnxruntime for an ONNX file.
             onnxruntime runs the network that a bundle was compiled from.
-        threads: CPU threads; 0 leaves it to the engine.
+        threads: CPU threads; with 0 a bundle takes every core that the process may use, and
+            onnxruntime chooses.
         choices: what the user says about the network (`PoseSpec.with_choices`).
 
     Raises:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx_graphsurgeon as gs
 from rich.console import RenderableType
-from rich.table import Table
 
 from graphopt.errors import UsageError
 from graphopt.graph import label
@@ -17,6 +16,7 @@ from graphopt.model import copy_model, load_model
 from graphopt.passbase import Change, Context, Skip
 from graphopt.pipeline import parse_pipeline
 from graphopt.registry import find_passes
+from graphopt.tables import Grid, Kind
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,12 @@ class Explanation:
         """A line for each place."""
         if self.remark:
             return self.remark
-        table = Table(title=self.chosen, title_justify="left")
-        for name in ("", "node", "what and why"):
-            table.add_column(name, overflow="fold")
+        columns = {"": Kind.WORDS, "node": Kind.NAME, "what and why": Kind.WORDS}
+        table = Grid(columns, title=self.chosen)
         for change in self.changes:
-            table.add_row("matches", change.node, change.summary)
+            table.add("matches", change.node, change.summary)
         for skip in self.skips:
-            table.add_row("left", skip.node, skip.reason, style="dim")
+            table.add("left", skip.node, skip.reason, style="dim")
         return table
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict, computed_field
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.cost import cost_of
+from graphopt.errors import GraphoptError
 from graphopt.graph import Dim, static_shape
 from graphopt.latency.device import Device
 from graphopt.latency.predict import Bound, predict, total_ms
 from graphopt.model import header_of, load_model
+from graphopt.pose.spec import detect_pose_spec, usual_shapes
 from graphopt.report import Totals, human, named_sizes
+from graphopt.tables import Grid, Kind, distinct
 from graphopt.verify import example_shapes_if_any
 
 
@@ -85,21 +87,15 @@ class Inspection(BaseModel):
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        table = Table(title=self.model, title_justify="left")
-        table.add_column("layer", overflow="fold")
-        for name in ("op", "kernel", "stride", "dilation", "group"):
-            table.add_column(name, no_wrap=True)
-        predicted = ("ms", "bound by") if self.latency else ()
-        for name in ("output", "params", "MACs", *predicted):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = {"layer": Kind.NAME, "operator": Kind.WORDS}
+        numbers = ["output", "params", "MACs", *(["ms"] if self.latency else [])]
+        columns |= dict.fromkeys(numbers, Kind.NUMBER)
+        columns |= {"bound by": Kind.WORDS} if self.latency else {}
+        table = Grid(columns, title=self.model)
         for layer in self.layers:
-            table.add_row(
+            table.add(
                 layer.name,
-                layer.op,
-                _by(layer.kernel),
-                _by(layer.stride),
-                _by(layer.dilation),
-                "" if layer.group is None else str(layer.group),
+                _operator(layer),
                 _by(layer.output_shape),
                 human(layer.params) if layer.params else "",
                 "?" if layer.macs is None else human(layer.macs) if layer.macs else "",
@@ -156,21 +152,21 @@ class Comparison(BaseModel):
 
     def __rich__(self) -> RenderableType:
         """Layers that differ, then operator counts and totals side by side."""
-        layers = Table("layer", self.a.model, self.b.model, title="layers that differ")
+        layers = Grid({"layer": Kind.NAME, **_pair(self, Kind.WORDS)}, title="layers that differ")
         for entry in self.difference:
-            layers.add_row(entry.name, _brief(entry.a), _brief(entry.b))
-        sums = Table("", self.a.model, self.b.model, title="totals")
+            layers.add(entry.name, _brief(entry.a), _brief(entry.b))
+        sums = Grid({"": Kind.WORDS, **_pair(self, Kind.NUMBER)}, title="totals")
         for name in Totals.model_fields:
-            sums.add_row(name, *(human(getattr(one.totals, name)) for one in (self.a, self.b)))
+            sums.add(name, *(human(getattr(one.totals, name)) for one in (self.a, self.b)))
         profile: list[Text] = []
         if self.a.latency and self.b.latency:
             before, after = self.a.latency.ms, self.b.latency.ms
             change = f"{after:.1f} ({after / before - 1:+.1%})" if before else f"{after:.1f}"
-            sums.add_row(f"predicted ms, {self.a.latency.device}", f"{before:.1f}", change)
+            sums.add(f"predicted ms, {self.a.latency.device}", f"{before:.1f}", change)
             profile += _profile_lines(self.a.latency)
         for op in dict.fromkeys((*self.a.ops, *self.b.ops)):
             counts = [str(one.ops.get(op, 0)) for one in (self.a, self.b)]
-            sums.add_row(op, *counts, style="" if counts[0] == counts[1] else "bold")
+            sums.add(op, *counts, style="" if counts[0] == counts[1] else "bold")
         return Group(layers, sums, *profile)
 
 
@@ -184,7 +180,8 @@ def inspect_models(
     Args:
         paths: the ONNX files.
         input_shapes: the size to count at, see `load_model`. Dynamic inputs left out of it are
-            counted at the size of a network that is fixed, or else at a modest one that runs.
+            counted at the size of a network that is fixed, else at the one that `compile` would
+            take, or else at a modest one that runs.
         device: predict the layers' times on it.
 
     Raises:
@@ -192,7 +189,7 @@ def inspect_models(
     """
     graphs = [load_model(path, input_shapes) for path in paths]
     fixed = [graph for graph in graphs if all(static_shape(t) for t in graph.inputs)]
-    common = example_shapes_if_any((fixed or graphs)[0])
+    common = _shapes_of((fixed or graphs)[0])
     return [_inspection(p, g, common, device) for p, g in zip(paths, graphs, strict=True)]
 
 
@@ -203,7 +200,7 @@ def _inspection(
         tensor.name in common and static_shape(tensor) in (None, common[tensor.name])
         for tensor in graph.inputs
     )
-    sizes = dict(common) if fits else example_shapes_if_any(graph)
+    sizes = dict(common) if fits else _shapes_of(graph)
     cost = cost_of(graph, sizes)
     layers: list[PricedEntry | LayerEntry] = [
         LayerEntry.model_validate(layer) for layer in cost.layers
@@ -236,6 +233,17 @@ def _inspection(
     )
 
 
+def _shapes_of(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
+    """The sizes that `compile` would take, else modest ones that run; nothing where none does."""
+    if all(static_shape(tensor) for tensor in graph.inputs):
+        return example_shapes_if_any(graph)
+    try:
+        usual = usual_shapes(graph.inputs, detect_pose_spec(graph))
+    except GraphoptError:
+        return example_shapes_if_any(graph)
+    return {name: tuple(e for e in shape if e is not None) for name, shape in usual.items()}
+
+
 def _named(layers: Iterable[LayerEntry]) -> dict[tuple[str, int], LayerEntry]:
     seen: Counter[str] = Counter()
     named = {}
@@ -255,14 +263,33 @@ def _profile_lines(latency: Prediction) -> Iterator[Text]:
         yield Text(f"not known: {gap}", style="dim")
 
 
+def _pair(shown: Comparison, kind: Kind) -> dict[str, Kind]:
+    """Two columns headed by the files; one file may be compared with itself."""
+    looks = distinct([shown.a.model, shown.b.model], 24)
+    first, second = looks[shown.a.model], looks[shown.b.model]
+    return {first: kind, second if second != first else f"{second} again": kind}
+
+
+def _operator(layer: LayerEntry) -> str:
+    """An operator with what is not usual about it: Conv 3x3 stride 2 groups 512."""
+    words = [layer.op]
+    if layer.kernel:
+        words.append(_by(layer.kernel))
+    for word, extents in (("stride", layer.stride), ("dilation", layer.dilation)):
+        if any(extent != 1 for extent in extents):
+            words.append(f"{word} {extents[0] if len(set(extents)) == 1 else _by(extents)}")
+    if layer.group not in (None, 1):
+        words.append(f"groups {layer.group}")
+    return " ".join(words)
+
+
 def _brief(layer: LayerEntry | None) -> str:
     if layer is None:
         return "–"
-    shape = f" {_by(layer.kernel)}" if layer.kernel else ""
     cost = f" {human(layer.params)} params" if layer.params else ""
     ms = _price(layer)[0]
     time = f" {ms} ms" if ms else ""
-    return f"{layer.op}{shape} → {_by(layer.output_shape)}{cost}{time}"
+    return f"{_operator(layer)} → {_by(layer.output_shape)}{cost}{time}"
 
 
 def _price(layer: LayerEntry) -> tuple[str, str]:

@@ -42,12 +42,14 @@ class Library:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         left_out: what a bundle has and it has not, a phrase each.
+        remarks: as `graphopt.compile.Compilation` has them.
     """
 
     manifest: Manifest
     bytes: int
     difference: float | str
     left_out: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def compile_library(
@@ -83,7 +85,7 @@ def compile_library(
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
-    graph, _ = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, _, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -118,7 +120,9 @@ def compile_library(
             )
         with replacing(library) as fresh:
             shutil.copyfile(work / "net.so", fresh)
-        return Library(manifest, library.stat().st_size, differs, tuple(_left_out(manifest)))
+        return Library(
+            manifest, library.stat().st_size, differs, tuple(_left_out(manifest)), remarks
+        )
 
 
 def _left_out(manifest: Manifest) -> Iterator[str]:

@@ -7,12 +7,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -20,6 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.files import replacing as replacing
 from graphopt.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
+from graphopt.sparsity.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.sparsity.packing import expand_all
 
 # onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
@@ -68,12 +71,19 @@ class Header:
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of tensors that lost channels since the graph was read, those that are left, by the
     tensor's name; not written."""
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes that a network of dynamic inputs is counted, timed and checked at; not written."""
 
 
 def header_of(graph: gs.Graph) -> Header:
     """The header that `load_model` found; an empty one for a graph made by hand."""
     header: Header = vars(graph).get("header", Header())
     return header
+
+
+def judged_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Have a network of dynamic inputs counted, timed and checked at these sizes."""
+    graph.header = replace(header_of(graph), sizes={n: tuple(size) for n, size in sizes.items()})
 
 
 def copy_model(graph: gs.Graph) -> gs.Graph:
@@ -98,9 +108,9 @@ def sha256_of(path: Path) -> str:
 def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> gs.Graph:
     """Read an ONNX file, check it, and infer every tensor's shape.
 
-    External data is read, model-local functions are kept, an initializer that is also listed as an
-    input (as old exporters do) becomes a plain constant, and compact weights (`pack-weights`)
-    become dense ones.
+    External data is read, model-local functions are inlined, nodes are put in order, an initializer
+    that is also listed as an input (as old exporters do) becomes a plain constant, and compact
+    weights (`pack-weights`) become dense ones.
 
     Args:
         path: the file.
@@ -112,11 +122,15 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
         Unsupported: an opset or operator that the installed onnxruntime does not run.
     """
     model = _read(path)
+    _spell_domains(model, path)
     _check_opset(model, path)
     _check_operators(model, path)
     _check_types(model.graph, path)
     data_files = _read_external_data(model, path)
+    for holder in (model.graph, *model.functions):
+        _sort(holder, path)
     _check(model, path)
+    model = _without_functions(model, path)
     graph = gs.import_onnx(model)
     # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
     graph.ir_version = max(model.ir_version, 4)
@@ -139,10 +153,23 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
             tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
     expand_all(graph)
     sort_nodes(graph)
+    fix_sizes(graph, input_shapes or {})
+    return graph
+
+
+def fix_sizes(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fix inputs at sizes, and infer every tensor's shape anew.
+
+    Args:
+        graph: the graph, its nodes in order.
+        input_shapes: the sizes, by name; the name "" means the only input.
+
+    Raises:
+        InputError: no such input, or shapes that do not fit the model.
+    """
     if input_shapes:
         _fix_inputs(graph, input_shapes)
     refresh_shapes(graph)
-    return graph
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -163,6 +190,85 @@ def _read(path: Path) -> onnx.ModelProto:
             hint="a download or copy may have been cut short",
         )
     return model
+
+
+def _spell_domains(model: onnx.ModelProto, path: Path) -> None:
+    """Spell the standard's domain "" everywhere: "ai.onnx" means the same."""
+    for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+        versions = {o.version for o in imports if o.domain in STANDARD_DOMAINS}
+        if len(versions) > 1:
+            raise InputError(
+                f"{path} names two ONNX opsets: {' and '.join(map(str, sorted(versions)))}",
+                hint="export it again, with one",
+            )
+        others = [o for o in imports if o.domain not in STANDARD_DOMAINS]
+        standard = [onnx.helper.make_opsetid("", version) for version in versions]
+        del imports[:]
+        imports.extend([*standard, *others])
+    for holder in (model.graph, *model.functions):
+        for node in _nodes_of(holder):
+            if node.domain in STANDARD_DOMAINS:
+                node.domain = ""
+
+
+def _sort(graph: onnx.GraphProto | onnx.FunctionProto, path: Path) -> None:
+    """Order nodes so that each follows what it reads; nodes already in order stay in place."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    waiting = [
+        sorted({maker[name] for name in _reads(node) if name in maker}) for node in graph.node
+    ]
+    order: list[int] = []
+    state: dict[int, bool] = {}  # False while a node waits for its makers, True once placed
+    for root in range(len(waiting)):
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            missing = [i for i in waiting[node] if not state.get(i)]
+            if state.get(node):
+                stack.pop()
+            elif not missing:
+                state[node] = True
+                order.append(stack.pop())
+            elif node in state:
+                cycle = graph.node[node]
+                raise InputError(f"{path}: the graph has a cycle", node=_name(cycle))
+            else:
+                state[node] = False
+                stack += missing
+    if order != sorted(order):
+        nodes = [graph.node[i] for i in order]
+        sorted_nodes = onnx.GraphProto(node=nodes)
+        del graph.node[:]
+        graph.node.extend(sorted_nodes.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _sort(attribute.g, path)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, and what its subgraphs may read from outside."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from (output.name for output in attribute.g.output)
+            for inner in attribute.g.node:
+                yield from _reads(inner)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return str(node.name or next((name for name in node.output if name), node.op_type))
+
+
+def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The same with model-local functions inlined; our own, which expands weights, is not."""
+    own = [(f.domain, f.name) for f in model.functions if f.domain == PACKED_DOMAIN]
+    if len(model.functions) == len(own):
+        return model
+    try:
+        return onnx.inliner.inline_selected_functions(model, own, exclude=True)
+    except Exception as error:  # onnx raises RuntimeError and classes of its own
+        raise InputError(f"the functions of {path} cannot be inlined: {error}") from error
 
 
 def _check_opset(model: onnx.ModelProto, path: Path) -> None:
@@ -230,7 +336,7 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             if not known:
                 raise Unsupported(
                     f"{path} uses the operator {name}, which neither ONNX nor the model defines",
-                    node=node.name or node.output[0],
+                    node=_name(node),
                     hint="export with standard operators, or add it as a model-local function",
                 )
             for attribute in node.attribute:
@@ -239,7 +345,7 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
                     raise Unsupported(
                         f"{path}: attribute {attribute.name} of {name} is a {kind}, "
                         "which cannot be carried through",
-                        node=node.name or node.output[0],
+                        node=_name(node),
                     )
 
 
@@ -260,29 +366,70 @@ def _check_types(graph: onnx.GraphProto, path: Path, lost: Sequence[str] = _LOST
 def _read_external_data(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     """Load the weights that are stored beside the model; say which file is missing or short."""
     helper = onnx.external_data_helper
-    files = set()
+    files: dict[str, Path] = {}
     for tensor in helper._get_all_tensors(model):
         if not helper.uses_external_data(tensor):
             continue
-        info = helper.ExternalDataInfo(tensor)
-        file = path.parent / info.location
-        if not file.is_file():
-            raise InputError(
-                f"{path} keeps its weights in {info.location}, which is not beside it",
-                hint=f"put {info.location} into {path.parent.resolve()}",
-            )
-        if file.stat().st_size < (info.offset or 0) + (info.length or 0):
-            raise InputError(
-                f"{file} is too short: it ends before the weights of tensor {tensor.name}",
-                hint="a download or copy may have been cut short",
-            )
-        files.add(file)
-    if files:
         try:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        except (onnx.checker.ValidationError, OSError, ValueError) as error:
-            raise InputError(f"the external data of {path} cannot be read: {error}") from error
-    return tuple(sorted(files))
+            info = helper.ExternalDataInfo(tensor)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        offset, length = info.offset or 0, info.length
+        if info.location not in files:
+            files[info.location] = _data_file(path, info.location)
+        file = files[info.location]
+        try:
+            with file.open("rb") as data:
+                end = data.seek(0, os.SEEK_END)
+                length = end - offset if length is None else length
+                if min(offset, length) < 0 or offset + length > end:
+                    raise InputError(
+                        f"{file} is too short: it ends before the weights of tensor {tensor.name}",
+                        hint="a download or copy may have been cut short",
+                    )
+                data.seek(offset)
+                tensor.raw_data = data.read(length)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return tuple(sorted(files.values()))
+
+
+def _data_file(path: Path, location: str) -> Path:
+    """The file of external data that a model names: beside it, and not led outside by a link.
+
+    In the Hugging Face cache a model's folder holds links into the folder `blobs` of the same
+    repository: those may be followed.
+    """
+    named = Path(location)
+    if named.is_absolute() or ".." in named.parts or not named.parts:
+        raise InputError(
+            f"{path} keeps its weights in {location!r}, which is not a place beside it",
+            hint="only files in the model's own folder are read",
+        )
+    folders = dict.fromkeys((path.parent.resolve(), path.resolve().parent))
+    file = next((f / named for f in folders if (f / named).is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{path} keeps its weights in {location}, which is not beside it",
+            hint=f"put {location} into {path.parent.resolve()}",
+        )
+    roots = [*folders, *(blobs for folder in folders if (blobs := _blobs_of(folder)))]
+    if not any(file.resolve().is_relative_to(root) for root in roots):
+        raise InputError(
+            f"{path.parent / named} leads outside the model's folder, to {file.resolve()}",
+            hint=f"put a copy of {location} in the link's place",
+        )
+    return file
+
+
+def _blobs_of(folder: Path) -> Path | None:
+    """Where the Hugging Face cache keeps the files that a snapshot's folder links to."""
+    for snapshots, repository in pairwise(folder.parents):
+        if snapshots.name == "snapshots" and (repository / "blobs").is_dir():
+            return repository / "blobs"
+    return None
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
@@ -320,12 +467,22 @@ def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> N
                     f"input {name} is fixed at {_shape_text(declared)}; it cannot be {text}",
                     hint="export the model with dynamic axes, or keep the fixed size",
                 )
+        if declared is None or list(declared) != list(shape):
+            _forget_shapes(graph)
         inputs[name].shape = list(shape)
     known_shapes = infer_shapes(graph, strict=True)
     for tensor in graph.outputs:
         _, inferred = known_shapes.get(tensor.name, (None, None))
-        if inferred is not None:
+        if inferred is not None and isinstance(tensor, gs.Variable):
             tensor.shape = list(inferred)
+
+
+def _forget_shapes(graph: gs.Graph) -> None:
+    """What the file says of inner tensors holds at the size that it was exported at."""
+    edges = {id(t) for t in [*graph.inputs, *graph.outputs]}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and id(tensor) not in edges:
+            tensor.shape = None
 
 
 def _shape_text(shape: Sequence[Any] | None) -> str:

@@ -7,12 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 from graphopt import __version__
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
+from graphopt.graph import static_shape
 from graphopt.latency.device import load_device
-from graphopt.model import load_model, replacing, save_model, sha256_of
+from graphopt.model import judged_at, load_model, replacing, save_model, sha256_of
 from graphopt.passbase import Context, Pass
 from graphopt.pipeline import (
     PRESETS,
@@ -23,9 +26,9 @@ from graphopt.pipeline import (
     parse_pipeline,
     run_pipeline,
 )
-from graphopt.pose.spec import detect_pose_spec
+from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.registry import PassType, find_passes
-from graphopt.report import Report
+from graphopt.report import Report, named_sizes
 from graphopt.sparsity.allocate import TIMES, PruneToTarget, Targets
 from graphopt.sparsity.sensitivity import read_sensitivity
 
@@ -43,6 +46,7 @@ def optimize(
     skip_passes: Collection[str] = (),
     load: Sequence[Path] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    any_size: bool = False,
     verify: VerifyMode = "each",
     on_fail: OnFail = "stop",
     calib: Path | None = None,
@@ -69,7 +73,10 @@ def optimize(
         distill: let the pass `distill` follow.
         skip_passes: passes of the pipeline to leave out, by name.
         load: Python files that define more passes.
-        input_shapes: sizes to fix inputs at, see `load_model`.
+        input_shapes: sizes to fix inputs at, see `load_model`. Other dynamic inputs are judged at
+            the size that `compile` would take (`usual_shapes`), and fixed there if a pass is bound
+            to a size.
+        any_size: leave dynamic inputs dynamic even so; such passes then do less.
         verify: check after each pass, at the end, or not.
         on_fail: what a failed check does, see `run_pipeline`.
         calib: a folder of photos, to fit weights on and to judge poses by. Without it, passes that
@@ -129,22 +136,28 @@ def optimize(
         extra = [pruning, *_passes("reconstruct{masks=choose}", known, skip_passes), *extra]
     graph = load_model(path, input_shapes)
     digest = sha256_of(path)
-    calibration = None
-    if calib or any(p.needs_images for p in (*chosen, *extra)):
-        progress("choosing calibration images")
+    free = not all(static_shape(tensor) for tensor in graph.inputs)
+    wants_images = calib is not None or any(p.needs_images for p in (*chosen, *extra))
+    spec = None
+    if free or wants_images:
         try:
             spec = detect_pose_spec(graph, **(pose or {}))
         except GraphoptError as error:
             if calib or any(p.needs_images for p in extra):
                 raise
-            left = [p.name for p in chosen if p.needs_images]
-            remarks.append(f"left out {', '.join(left)}, which need images: {error.message}")
+            if left := [p.name for p in chosen if p.needs_images]:
+                remarks.append(f"left out {', '.join(left)}, which need images: {error.message}")
             chosen = [p for p in chosen if not p.needs_images]
+    if free:
+        graph, said = _sized(path, graph, spec, [*chosen, *extra], any_size=any_size)
+        remarks += said
+    calibration = None
+    if spec and wants_images:
+        progress("choosing calibration images")
+        if calib:
+            calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
         else:
-            if calib:
-                calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
-            else:
-                calibration = Calibration.synthetic(graph, spec)
+            calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]
     work = output.with_name(f"{output.stem}.work") if calibration else None
     with resumable(work):
@@ -158,8 +171,12 @@ def optimize(
             must_pay=len(chosen),
             progress=progress,
         )
+        fitted = any(
+            p.needs_images and step.changes for p, step in zip(pipeline, result.steps, strict=True)
+        )
+        shown = calibration if calib or fitted else None
         summary = Report.of(
-            path, output, format_pipeline(pipeline), result, calibration, profile, remarks
+            path, output, format_pipeline(pipeline), result, shown, profile, remarks
         )
         stamp = {
             "graphopt.pipeline": summary.pipeline,
@@ -173,6 +190,35 @@ def optimize(
                 )
             save_model(result.graph, output, metadata=stamp)
     return summary
+
+
+def _sized(
+    path: Path,
+    graph: gs.Graph,
+    spec: PoseSpec | None,
+    passes: Sequence[Pass[Any]],
+    *,
+    any_size: bool,
+) -> tuple[gs.Graph, list[str]]:
+    """A network of dynamic inputs at the size that `compile` would take, and a remark on that.
+
+    It is fixed there if a pass is bound to a size, and otherwise only judged there. One whose usual
+    size is not known is left as it is.
+    """
+    sizes = usual_shapes(graph.inputs, spec)
+    usual = {name: tuple(e for e in size if e is not None) for name, size in sizes.items()}
+    if any(len(usual[name]) != len(size) for name, size in sizes.items()):
+        return graph, []
+    at = named_sizes({t.name: usual[t.name] for t in graph.inputs if not static_shape(t)})
+    bound = [p.name for p in passes if p.bound_to_size(graph)]
+    if bound and not any_size:
+        fixed = load_model(path, usual)
+        return fixed, [
+            f"the result takes {at} only, as `compile` would choose: {', '.join(bound)} needs to "
+            "know the size (--input-shape 1,3,H,W for another, --input-shape dynamic for any)"
+        ]
+    judged_at(graph, usual)
+    return graph, [f"the result takes any size, as the input does; it is judged at {at}"]
 
 
 def _preset_text(preset: str | None) -> str:

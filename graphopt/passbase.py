@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import refresh_shapes, sort_nodes
+from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.graph import flaw_of, label, refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +34,9 @@ if TYPE_CHECKING:
     from graphopt.latency.device import Device
 
 Site = TypeVar("Site")
+
+SWEEPS = 1000
+"""A pass that still changes something after so many sweeps never ends."""
 
 
 class Numerics(str, Enum):
@@ -32,6 +48,12 @@ class Numerics(str, Enum):
     """Outputs move a little; measured and reported."""
     RETRAIN = "retrain"
     """Outputs move so much that the network must be trained again."""
+
+
+def loosest(numerics: Iterable[Numerics]) -> Numerics:
+    """What several promises together are worth; exact where there are none."""
+    order = list(Numerics)
+    return max(numerics, key=order.index, default=Numerics.EXACT)
 
 
 @dataclass(frozen=True)
@@ -92,11 +114,15 @@ class Pass(ABC, Generic[Site]):
 
     name: ClassVar[str]
     """As pipelines write it; a built-in pass lives in the file of that name."""
-    numerics: ClassVar[Numerics]
     repeat: ClassVar[bool] = False
     """Whether changes may open new sites: then the graph is swept until nothing changes."""
     repairs: ClassVar[bool] = False
     """Whether it makes up for what passes before it changed: a budget is judged after it only."""
+
+    @property
+    @abstractmethod
+    def numerics(self) -> Numerics:
+        """What it promises: `numerics = Numerics.EXACT`, or a property where options decide."""
 
     @abstractmethod
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
@@ -113,6 +139,13 @@ class Pass(ABC, Generic[Site]):
     @property
     def needs_images(self) -> bool:
         """Whether it cannot work without calibration images."""
+        return False
+
+    def bound_to_size(self, graph: gs.Graph) -> bool:  # noqa: ARG002
+        """Whether it can do more where sizes are known, and ties the network to that size.
+
+        Inputs of any size are then fixed at the usual one before, unless the user wants otherwise.
+        """
         return False
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Any]:  # noqa: ARG002
@@ -140,40 +173,149 @@ class Pass(ABC, Generic[Site]):
             graph: what to rewrite, in place.
             without: changes to leave out, by their numbers in the outcome of a sweep with them all;
                 only of passes that do not repeat.
+
+        Raises:
+            CheckFailed: the pass crashed, or broke the contract: what `match` yields or `rewrite`
+                gives, or the graph that it leaves. Says where.
         """
         changes: list[Change] = []
-        while True:
+        was_whole = flaw_of(graph) is None
+        for _ in range(SWEEPS):
             number = len(changes)
             results: list[Change | Skip] = []
-            for found in self.match(graph):
+            for found in self._found(graph):
                 if isinstance(found, Skip):
                     results.append(found)
                 elif number in without:
                     number += 1
                 else:
-                    results.append(self.rewrite(graph, found))
+                    results.append(self._rewritten(graph, found))
                     number += isinstance(results[-1], Change)
             fresh = [result for result in results if isinstance(result, Change)]
             changes += fresh
             if fresh:
+                if was_whole:
+                    self._check_form(graph, fresh)
                 sort_nodes(graph)
                 refresh_shapes(graph)
             if not fresh or not self.repeat:
                 skips = (result for result in results if isinstance(result, Skip))
                 return Outcome(tuple(changes), tuple(dict.fromkeys(skips)))
+        raise self._fault(f"it still changes the graph after {SWEEPS} sweeps", self.rewrite)
+
+    def _found(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+        """What `match` yields, looked at."""
+        try:
+            found: Any = self.match(graph)
+            if not isinstance(found, Iterable):
+                raise self._fault(f"match gave {_kind(found)}: it must yield sites", self.match)
+            for site in found:
+                if site is None:
+                    raise self._fault("match yielded None: it must yield sites", self.match)
+                if isinstance(site, Skip):
+                    self._check_said(site, site.reason, self.match)
+                yield site
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise self._crash(error, "") from error
+
+    def _rewritten(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        """What `rewrite` gives, looked at."""
+        name = _name_of(site)
+        try:
+            result: Any = self.rewrite(graph, site)
+        except GraphoptError:
+            raise
+        except Exception as error:
+            raise self._crash(error, name) from error
+        if not isinstance(result, (Change, Skip)):
+            gave = f"rewrite gave {_kind(result)}: it must return a Change or a Skip"
+            raise self._fault(gave, self.rewrite, name)
+        said = result.summary if isinstance(result, Change) else result.reason
+        self._check_said(result, said, self.rewrite, name)
+        return result
+
+    def _check_said(self, result: Change | Skip, said: Any, by: Any, node: str = "") -> None:
+        if not (isinstance(result.node, str) and isinstance(said, str)):
+            what = type(result).__name__
+            raise self._fault(f"{by.__name__} gave a {what} of other things than texts", by, node)
+
+    def _check_form(self, graph: gs.Graph, changes: Sequence[Change]) -> None:
+        """Refuse a graph that is none any more."""
+        flaw = flaw_of(graph)
+        if flaw:
+            places = ", ".join(change.node for change in changes[:3])
+            more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+            raise self._fault(
+                f"it broke the graph: {flaw}; it rewrote {places}{more}", self.rewrite
+            )
+
+    def _fault(self, what: str, by: Any, node: str = "") -> CheckFailed:
+        at = f"{line_of(by)}, node {node}" if node else line_of(by)
+        return CheckFailed(f"{what} ({at})", pass_name=self.name)
+
+    def _crash(self, error: Exception, node: str) -> CheckFailed:
+        at = (
+            f"{line_of_error(error, type(self))}, node {node}"
+            if node
+            else line_of_error(error, type(self))
+        )
+        return CheckFailed(
+            f"it crashed: {type(error).__name__}: {error} ({at})", pass_name=self.name
+        )
 
     def __str__(self) -> str:
         """The pass as a pipeline writes it; options at their defaults are left out."""
         given = ", ".join(
-            f"{f.name}={_text(getattr(self, f.name))}"
+            f"{f.name}={_quoted(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         )
         return f"{self.name}{{{given}}}" if given else self.name
 
 
-def _text(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _name_of(site: object) -> str:
+    """The node that a site is about, as far as can be told from outside."""
+    parts = (
+        [site] if isinstance(site, gs.Node) else vars(site).values() if is_dataclass(site) else site
+    )
+    for part in parts if isinstance(parts, Iterable) and not isinstance(parts, gs.Tensor) else ():
+        if isinstance(part, gs.Node):
+            return label(part)
+    return ""
+
+
+def line_of(code: Any) -> str:
+    """The file and line of a function or class, as compilers write it."""
+    try:
+        _, line = inspect.getsourcelines(code)
+        return f"{inspect.getsourcefile(code)}:{max(line, 1)}"
+    except (OSError, TypeError):
+        return f"{getattr(code, '__module__', None) or type(code).__module__}"
+
+
+def line_of_error(error: BaseException, pass_type: type[Pass[Any]]) -> str:
+    """The file and line where an exception left a pass: in the pass's own file if it was there."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    own = getattr(sys.modules.get(pass_type.__module__), "__file__", None)
+    file, line = next((f for f in reversed(frames) if f[0] == own), frames[-1])
+    return f"{file}:{line}"
+
+
+def option_text(value: object) -> str:
+    """An option's value as a pipeline writes it, without quotes."""
+    if isinstance(value, Enum):
+        return str(value.value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(value: object) -> str:
+    text = option_text(value)
     return text if re.fullmatch(r"[^\s,\"{}]+", text) else f'"{text}"'
 
 
@@ -199,16 +341,43 @@ def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
 
 def manual_of(pass_type: type[Pass[Any]]) -> str:
     """The manual page: the docstring, then the options with their types and defaults."""
-    lines = [inspect.cleandoc(pass_type.__doc__ or "(no manual page)")]
+    lines = [_docstring(pass_type) or "(no manual page)"]
     options = options_of(pass_type).values()
     if options:
         lines += ["", "Options:"]
         for o in options:
-            default = "required" if o.default is MISSING else f"default {_text(o.default)}"
+            default = "required" if o.default is MISSING else f"default {_quoted(o.default)}"
             lines.append(f"    {o.name}: {type_text(o.type)} ({default})")
             if o.help:
                 lines.append(f"        {o.help}")
     return "\n".join(lines)
+
+
+def _docstring(pass_type: type[Pass[Any]]) -> str:
+    """What its author wrote, and not the signature that dataclasses put in place of nothing."""
+    text = inspect.cleandoc(pass_type.__doc__ or "")
+    return "" if text.startswith(f"{pass_type.__name__}(") else text
+
+
+def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
+    """What a pass promises: "" for its options' defaults, "option=value" for what differs.
+
+    Of options that are choices; nothing where options decide and one has no default.
+    """
+    fixed = inspect.getattr_static(pass_type, "numerics")
+    if isinstance(fixed, Numerics):
+        return {"": fixed}
+    options = options_of(pass_type).values()
+    if any(o.default is MISSING for o in options):
+        return {}
+    plain = pass_type()
+    found = {"": plain.numerics}
+    for o in options:
+        for value in get_args(o.type) if get_origin(o.type) is Literal else ():
+            other = replace(plain, **{o.name: value}).numerics
+            if other is not plain.numerics:
+                found[f"{o.name}={_quoted(value)}"] = other
+    return found
 
 
 def type_text(hint: Any) -> str:
@@ -226,8 +395,9 @@ def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
     return [
         {
             "name": p.name,
-            "numerics": p.numerics.value,
-            "summary": inspect.cleandoc(p.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+            "numerics": next((n.value for n in numerics_of(p).values()), "as its options say"),
+            "numerics_with": {with_: n.value for with_, n in numerics_of(p).items() if with_},
+            "summary": _docstring(p).split("\n\n")[0].replace("\n", " "),
             "manual": manual_of(p),
             "options": [
                 {

@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.adb import HOME, Phone, find_phone
@@ -34,7 +33,9 @@ from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
+from graphopt.pose.preprocess import extents
 from graphopt.pose.spec import PoseSpec
+from graphopt.tables import Grid, Kind
 
 MACHINES = MappingProxyType({3: "x86", 40: "armeabi-v7a", 62: "x86_64", 183: "arm64-v8a"})
 """What Android calls the machine that an ELF file is for, by its `e_machine`."""
@@ -307,13 +308,11 @@ class PhoneReport(_Record):
 
     def __rich__(self) -> RenderableType:
         """Layer by layer, then frames."""
-        table = Table(title=f"{self.model} on {self.phone}, {self.device}", title_justify="left")
-        for name in ("stage", "layer", "kernel"):
-            table.add_column(name, overflow="fold")
-        for name in ("ms", "share", "GMAC/s"):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = {"stage": Kind.WORDS, "layer": Kind.NAME, "kernel": Kind.NAME}
+        columns |= dict.fromkeys(("ms", "share", "GMAC/s"), Kind.NUMBER)
+        table = Grid(columns, title=f"{self.model} on {self.phone}, {self.device}")
         for layer in self.layers:
-            table.add_row(
+            table.add(
                 layer.stage,
                 layer.layer,
                 layer.kernel,
@@ -359,7 +358,9 @@ def bench_on_phone(
     """
     bundle = read_bundle(path)
     if photo is None:
-        height, width = next(iter(bundle.manifest.inputs.values()))[2:]
+        height, width = extents(next(iter(bundle.manifest.inputs.values())))
+        assert height is not None  # a bundle's sizes are fixed
+        assert width is not None
         pixels = natural_photo(height, width).astype(np.uint8)
         picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     else:

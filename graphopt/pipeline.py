@@ -23,9 +23,19 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
 from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.latency.predict import network_ms
-from graphopt.model import copy_model, save_model, serialised
-from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, options_of, type_text
-from graphopt.registry import PassType, find_passes
+from graphopt.model import copy_model, header_of, save_model, serialised
+from graphopt.passbase import (
+    Change,
+    Context,
+    Numerics,
+    Outcome,
+    Pass,
+    Skip,
+    loosest,
+    options_of,
+    type_text,
+)
+from graphopt.registry import Passes, PassType, find_passes
 from graphopt.verify import Verifier, example_shapes, example_shapes_if_any
 
 PRESETS: Mapping[str, str] = {
@@ -82,13 +92,20 @@ def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
     """The pass of a name.
 
     Raises:
-        InputError: when there is none, naming near matches.
+        InputError: when there is none, naming near matches, or it is broken, saying why.
     """
-    if name not in known:
-        raise UsageError(
-            f"there is no pass {name!r}", hint=_near(name, known, "graphopt passes list")
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    broken = known.broken if isinstance(known, Passes) else ()
+    for problem in broken:
+        if name in problem.names:
+            raise InputError(
+                f"the pass {name!r} cannot be used: {problem}", hint="repair it, or uninstall it"
+            )
+    among = f", unless in what is broken: {'; '.join(map(str, broken))}" if broken else ""
+    raise UsageError(
+        f"there is no pass {name!r}{among}", hint=_near(name, known, "graphopt passes list")
+    )
 
 
 def _near(word: str, choices: Iterable[str], where: str) -> str:
@@ -246,13 +263,18 @@ class _Run:
     ) -> None:
         self._passes, self._verify, self._on_fail = passes, verify, on_fail
         self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
-        self._shapes = example_shapes_if_any(graph) if verify == "off" else example_shapes(graph)
+        known = example_shapes_if_any if verify == "off" else example_shapes
+        self._shapes = dict(header_of(graph).sizes) or known(graph)
         self._verifier = None if verify == "off" else Verifier(graph, self._shapes)
         self._context = replace(
             context, original=context.original or copy_model(graph), progress=progress
         )
         self._current = self._approved = copy_model(graph)
         self._steps: list[Step] = []
+        self._found: _Judgement | None = None
+        """Of the current graph, where each is judged and no pass was just taken back."""
+        if verify == "each":
+            self._found = _Judgement(0.0, None, None)
         self._waiting = 0
         """How many of the last steps are not in `approved`, since a later pass repairs them."""
 
@@ -283,8 +305,17 @@ class _Run:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
         seconds = time.perf_counter() - started
         found = _Judgement(None, None, crash)
-        if not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1):
-            numerics = chosen.numerics if self._verify == "each" else _loosest(self._passes)
+        judged_later = self._max_shift is not None and self._waiting > 0
+        if self._found and not (outcome.changes or crash or judged_later):
+            graph, found = saved, self._found  # whatever it did without saying so is dropped
+        elif (
+            not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
+        ):
+            numerics = (
+                chosen.numerics
+                if self._verify == "each"
+                else loosest(p.numerics for p in self._passes)
+            )
             judge = partial(self._judge, chosen, numerics, budget=not self._repaired_later(index))
             found = judge(graph)
             if found.failure and self._verify == "end":
@@ -304,6 +335,8 @@ class _Run:
             if self._verifier and chosen.numerics is not Numerics.EXACT:
                 self._verifier.rebase(graph)
         self._current = graph
+        if self._verify == "each":
+            self._found = None if reverted or found.failure else found
         if reverted and found.over_budget:
             self._take_back_what_waits(chosen)
         if self._repaired_later(index):
@@ -371,9 +404,12 @@ class _Run:
         verdict = self._verifier.check(graph, numerics)
         if verdict.failure or numerics is Numerics.EXACT:
             return _Judgement(verdict.difference, None, verdict.failure)
+        limit = self._max_shift
+        calibration = self._context.calibration
+        if limit is None and calibration is not None and calibration.made_up:
+            return _Judgement(verdict.difference, None, None)  # there is nobody in such images
         self._progress(f"{chosen.name}: the poses")
         poses = _compared(graph, self._context)
-        limit = self._max_shift
         if not (budget and poses and limit is not None and poses.mean_shift > limit):
             return _Judgement(verdict.difference, poses, None)
         failure = f"{poses} (allowed: {limit:g} pixels)"
@@ -470,8 +506,3 @@ def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
     calibration = context.calibration
     feeds = calibration.feeds(calibration.held_out[:JUDGED])
     return compare(before, after, calibration.spec, feeds)
-
-
-def _loosest(passes: Sequence[Pass[Any]]) -> Numerics:
-    order = list(Numerics)
-    return max((p.numerics for p in passes), key=order.index)

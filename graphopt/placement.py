@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.bundle import Place, Stage, read_bundle
 from graphopt.report import human, named_sizes
+from graphopt.tables import Grid, Kind
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
@@ -44,14 +44,19 @@ class Placement(BaseModel):
 
     def __rich__(self) -> RenderableType:
         """Steps, and how many run where."""
-        table = Table(title=self.bundle, title_justify="left")
-        for name in ("stage", "layer", "kernel"):
-            table.add_column(name, overflow="fold")
-        table.add_column("MACs", justify="right", no_wrap=True)
-        table.add_column("runs on", no_wrap=True)
+        table = Grid(
+            {
+                "stage": Kind.WORDS,
+                "layer": Kind.NAME,
+                "kernel": Kind.NAME,
+                "MACs": Kind.NUMBER,
+                "runs on": Kind.WORDS,
+            },
+            title=self.bundle,
+        )
         for step in self.steps:
             macs = human(step.macs) if step.macs else ""
-            table.add_row(step.stage, step.layer, step.kernel, macs, step.runs_on)
+            table.add(step.stage, step.layer, step.kernel, macs, step.runs_on)
         where = [step.runs_on for step in self.steps]
         counts = ", ".join(f"{where.count(place)} on {place}" for place in sorted(set(where)))
         host = f" of {self.host}" if self.host else ""

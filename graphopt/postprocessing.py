@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from graphopt.compile import run_worker
 from graphopt.pose.alternatives import by_centres, by_tags, draw_offsets, draw_tags
@@ -31,6 +30,7 @@ from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
 from graphopt.runtime import open_bundle
+from graphopt.tables import Grid, Kind
 
 FloatArray = NDArray[np.float32]
 SIZE = (46, 82)
@@ -69,15 +69,13 @@ class PostReport(_Record):
     def __rich__(self) -> RenderableType:
         """A table: a line each way."""
         most = self.people[-1]
-        table = Table(title="from maps to people, ms on one thread", title_justify="left")
-        table.add_column("post-processing")
-        for count in self.people:
-            table.add_column(f"{count} {'person' if count == 1 else 'people'}", justify="right")
-        table.add_column(f"found of {most}", justify="right")
-        table.add_column("off by, pixels", justify="right")
+        counts = [f"{count} {'person' if count == 1 else 'people'}" for count in self.people]
+        numbers = (*counts, f"found of {most}", "off by, pixels")
+        columns = {"post-processing": Kind.KEY, **dict.fromkeys(numbers, Kind.NUMBER)}
+        table = Grid(columns, title="from maps to people, ms on one thread")
         for name, way in self.ways.items():
             milliseconds = (f"{ms:.2f}" for ms in way.ms)
-            table.add_row(name, *milliseconds, str(way.found[-1]), f"{way.error[-1]:.2f}")
+            table.add(name, *milliseconds, str(way.found[-1]), f"{way.error[-1]:.2f}")
         missing = [f"{name}: {reason}" for name, reason in self.unavailable.items()]
         return Group(table, *missing)
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from graphopt.cost import Cost, cost_of
@@ -19,6 +18,7 @@ from graphopt.latency.device import Device
 from graphopt.latency.predict import network_ms, predict, total_ms
 from graphopt.model import load_model
 from graphopt.report import human
+from graphopt.tables import Grid, Kind
 from graphopt.zoo.catalogue import build, trained
 from graphopt.zoo.paper import (
     ACCURACY,
@@ -35,6 +35,10 @@ from graphopt.zoo.paper import (
 Tell = Callable[[str], None]
 
 
+WIDE = 100
+"""Columns of a terminal on which table 2 is shown whole."""
+
+
 class Reproduction(BaseModel):
     """A table: ours beside the paper's."""
 
@@ -45,18 +49,27 @@ class Reproduction(BaseModel):
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
-    def __rich__(self) -> RenderableType:
-        """The table, then what to know about it."""
-        return Group(*self._parts())
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, why some figures are what they are, then what to know about it.
 
-    def _parts(self) -> Iterator[RenderableType]:
-        table = Table(title=self.title, title_justify="left")
-        for index, name in enumerate(self.columns):
-            words = index == 0 or name in ("network", "changed", "why")
-            table.add_column(name, justify="left" if words else "right")
+        On a narrow terminal, without how far off ours are from the paper's, which stand there.
+        """
+        hidden = {"why"} | (
+            {"off"} if options.max_width < WIDE and len(self.columns) > 8 else set()
+        )
+        shown = [index for index, name in enumerate(self.columns) if name not in hidden]
+        # The device of times is in the notes.
+        heads = [self.columns[index].partition(",")[0] for index in shown]
+        words = {"changed": Kind.WORDS, "network": Kind.KEY, "model": Kind.KEY}
+        grid = Grid([(name, words.get(name, Kind.NUMBER)) for name in heads], title=self.title)
         for row in self.rows:
-            table.add_row(*row)
-        yield table
+            grid.add(*(row[index] for index in shown))
+        yield grid
+        if "why" in self.columns:
+            why = self.columns.index("why")
+            for row in self.rows:
+                if row[why]:
+                    yield Text(f"{row[0]}: {row[why]}")
         for note in self.notes:
             yield Text(note, style="dim")
 

@@ -5,16 +5,14 @@ Both walk the same static plan; the device runner for phones does it the same wa
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import platform
-import sys
+import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,10 @@ from numpy.typing import NDArray
 from graphopt.bundle import ALIGNMENT, Bundle, Launch, Stage, Tensor, read_bundle
 from graphopt.engine import Array, Shape
 from graphopt.errors import InputError, Unsupported
+from graphopt.threads import CpuThreads, Result, environment, tvm_ffi
+
+POCL_THREADS = ("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
+"""Where PoCL (OpenCL on the CPU) reads its number of threads, once a process."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def open_bundle(path: Path, *, threads: int = 0) -> BundleRunner:
 
     Args:
         path: the bundle's folder.
-        threads: CPU threads; 0 takes every core. The bundle opened last decides for the process,
-            which has one thread pool.
+        threads: CPU threads; 0 takes every core that the process may use. PoCL, whose threads serve
+            the whole process, takes the number of the OpenCL bundle that is opened first.
 
     Raises:
         InputError: no bundle, or a damaged one.
@@ -71,26 +73,42 @@ class BundleRunner(ABC):
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._plan = bundle.plan
+        self._lock = threading.RLock()
+        self._set_by: int | None = None  # the thread that set the input last
         self.inputs: Mapping[str, Shape] = dict(bundle.manifest.inputs)
         self.outputs: Sequence[str] = list(bundle.manifest.outputs)
         self._stages: dict[Stage, list[int]] = {"prepare": [], "network": [], "decode": []}
         for i, launch in enumerate(self._plan.launches):
             self._stages[launch.stage].append(i)
 
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Held from setting inputs to reading results, which lie in the runner's own memory.
+
+        `run` and `profile` hold it themselves. Threads that call the steps one by one hold it
+        around them; without it, a step on what another thread has set is refused.
+        """
+        return self._lock
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name."""
-        self.begin(feeds)
-        return self.maps()
+        """Every output by name; threads that share the runner take turns."""
+        with self._lock:
+            self.begin(feeds)
+            return self.maps()
 
     def begin(self, feeds: Mapping[str, Array]) -> None:
         """Start the network; `maps` and `people` wait for it."""
-        self.feed(feeds)
-        self.start()
+        with self._lock:
+            self.feed(feeds)
+            self.start()
 
     def feed(self, feeds: Mapping[str, Array]) -> None:
         """Set the network's inputs."""
-        for name, value in self._check(feeds).items():
-            self._write(self._plan.inputs[name], value)
+        checked = self._check(feeds)
+        with self._lock:
+            self._set_by = threading.get_ident()
+            for name, value in checked.items():
+                self._write(self._plan.inputs[name], value)
 
     def prepare(self, photo: Mapping[str, Array]) -> None:
         """Set the network's input to a photo, which kernels scale and pad.
@@ -101,17 +119,21 @@ class BundleRunner(ABC):
             photo: what its tensors should hold, by the fields of `graphopt.bundle.Preparation`;
                 fewer numbers than one holds are its first.
         """
-        for name, value in photo.items():
-            self._write(getattr(self._plan.preparation, name), value)
-        self._run("prepare")
+        with self._lock:
+            self._set_by = threading.get_ident()
+            for name, value in photo.items():
+                self._write(getattr(self._plan.preparation, name), value)
+            self._run("prepare")
 
     def start(self) -> None:
         """Start the network on the input that was set; `maps` and `people` wait for it."""
-        self._run("network")
+        with self._own_input():
+            self._run("network")
 
     def maps(self) -> dict[str, Array]:
         """Every output of the network by name, after `begin`."""
-        return self._read(self._plan.outputs)
+        with self._own_input():
+            return self._read(self._plan.outputs)
 
     def people(self, thresholds: Array) -> dict[str, Array]:
         """What the decoder's kernels say of who is there (`graphopt.pose.fused`), after `begin`.
@@ -120,18 +142,42 @@ class BundleRunner(ABC):
         """
         decoder = self._plan.decoder
         assert decoder is not None
-        self._write(decoder.thresholds, np.asarray(thresholds, np.float32))
-        self._run("decode")
-        return self._read(decoder.outputs)
+        with self._own_input():
+            self._write(decoder.thresholds, np.asarray(thresholds, np.float32))
+            self._run("decode")
+            return self._read(decoder.outputs)
 
     def profile(self, feeds: Mapping[str, Array], runs: int = 10) -> list[LayerTime]:
         """Median time of every layer of the network, each waited for."""
-        self.feed(feeds)
-        return self._layer_times(runs)
+        with self._lock:
+            self.feed(feeds)
+            return self._launching(lambda: self._layer_times(runs))
+
+    @contextmanager
+    def _own_input(self) -> Iterator[None]:
+        """The lock, for a step on what this thread has set.
+
+        Raises:
+            InputError: another thread has set something else since.
+        """
+        with self._lock:
+            if self._set_by not in (None, threading.get_ident()):
+                raise InputError(
+                    "another thread has set the input of this runner meanwhile",
+                    hint="call run, or hold the runner's lock from setting inputs to reading",
+                )
+            yield
 
     def _run(self, stage: Stage) -> None:
-        for i in self._stages[stage]:
-            self._launch(i)
+        def launch() -> None:
+            for i in self._stages[stage]:
+                self._launch(i)
+
+        self._launching(launch)
+
+    def _launching(self, work: Callable[[], Result]) -> Result:
+        """The result of a function that launches, called where launches can be made."""
+        return work()
 
     @abstractmethod
     def _write(self, tensor: int, value: Array) -> None:
@@ -208,8 +254,12 @@ def _as_array(memory: NDArray[np.uint8], tensor: Tensor) -> Array:
     return flat.view(tensor.dtype).reshape(tensor.shape)
 
 
-def device_name(target: str) -> str:
+def device_name(target: str, threads: int = 0) -> str:
     """What bundles for a target run on here: the processor, or the OpenCL device and its driver.
+
+    Args:
+        target: a file name of `graphopt/codegen/targets`.
+        threads: see `open_bundle`; PoCL keeps the number that it is started with.
 
     Raises:
         Unsupported: this machine has no such device.
@@ -219,7 +269,7 @@ def device_name(target: str) -> str:
         names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         return next(names, platform.machine())
     cl = _pyopencl()
-    (device,) = _context(cl).devices
+    (device,) = _context(cl, threads).devices
     return f"{device.name.strip()}, driver {device.driver_version.strip()}"
 
 
@@ -242,8 +292,8 @@ class CpuRunner(BundleRunner):
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
         self._require_cpu(bundle)
-        tvm_ffi = _load_tvm_runtime(threads)
-        module = tvm_ffi.load_module(str(bundle.path / "kernels.so"))
+        self._threads = CpuThreads(threads)
+        module = tvm_ffi().load_module(str(bundle.path / "kernels.so"))
         weights = _aligned(bundle.manifest.files["weights.bin"].bytes)
         with (bundle.path / "weights.bin").open("rb") as file:
             file.readinto(weights.data)  # straight into place: they are most of the memory
@@ -256,7 +306,7 @@ class CpuRunner(BundleRunner):
             )
             for t in bundle.plan.tensors
         ]
-        tensors = [tvm_ffi.from_dlpack(array) for array in self._arrays]
+        tensors = [tvm_ffi().from_dlpack(array) for array in self._arrays]
         self._calls = [
             (module[launch.kernel], [tensors[i] for i in launch.arguments])
             for launch in bundle.plan.launches
@@ -278,6 +328,9 @@ class CpuRunner(BundleRunner):
                 hint="compile it on this machine",
             )
 
+    def _launching(self, work: Callable[[], Result]) -> Result:
+        return self._threads.run(work)
+
     def _write(self, tensor: int, value: Array) -> None:
         self._arrays[tensor].reshape(-1)[: value.size] = value.reshape(-1)
 
@@ -292,44 +345,6 @@ class CpuRunner(BundleRunner):
         return {name: self._arrays[i].copy() for name, i in tensors.items()}
 
 
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Imports of a module fail, unless it is there already.
-
-    tvm_ffi imports PyTorch where it is installed: 180 MB and seconds for conversions that nobody
-    here asks for.
-    """
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-
-
-def _load_tvm_runtime(threads: int) -> Any:
-    """TVM's C runtime without its Python package, which takes a second to import."""
-    # Idle workers should sleep soon: a phone's battery and other programs want the core.
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
-    # Bound, the caller's thread would stay on the first core, with all that it starts later.
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    with _without("torch"):
-        import tvm_ffi
-
-    package = importlib.util.find_spec("tvm")
-    if package is None or not package.submodule_search_locations:
-        raise Unsupported("a cpu bundle needs TVM's runtime", hint="pip install apache-tvm")
-    library = Path(package.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    # Left alone, TVM would count two hardware threads to a core and use half of them.
-    cores = threads or len(os.sched_getaffinity(0))
-    big_cores = 1
-    tvm_ffi.get_global_func("runtime.config_threadpool")(big_cores, cores)
-    return tvm_ffi
-
-
 class OpenClRunner(BundleRunner):
     """Kernels of OpenCL C on one buffer an arena; a tensor is a sub-buffer.
 
@@ -341,12 +356,11 @@ class OpenClRunner(BundleRunner):
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
-        cl = _pyopencl()
-        if threads:
-            os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
-        self._cl = cl
-        self._queue = cl.CommandQueue(_context(cl))
-        context, device = self._queue.context, self._queue.device
+        self._cl = cl = _pyopencl()
+        # Kept here: some implementations (Intel's) let a context go that only its queue knows.
+        self._context = context = _context(cl, threads)
+        self._queue = cl.CommandQueue(context)
+        device = self._queue.device
         missing = set(bundle.manifest.target.extensions) - set(device.extensions.split())
         if missing:
             raise Unsupported(
@@ -413,7 +427,7 @@ class OpenClRunner(BundleRunner):
         pixel = cl.ImageFormat(cl.channel_order.RGBA, kind)
         # Kept here: a kernel does not keep its arguments alive.
         self._images[i] = cl.create_image(
-            self._queue.context, cl.mem_flags.READ_ONLY, pixel, shape=(pixels,), buffer=memory
+            self._context, cl.mem_flags.READ_ONLY, pixel, shape=(pixels,), buffer=memory
         )
         return self._images[i]
 
@@ -459,8 +473,22 @@ def _built(cl: Any, context: Any, source: str) -> Any:
             return program.build(cache_dir=False)
 
 
-def _context(cl: Any) -> Any:
-    """A context on the device to use."""
+def _context(cl: Any, threads: int) -> Any:
+    """A context on the device to use; one that is the CPU works on so many threads, 0 for all."""
+    with environment(dict.fromkeys(POCL_THREADS, str(threads)) if threads else {}):
+        context = _any_context(cl)
+    device = context.devices[0]
+    if threads and device.type & cl.device_type.CPU and device.max_compute_units != threads:
+        warnings.warn(
+            f"{device.name.strip()} works on {device.max_compute_units} threads, not on {threads}: "
+            "OpenCL on the CPU keeps the number that it was started with",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return context
+
+
+def _any_context(cl: Any) -> Any:
     if "PYOPENCL_CTX" in os.environ:
         return cl.create_some_context(interactive=False)
     try:

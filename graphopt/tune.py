@@ -7,18 +7,17 @@ the runner of bundles.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.codegen.targets import check_name
 from graphopt.compile import prepare, run_worker
 from graphopt.latency.profiling import layer_times
 from graphopt.model import save_model
 from graphopt.runtime import device_name
+from graphopt.threads import usable_cores
 from graphopt.tuning import Candidates, Tuned, Tuning, read_tuning, tuning_path, write_tuning
 
 WORTH = 0.97
@@ -61,7 +60,7 @@ def tune(
         output: the tuning file; without it the device's own, where `compile` looks.
         input_shapes: sizes to fix inputs at, as in `compile_model`.
         threads: CPU threads, also of an OpenCL device that is the CPU; without it, one for each
-            physical core.
+            core that the process may use.
         progress: told what is being done.
 
     Returns:
@@ -71,12 +70,11 @@ def tune(
         GraphoptError: the network cannot be read or compiled, or this machine cannot run it.
     """
     check_name(target)
-    threads = threads or physical_cores()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    device = device_name(target)
+    threads = threads or usable_cores()
+    device = device_name(target, threads)
     file = output or tuning_path(target, device)
     known = read_tuning(file, target).layers if file.exists() else {}
-    graph, _ = prepare(path, input_shapes, {}, progress)
+    graph = prepare(path, input_shapes, {}, progress).graph
     with tempfile.TemporaryDirectory(prefix="graphopt-tune-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")

@@ -21,15 +21,16 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.engine import Array, OnnxRuntimeEngine, channels_last, has_colours
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
 from graphopt.fitting.natural import natural_noise
-from graphopt.graph import Dim, reason_of, static_shape
+from graphopt.graph import Dim, reads_of, reason_of, static_shape
 from graphopt.model import copy_model, serialised
 from graphopt.passbase import Numerics
 
 EXACT_LIMITS = {"float16": 1e-2}
-"""The largest difference that an exact pass may make to an output stored in half precision."""
+"""The largest difference that an exact pass may make to what is computed in half precision, or from
+something that is."""
 EXACT_LIMIT = 1e-4
 """The same for every other element type."""
 
@@ -57,7 +58,8 @@ _SCALES: tuple[Callable[[Floats], Floats], ...] = (
 def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[Feeds]:
     """The seeded inputs that networks are compared on: one set for each scale.
 
-    Inputs that are no floating-point images get normal noise, or zeros and ones.
+    Images of whole numbers are pixels, 0 to 255 (or as far as the type goes). Inputs that are no
+    images get normal noise, or zeros and ones.
 
     Raises:
         Unsupported: for inputs that are sequences or strings, or of types that NumPy lacks.
@@ -74,14 +76,25 @@ def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[F
                     hint=WITHOUT_RUNNING,
                 )
             shape, dtype = tuple(shapes[tensor.name]), tensor.dtype
-            if not np.issubdtype(dtype, np.floating):
+            if np.issubdtype(dtype, np.integer) and has_colours(shape):
+                limits = np.iinfo(dtype)
+                pixels = np.rint(255 * _pixels(_noise(shape, rng))) + min(limits.max - 255, 0)
+                feed[tensor.name] = np.asarray(np.clip(pixels, limits.min, limits.max), dtype)
+            elif not np.issubdtype(dtype, np.floating):
                 feed[tensor.name] = np.asarray(rng.integers(0, 2, shape), dtype)
             elif len(shape) >= 3 and min(shape[-2:]) > 1:
-                feed[tensor.name] = np.asarray(scale(natural_noise(shape, rng)), dtype)
+                feed[tensor.name] = np.asarray(scale(_noise(shape, rng)), dtype)
             else:
                 feed[tensor.name] = np.asarray(rng.standard_normal(shape), dtype)
         feeds.append(feed)
     return feeds
+
+
+def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    if not channels_last(shape):
+        return natural_noise(shape, rng)
+    batch, height, width, channels = shape
+    return np.moveaxis(natural_noise((batch, channels, height, width), rng), 1, 3)
 
 
 def example_shapes(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
@@ -138,7 +151,8 @@ def bound_shapes(graph: gs.Graph, size: tuple[int, int]) -> dict[str, tuple[int,
     shapes = {}
     for tensor in graph.inputs:
         dims = list(tensor.shape or (None,) * 4)
-        choices = [1, 3, *size] if len(dims) == 4 else [1] * len(dims)
+        image = [1, *size, 3] if channels_last(dims) else [1, 3, *size]
+        choices = image if len(dims) == 4 else [1] * len(dims)
         shapes[tensor.name] = tuple(bind(d, c) for d, c in zip(dims, choices, strict=True))
     return shapes
 
@@ -271,6 +285,7 @@ class Verifier:
             ) from error
         # Some exporters declare shapes that do not fit, which onnxruntime forgives: so do we then.
         self._shapes_fit = _objection(original, with_shapes=True) is None
+        self._halves = _in_half_precision(original)
         self._outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in original.outputs}
         # What exact passes are held to: the network as the last inexact pass left it.
         self._baseline, self._baseline_values = copy_model(original), self._original
@@ -318,19 +333,19 @@ class Verifier:
     @staticmethod
     def _pairs(
         values: list[dict[str, Array]], references: list[dict[str, Array]]
-    ) -> Iterator[tuple[Array, Array]]:
+    ) -> Iterator[tuple[str, Array, Array]]:
         for value, reference in zip(values, references, strict=True):
-            yield from ((value[name], reference[name]) for name in reference if name in value)
+            yield from ((name, value[name], reference[name]) for name in reference if name in value)
 
     def _difference(
         self, values: list[dict[str, Array]], references: list[dict[str, Array]]
     ) -> float:
-        return max((difference(a, b) for a, b in self._pairs(values, references)), default=0.0)
+        return max((difference(a, b) for _, a, b in self._pairs(values, references)), default=0.0)
 
     def _breaks(self, values: list[dict[str, Array]], references: list[dict[str, Array]]) -> bool:
         return any(
-            difference(a, b) > EXACT_LIMITS.get(str(b.dtype), EXACT_LIMIT)
-            for a, b in self._pairs(values, references)
+            difference(a, b) > (EXACT_LIMITS["float16"] if name in self._halves else EXACT_LIMIT)
+            for name, a, b in self._pairs(values, references)
         )
 
     def _blame(self, graph: gs.Graph) -> str:
@@ -356,6 +371,16 @@ class Verifier:
                 worst = self._difference(ours_only, theirs_only)
                 return f"the first tensor that departs is {name} ({worst:.1e} of its range)"
         return "no inner tensor departs that much"
+
+
+def _in_half_precision(graph: gs.Graph) -> set[str]:
+    """The tensors that are computed in half precision, or from such."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        made = {t.name for t in node.outputs}
+        if any(t.dtype == np.float16 or t.name in found for t in [*reads_of(node), *node.outputs]):
+            found |= made
+    return found
 
 
 def _objection(graph: gs.Graph, *, with_shapes: bool) -> str | None:

@@ -20,6 +20,7 @@ from graphopt.graph import (
     ConvSpec,
     can_rewire,
     constant_of,
+    inline_branch,
     input_of,
     is_graph_output,
     is_standard,
@@ -62,6 +63,7 @@ class Canonicalize(Pass[Site]):
         Squeeze, Unsqueeze or Flatten that it undoes.
         A convolution's auto_pad becomes explicit pads where the input's size is known, and a Pad by
         zeros before a convolution becomes part of its pads.
+        Of an If whose condition never changes, the branch that it takes remains.
         Of nodes that compute the same from the same, and of equal initializers, one remains.
         What no output depends on is removed.
 
@@ -75,7 +77,8 @@ class Canonicalize(Pass[Site]):
     When it skips:
         A folded value would be larger than `fold_limit` and than what it is computed from; an
         operator draws random numbers, or restores quantized weights (folding would undo the
-        compression); both ends of a no-op are outputs of the network, or input and output.
+        compression); both ends of a no-op are outputs of the network, or input and output; equal
+        initializers are read by an operator that may write into them.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -94,6 +97,7 @@ class Canonicalize(Pass[Site]):
                 continue
             found = (
                 _constant_node(node)
+                or _decided_if(node)
                 or self._foldable(graph, node)
                 or _no_op(graph, node)
                 or _duplicate(graph, node, seen)
@@ -197,6 +201,19 @@ def _evaluate(graph: gs.Graph, node: gs.Node) -> Array:
     return OnnxRuntimeEngine(model, threads=1, optimize=False).run({})[result.name]
 
 
+def _decided_if(node: gs.Node) -> Site | None:
+    """An If with a constant condition: the nodes of its branch, in its place."""
+    condition = scalar_of(node.inputs[0]) if node.op == "If" else None
+    if condition is None:
+        return None
+    taken = "then_branch" if condition else "else_branch"
+
+    def edit(graph: gs.Graph) -> None:
+        inline_branch(graph, node, node.attrs[taken])
+
+    return Site(node, f"always takes its {taken}", edit)
+
+
 _UNKNOWN = -1
 """Stands for an extent that is not known, in a shape."""
 
@@ -227,17 +244,19 @@ def _slice_of_shape(node: gs.Node) -> slice:
 
 def _picked(node: gs.Node, entries: Array) -> Array | None:
     """The result of a Gather or Slice with constant positions on a vector."""
-    positions = [constant_of(t) for t in node.inputs[1:] if not t.is_empty()]
-    if any(p is None for p in positions):
+    given = [input_of(node, index) for index in range(1, 5)]
+    positions = [None if t is None else constant_of(t) for t in given]
+    if any((t is None) != (p is None) for t, p in zip(given, positions, strict=True)):
+        return None  # positions that are computed
+    first, stop, _, step = (None if p is None else p.astype(np.int64) for p in positions)
+    if first is None:
         return None
     if node.op == "Gather":
-        (indices,) = positions
-        assert indices is not None
-        return np.asarray(entries[indices.astype(np.int64)])
-    if node.op == "Slice" and len(positions) >= 2:
-        start, stop = (int(p.reshape(-1)[0]) for p in positions[:2] if p is not None)
-        step = int(positions[3].reshape(-1)[0]) if len(positions) > 3 else 1  # type: ignore[union-attr]
-        return np.asarray(entries[slice(start, stop, step)]) if step > 0 else None
+        return np.asarray(entries[first])
+    if node.op == "Slice" and stop is not None:
+        stride = 1 if step is None else int(step.reshape(-1)[0])
+        picked = slice(int(first.reshape(-1)[0]), int(stop.reshape(-1)[0]), stride)
+        return np.asarray(entries[picked]) if stride > 0 else None
     return None
 
 
@@ -302,14 +321,14 @@ def _pad(node: gs.Node) -> Source:
 def _slice(node: gs.Node) -> Source:
     """Slices that take everything, in order."""
     shape = node.inputs[0].shape
-    parts = [constant_of(t) for t in node.inputs[1:] if not t.is_empty()]
-    if shape is None or len(parts) < 2 or any(p is None for p in parts):
+    starts, ends = constant_of(node.inputs[1]), constant_of(node.inputs[2])
+    if shape is None or starts is None or ends is None:
         return None
-    starts, ends = (p for p in parts[:2] if p is not None)
-    axes = parts[2] if len(parts) > 2 else np.arange(starts.size)
-    steps = parts[3] if len(parts) > 3 else np.ones_like(starts)
-    assert axes is not None
-    assert steps is not None
+    given = input_of(node, 3), input_of(node, 4)
+    axes = np.arange(starts.size) if given[0] is None else constant_of(given[0])
+    steps = np.ones_like(starts) if given[1] is None else constant_of(given[1])
+    if axes is None or steps is None:
+        return None
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         dim = shape[int(axis)]
         reaches = end >= dim if isinstance(dim, int) else end >= np.iinfo(np.int32).max
@@ -540,10 +559,23 @@ def _frozen(value: Any) -> Hashable:
     return repr(value)
 
 
+def _only_reads(node: gs.Node) -> bool:
+    """Whether an operator surely leaves its inputs as they are.
+
+    Other domains' may keep state there (optimizers, caches), normalization in training mode its
+    statistics, and loops their variables.
+    """
+    training = node.op == "BatchNormalization" and (
+        node.attrs.get("training_mode", 0) or len(node.outputs) > 1
+    )
+    return is_standard(node) and not training and not any(node.subgraphs())
+
+
 def _equal_initializers(graph: gs.Graph) -> Iterator[Site]:
     alike: dict[Hashable, list[gs.Constant]] = defaultdict(list)
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype):
+        known = isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype)
+        if known and all(_only_reads(node) for node in tensor.outputs):
             alike[str(tensor.dtype), tuple(tensor.shape)].append(tensor)
     for tensors in alike.values():
         if len(tensors) == 1:

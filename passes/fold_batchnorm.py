@@ -85,7 +85,8 @@ class FoldBatchNorm(Pass[Site]):
     When it skips:
         The layer's output is also read by others or is an output of the network; the parameters are
         not constant, or not one for each channel; the normalization is in training mode; there is
-        no convolution or Gemm on either side; a folded weight would overflow its element type.
+        no convolution or Gemm on either side; a folded weight would overflow its element type, or a
+        channel's weights would be so small that the type holds them with less than its precision.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -110,6 +111,8 @@ class FoldBatchNorm(Pass[Site]):
             bias = None if new.bias is None else new.bias.astype(dtype)
         if not all(np.isfinite(a).all() for a in (weight, bias) if a is not None):
             return Skip(label(affine), f"a folded weight overflows {np.dtype(dtype).name}")
+        if _is_coarse(linear, new.weight, weight):
+            return Skip(label(affine), f"folded weights are too small for {np.dtype(dtype).name}")
         change = Change(label(affine), f"{affine.op} into {linear.op} {label(linear)}")
         if site.before:
             x = _variable_input(affine)
@@ -128,6 +131,18 @@ class FoldBatchNorm(Pass[Site]):
         if linear.op == "Gemm":
             linear.attrs["beta"] = 1.0
         return change
+
+
+def _is_coarse(linear: gs.Node, exact: Floats, stored: Array) -> bool:
+    """Whether rounding costs some output channel more of its weights than it usually does."""
+    by_column = linear.op == "ConvTranspose" or (
+        linear.op == "Gemm" and not linear.attrs.get("transB", 0)
+    )
+    rows = np.moveaxis(
+        np.stack([exact, stored.astype(np.float64) - exact]), 2 if by_column else 1, 0
+    )
+    whole, lost = np.linalg.norm(rows.reshape(len(rows), 2, -1), axis=2).T
+    return bool((lost > np.finfo(str(stored.dtype)).eps * whole).any())
 
 
 # --- the affine ---------------------------------------------------------------------------------

@@ -56,13 +56,12 @@ class PackWeights(Pass[Weight]):
     """
 
     name: ClassVar[str] = "pack-weights"
-    numerics: ClassVar[Numerics] = Numerics.EXACT
 
     values: Literal["float32", "float16"] = option("float32", "how kept values are stored")
 
-    def __post_init__(self) -> None:
-        if self.values == "float16":
-            object.__setattr__(self, "numerics", Numerics.APPROXIMATE)
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics.EXACT if self.values == "float32" else Numerics.APPROXIMATE
 
     def match(self, graph: gs.Graph) -> Iterator[Weight | Skip]:
         seen: set[int] = set()

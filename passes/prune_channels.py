@@ -74,8 +74,6 @@ class PruneChannels(Pass[Site]):
     """
 
     name: ClassVar[str] = "prune-channels"
-    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
-
     _worth: ClassVar[str] = "w^2"
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = option(
@@ -93,9 +91,9 @@ class PruneChannels(Pass[Site]):
         32, "channels below which only dead ones of a group go"
     )
 
-    def __post_init__(self) -> None:
-        if not self.ratio and not self.plan:
-            object.__setattr__(self, "numerics", Numerics.EXACT)
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics.APPROXIMATE if self.ratio or self.plan else Numerics.EXACT
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
         exact = self.numerics is Numerics.EXACT

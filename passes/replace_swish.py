@@ -75,7 +75,6 @@ class ReplaceSwish(Pass[Found]):
     """
 
     name: ClassVar[str] = "replace-swish"
-    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
     gate: Literal["hard", "fitted", "hardtanh"] = option(
         "hard", "the function that takes Swish's place"
@@ -103,6 +102,10 @@ class ReplaceSwish(Pass[Found]):
                 f"{self.name} knows no activation {min(unknown)!r}",
                 hint=f"all, or some of {', '.join(KINDS)}, joined by +",
             )
+
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics.RETRAIN if self.gate == "hardtanh" else Numerics.APPROXIMATE
 
     @property
     def _chosen(self) -> set[str]:

@@ -16,7 +16,7 @@ from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
 from graphopt.graph import ConvSpec, constant, label, producer_of
 from graphopt.latency.device import Device
 from graphopt.latency.predict import network_ms, rewritten_ms
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.passbase import Change, Context, Numerics, Pass, Skip, loosest, option
 from graphopt.phases import (
     UNSIZED,
     Mosaic,
@@ -101,8 +101,6 @@ class UndilateConv(Pass[Site]):
     """
 
     name: ClassVar[str] = "undilate-conv"
-    numerics: ClassVar[Numerics] = Numerics.EXACT
-
     way: Literal["polyphase", "stacked", "block", "fastest"] = option(
         "polyphase",
         "the same sums on a mosaic of phases, fitted stacks of 3x3, the whole block as 3x3, or "
@@ -116,9 +114,13 @@ class UndilateConv(Pass[Site]):
     )
     seed: int = option(0, "way=stacked: of the fit's random starts")
 
-    def __post_init__(self) -> None:
-        if self.way != "polyphase":
-            object.__setattr__(self, "numerics", Numerics.APPROXIMATE)
+    @property
+    def numerics(self) -> Numerics:
+        return _NUMERICS[self.way]
+
+    def bound_to_size(self, graph: gs.Graph) -> bool:
+        """Phases are laid out for one size."""
+        return self.way in ("polyphase", "fastest") and any(map(_is_unsized, graph.nodes))
 
     def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
         if self.way != "fastest":
@@ -219,6 +221,12 @@ class UndilateConv(Pass[Site]):
         return Change(name, f"becomes {site.depth} 3x3, {stack.residual:.3f} of the kernel lost")
 
 
+_NUMERICS: Mapping[str, Numerics] = {
+    "polyphase": Numerics.EXACT,
+    "stacked": Numerics.APPROXIMATE,
+    "block": Numerics.RETRAIN,
+    "fastest": Numerics.APPROXIMATE,  # until `prepare` has chosen
+}
 _LOSSY: tuple[Way, ...] = ("stacked", "block")
 _EXACT_IS_WORTH = 0.5
 """Of what the other ways save, polyphase must save this part to be taken before them: what they
@@ -233,6 +241,10 @@ class _Chosen(UndilateConv):
     """By the name of a dilated convolution's output."""
     why_not: str = field(kw_only=True)
     """What is said of the others."""
+
+    @property
+    def numerics(self) -> Numerics:
+        return loosest(_NUMERICS[way] for way in self.ways.values())
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in filter(is_dilated, graph.nodes):

@@ -17,6 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from graphopt.model import runtime_accepts
 
+os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
+
 ROOT = Path(__file__).resolve().parent.parent
 
 threadpool_limits(1, "blas")  # Workers share the cores: BLAS's threads would wait for each other.

@@ -1,5 +1,9 @@
 """A file a command: parse, call one plain function, print."""
 
+from collections.abc import Callable, Mapping
+
+import typer
+
 from graphopt.commands.android import android_app
 from graphopt.commands.bench import bench
 from graphopt.commands.compare import compare
@@ -20,45 +24,27 @@ from graphopt.commands.tune import tune
 from graphopt.commands.unpack import unpack
 from graphopt.commands.zoo import zoo_app
 
-ALL = (
-    optimize,
-    compile,
-    run,
-    eval,
-    compare,
-    bench,
-    inspect,
-    explain,
-    sensitivity,
-    design,
-    reproduce,
-    profile,
-    tune,
-    pack,
-    unpack,
-    doctor,
-)
-"""The commands in the order of `graphopt --help` (`passes`, `android` and `zoo` are groups)."""
+ALL: Mapping[str, Callable[..., None] | typer.Typer] = {
+    "optimize": optimize,
+    "compile": compile,
+    "run": run,
+    "eval": eval,
+    "compare": compare,
+    "bench": bench,
+    "inspect": inspect,
+    "explain": explain,
+    "passes": passes_app,
+    "sensitivity": sensitivity,
+    "zoo": zoo_app,
+    "design": design,
+    "reproduce": reproduce,
+    "profile": profile,
+    "tune": tune,
+    "pack": pack,
+    "unpack": unpack,
+    "doctor": doctor,
+    "android": android_app,
+}
+"""Commands, and groups of them, by name; `graphopt.commands.help` has their order."""
 
-__all__ = [
-    "ALL",
-    "android_app",
-    "bench",
-    "compare",
-    "compile",
-    "design",
-    "doctor",
-    "eval",
-    "explain",
-    "inspect",
-    "optimize",
-    "pack",
-    "passes_app",
-    "profile",
-    "reproduce",
-    "run",
-    "sensitivity",
-    "tune",
-    "unpack",
-    "zoo_app",
-]
+__all__ = ["ALL"]

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
-from graphopt.commands.grammar import Command
 from graphopt.commands.progress import shown
 
 android_app = typer.Typer(help="Bundles on Android phones.", no_args_is_help=True)
@@ -19,7 +18,7 @@ def _group() -> None:
     """Bundles on Android phones."""
 
 
-@android_app.command("build", cls=Command)
+@android_app.command("build")
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A compiled network.")],
     output: Annotated[
@@ -36,10 +35,11 @@ def build(
     app, the bundle, and the licence notes that go with them.
     """
     from graphopt import android
+    from graphopt.tables import say
 
     folder = output or bundle.absolute().with_suffix(".android")
     with shown("reading the bundle") as tell:
         android.build(bundle, folder, progress=tell)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if not options.put_json(json, {"output": str(folder), "bytes": size}):
-        typer.echo(f"{folder}: {size / 1e6:.1f} MB")
+        say(f"{folder}: {size / 1e6:.1f} MB")

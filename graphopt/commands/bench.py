@@ -54,7 +54,7 @@ def bench(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of every engine; the physical cores if left out."),
+        typer.Option(min=1, help="Threads of every engine; every core if left out."),
     ] = None,
     num_runs: Annotated[int, typer.Option(min=1, help="Rounds; an engine runs once in each.")] = 20,
     warmup_runs: Annotated[int, typer.Option(min=0, help="Rounds before, not counted.")] = 3,
@@ -87,7 +87,7 @@ def bench(
 
     With --device adb, a bundle is measured on a phone, by itself, layer by layer.
     """
-    from graphopt.report import console
+    from graphopt.tables import console
 
     if post_processing == (model is not None):
         raise typer.BadParameter("give a network, or --post-processing, and not both")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.progress import shown
 
 
 def compare(
@@ -33,14 +34,11 @@ def compare(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from graphopt.compare import compare_files
     from graphopt.pose.spec import choices
+    from graphopt.tables import say
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("photos", total=None)
+    with shown("reading the networks") as tell:
         change = compare_files(
             before,
             after,
@@ -49,9 +47,9 @@ def compare(
             engine=engine,
             threads=threads,
             height=height,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=lambda done, total: tell(f"photos: {done} of {total}"),
             **choices(skeleton, color, mean, scale, pad_value),
         )
     if not options.put_json(json, asdict(change)):
-        typer.echo(f"{change.images} photos: {change}")
-        typer.echo(f"outputs differ by {change.error:.3f} of their deviation")
+        say(f"{change.images} photos: {change}")
+        say(f"outputs differ by {change.error:.3f} of their deviation")

@@ -157,6 +157,8 @@ def compile(
     console = Console(stderr=True)
     for line in done.pose.guesses if done.pose else ():
         console.print(line, style="dim", markup=False, soft_wrap=True)
+    for remark in done.remarks:
+        console.print(remark, style="yellow", markup=False, soft_wrap=True)
     for what in done.kept:
         console.print(f"kept in float32: {what}", style="dim", markup=False, soft_wrap=True)
     if done.pose is None:
@@ -216,6 +218,8 @@ def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | No
 
     with shown("reading the network") as tell:
         done = compile_library(model, output, **given, progress=tell)
+    for remark in done.remarks:
+        Console(stderr=True).print(remark, style="yellow", markup=False, soft_wrap=True)
     for what in done.left_out:
         Console(stderr=True).print(f"left out: {what}", style="dim", markup=False, soft_wrap=True)
     manifest = done.manifest

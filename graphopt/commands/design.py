@@ -38,7 +38,7 @@ def design(
     from graphopt.design import make
     from graphopt.latency.device import load_device
     from graphopt.model import save_model
-    from graphopt.report import console
+    from graphopt.tables import console, say
 
     if (build is None) != (output is None):
         raise typer.BadParameter("--build and -o go together")
@@ -55,4 +55,4 @@ def design(
     if output is not None:
         (row,) = (row for row in result.rows if row.depth == build)
         save_model(make(backbone, row), output)
-        typer.echo(f"{output}: depth {row.depth}, width {row.width}; weights are random", err=True)
+        say(f"{output}: depth {row.depth}, width {row.width}; weights are random", stderr=True)

@@ -12,16 +12,13 @@ def doctor(json: options.Json = None) -> None:
     Ends with 3 if something is missing that every command needs, else with 0. --json prints a list
     of name, ok, found (or what is wrong), needed_for and install.
     """
-    import sys
-
-    from rich.console import Console
-
     from graphopt.doctor import broken, examine, parts, table, to_json
     from graphopt.errors import CheckFailed
+    from graphopt.tables import console
 
     with shown("looking around"):
         findings = examine(parts())
     if not options.put_json(json, to_json(findings)):
-        Console(width=None if sys.stdout.isatty() else 160).print(table(findings))
+        console().print(table(findings))
     if names := broken(findings):
         raise CheckFailed(f"every command needs what is missing here: {', '.join(names)}")

@@ -31,7 +31,7 @@ def explain(
 
     from graphopt.explain import explain as run
     from graphopt.model import parse_input_shapes
-    from graphopt.report import console
+    from graphopt.tables import console
 
     found = run(
         model,

@@ -30,7 +30,7 @@ def inspect(
     from graphopt.inspection import Comparison, inspect_models
     from graphopt.latency.device import load_device
     from graphopt.model import parse_input_shapes
-    from graphopt.report import console
+    from graphopt.tables import console
 
     if is_bundle(model):
         if other or input_shape or device:

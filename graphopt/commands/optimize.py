@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.output import Level, level
 from graphopt.commands.progress import shown
 
 
@@ -53,7 +54,14 @@ def optimize(
         str, typer.Option(help="Passes of the pipeline to leave out: a,b.", metavar="A,B")
     ] = "",
     load: options.Load = None,
-    input_shape: options.InputShape = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An input's size, where it is dynamic, with NAME: if there are several; else the "
+            "usual one, which compile takes. dynamic: the result takes any.",
+            metavar="[NAME:]1,3,H,W|dynamic",
+        ),
+    ] = None,
     verify: Annotated[
         Verify,
         typer.Option(help="Compare with the original after each pass, at the end, or never."),
@@ -135,9 +143,10 @@ def optimize(
     from graphopt.model import parse_input_shapes
     from graphopt.optimize import optimize as run
     from graphopt.pose.spec import choices
-    from graphopt.report import console
     from graphopt.sparsity.allocate import Goal
+    from graphopt.tables import console, say
 
+    any_size = input_shape == ["dynamic"]
     goals = {
         Goal.COMPRESSION: compression,
         Goal.SPEEDUP: speedup,
@@ -153,7 +162,8 @@ def optimize(
             distill=distill,
             skip_passes=[name.strip() for name in skip_passes.split(",") if name.strip()],
             load=load or [],
-            input_shapes=parse_input_shapes(input_shape or []),
+            input_shapes=parse_input_shapes([] if any_size else input_shape or []),
+            any_size=any_size,
             verify=verify.value,
             on_fail=on_fail.value,
             calib=calib,
@@ -167,5 +177,10 @@ def optimize(
             force=force,
             progress=tell,
         )
-    if not options.put_json(json, result.model_dump(mode="json")):
-        console().print(result)
+    if options.put_json(json, result.model_dump(mode="json")):
+        return
+    first, then = result.verdict()
+    say(first, style="bold")
+    say(then, style="green")
+    if level() > Level.QUIET:
+        console().print(*result.parts(verbose=level() is Level.VERBOSE), sep="\n")

@@ -36,7 +36,9 @@ Engine = Annotated[
     str | None,
     typer.Option(help="What runs the network; a bundle's default is graphopt.", metavar="NAME"),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to the engine.")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0 takes every core; onnxruntime chooses.")
+]
 Height = Annotated[
     int | None,
     typer.Option(min=32, help="Input rows, where the network takes any; 368 is usual."),

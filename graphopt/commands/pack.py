@@ -21,9 +21,10 @@ def pack(
 ) -> None:
     """Store pruned weights without their zeros, in ONNX that onnxruntime runs as before."""
     from graphopt.sparsity.convert import pack_file
+    from graphopt.tables import say
 
     with shown("reading the network") as tell:
         pack_file(model, output, half=fp16, progress=tell)
     before, after = (path.stat().st_size for path in (model, output))
     if not options.put_json(json, {"output": str(output), "bytes": after, "bytes_before": before}):
-        typer.echo(f"{output}: {after / 1e6:.1f} MB, {after / before:.0%} of {model}")
+        say(f"{output}: {after / 1e6:.1f} MB, {after / before:.0%} of {model}")

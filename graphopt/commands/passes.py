@@ -7,45 +7,56 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
-from graphopt.commands.grammar import Command
 
 passes_app = typer.Typer(
     help="List the passes there are, and show their manual pages.", no_args_is_help=True
 )
 
 
-@passes_app.command("list", cls=Command)
+@passes_app.command("list")
 def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
+    from dataclasses import asdict
+
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
-    from graphopt.report import console
+    from graphopt.tables import Grid, Kind, console, say
 
-    entries = catalogue(find_passes(load or []).values())
-    if options.put_json(json, {"passes": entries, "presets": dict(PRESETS)}):
+    found = find_passes(load or [])
+    entries = catalogue(found.values())
+    broken = [asdict(problem) for problem in found.broken]
+    value = {"passes": entries, "presets": dict(PRESETS), "broken": broken}
+    if options.put_json(json, value):
         return
-    from rich.table import Table
-
-    table = Table("pass", "numerics", "what it does")
+    columns = {"pass": Kind.KEY, "numerics": Kind.WORDS, "what it does": Kind.WORDS}
+    table = Grid(columns)
     for entry in entries:
-        table.add_row(entry["name"], entry["numerics"], entry["summary"])
+        other = [f"{with_}: {n}" for with_, n in entry["numerics_with"].items()]
+        table.add(entry["name"], "\n".join([entry["numerics"], *other]), entry["summary"])
+    for problem in found.broken:
+        names = "\n".join(problem.names) or problem.origin
+        table.add(names, "broken", f"{problem.origin}: {problem.reason}")
     console().print(table)
     for name, pipeline in PRESETS.items():
-        console().print(f"preset {name}: {pipeline}", highlight=False)
+        say(f"preset {name}: {pipeline}")
 
 
-@passes_app.command("show", cls=Command)
+@passes_app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="The pass.")],
     load: options.Load = None,
     json: options.Json = None,
 ) -> None:
     """A pass's manual page and options."""
-    from graphopt.passbase import catalogue, manual_of
+    from graphopt.passbase import catalogue
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
+    from graphopt.tables import say_page
 
     chosen = lookup(name, find_passes(load or []))
-    if not options.put_json(json, catalogue([chosen])[0]):
-        typer.echo(f"{chosen.name} ({chosen.numerics.value})\n\n{manual_of(chosen)}")
+    (entry,) = catalogue([chosen])
+    if not options.put_json(json, entry):
+        other = [f"{with_}: {n}" for with_, n in entry["numerics_with"].items()]
+        numerics = "; ".join([entry["numerics"], *other])
+        say_page(f"{chosen.name} ({numerics})\n\n{entry['manual']}")

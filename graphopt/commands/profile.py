@@ -23,12 +23,13 @@ def profile(
         str, typer.Option(help="Whose kernels: cpu or opencl, as in compile.")
     ] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
+        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
     json: options.Json = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from graphopt.latency.profiling import profile_machine, write_device
+    from graphopt.tables import say
 
     if device != "local":
         raise UsageError(
@@ -45,8 +46,8 @@ def profile(
     if options.put_json(json, measured.device.model_dump(mode="json")):
         return
     for name, figure in figures:
-        typer.echo(f"{name:18} {figure.value:g}")
-    typer.echo(
+        say(f"{name:18} {figure.value:g}")
+    say(
         f"{output}: fitted to {measured.kernels} kernels, mean error {measured.error:.0%}; "
         "another program on this machine makes it worse"
     )

@@ -44,7 +44,7 @@ def reproduce(
     """Put the paper's figures beside what is counted, predicted and measured here."""
     from graphopt import reproduce as parts
     from graphopt.latency.device import load_device
-    from graphopt.report import console
+    from graphopt.tables import console
 
     if network and what is not What.fig3:
         raise typer.BadParameter("--network goes with fig3")

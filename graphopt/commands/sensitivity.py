@@ -56,9 +56,9 @@ def sensitivity(
     """Measure what pruning each layer, and each function block, does to maps and poses."""
     from graphopt.model import parse_input_shapes, replacing
     from graphopt.pose.spec import choices
-    from graphopt.report import console
     from graphopt.sparsity.sensitivity import RATIOS, measure_file
     from graphopt.sparsity.sensitivity_report import Shown, drawing
+    from graphopt.tables import console
 
     # Beside the result, as optimize's; without one beside the network.
     result_file = model if json in (None, STDOUT) else Path(str(json))

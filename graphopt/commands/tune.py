@@ -27,15 +27,13 @@ def tune(
     ] = None,
     input_shape: options.InputShape = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the physical cores if left out.")
+        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
     json: options.Json = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
-    from rich.console import Console
-    from rich.table import Table
-
     from graphopt.model import parse_input_shapes
+    from graphopt.tables import Grid, Kind, console, say
     from graphopt.tune import tune as measure
 
     with shown("reading the network") as tell:
@@ -54,15 +52,16 @@ def tune(
     ]
     if options.put_json(json, {"output": str(file), "target": target, "layers": layers}):
         return
-    table = Table("layer", "layers", "kernel", "tile", "group", "ms", "before", box=None)
+    columns = {"layer": Kind.NAME, "layers": Kind.NUMBER, "kernel": Kind.NAME, "tile": Kind.WORDS}
+    table = Grid(columns | dict.fromkeys(("group", "ms", "before"), Kind.NUMBER))
     for one in results:
         tile = "x".join(map(str, one.after.tile))
         group = str(one.after.work_group) if one.after.work_group > 1 else ""
         ms = f"{one.after.ms:.3f}", f"{one.before.ms:.3f}"
-        table.add_row(one.layer, str(one.count), one.after.kernel, tile, group, *ms)
-    Console().print(table)
+        table.add(one.layer, str(one.count), one.after.kernel, tile, group, *ms)
+    console().print(table)
     before, after = (
         sum(result.count * getattr(result, which).ms for result in results)
         for which in ("before", "after")
     )
-    typer.echo(f"{file}: convolutions in {after:.1f} ms instead of {before:.1f} ms")
+    say(f"{file}: convolutions in {after:.1f} ms instead of {before:.1f} ms")

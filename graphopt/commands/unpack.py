@@ -19,8 +19,9 @@ def unpack(
 ) -> None:
     """Store packed weights as ordinary ones again."""
     from graphopt.sparsity.convert import unpack_file
+    from graphopt.tables import say
 
     unpack_file(model, output)
     size = output.stat().st_size
     if not options.put_json(json, {"output": str(output), "bytes": size}):
-        typer.echo(f"{output}: {size / 1e6:.1f} MB")
+        say(f"{output}: {size / 1e6:.1f} MB")

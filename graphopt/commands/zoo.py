@@ -19,21 +19,22 @@ zoo_app = typer.Typer(
 @zoo_app.command("list", cls=Command)
 def list_networks(json: options.Json = None) -> None:
     """Every network with its parameters and multiply-adds at the input size it is known for."""
-    from graphopt.report import console, human
+    from graphopt.report import human
+    from graphopt.tables import Grid, Kind, console, say
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
     if options.put_json(json, [entry.model_dump() for entry in entries]):
         return
-    from rich.table import Table
-
-    table = Table("network", "input", "params", "MACs", "counts", "source", "options")
+    numbers = dict.fromkeys(("input", "params", "MACs"), Kind.NUMBER)
+    words = dict.fromkeys(("counts", "source", "options"), Kind.WORDS)
+    table = Grid({"network": Kind.KEY, **numbers, **words})
     for entry in entries:
         size = f"{entry.input}x{entry.input}"
         cost = (human(entry.params), human(entry.macs))
-        table.add_row(entry.name, size, *cost, entry.counts, entry.source, entry.options)
+        table.add(entry.name, size, *cost, entry.counts, entry.source, entry.options)
     console().print(table)
-    console().print(
+    say(
         "Parameters without the statistics of normalisations. Inferred: the source gives no "
         "definition. Not reproduced: the definition costs something else than others say of it "
         "(graphopt reproduce table2).",
@@ -61,6 +62,7 @@ def build_network(
     from graphopt.cost import cost_of
     from graphopt.model import parse_input_shapes, save_model
     from graphopt.report import human
+    from graphopt.tables import say
     from graphopt.zoo.catalogue import build, trained
 
     shapes = parse_input_shapes([input_shape] if input_shape else [])
@@ -75,7 +77,7 @@ def build_network(
     figures = {"params": trained(cost), "macs": cost.macs, "input": shape}
     if not options.put_json(json, {"output": str(output), "network": name, **figures}):
         size = "x".join(map(str, shape))
-        typer.echo(
+        say(
             f"{output}: {name}, {human(trained(cost))} params, {human(cost.macs)} MACs at {size}; "
             "weights are random"
         )

@@ -19,7 +19,7 @@ from graphopt.engine import Array, Shape
 from graphopt.errors import InputError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.images import expand, read_photo
-from graphopt.pose.preprocess import prepare
+from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.spec import PoseSpec
 
 SYNTHETIC_WARNING = (
@@ -53,6 +53,8 @@ class Calibration:
     """Rows of an input that takes any; None leaves it to the spec."""
     dtype: str = "float32"
     """The input's element type."""
+    whole: Shape = (1, 3, None, None)
+    """The input's shape: how many images it takes at once, and where it has channels."""
 
     @classmethod
     def from_photos(
@@ -107,11 +109,12 @@ class Calibration:
     ) -> Calibration:
         aside = max(1, round(HELD_OUT * len(images)))
         tensor = graph.inputs[0]
-        extents = list(tensor.shape or (None,) * 4)[2:]
+        whole = tuple(d if isinstance(d, int) else None for d in tensor.shape or (None,) * 4)
         return cls(
             spec=spec,
             input=tensor.name,
-            shape=tuple(dim if isinstance(dim, int) else None for dim in extents),
+            shape=extents(whole),
+            whole=whole,
             fitting=images[aside:],
             held_out=images[:aside],
             height=height,
@@ -124,12 +127,15 @@ class Calibration:
         return not isinstance(self.held_out[0], Path)
 
     def feeds(self, images: Sequence[Path | int]) -> Iterator[dict[str, Array]]:
-        """The network's input for each of `fitting` or `held_out`: [1,3,H,W] of its type."""
+        """The network's input for each of `fitting` or `held_out`, in its layout and type."""
         for image in images:
             values, _ = prepare(
                 self.picture(image), self.spec.preprocess, self.shape, height=self.height
             )
-            yield {self.input: values.astype(self.dtype, copy=False)}
+            if np.issubdtype(self.dtype, np.integer):
+                limits = np.iinfo(self.dtype)
+                values = np.clip(np.rint(values), limits.min, limits.max)
+            yield {self.input: arranged(values, self.whole).astype(self.dtype, copy=False)}
 
     def picture(self, image: Path | int) -> Image.Image:
         """One of `fitting` or `held_out` as an RGB image."""

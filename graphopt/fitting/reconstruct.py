@@ -327,7 +327,7 @@ class Reconstruction:
                 name = (chain or [node])[-1].outputs[0].name
                 reason = None
                 if name not in counterparts:
-                    reason = f"the original has no tensor {name} to fit it to"
+                    reason = "the original has no tensor of that name to fit it to"
                 elif len(spec.kernel) != 2 or spec.pads is None:
                     reason = "only two-dimensional convolutions with explicit pads are fitted"
                 elif len(chain) > 1 and not free(spec.weight).all():

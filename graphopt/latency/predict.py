@@ -37,7 +37,7 @@ from graphopt.graph import (
 )
 from graphopt.latency.device import Device, LayerClass
 from graphopt.latency.fusion import ARITHMETIC, fused_into
-from graphopt.model import copy_model
+from graphopt.model import copy_model, header_of
 from graphopt.verify import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
@@ -169,16 +169,21 @@ def total_ms(layers: Iterable[LayerLatency]) -> float:
 
 
 SIZE = (368, 656)
-"""Height and width to predict at where the network takes any."""
+"""Height and width to predict at where the network takes any and nothing says a better one."""
+
+
+def judged_shapes(graph: gs.Graph) -> Mapping[str, tuple[int, ...]]:
+    """The sizes a network is judged at: its header's, else its own, dynamic extents of `SIZE`."""
+    return header_of(graph).sizes or bound_shapes(graph, SIZE)
 
 
 def network_ms(graph: gs.Graph, device: Device) -> float:
-    """The whole network's predicted time, dynamic inputs at `SIZE`.
+    """The whole network's predicted time at `judged_shapes`.
 
     Raises:
         InputError: see `predict`.
     """
-    return total_ms(predict(graph, device, bound_shapes(graph, SIZE)))
+    return total_ms(predict(graph, device, judged_shapes(graph)))
 
 
 def rewritten_ms(graph: gs.Graph, device: Device, rewrite: Callable[[gs.Graph], object]) -> float:

@@ -9,7 +9,6 @@ times. No layer of a real network is needed, or looked at.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from scipy.optimize import least_squares
 
-from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.bundle import read_bundle
 from graphopt.compile import compile_model
 from graphopt.engine import Array
@@ -30,6 +28,7 @@ from graphopt.latency.predict import Work, time_of, work_of
 from graphopt.model import load_model, replacing, save_model
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime import LayerTime, device_name, open_bundle
+from graphopt.threads import usable_cores
 
 # --- the network --------------------------------------------------------------------------------
 
@@ -307,14 +306,14 @@ def profile_machine(
     Args:
         target: `cpu` or `opencl`, as in `compile_model`.
         threads: CPU threads, also of an OpenCL device that is the CPU; without it, one for each
-            physical core.
+            core that the process may use.
         progress: told what is being done.
 
     Raises:
         GraphoptError: the target is not there, or this machine cannot run it.
     """
-    threads = threads or physical_cores()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    threads = threads or usable_cores()
+    device_name(target, threads)  # before anything else starts OpenCL with another number
     with TemporaryDirectory(prefix="graphopt-profile-") as folder:
         path, bundle = Path(folder) / "calibration.onnx", Path(folder) / "bundle"
         save_model(calibration_network(), path)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.fused import limited, poses, thresholds
-from graphopt.pose.preprocess import Placement, fitted, prepare
+from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare
 from graphopt.pose.resample import tables
 from graphopt.pose.spec import PoseSpec, read_pose_spec
 from graphopt.runtime import BundleRunner
@@ -19,6 +19,9 @@ _tables = lru_cache(maxsize=8)(tables)
 
 class BundledEstimator:
     """A pose network's bundle, ready for photos: `prepare`, `start` and `people`, or all at once.
+
+    Threads that share one take turns when they call it; `BundleRunner.lock` makes the single steps
+    safe.
 
     Pixels are prepared here where the bundle does not do it: it has no kernels for that, its own
     pose spec says other colours or another normalisation, or the photo is too large. People are
@@ -33,8 +36,8 @@ class BundledEstimator:
     def __init__(self, runner: BundleRunner, spec: PoseSpec, options: DecodeOptions) -> None:
         self._runner, self._spec, self._options = runner, spec, options
         plan, path = runner.bundle.plan, runner.bundle.path / "pose.json"
-        ((self._input, shape),) = runner.inputs.items()
-        self._size = shape[2:]
+        ((self._input, self._shape),) = runner.inputs.items()
+        self._size = extents(self._shape)
         compiled = read_pose_spec(path) if path.name in runner.bundle.manifest.files else None
         read = ("skeleton", "heat", "paf")
         same = compiled is not None and all(
@@ -49,9 +52,10 @@ class BundledEstimator:
 
     def __call__(self, photo: Image.Image) -> Poses:
         """The people in an RGB photo, in its pixels."""
-        placement = self.prepare(photo)
-        self.start()
-        return self.people(placement)
+        with self._runner.lock:
+            placement = self.prepare(photo)
+            self.start()
+            return self.people(placement)
 
     def prepare(self, photo: Image.Image) -> Placement:
         """Set the network's input to an RGB photo; where it lies there."""
@@ -63,7 +67,7 @@ class BundledEstimator:
                 self._runner.prepare({"photo": np.asarray(photo), **given})
                 return fit.placement
         tensor, placement = prepare(photo, self._spec.preprocess, self._size)
-        self._runner.feed({self._input: tensor})
+        self._runner.feed({self._input: arranged(tensor, self._shape)})
         return placement
 
     def start(self) -> None:

@@ -32,7 +32,7 @@ from graphopt.pose.images import (
     write_picture,
     write_video,
 )
-from graphopt.pose.preprocess import prepare
+from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.pose.track import Tracker
@@ -70,8 +70,10 @@ class Estimator:
         if self._bundled is not None:
             return self._bundled(photo)
         ((name, shape),) = self.engine.inputs.items()
-        tensor, placement = prepare(photo, self.spec.preprocess, shape[2:], height=self.height)
-        return decode(self.engine.run({name: tensor}), self.spec, placement, self.options)
+        size = extents(shape)
+        tensor, placement = prepare(photo, self.spec.preprocess, size, height=self.height)
+        outputs = self.engine.run({name: arranged(tensor, shape)})
+        return decode(outputs, self.spec, placement, self.options)
 
     @cached_property
     def _bundled(self) -> BundledEstimator | None:

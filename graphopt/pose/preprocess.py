@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graphopt.engine import Shape, channels_last
 from graphopt.pose.spec import Preprocess
 
 MAX_ASPECT = 8
@@ -85,6 +86,21 @@ def fitted(
     canvas = (columns or padded(max(size[0], wanted)), rows or padded(size[1]))
     offset = ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2)
     return Fit(photo, size, canvas, offset)
+
+
+def extents(shape: Shape) -> Shape:
+    """Height and width of an input's shape, [N,3,H,W] or [N,H,W,3]."""
+    return shape[1:3] if channels_last(shape) else shape[2:]
+
+
+def arranged(values: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+    """What `prepare` gives, [1,3,H,W], as an input of this shape takes it.
+
+    Channels last where the input has them last; as often as the input takes pictures at once.
+    """
+    if channels_last(shape):
+        values = np.moveaxis(values, 1, 3)
+    return np.ascontiguousarray(np.repeat(values, shape[0] or 1, axis=0) if shape else values)
 
 
 def prepare(

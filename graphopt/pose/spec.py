@@ -8,7 +8,7 @@ A compiled bundle keeps it as `pose.json`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from graphopt.engine import Shape
 from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
@@ -27,6 +28,8 @@ METADATA_KEY = "graphopt.pose"
 Triple = tuple[float, float, float]
 Color = Literal["bgr", "rgb"]
 FloatArray = NDArray[np.float32]
+ASPECT = 16 / 9
+"""Width to height of the input where nobody says a size: what cameras give."""
 _CHOICES = ("color", "mean", "scale", "pad_value")
 
 
@@ -47,6 +50,18 @@ class Preprocess(_Frozen):
     """Height and width of the input are multiples of it."""
     height: Annotated[int, Field(gt=0)] = 368
     """Default height of the input in pixels, where the network takes any."""
+
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """Height and width of an input that takes any, where nobody says a size.
+
+        `height`, and 16/9 of it, in multiples of the network's downsampling.
+        """
+        height, width = (
+            max(1, round(extent / self.multiple)) * self.multiple
+            for extent in (self.height, self.height * ASPECT)
+        )
+        return height, width
 
 
 class MapSlice(_Frozen):
@@ -275,6 +290,23 @@ def detect_pose_spec(
         stride=stride,
         notes=notes,
     ).with_choices(color=color, mean=mean, scale=scale, pad_value=pad_value)
+
+
+def usual_shapes(inputs: Iterable[Any], spec: PoseSpec | None) -> dict[str, Shape]:
+    """A shape for every input of a graph: its own, dynamic extents at the usual size.
+
+    See `Preprocess.usual_size`; an extent stays None where nothing tells.
+    """
+    usual: Shape = (1, 3, *(spec.preprocess.usual_size if spec else (None, None)))
+    shapes: dict[str, Shape] = {}
+    for tensor in inputs:
+        declared = list(tensor.shape or [None] * 4)
+        choice = usual if spec and len(declared) == 4 else (None,) * len(declared)
+        shapes[tensor.name] = tuple(
+            own if isinstance(own, int) else other
+            for own, other in zip(declared, choice, strict=True)
+        )
+    return shapes
 
 
 def read_pose_spec(path: Path) -> PoseSpec:

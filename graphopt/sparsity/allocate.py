@@ -29,14 +29,13 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.graph import label
 from graphopt.latency.device import Device
-from graphopt.latency.predict import SIZE, network_ms, time_of, work_of
+from graphopt.latency.predict import judged_shapes, network_ms, time_of, work_of
 from graphopt.model import replacing
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip
 from graphopt.report import human
 from graphopt.sparsity.plan import PruningPlan, write_plan
 from graphopt.sparsity.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
 from graphopt.sparsity.structure import MEASURED
-from graphopt.verify import bound_shapes
 
 Doubles = NDArray[np.float64]
 
@@ -169,14 +168,14 @@ class _Size:
     @classmethod
     def of(cls, graph: gs.Graph, device: Device | None) -> _Size:
         return cls(
-            cost_of(graph, bound_shapes(graph, SIZE)).macs,
+            cost_of(graph, judged_shapes(graph)).macs,
             network_ms(graph, device) if device else 0.0,
         )
 
 
 def _choices(graph: gs.Graph, measured: Sensitivity, device: Device | None) -> list[_Choice]:
     """What may be pruned, by how much: what is no faster than the dense kernel is no choice."""
-    works = work_of(graph, device, bound_shapes(graph, SIZE)) if device else []
+    works = work_of(graph, device, judged_shapes(graph)) if device else []
     kernels = {label(work.node): work for work in works}
     choices = []
     for layer in measured.layers:

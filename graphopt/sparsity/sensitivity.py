@@ -32,7 +32,7 @@ from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.fitting.samples import Sample, salience
 from graphopt.fitting.through import unpacked
 from graphopt.graph import ConvSpec, constant, is_standard, label
-from graphopt.latency.predict import SIZE
+from graphopt.latency.predict import judged_shapes
 from graphopt.model import copy_model, load_model, replacing
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
@@ -40,7 +40,7 @@ from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
 from graphopt.sparsity.eligible import NARROW, held_back
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 from graphopt.sparsity.structure import BLOCKS, MEASURED, Block, BlockName, expand
-from graphopt.verify import OutputError, bound_shapes
+from graphopt.verify import OutputError
 
 Floats = NDArray[np.float32]
 
@@ -210,7 +210,7 @@ def sensitivity(
         raise Unsupported(
             f"no convolution has {NARROW} channels in and out, so that blocks of it could go"
         )
-    costs = cost_of(graph, bound_shapes(graph, SIZE)).layers
+    costs = cost_of(graph, judged_shapes(graph)).layers
     macs = {layer.name: layer.macs or 0 for layer in costs}
     fitting, held_out = _images(graph, nodes, calibration)
     judge = _Judge(graph, calibration, held_out)

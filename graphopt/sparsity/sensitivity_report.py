@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from graphopt.report import human
 from graphopt.sparsity.function_blocks import Role
 from graphopt.sparsity.sensitivity import Loss, Measured, Sensitivity
 from graphopt.svg import COLORS, Axis, Plot
+from graphopt.tables import Grid, Kind
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,14 @@ class Shown:
         yield from map(Text, findings(found))
 
 
-def _table(kind: str, rows: Sequence[Measured], blocks: Sequence[str] = ()) -> Table:
-    table = Table()
-    table.add_column(kind, overflow="fold")
-    if blocks:
-        table.add_column("function block", overflow="fold")
-    for name in ("params", "MACs", *(f"{100 * loss.ratio:g}%" for loss in rows[0].losses)):
-        table.add_column(name, justify="right", no_wrap=True)
+def _table(kind: str, rows: Sequence[Measured], blocks: Sequence[str] = ()) -> Grid:
+    ratios = [f"{100 * loss.ratio:g}%" for loss in rows[0].losses]
+    columns = {kind: Kind.NAME, **({"function block": Kind.NAME} if blocks else {})}
+    columns |= dict.fromkeys(("params", "MACs", *ratios), Kind.NUMBER)
+    table = Grid(columns)
     for index, row in enumerate(rows):
-        table.add_row(
-            escape(row.name),
+        table.add(
+            row.name,
             *blocks[index : index + 1],
             human(row.params),
             human(row.macs),

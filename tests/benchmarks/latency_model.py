@@ -11,7 +11,6 @@ the same target and number of threads: see `graphopt profile`.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy.stats import spearmanr
 
-from graphopt.benchmark import THREAD_VARIABLES, physical_cores
 from graphopt.bundle import read_bundle
 from graphopt.compile import compile_model
 from graphopt.graph import CONV_OPS, label
@@ -28,6 +26,7 @@ from graphopt.latency.predict import Work, time_of, work_of
 from graphopt.latency.profiling import layer_times, matched
 from graphopt.model import load_model, parse_input_shapes
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.threads import usable_cores
 
 
 def main() -> None:
@@ -36,11 +35,10 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="an ONNX file")
     parser.add_argument("--device", required=True, help="a profile's name or TOML file")
     parser.add_argument("--target", default="cpu", help="cpu or opencl")
-    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--input-shape", action="append", default=[], help="NAME:1,3,368,656")
     parser.add_argument("--layers", action="store_true", help="print every layer")
     options = parser.parse_args()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(options.threads))
     device = load_device(options.device)
     shapes = parse_input_shapes(options.input_shape)
     with TemporaryDirectory() as folder:

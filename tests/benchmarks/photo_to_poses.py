@@ -38,7 +38,7 @@ from engines import RIVALS, ROOT, TRAINED, graphopt
 from numpy.typing import NDArray
 from PIL import Image
 
-from graphopt.benchmark import SUSPICIOUS, THREAD_VARIABLES, Timing, line_up, measure
+from graphopt.benchmark import SUSPICIOUS, Timing, line_up, measure
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine, open_engine
 from graphopt.model import load_model, save_model
@@ -250,7 +250,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="of each photo")
     given = parser.parse_args()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(given.threads))
     main(
         given.subject,
         given.original,

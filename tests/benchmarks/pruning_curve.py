@@ -20,7 +20,6 @@ both to begin anew. Run it while nothing else runs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ import numpy as np
 from engines import graphopt
 from pydantic import BaseModel, ConfigDict
 
-from graphopt.benchmark import THREAD_VARIABLES, measure
+from graphopt.benchmark import measure
 from graphopt.cost import cost_of
 from graphopt.engine import open_engine
 from graphopt.model import load_model, replacing, sha256_of
@@ -272,7 +271,6 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--plot", type=Path, default=Path("curve.svg"), metavar="F.svg")
     parser.add_argument("--json", type=Path, default=Path("curve.json"), metavar="F.json")
     given = parser.parse_args()
-    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(given.threads))
     with TemporaryDirectory() as scratch:
         main(
             Bench(

@@ -258,18 +258,20 @@ def test_what_a_subgraph_reads_is_alive(network, rewrite, ops):
     assert ops(clean) == ["Sigmoid", "If"]
 
 
-def test_model_local_functions_are_not_unfolded(tmp_path, ops):
-    """A function of constants may be how weights are packed: its result is not computed ahead."""
+@pytest.mark.parametrize(("limit", "left"), [(1 << 20, ["Conv"]), (0, ["Tile", "Conv"])])
+def test_a_local_function_of_constants_is_folded_within_the_limit(tmp_path, ops, limit, left):
+    """It may be how weights are packed: its result is computed ahead only if it is small."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17, "own": 1]>
-           net (float[1,2,4,4] x) => (float[1,2,4,4] y)
-           <float[2,2,1,1] w = {1, 2, 3, 4}> { v = own.unpack(w) y = Conv(x, v) }
-           <domain: "own", opset_import: ["": 17]> unpack (w) => (v) { v = Add(w, w) }"""
+           net (float[1,2,4,4] x) => (float[1,16,4,4] y)
+           <float[1,2,1,1] w = {1, 2}, int64[4] n = {16, 1, 1, 1}>
+           { v = own.unpack(w, n) y = Conv(x, v) }
+           <domain: "own", opset_import: ["": 17]> unpack (w, n) => (v) { v = Tile(w, n) }"""
     )
     onnx.save(model, tmp_path / "packed.onnx")
     graph = load_model(tmp_path / "packed.onnx")
-    assert not Canonicalize().run(graph).changes
-    assert ops(graph) == ["unpack", "Conv"]
+    Canonicalize(fold_limit=limit).run(graph)
+    assert ops(graph) == left
 
 
 def test_a_function_is_not_taken_for_the_operator_of_its_name(tmp_path, ops):
@@ -352,3 +354,165 @@ def test_strings_are_left_alone(network):
     )
     Canonicalize().run(graph)
     onnx.checker.check_model(to_proto(graph), full_check=True)
+
+
+# --- inputs that are left out ---------------------------------------------------------------------
+
+BIG = 2**62
+LEFT_OUT = {
+    "Slice by two, no axes": ("float[2,4,3,4] y", "y = Slice(v, s4, e4, , by_two)"),
+    "Slice by two of two axes": ("float[2,2,6,8] y", "y = Slice(v, s2, e2, , by_two2)"),
+    "Pad without a value": ("float[2,4,8,10] y", "p = Pad(v, ones8, ) y = Neg(p)"),
+}
+
+
+@pytest.mark.parametrize(("outputs", "body"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_optional_inputs_that_are_left_out(network, rewrite, outputs, body):
+    given = {
+        "s4": ints(0, 0, 0, 0),
+        "e4": ints(BIG, BIG, BIG, BIG),
+        "by_two": ints(1, 1, 2, 2),
+        "s2": ints(0, 0),
+        "e2": ints(BIG, BIG),
+        "by_two2": ints(1, 2),
+    }
+    graph = network(X, outputs, f"v = Sigmoid(x) {body}", **CONSTANTS | given)
+    rewrite(graph, Canonicalize(), tolerance=0)
+
+
+def test_every_second_extent_of_a_shape(network, rewrite, ops):
+    graph = network(
+        "float[N,4,6,8] x",
+        "float[N,4,6,8] z, float[2] y",
+        "z = Relu(x) n = Shape(z) e = Slice(n, one, end, , step) y = Cast<to=1>(e)",
+        one=ints(1),
+        end=ints(BIG),
+        step=ints(2),
+    )
+    clean, _ = rewrite(graph, Canonicalize(), tolerance=0)
+    assert ops(clean) == ["Relu", "Cast"]  # of extents 1 and 3, which are known
+
+
+# --- branches that are always taken ---------------------------------------------------------------
+
+BRANCHES = {
+    "computed": "s = Sigmoid(v) o = Neg(s)",
+    "computed outside": "o = Identity(v)",
+    "constant": "o = Constant<value = float[1,1,1,1] {3.0}>()",
+}
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("body", BRANCHES.values(), ids=BRANCHES)
+def test_a_branch_that_is_always_taken(network, rewrite, ops, body, taken):
+    other = "o = Tanh(v)"
+    branches = (body, other) if taken else (other, body)
+    out = f"float[{'1,1,1,1' if 'Constant' in body else '2,4,6,8'}] o"
+    graph = network(
+        X,
+        f"{Y}, float[2,4,6,8] z",
+        f"v = Relu(x) a = Exp(v) z = Neg(a) q = If<then_branch = t () => ({out}) "
+        f"{{ {branches[0]} }}, else_branch = e () => ({out}) {{ {branches[1]} }}>(c) "
+        "y = Add(q, v)",
+        c=np.bool_(taken),
+    )
+    clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
+    assert "If" not in ops(clean)
+    assert "Tanh" not in ops(clean)
+    branch = "then_branch" if taken else "else_branch"
+    assert f"always takes its {branch}" in [change.summary for change in outcome.changes]
+
+
+def test_branches_that_use_the_same_names(network, rewrite, ops):
+    branch = "{ s = Sigmoid(v) o = Neg(s) }"
+    graph = network(
+        X,
+        Y,
+        "v = Relu(x) "
+        f"p = If<then_branch = t () => (float[2,4,6,8] o) {branch}, "
+        f"else_branch = e () => (float[2,4,6,8] o) {branch}>(c) "
+        f"q = If<then_branch = t () => (float[2,4,6,8] o) {branch.replace('Neg', 'Exp')}, "
+        f"else_branch = e () => (float[2,4,6,8] o) {branch}>(c) y = Add(p, q)",
+        c=np.bool_(True),
+    )
+    clean, _ = rewrite(graph, Canonicalize(), tolerance=0)
+    assert sorted(ops(clean)) == ["Add", "Exp", "Neg", "Relu", "Sigmoid"]
+
+
+def test_a_condition_that_shapes_decide(network, rewrite, ops):
+    """As torch.onnx writes squeeze(1): the branch depends on an extent that is known."""
+    graph = network(
+        "float[1,1,6] x",
+        "float[1,6] y",
+        "n = Shape(x) e = Gather<axis=0>(n, one) c = Equal(e, one_v) "
+        "q = If<then_branch = t () => (float[1,6] o) { o = Squeeze(x, one) }, "
+        "else_branch = e () => (float[1,1,6] o) { o = Identity(x) }>(c) y = Relu(q)",
+        one=ints(1),
+        one_v=ints(1),
+    )
+    clean, _ = rewrite(graph, Canonicalize(), tolerance=0)
+    assert ops(clean) == ["Squeeze", "Relu"]
+
+
+def test_a_condition_that_is_an_input_stays(network, rewrite, ops):
+    graph = network(
+        f"{X}, bool c",
+        Y,
+        "y = If<then_branch = t () => (float[2,4,6,8] o) { o = Neg(x) }, "
+        "else_branch = e () => (float[2,4,6,8] o) { o = Relu(x) }>(c)",
+    )
+    assert ops(rewrite(graph, Canonicalize(), tolerance=0)[0]) == ["If"]
+
+
+# --- initializers that are written into -----------------------------------------------------------
+
+WRITERS = {
+    "training": (
+        "n, m2, v2 = BatchNormalization<training_mode=1>(x, s, b, m, v) y = Relu(n)",
+        f"{Y}, float[4] m2, float[4] v2",
+        {
+            "s": np.ones(4, "f4"),
+            "b": np.zeros(4, "f4"),
+            "m": np.zeros(4, "f4"),
+            "v": np.ones(4, "f4"),
+        },
+    ),
+    "a loop": (
+        "y, r = Loop<body = l (int64 i, bool go, float[4,6,8] k, float[4,6,8] u) => "
+        "(bool on, float[4,6,8] k2, float[4,6,8] u2) "
+        "{ on = Identity(go) k2 = Add(k, u) u2 = Neg(u) }>(three, yes, s, m)",
+        "float[4,6,8] y, float[4,6,8] r",
+        {
+            "three": np.int64(3),
+            "yes": np.bool_(True),
+            "s": np.ones((4, 6, 8), "f4"),
+            "m": np.ones((4, 6, 8), "f4"),
+        },
+    ),
+    "another domain": (
+        "y = com.microsoft.BiasGelu(x, s) z = com.microsoft.BiasGelu(x, m)",
+        f"{Y}, float[2,4,6,8] z",
+        {"s": np.ones(8, "f4"), "m": np.ones(8, "f4")},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "outputs", "given"), WRITERS.values(), ids=WRITERS)
+def test_equal_initializers_that_may_be_written_into(network, rewrite, body, outputs, given):
+    graph = network(X, outputs, body, **given)
+    constants = {t.name for node in graph.nodes for t in node.inputs if t.name in given}
+    clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
+    assert constants == {t.name for node in clean.nodes for t in node.inputs if t.name in given}
+    assert not [change for change in outcome.changes if "shares" in change.summary]
+
+
+def test_equal_initializers_that_are_only_read_become_one(network, rewrite):
+    graph = network(
+        X,
+        Y,
+        "a = Add(x, s) b = Relu(a) y = Mul(b, m)",
+        s=np.full(8, 2, "f4"),
+        m=np.full(8, 2, "f4"),
+    )
+    clean, _ = rewrite(graph, Canonicalize(), tolerance=0)
+    assert len({t.name for node in clean.nodes for t in node.inputs[1:]}) == 1

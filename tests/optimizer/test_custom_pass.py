@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,4 +72,21 @@ def test_installed_as_a_plug_in(tmp_path):
     (tmp_path / "their_passes.py").write_text("import nothing_of_that_name")
     broken = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **args)
     assert broken.returncode == 1
-    assert "plug-in their-passes cannot be imported" in broken.stderr
+    assert "plug-in their-passes is broken: it cannot be imported" in broken.stderr
+    assert "their_passes.py:1: ModuleNotFoundError" in broken.stderr
+    # Others work; it is named once, and listed with the reason.
+    listed = subprocess.run(
+        [sys.executable, "-c", MAIN, "passes", "list", "--json"],
+        env={"PYTHONPATH": str(tmp_path)},
+        **args,
+    )
+    assert listed.returncode == 0
+    assert listed.stderr.count("their-passes is broken") == 1
+    found = json.loads(listed.stdout)
+    assert "canonicalize" in {entry["name"] for entry in found["passes"]}
+    (problem,) = found["broken"]
+    assert (problem["names"], problem["origin"]) == (["drop-relu"], "plug-in their-passes")
+    command[-2:] = ["list"]
+    listed = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **args)
+    assert "drop-relu" in listed.stdout
+    assert "their_passes.py:1" in listed.stdout.replace("\n", "")

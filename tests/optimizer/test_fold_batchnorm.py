@@ -233,6 +233,45 @@ def test_half_precision_that_would_overflow_is_left_alone(network, ops, normal):
     assert ops(graph) == ["Conv", "Mul"]
 
 
+COARSE = {
+    "Conv": ("c = Conv(x, w)", (4, 3, 3, 3), "float16[1,4,6,6] y", (1, 4, 1, 1)),
+    "ConvTranspose": (
+        "c = ConvTranspose(x, w)",
+        (3, 4, 3, 3),
+        "float16[1,4,10,10] y",
+        (1, 4, 1, 1),
+    ),
+    "Gemm": ("f = Flatten(x) c = Gemm(f, w)", (192, 4), "float16[1,4] y", (1, 4)),
+    "Gemm, transposed": (
+        "f = Flatten(x) c = Gemm<transB=1>(f, w)",
+        (4, 192),
+        "float16[1,4] y",
+        (1, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(("layer", "shape", "outputs", "per_channel"), COARSE.values(), ids=COARSE)
+def test_half_precision_that_would_lose_digits_is_left_alone(
+    network, ops, normal, layer, shape, outputs, per_channel, small
+):
+    """One channel's weights would be subnormal numbers: they have a few bits left."""
+    scale = np.ones(per_channel, np.float16)
+    scale.flat[2] = 1e-5 if small else 1e-1
+    graph = network(
+        "float16[1,3,8,8] x",
+        outputs,
+        f"{layer} y = Mul(c, k)",
+        w=(0.1 * normal(*shape)).astype(np.float16),
+        k=scale,
+    )
+    outcome = FoldBatchNorm().run(graph)
+    reasons = [skip.reason for skip in outcome.skips]
+    assert reasons == (["folded weights are too small for float16"] if small else [])
+    assert ("Mul" in ops(graph)) == small
+
+
 def test_a_second_run_changes_nothing(network, rewrite, normal, stats):
     graph = network(
         "float[1,4,8,8] x",

@@ -16,6 +16,7 @@ from graphopt.graph import (
     can_rewire,
     constant_of,
     emit,
+    infer_shapes,
     live_nodes,
     only_consumer,
     refresh_shapes,
@@ -24,6 +25,9 @@ from graphopt.graph import (
     scalar_of,
     sort_nodes,
 )
+from graphopt.latency.device import load_device
+from graphopt.latency.predict import predict
+from graphopt.model import load_model
 
 
 @pytest.mark.parametrize("size", [(7, 8), (12, 9)])
@@ -173,3 +177,73 @@ def test_the_proto_is_valid(network):
     graph = network("float[4] x", "float[4] y", "a = Neg(x) y = Relu(a)")
     emit(graph, "Abs", graph.inputs[0], out="unread")
     onnx.checker.check_model(to_proto(graph), full_check=True)
+
+
+# --- shapes that ONNX has no rule for -------------------------------------------------------------
+
+X = "float[1,3,10,12] x"
+UNRULED = {
+    "a later opset's function": (21, "b = GroupNormalization<num_groups=2>(a, g, h)"),
+    "another domain": (17, "b = com.microsoft.QuickGelu(a)"),
+    "one after the other": (
+        17,
+        "c = com.microsoft.QuickGelu(a) d = Relu(c) b = com.microsoft.QuickGelu(d)",
+    ),
+}
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "not declared"])
+@pytest.mark.parametrize(("opset", "body"), UNRULED.values(), ids=UNRULED)
+def test_operators_without_a_shape_rule(proto, normal, tmp_path, opset, body, declared):
+    size = "1,8,10,12" if declared else "N,M,P,Q"
+    model = proto(
+        X,
+        f"float[{size}] y",
+        f"a = Conv<pads=[1,1,1,1]>(x, w) {body} y = PRelu(b, s)",
+        opset=opset,
+        w=normal(8, 3, 3, 3),
+        g=normal(8),
+        h=normal(8),
+        s=normal(8, 1, 1),
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    for shapes in (None, {"x": (1, 3, 10, 12)}):
+        graph = load_model(tmp_path / "m.onnx", shapes)
+        tensors = graph.tensors()
+        assert tuple(tensors["b"].shape) == (1, 8, 10, 12)
+        assert tensors["b"].dtype == np.float32
+        assert infer_shapes(graph)["y"][1] == (1, 8, 10, 12)
+        predict(graph, load_device("adreno-640"))  # every shape that a time depends on is known
+
+
+def test_what_the_exporter_says_of_a_tensor(proto, tmp_path):
+    """Nothing can be inferred of a Reshape to computed extents; the file knows them."""
+    model = proto("float[1,8] x, int64[3] s", "float[1,2,4] y", "b = Reshape(x, s) y = Relu(b)")
+    info = onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [1, 2, 4])
+    for said in (False, True):
+        if said:
+            model.graph.value_info.append(info)
+        onnx.save(model, tmp_path / "m.onnx")
+        graph = load_model(tmp_path / "m.onnx")
+        assert (infer_shapes(graph)["b"][1] == (1, 2, 4)) == said
+    assert infer_shapes(graph, {"x": (1, 8)})["b"][1] == (1, 2, 4)
+    # It says nothing at another size.
+    assert infer_shapes(graph, {"x": (2, 8)}).get("b", (None, None))[1] != (1, 2, 4)
+
+
+def test_extents_that_an_operator_without_a_rule_passes_on(proto, tmp_path):
+    model = proto(
+        "float[1,3,H,W] x", "float[1,3,H,W] y", "b = com.microsoft.QuickGelu(x) y = Neg(b)"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx")
+    assert infer_shapes(graph)["b"][1] == (1, 3, "H", "W")
+    assert infer_shapes(graph, {"x": (1, 3, 8, 16)})["b"][1] == (1, 3, 8, 16)
+
+
+def test_shapes_that_do_not_fit_an_operator_beside_one_without_a_rule(proto, normal, tmp_path):
+    body = "b = com.microsoft.QuickGelu(x) y = Add(b, k)"
+    model = proto("float[1,C,8,8] x", "float[1,3,8,8] y", body, k=normal(3, 1, 1))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="shapes do not fit"):
+        load_model(tmp_path / "m.onnx", {"x": (1, 5, 8, 8)})

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 
 from graphopt import model as model_module
+from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
-from graphopt.model import load_model, parse_input_shapes, save_model
+from graphopt.model import load_model, parse_input_shapes, save_model, to_proto
 
 CONV = ("float[N,3,H,W] x", "float[N,4,Ho,Wo] y", "y = Conv<pads=[1,1,1,1]>(x, w)")
 
@@ -53,15 +54,99 @@ def test_header_and_metadata_survive(conv, tmp_path):
     ]
 
 
-def test_model_local_functions_survive(tmp_path):
-    text = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
-        net (float[1,2] x) => (float[1,2] y) { y = own.twice(x) }
-        <domain: "own", opset_import: ["": 17]> twice (a) => (b) { b = Add(a, a) }"""
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "in.onnx")
+FUNCTIONS = {
+    "one": (
+        "y = own.twice(x)",
+        "<domain: 'own', opset_import: ['': 17]> twice (a) => (b) { b = Add(a, a) }",
+    ),
+    "one in another": (
+        "y = own.four(x)",
+        "<domain: 'own', opset_import: ['': 17, 'own': 1]> four (a) => (c) "
+        "{ b = own.twice(a) c = own.twice(b) }"
+        "<domain: 'own', opset_import: ['': 17]> twice (a) => (b) { b = Add(a, a) }",
+    ),
+    "with an attribute, in a branch": (
+        "k = Constant<value = bool {1}>() y = If<then_branch = t () => (float[1,2] o) "
+        "{ o = own.leaky<slope = 0.5>(x) }, else_branch = e () => (float[1,2] o) "
+        "{ o = own.leaky<slope = 0.1>(x) }>(k)",
+        "<domain: 'own', opset_import: ['': 17]> leaky <slope> (a) => (b) "
+        "{ b = LeakyRelu<alpha: float = @slope>(a) }",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "functions"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_model_local_functions_are_inlined(tmp_path, body, functions):
+    head = '<ir_version: 8, opset_import: ["": 17, "own": 1]> net (float[1,2] x) => (float[1,2] y)'
+    model = onnx.parser.parse_model(f"{head} {{ {body} }}" + functions.replace("'", '"'))
+    onnx.save(model, tmp_path / "in.onnx")
     save_model(load_model(tmp_path / "in.onnx"), tmp_path / "out.onnx")
     out = onnx.load(tmp_path / "out.onnx")
     onnx.checker.check_model(out, full_check=True)
-    assert [f.name for f in out.functions] == ["twice"]
+    assert not out.functions
+    feeds = {"x": np.array([[-1.0, 3.0]], np.float32)}
+    values = [OnnxRuntimeEngine(m.SerializeToString()).run(feeds)["y"] for m in (model, out)]
+    assert np.array_equal(*values)
+
+
+@pytest.mark.parametrize("everywhere", [True, False], ids=["everywhere", "in the header"])
+def test_the_standard_domain_spelled_out(conv, saved, everywhere):
+    conv.opset_import[0].domain = "ai.onnx"
+    if everywhere:
+        conv.graph.node[0].domain = "ai.onnx"
+    onnx.save(conv, saved)
+    save_model(load_model(saved), saved.with_name("out.onnx"))
+    out = onnx.load(saved.with_name("out.onnx"))
+    assert {node.domain for node in out.graph.node} == {""}
+    assert [o.version for o in out.opset_import if o.domain in ("", "ai.onnx")] == [17]
+
+
+def test_two_opsets(conv, saved):
+    conv.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 13))
+    onnx.save(conv, saved)
+    with pytest.raises(InputError, match="names two ONNX opsets: 13 and 17"):
+        load_model(saved)
+
+
+UNSORTED = {
+    "a chain": "y = Neg(b) b = Relu(a) a = Sigmoid(x)",
+    "a diamond": "y = Add(b, c) c = Relu(a) b = Neg(a) a = Sigmoid(x)",
+    "what a branch reads": "y = If<then_branch = t () => (float[2] o) { o = Neg(p) p = Relu(a) },"
+    " else_branch = e () => (float[2] o) { o = Identity(a) }>(k) a = Sigmoid(x)",
+}
+
+
+@pytest.mark.parametrize("body", UNSORTED.values(), ids=UNSORTED)
+def test_nodes_that_are_not_in_order(proto, tmp_path, body):
+    onnx.save(proto("float[2] x", "float[2] y", body, k=np.bool_(True)), tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx")
+    onnx.checker.check_model(to_proto(graph), full_check=True)
+    assert graph.nodes[-1].outputs[0].name == "y"
+
+
+def test_nodes_that_wait_for_each_other(proto, tmp_path):
+    onnx.save(proto("float[2] x", "float[2] y", "y = Add(x, b) b = Neg(y)"), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="the graph has a cycle"):
+        load_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("outputs", ["float[2] k, float[1,4,16,24] y", "float[2] k, float[2] l"])
+def test_a_constant_as_an_output(proto, normal, tmp_path, outputs):
+    model = proto(
+        "float[1,3,H,W] x",
+        outputs,
+        "y = Conv<pads=[1,1,1,1]>(x, w)",
+        w=normal(4, 3, 3, 3),
+        k=normal(2),
+        l=normal(2),
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx", {"x": (1, 3, 16, 24)})
+    out = to_proto(graph).SerializeToString()
+    feeds = {"x": normal(1, 3, 16, 24)}
+    values = [OnnxRuntimeEngine(m).run(feeds) for m in (model.SerializeToString(), out)]
+    assert list(values[0]) == list(values[1])
+    assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
 
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 17, 21])
@@ -193,8 +278,9 @@ def test_attributes_that_would_be_lost(conv, saved):
 
 @pytest.fixture
 def external(conv, tmp_path):
-    path = tmp_path / "ext.onnx"
-    onnx.save(conv, path, save_as_external_data=True, location="ext.weights", size_threshold=0)
+    path, outside = tmp_path / "ext.onnx", onnx.ModelProto()
+    outside.CopyFrom(conv)
+    onnx.save(outside, path, save_as_external_data=True, location="ext.weights", size_threshold=0)
     return path
 
 
@@ -214,6 +300,90 @@ def test_external_data_is_short(external):
     data = external.with_name("ext.weights")
     data.write_bytes(data.read_bytes()[:50])
     with pytest.raises(InputError, match=r"ext\.weights is too short"):
+        load_model(external)
+
+
+@pytest.fixture
+def cached(external, tmp_path):
+    """The same as the Hugging Face cache keeps it: (the model, where its weights are)."""
+    repository = tmp_path / "hub" / "models--org--net"
+    snapshot = repository / "snapshots" / "0123abc" / "onnx"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate((external, external.with_name("ext.weights"))):
+        blob = repository / "blobs" / f"{number:064x}"
+        file.rename(blob)
+        (snapshot / file.name).symlink_to(Path("../../../blobs") / blob.name)
+    return snapshot / external.name, snapshot / "ext.weights"
+
+
+def test_external_data_in_the_hugging_face_cache(cached, conv):
+    path, _ = cached
+    graph = load_model(path)
+    expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
+    assert np.array_equal(graph.tensors()["w"].values, expected)
+
+
+def test_external_data_behind_a_hard_link(external, conv):
+    external.with_name("other").hardlink_to(external.with_name("ext.weights"))
+    expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
+    assert np.array_equal(load_model(external).tensors()["w"].values, expected)
+
+
+def test_external_data_behind_a_link_in_the_folder(external, conv):
+    data = external.with_name("ext.weights")
+    (external.parent / "weights").mkdir()
+    data.rename(external.parent / "weights" / "0")
+    data.symlink_to(Path("weights") / "0")
+    expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
+    assert np.array_equal(load_model(external).tensors()["w"].values, expected)
+
+
+def test_a_model_that_is_itself_a_link(external, conv, tmp_path):
+    link = tmp_path / "elsewhere" / "net.onnx"
+    link.parent.mkdir()
+    link.symlink_to(external)
+    expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
+    assert np.array_equal(load_model(link).tensors()["w"].values, expected)
+
+
+def test_links_that_lead_outside(external, cached, tmp_path_factory):
+    path, data = cached
+    outside = tmp_path_factory.mktemp("outside") / "secret"
+    outside.write_bytes(data.read_bytes())
+    data.unlink()
+    for target in (outside, tmp_path_factory.mktemp("x") / "again"):
+        if target is not outside:
+            target.symlink_to(outside)  # a link to a link
+        data.symlink_to(target)
+        with pytest.raises(InputError, match=r"leads outside the model's folder, to .*secret"):
+            load_model(path)
+        data.unlink()
+
+
+@pytest.mark.parametrize("location", ["../ext.weights", "/etc/hostname", "a/../../ext.weights", ""])
+def test_external_data_that_is_named_outside(external, location):
+    model = onnx.load(external, load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    external.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="which is not a place beside it"):
+        load_model(external)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", "-1"), ("length", "1000000"), ("offset", "x")]
+)
+def test_external_data_with_wrong_numbers(external, key, value):
+    model = onnx.load(external, load_external_data=False)
+    data = model.graph.initializer[0].external_data
+    kept = [(entry.key, entry.value) for entry in data if entry.key != key]
+    del data[:]
+    for name, text in [*kept, (key, value)]:
+        data.add(key=name, value=text)
+    external.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"is too short|is damaged"):
         load_model(external)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from graphopt.model import load_model
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, manual_of, option
 from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.registry import find_passes
-from graphopt.verify import Verifier, difference, example_shapes
+from graphopt.verify import Verifier, difference, example_shapes, sample_feeds
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,43 @@ def test_loading_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (PASS.format("canonicalize"), "two passes are named canonicalize"),
         ("x = 1", "defines no pass"),
-        ("import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
-        ("def", "cannot be imported: SyntaxError"),
+        ("import nothing_of_that_name", r"cannot be imported: \S+mine.py:1: ModuleNotFoundError"),
+        ("\ndef", r"cannot be imported: \S+mine.py:2: SyntaxError"),
+        ("import sys\nsys.exit(3)", r"cannot be imported: \S+mine.py:2: SystemExit: 3"),
+        (
+            PASS.format("mine")
+            .replace("    def match", "    a = option(1, '')\n    def match", 1)
+            .replace("Pass\n", "Pass, option\n", 1),
+            r"cannot be imported: \S+mine.py:4: TypeError: 'a' is a field but has no type",
+        ),
+        ("def f():\n    1 / 0\nf()", r"cannot be imported: \S+mine.py:2: ZeroDivisionError"),
     ],
 )
-def test_files_that_cannot_be_loaded(tmp_path, content, message):
+def test_files_that_cannot_be_loaded_stop_only_themselves(tmp_path, caplog, content, message):
+    broken, whole = tmp_path / "mine.py", tmp_path / "whole.py"
+    broken.write_text(content)
+    whole.write_text(PASS.format("whole"))
+    for _ in range(2):
+        known = find_passes([broken, whole])
+        (problem,) = known.broken
+        assert problem.origin == str(broken)
+        assert re.search(message, problem.reason)
+        assert "whole" in known
+    assert [record.getMessage() for record in caplog.records] == [f"graphopt: {problem}"]
+    with pytest.raises(InputError, match="there is no pass 'mine', unless in what is broken") as c:
+        parse_pipeline("mine", known)
+    assert re.search(message, c.value.message)
+
+
+def test_files_that_are_refused(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text(content)
-    with pytest.raises(InputError, match=message):
+    file.write_text(PASS.format("canonicalize"))
+    with pytest.raises(InputError, match="two passes are named canonicalize"):
         find_passes([file])
-    with pytest.raises(InputError, match="no Python file"):
-        find_passes([tmp_path / "none.py"])
+    for name in ("none.py", "mine.txt"):
+        with pytest.raises(InputError, match="no Python file"):
+            find_passes([tmp_path / name])
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -446,3 +471,98 @@ def test_integer_and_scalar_inputs_are_fed(network):
         "f = Cast<to=1>(i) g = Cast<to=1>(c) h = Sum(f, g, s) y = Add(x, h)",
     )
     assert Verifier(graph, example_shapes(graph)).check(graph, Numerics.EXACT).difference == 0
+
+
+HALVES = {
+    "half": ("float16[1,3,16,24] x", "float16[1,8,16,24] y", "{net}(x, y)"),
+    "float at both ends": (
+        "float[1,3,16,24] x",
+        "float[1,8,16,24] y",
+        "h = Cast<to=10>(x) {net}(h, z) y = Cast<to=1>(z)",
+    ),
+    "float in between": (
+        "float16[1,3,16,24] x",
+        "float16[1,8,16,24] y",
+        "f = Cast<to=1>(x) s = Mul(f, k) h = Cast<to=10>(s) {net}(h, y)",
+    ),
+}
+
+
+@pytest.mark.parametrize("statistics", ["float16", "float32"])
+@pytest.mark.parametrize("opset", [13, 15, 21])
+@pytest.mark.parametrize(("inputs", "outputs", "body"), HALVES.values(), ids=HALVES)
+def test_half_precision_through_the_exact_preset(
+    network, normal, inputs, outputs, body, opset, statistics
+):
+    """What is computed in half precision, even if it leaves as float, is judged as such."""
+    if opset < 15 and statistics == "float32":
+        pytest.skip("BatchNormalization has one type before opset 15")
+    source, end = ("h", "z" if "z)" in body else "y") if "(h," in body else ("x", "y")
+    net = f"a = Conv<pads=[1,1,1,1]>({source}, w) b = BatchNormalization(a, g, o, m, v) "
+    net += f"{end} = Relu(b)"
+    graph = network(
+        inputs,
+        outputs,
+        body.replace(f"{{net}}({source}, {end})", net),
+        opset=opset,
+        w=normal(8, 3, 3, 3).astype(np.float16) / np.float16(9),
+        k=np.float32(1 / 64),
+        **{name: (normal(8) / 4).astype(statistics) for name in "gom"},
+        v=(1 + normal(8) ** 2).astype(statistics),
+    )
+    result = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="each")
+    assert "BatchNormalization" not in [node.op for node in result.graph.nodes]
+    assert {t.name: t.dtype for t in result.graph.outputs} == {
+        t.name: t.dtype for t in graph.outputs
+    }
+
+
+def test_float_that_a_half_precision_branch_does_not_touch_is_held_to_the_strict_limit(network):
+    graph = network(
+        "float[1,3,16,24] x",
+        "float[1,3,16,24] y, float[1,3,16,24] z",
+        "h = Cast<to=10>(x) n = Neg(h) y = Cast<to=1>(n) z = Neg(x)",
+    )
+    judge = Verifier(graph, example_shapes(graph))
+    for name, passes in (("y", True), ("z", False)):
+        changed = graph.copy()
+        node = next(n for n in changed.nodes if n.outputs[0].name == name)
+        source = node.inputs[0]
+        node.inputs[0] = emit(changed, "Mul", source, 1.001, out="slightly")
+        node.inputs[0].shape = source.shape
+        changed.toposort()
+        assert (judge.check(changed, Numerics.EXACT).failure is None) == passes
+
+
+PICTURES = {
+    "channels last": ("float[1,24,32,3]", np.float32),
+    "channels last, any size": ("float[N,H,W,3]", np.float32),
+    "bytes": ("uint8[1,3,24,32]", np.uint8),
+    "bytes, channels last": ("uint8[1,24,32,3]", np.uint8),
+    "signed bytes": ("int8[1,24,32,3]", np.int8),
+    "whole numbers": ("int32[1,24,32,3]", np.int32),
+}
+
+
+@pytest.mark.parametrize(("given", "dtype"), PICTURES.values(), ids=PICTURES)
+def test_pictures_are_fed_as_such(network, normal, given, dtype):
+    """Neighbouring pixels are alike, in any layout and type, and whole numbers use their range."""
+    last = given.endswith("3]")
+    turn = "t = Transpose<perm=[0,3,1,2]>(f)" if last else "t = Identity(f)"
+    graph = network(
+        f"{given} x",
+        "float[N,4,P,Q] y",
+        f"f = Cast<to=1>(x) {turn} y = Conv(t, w)",
+        w=normal(4, 3, 3, 3),
+    )
+    shapes = example_shapes(graph)
+    assert shapes["x"][3 if last else 1] == 3
+    for feeds in sample_feeds(graph, shapes):
+        picture = feeds["x"].astype(float)
+        assert feeds["x"].dtype == dtype
+        image = picture[0] if last else picture[0].transpose(1, 2, 0)
+        assert np.abs(np.diff(image, axis=1)).mean() < 0.8 * image.std()
+        assert np.abs(np.diff(image, axis=0)).mean() < 0.8 * image.std()
+        if dtype != np.float32:
+            assert 150 < np.ptp(image) <= 255
+    run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="each")

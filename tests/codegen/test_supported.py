@@ -1,0 +1,68 @@
+"""Operators that cannot be compiled are refused before the work begins, by name and node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt import compile as compiling
+from graphopt.codegen.supported import IMPORTED, NOT_STATIC
+from graphopt.compile import compile_model, prepare
+from graphopt.errors import Unsupported
+
+X = "float[1,3,8,8] x"
+
+
+def test_the_list_is_what_the_importers_know():
+    frontend = pytest.importorskip("tvm.relax.frontend.onnx.onnx_frontend")
+    from graphopt.codegen.importer import CONVERTERS
+
+    assert set(frontend._get_convert_map()) | set(CONVERTERS) == IMPORTED
+    assert NOT_STATIC < IMPORTED
+
+
+REFUSED = {
+    "a loop": (
+        "float[1,3,8,8] y",
+        "y = Loop<body = l (int64 i, bool go, float[1,3,8,8] k) => "
+        "(bool on, float[1,3,8,8] k2) { on = Identity(go) k2 = Neg(k) }>(n, yes, x)",
+        "Loop cannot be compiled: there is no rule for it",
+    ),
+    "another domain": (
+        "float[1,3,8,8] y",
+        "y = com.microsoft.QuickGelu(x)",
+        r"com\.microsoft\.QuickGelu cannot be compiled",
+    ),
+    "values decide the size": ("int64[4,N] y", "y = NonZero(x)", "NonZero cannot.* no fixed size"),
+}
+
+
+@pytest.mark.parametrize(("output", "body", "message"), REFUSED.values(), ids=REFUSED)
+def test_operators_are_refused_before_the_work(proto, tmp_path, monkeypatch, output, body, message):
+    def too_late(*_args: object, **_options: object) -> None:
+        raise AssertionError("work has begun")
+
+    for name in ("run_worker", "detect_pose_spec", "run_pipeline"):
+        monkeypatch.setattr(compiling, name, too_late)
+    model = proto(X, output, body, n=np.int64(2), yes=np.bool_(True))
+    model.graph.node[-1].name = "culprit"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(Unsupported, match=message) as caught:
+        compile_model(tmp_path / "m.onnx", tmp_path / "bundle")
+    assert caught.value.node == "culprit"
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_is_cleaned_away_is_not_refused(proto, tmp_path):
+    model = proto(
+        X,
+        "float[1,3,8,8] y",
+        "s = Shape(x) z = NonZero(s) k = NonZero(z) y = If<then_branch = t () => "
+        "(float[1,3,8,8] o) { o = Neg(x) }, else_branch = e () => (float[1,3,8,8] o) "
+        "{ o = Relu(x) }>(yes)",
+        yes=np.bool_(True),
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = prepare(tmp_path / "m.onnx", None, {}, lambda _: None).graph
+    assert [node.op for node in graph.nodes] == ["Neg"]

@@ -1,0 +1,279 @@
+"""The pass contract: looked at when a pass is loaded, and again when it runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from graphopt.contract import fault_of
+from graphopt.errors import CheckFailed, InputError
+from graphopt.graph import emit, flaw_of
+from graphopt.passbase import Change, Numerics, Pass, Skip, numerics_of, option
+from graphopt.pipeline import lookup, parse_pipeline, run_pipeline
+from graphopt.registry import find_passes
+
+GOOD = """from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+from pydantic import Field
+from graphopt.passbase import Change, Numerics, Pass, Skip, option
+class Kind(Enum):
+    A = "a"
+@dataclass(frozen=True)
+class Mine(Pass):
+    name = "mine"
+    numerics = Numerics.EXACT
+    count: Annotated[int, Field(ge=0)] = option(1, "a number")
+    ratio: float = 0.5
+    kind: Literal["a", "b c"] = "b c"
+    also: Kind = Kind.A
+    file: Path = Path("x")
+    maybe: int | None = None
+    on: bool = False
+    def match(self, graph): yield from ()
+    def rewrite(self, graph, site): return Skip("", "")
+"""
+
+FAULTS = {
+    "no name": ('    name = "mine"\n', "", 10, "has no name"),
+    "a name that is none": ('name = "mine"', "name = 3", 11, "has no name"),
+    "a name with a space": ('name = "mine"', 'name = "my pass"', 11, "is named 'my pass'"),
+    "no numerics": ("    numerics = Numerics.EXACT\n", "", 9, "does not define numerics"),
+    "numerics as text": ("= Numerics.EXACT", '= "exact"', 12, "has numerics 'exact'"),
+    "not a dataclass": ("@dataclass(frozen=True)\n", "", 9, "is no frozen dataclass"),
+    "an unknown type": ("ratio: float", "ratio: 'Flaot'", 9, "NameError"),
+    "a list": ("on: bool = False", "on: tuple[int, ...] = ()", 19, "cannot be read from"),
+    "a callable": ("on: bool = False", "on: type[Pass] = Pass", 19, "cannot be read from"),
+    "a wrong default": ("ratio: float = 0.5", "ratio: float = 'much'", 14, "'much' is no float"),
+    "a default factory": (
+        "on: bool = False",
+        "on: bool = __import__('dataclasses').field(default_factory=bool)",
+        19,
+        "default_factory",
+    ),
+    "no match": ("    def match(self, graph): yield from ()\n", "", 9, "does not define match"),
+    "match with too much": (
+        "match(self, graph)",
+        "match(self, graph, site)",
+        20,
+        "match cannot be",
+    ),
+    "rewrite without site": ("graph, site)", "graph)", 21, "rewrite cannot be called as"),
+    "rewrite yields": ("return Skip", "yield Skip", 21, "is a generator"),
+    "prepare alone": (
+        "    on: bool",
+        "    def prepare(self): pass\n    on: bool",
+        19,
+        "prepare cannot be called as",
+    ),
+    "a method for a property": (
+        "    on: bool",
+        "    def needs_images(self): return False\n    on: bool",
+        19,
+        "neither True, False nor a property",
+    ),
+    "half a manual": (
+        '    name = "mine"',
+        '    """Does it.\n\n    Rewrite:\n        x\n\n    Why:\n        y\n    """\n'
+        '    name = "mine"',
+        10,
+        "lacks the section Numerics:",
+    ),
+}
+
+
+def broken_class(text: str, folder) -> tuple[str, object]:
+    file = folder / "mine.py"
+    file.write_text(text)
+    return str(file), find_passes([file])
+
+
+def test_a_pass_that_keeps_the_contract(tmp_path):
+    _, known = broken_class(GOOD, tmp_path)
+    assert known.broken == ()
+    (chosen,) = parse_pipeline("mine{maybe=3, kind='a'}".replace("'", '"'), known)
+    assert (chosen.maybe, str(chosen)) == (3, "mine{kind=a, maybe=3}")
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), FAULTS.values(), ids=FAULTS)
+def test_the_contract_is_checked_when_a_pass_is_loaded(tmp_path, old, new, line, message):
+    assert GOOD.count(old) == 1
+    file, known = broken_class(GOOD.replace(old, new), tmp_path)
+    (problem,) = known.broken
+    assert message in problem.reason
+    assert re.match(rf"{re.escape(file)}:({line}|{line - 1}): Mine", problem.reason), problem.reason
+    assert "mine" not in known
+    assert "canonicalize" in known
+    with pytest.raises(InputError) as caught:
+        lookup("mine", known)
+    assert problem.reason in caught.value.message
+
+
+def test_one_broken_class_does_not_stop_the_other_of_its_file(tmp_path):
+    other = GOOD[GOOD.index("@dataclass") :].replace("Mine", "Other").replace('"mine"', '"other"')
+    _, known = broken_class(GOOD.replace("= Numerics.EXACT", "= 3") + other, tmp_path)
+    assert [problem.names for problem in known.broken] == [("mine",)]
+    assert "other" in known
+
+
+def test_abstract_bases_are_no_passes(tmp_path):
+    base = GOOD[GOOD.index("@dataclass") :].replace("Mine", "Base")
+    base = base.replace("    numerics = Numerics.EXACT\n", "")
+    text = GOOD[: GOOD.index("@dataclass")] + base
+    text += "@dataclass(frozen=True)\nclass Mine(Base):\n    numerics = Numerics.EXACT\n"
+    _, known = broken_class(text, tmp_path)
+    assert known.broken == ()
+    assert known["mine"].__name__ == "Mine"
+
+
+def test_built_in_passes_keep_the_contract():
+    for name, pass_type in find_passes().items():
+        assert fault_of(pass_type) is None, name
+
+
+def test_numerics_may_depend_on_options():
+    known = find_passes()
+    assert numerics_of(known["undilate-conv"]) == {
+        "": Numerics.EXACT,
+        "way=stacked": Numerics.APPROXIMATE,
+        "way=block": Numerics.RETRAIN,
+        "way=fastest": Numerics.APPROXIMATE,
+    }
+    assert numerics_of(known["replace-swish"])["gate=hardtanh"] is Numerics.RETRAIN
+    assert numerics_of(known["canonicalize"]) == {"": Numerics.EXACT}
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bad(Pass):
+    """Breaks the contract in one of many ways."""
+
+    name = "bad"
+    numerics = Numerics.APPROXIMATE
+    how: str = option("", "")
+
+    def match(self, graph):
+        if self.how == "match gives None":
+            return None
+        if self.how == "match gives a node":
+            return graph.nodes[0]
+        if self.how == "match yields None":
+            return iter([None])
+        if self.how == "match crashes":
+            raise KeyError("oops")
+        if self.how == "a skip without text":
+            return iter([Skip(graph.nodes[0], "why")])
+        return (node for node in list(graph.nodes) if node.op == "Relu")
+
+    def rewrite(self, graph, site):
+        change = Change(site.outputs[0].name, "changed")
+        match self.how:
+            case "rewrite gives None":
+                return None
+            case "rewrite gives True":
+                return True
+            case "a change of nodes":
+                return Change(site, "changed")
+            case "rewrite crashes":
+                raise KeyError("oops")
+            case "the producer goes":
+                site.outputs.clear()
+                graph.nodes.remove(site)
+            case "another name":
+                emit(graph, "Abs", site.inputs[0], out="other")
+                graph.nodes.remove(site)
+            case "two producers":
+                again = emit(graph, "Abs", site.inputs[0], out="again")
+                again.name = site.outputs[0].name
+        return change
+
+
+RUNS = {
+    "match gives None": ("match gave None: it must yield sites", ""),
+    "match gives a node": ("match gave a value of type Node", ""),
+    "match yields None": ("match yielded None", ""),
+    "match crashes": ("it crashed: KeyError: 'oops'", ""),
+    "a skip without text": ("match gave a Skip of other things than texts", ""),
+    "rewrite gives None": ("rewrite gave None: it must return a Change or a Skip", "make b"),
+    "rewrite gives True": ("rewrite gave a value of type bool", "make b"),
+    "a change of nodes": ("rewrite gave a Change of other things than texts", "make b"),
+    "rewrite crashes": ("it crashed: KeyError: 'oops'", "make b"),
+    "the producer goes": ("it broke the graph: make c reads b, which nothing makes", ""),
+    "another name": ("it broke the graph: make c reads b, which nothing makes", ""),
+    "two producers": ("it broke the graph: make b and again both make b", ""),
+}
+
+
+@pytest.fixture
+def chain(network, normal):
+    body = "a = Conv(x, w0) b = Relu(a) c = Conv(b, w1) d = Relu(c) y = Conv(d, w2)"
+    weights = {f"w{i}": normal(4, 4, 1, 1) for i in range(3)}
+    graph = network("float[1,4,8,8] x", "float[1,4,8,8] y", body, **weights)
+    for node in graph.nodes:
+        node.name = f"make {node.outputs[0].name}"
+    return graph
+
+
+@pytest.mark.parametrize("verify", ["each", "off"])
+@pytest.mark.parametrize("how", RUNS)
+def test_the_contract_is_checked_when_a_pass_runs(chain, how, verify):
+    message, node = RUNS[how]
+    with pytest.raises(CheckFailed) as caught:
+        run_pipeline(chain, [Bad(how)], verify=verify)
+    said = caught.value.message
+    assert message in said
+    assert re.search(r"test_contract\.py:\d+", said)
+    assert f", node {node})" in said if node else ", node" not in said
+    assert caught.value.exit_code == 3
+    # It is taken back, and the others go on.
+    passes = [Bad(how), *parse_pipeline("canonicalize")]
+    for on_fail in ("revert", "bisect", "warn"):
+        first, second = run_pipeline(chain, passes, on_fail=on_fail, verify=verify).steps
+        assert (first.reverted, second.failure) == (True, None)
+        assert message in first.failure
+
+
+def test_the_line_of_a_crash_is_the_pass_s_own(chain):
+    with pytest.raises(CheckFailed, match=r"test_contract.py:(\d+), node make b") as caught:
+        run_pipeline(chain, [Bad("rewrite crashes")])
+    line = int(re.search(r"py:(\d+)", caught.value.message)[1])
+    text = Path(__file__).read_text().splitlines()[line - 1]
+    assert text.strip() == 'raise KeyError("oops")'
+
+
+@dataclass(frozen=True)
+class Forever(Pass):
+    """Finds something to do each time."""
+
+    name = "forever"
+    numerics = Numerics.EXACT
+    repeat = True
+
+    def match(self, graph):
+        yield graph.nodes[0]
+
+    def rewrite(self, graph, site):
+        return Change("x", "again")
+
+
+def test_a_pass_that_never_ends(chain):
+    with pytest.raises(CheckFailed, match="still changes the graph after 1000 sweeps"):
+        run_pipeline(chain, [Forever()])
+
+
+def test_bodies_see_the_tensors_around_them(network):
+    graph = network(
+        "float[2] x, bool c",
+        "float[2] y",
+        """a = Neg(x) y = If(c) <then_branch = t () => (float[2] p) { p = Abs(a) },
+           else_branch = e () => (float[2] q) { q = Relu(a) }>""",
+    )
+    assert flaw_of(graph) is None
+    graph.nodes.pop(0)
+    assert flaw_of(graph) == "p reads a, which nothing makes"

@@ -1,0 +1,164 @@
+"""Networks for several pictures at once become networks for one, or are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt.batch import for_one_picture
+from graphopt.engine import OnnxRuntimeEngine
+from graphopt.errors import Unsupported
+from graphopt.model import load_model, to_proto
+from graphopt.pose.preprocess import arranged, extents
+from graphopt.verify import difference
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+CONV = "a = Conv<pads=[1,1,1,1], strides=[4,4]>(x, w)"
+FIXED = {
+    "nothing but layers": ("float[8,3,32,40] x", "float[8,6,8,10] y", f"{CONV} y = Relu(a)"),
+    "a reshape": ("float[8,3,32,40] x", "float[8,480] y", f"{CONV} y = Reshape(a, flat)"),
+    "channels shuffled": (
+        "float[8,3,32,40] x",
+        "float[8,6,8,10] y",
+        f"{CONV} p = Reshape(a, apart) t = Transpose<perm=[0,2,1,3,4]>(p) y = Reshape(t, again)",
+    ),
+    "folded into the batch": (
+        "float[8,3,32,40] x",
+        "float[48,80] y",
+        f"{CONV} y = Reshape(a, many)",
+    ),
+    "sizes": ("float[8,3,32,40] x", "float[8,6,16,20] y", f"{CONV} y = Resize(a, , , sizes)"),
+    "a shape that is computed": (
+        "float[8,3,32,40] x",
+        "float[8,480] y",
+        f"{CONV} s = Shape(a) n = Gather<axis=0>(s, zero) k = Unsqueeze(n, zeros) "
+        "c = Concat<axis=0>(k, rest) y = Reshape(a, c)",
+    ),
+    "a constant node": (
+        "float[8,3,32,40] x",
+        "float[8,480] y",
+        f"{CONV} c = Constant<value_ints=[8,480]>() y = Reshape(a, c)",
+    ),
+    "channels last": (
+        "float[8,32,40,3] x",
+        "float[8,8,10,6] y",
+        "v = Transpose<perm=[0,3,1,2]>(x) "
+        f"{CONV.replace('(x', '(v')} y = Transpose<perm=[0,2,3,1]>(a)",
+    ),
+    "bytes": (
+        "uint8[8,3,32,40] x",
+        "float[8,6,8,10] y",
+        "f = Cast<to=1>(x) " + CONV.replace("(x", "(f") + " y = Relu(a)",
+    ),
+    "half": (
+        "float16[8,3,32,40] x",
+        "float16[8,480] y",
+        f"{CONV.replace('w)', 'h)')} y = Reshape(a, flat)",
+    ),
+}
+
+
+@pytest.fixture
+def normal():
+    """Seeded normal weights: normal(4, 3, 3, 3)."""
+    rng = np.random.default_rng(7)
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+def given(normal):
+    weight = normal(6, 3, 3, 3) / 9
+    return {
+        "w": weight,
+        "h": weight.astype(np.float16),
+        "flat": ints(8, 480),
+        "apart": ints(8, 2, 3, 8, 10),
+        "again": ints(8, 6, 8, 10),
+        "many": ints(48, 80),
+        "sizes": ints(8, 6, 16, 20),
+        "zero": np.int64(0),
+        "zeros": ints(0),
+        "rest": ints(480),
+    }
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "body"), FIXED.values(), ids=FIXED)
+def test_a_fixed_batch_is_rewritten_to_one(proto, normal, tmp_path, inputs, outputs, body):
+    model = proto(inputs, outputs, body, **given(normal))
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx")
+    single, said = for_one_picture(graph)
+    assert said == "the network takes 8 pictures at once: rewritten to take one"
+    assert graph.inputs[0].shape[0] == 8  # the given one is as it was
+    shape = single.inputs[0].shape
+    assert shape == [1, *graph.inputs[0].shape[1:]]
+    out = to_proto(single)
+    onnx.checker.check_model(out, full_check=True)
+    pictures = np.asarray(40 * normal(8, *shape[1:]), graph.inputs[0].dtype)
+    if np.issubdtype(pictures.dtype, np.integer):
+        pictures = np.abs(40 * normal(8, *shape[1:])).astype(np.uint8)
+    whole = OnnxRuntimeEngine(model.SerializeToString()).run({"x": pictures})["y"]
+    engine = OnnxRuntimeEngine(out.SerializeToString())
+    parts = [engine.run({"x": pictures[i : i + 1]})["y"] for i in range(8)]
+    assert parts[0].shape == tuple(single.outputs[0].shape)
+    assert difference(np.concatenate(parts), whole) < 1e-5
+
+
+REFUSED = {
+    "pictures are mixed": (
+        "float[8,6,8,10] y",
+        f"{CONV} m = ReduceMean<axes=[0]>(a) y = Sub(a, m)",
+        "depends on the other pictures",
+    ),
+    "pictures are summed": ("float[1,6,8,10] y", f"{CONV} y = ReduceSum(a, zeros)", "in place of"),
+    "a constant for each": ("float[8,6,8,10] y", f"{CONV} y = Add(a, each)", "in place of"),
+}
+
+
+@pytest.mark.parametrize(("outputs", "body", "reason"), REFUSED.values(), ids=REFUSED)
+def test_pictures_that_depend_on_each_other(proto, normal, tmp_path, outputs, body, reason):
+    constants = given(normal) | {"each": normal(8, 6, 1, 1)}
+    onnx.save(proto("float[8,3,32,40] x", outputs, body, **constants), tmp_path / "m.onnx")
+    with pytest.raises(Unsupported, match=f"takes 8 pictures at once, and cannot .*{reason}"):
+        for_one_picture(load_model(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "fixed"),
+    [
+        ("float[N,3,32,40] x", [1, 3, 32, 40]),
+        ("float[?,32,40,3] x", [1, 32, 40, 3]),
+        ("float[batch,34] x", [1, 34]),
+    ],
+)
+def test_a_batch_that_alone_is_dynamic_is_one(proto, tmp_path, inputs, fixed):
+    onnx.save(proto(inputs, "float[N,K] y", "y = Flatten(x)"), tmp_path / "m.onnx")
+    single, said = for_one_picture(load_model(tmp_path / "m.onnx"))
+    assert said == "the batch of x is dynamic: fixed at 1"
+    assert single.inputs[0].shape == fixed
+    assert single.outputs[0].shape == [1, int(np.prod(fixed))]
+
+
+@pytest.mark.parametrize("inputs", ["float[1,3,8,8] x", "float[N,3,H,W] x", "float[17,64] x"])
+def test_other_networks_are_left_alone(proto, tmp_path, inputs):
+    onnx.save(proto(inputs, "float[N,K] y", "y = Flatten(x)"), tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx")
+    assert for_one_picture(graph) == (graph, "")
+
+
+def test_pictures_as_inputs_take_them(normal):
+    picture = normal(1, 3, 5, 6)
+    assert arranged(picture, (1, 3, 5, 6)).shape == (1, 3, 5, 6)
+    assert arranged(picture, (None, 3, None, None)).shape == (1, 3, 5, 6)
+    last = arranged(picture, (None, 5, 6, 3))
+    assert np.array_equal(last, picture.transpose(0, 2, 3, 1))
+    assert last.flags.c_contiguous
+    several = arranged(picture, (8, 3, 5, 6))
+    assert several.shape == (8, 3, 5, 6)
+    assert all(np.array_equal(one, picture[0]) for one in several)
+    assert extents((1, 3, 5, 6)) == extents((None, 5, 6, 3)) == (5, 6)
+    assert extents((None, None, None, 3)) == (None, None)
