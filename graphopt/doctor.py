@@ -228,7 +228,8 @@ PLUG_IN = """
 import sys
 from importlib.metadata import entry_points
 from graphopt.registry import GROUP, Broken, plugged_in
-found = [held for point in entry_points(group=GROUP, name=sys.argv[1]) for held in plugged_in(point)]
+points = entry_points(group=GROUP, name=sys.argv[1])
+found = [held for point in points for held in plugged_in(point)]
 for held in found:
     if isinstance(held, Broken):
         sys.exit(held.reason)

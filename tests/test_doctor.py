@@ -31,8 +31,8 @@ def test_this_machine_has_what_the_tests_ran_with() -> None:
     done = doctor()
     assert done.returncode == 0, done.stderr
     version = metadata.version("onnxruntime")
-    (line,) = [line for line in done.stdout.splitlines() if "│ onnxruntime " in line]
-    assert [cell.strip() for cell in line.split("│")][2:4] == ["ok", version]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("onnxruntime ")]
+    assert line.split()[1:3] == ["ok", version]
 
 
 def test_a_half_broken_machine_is_described(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ class Fine(Pass):
     \"\"\"Do nothing.\"\"\"
     name = "do-nothing"
     numerics = Numerics.EXACT
-    def match(self, graph, context):
+    def match(self, graph):
         return ()
     def rewrite(self, graph, site):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from graphopt import cli
 from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
 from graphopt.model import load_model, save_model
 from graphopt.optimize import optimize
+from graphopt.pose.spec import detect_pose_spec
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
 LOCALES = {"ascii": {"PYTHONIOENCODING": "ascii"}, "C": {"LC_ALL": "C", "LANG": "C"}}
@@ -157,3 +159,46 @@ def test_the_compiler_s_memory_error_is_a_sentence(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 4
+
+
+@pytest.mark.parametrize("lost", ["heat", "paf"])
+def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, capsys):
+    """As a network whose outputs another tool renamed."""
+    graph = load_model(DEMO)
+    spec = detect_pose_spec(graph)
+    renamed = {"heat": spec.heat, "paf": spec.paf}[lost]
+    stale = renamed.model_copy(update={"output": lost})
+    path = tmp_path / "net.onnx"
+    spec = spec.model_copy(update={lost: stale})
+    save_model(graph, path, metadata={"graphopt.pose": spec.model_dump_json()})
+    photo = DEMO.with_suffix(".png")
+    monkeypatch.setattr(sys, "argv", ["graphopt", "run", str(path), str(photo)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"'graphopt.pose' tells of an output '{lost}', and the network has " in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("heat"), "KeyError: 'heat'"),
+        (ValueError("no such layout"), "ValueError: no such layout"),
+        (RuntimeError("first line\nInternalError: last line"), "InternalError: last line"),
+        (AssertionError(), "AssertionError"),
+        (MemoryError(), "memory ran out"),
+    ],
+)
+def test_a_crash_of_the_compiler_says_what_it_was(error, said, tmp_path, monkeypatch):
+    from graphopt.codegen import worker
+
+    def crash(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "_TASKS", {"crash": crash})
+    (tmp_path / "job.json").write_text('{"task": "crash"}')
+    reading, writing = os.pipe()
+    assert worker.main(tmp_path / "job.json", writing) == 1
+    with os.fdopen(reading) as events:
+        assert json.loads(events.read().splitlines()[-1]) == {"crash": said}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import sys
@@ -14,7 +15,8 @@ import pytest
 import typer
 
 from graphopt.cli import app, main
-from graphopt.commands.grammar import RENAMED
+from graphopt.commands.grammar import FLAG, RENAMED
+from graphopt.errors import InputError
 
 DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "demo.onnx")
 PHOTO = DEMO.replace(".onnx", ".png")
@@ -203,3 +205,52 @@ def test_old_names_are_understood_and_warned_of(graphopt, tmp_path):
     assert done.code == 1
     assert "--photos is now called --calib-photos" in done.stderr
     assert "none is no folder of photos" in done.stderr
+
+
+ROOT = Path(DEMO).parent.parent
+ERRORS = {"InputError", "UsageError", "Unsupported", "CheckFailed", "GraphoptError", "kind"}
+FOREIGN = {"--inputs-as-nchw", "--no-deps", "--port"}
+"""Options of other programs that our texts name."""
+
+
+def texts_of_errors() -> Iterator[tuple[str, str]]:
+    """Every text that is given to an error, and what it may be made of, with its place."""
+    for folder in ("graphopt", "passes", "codegen"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                if not is_call or node.func.id not in ERRORS:
+                    continue
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield f"{file.name}:{part.lineno}", part.value
+
+
+def test_errors_name_options_that_there_are():
+    known = set.union(*FLAGS.values()) | FOREIGN
+    named = [(place, flag) for place, text in texts_of_errors() for flag in FLAG.findall(text)]
+    assert len(named) > 30
+    assert not [one for one in named if one[1] not in known]
+
+
+def test_a_hint_says_whose_an_option_is(graphopt, monkeypatch):
+    def fail(hint: str) -> Callable[..., None]:
+        def failing(*_: object, **__: object) -> None:
+            raise InputError("it fails", hint=hint)
+
+        return failing
+
+    for hint, said in (
+        ("try --verify off", "try --verify off (--verify: of graphopt optimize)"),
+        (
+            "leave it out with --skip-passes, or --on-fail revert; or --track",
+            "leave it out with --skip-passes, or --on-fail revert; or --track "
+            "(--skip-passes, --on-fail: of graphopt optimize)",
+        ),
+        ("compile it again with --host", "compile it again with --host"),
+        ("try --height 368", "try --height 368"),
+    ):
+        monkeypatch.setattr("graphopt.engine.open_engine", fail(hint))
+        done = graphopt("run", DEMO, PHOTO)
+        assert done.code == 1
+        assert " ".join(done.stderr.split()).endswith(f"hint: {said}")

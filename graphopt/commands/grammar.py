@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from graphopt.errors import GraphoptError
+
 RENAMED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "bench": {"--result-json": "--json"},
@@ -17,6 +20,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 """Old names of options, by command; they are understood for one release, and warned of."""
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+"""An option as texts name it."""
 
 STDOUT = "-"
 """What `--json` is given to print."""
@@ -30,6 +36,34 @@ class Command(TyperCommand):
         return super().parse_args(
             ctx, list(_json(_renamed(args, RENAMED.get(self.name or "", {}))))
         )
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; a hint that names an option which it lacks says whose that is."""
+        try:
+            return super().invoke(ctx)
+        except GraphoptError as error:
+            error.hint = _addressed(error.hint, self, ctx.find_root().command)
+            raise
+
+
+def flags_of(command: Any) -> set[str]:
+    """The names of a command's options, `--quiet` and all; of a group, those of its commands."""
+    inner = getattr(command, "commands", {}).values()
+    own = {flag for param in command.params for flag in param.opts}
+    return own.union(*map(flags_of, inner))
+
+
+def _addressed(hint: str | None, command: Any, root: Any) -> str | None:
+    notes: dict[str, list[str]] = {}
+    for flag in dict.fromkeys(FLAG.findall(hint or "")):
+        owners = [name for name, c in getattr(root, "commands", {}).items() if flag in flags_of(c)]
+        told = any(re.search(rf"\b{name}\b", hint or "") for name in owners)
+        if owners and not told and flag not in flags_of(command):
+            notes.setdefault(", ".join(owners), []).append(flag)
+    if not notes:
+        return hint
+    said = "; ".join(f"{', '.join(flags)}: of graphopt {names}" for names, flags in notes.items())
+    return f"{hint} ({said})"
 
 
 def _renamed(words: Iterable[str], names: Mapping[str, str]) -> Iterator[str]:
