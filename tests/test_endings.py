@@ -167,7 +167,7 @@ def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, ca
     graph = load_model(DEMO)
     spec = detect_pose_spec(graph)
     renamed = {"heat": spec.heat, "paf": spec.paf}[lost]
-    stale = renamed.model_copy(update={"output": lost})
+    stale = renamed.model_copy(update={"output": f"old_{lost}"})
     path = tmp_path / "net.onnx"
     spec = spec.model_copy(update={lost: stale})
     save_model(graph, path, metadata={"graphopt.pose": spec.model_dump_json()})
@@ -177,7 +177,7 @@ def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, ca
         cli.main()
     assert caught.value.code == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert f"'graphopt.pose' tells of an output '{lost}', and the network has " in said
+    assert f"'graphopt.pose' tells of an output 'old_{lost}', and the network has " in said
 
 
 @pytest.mark.parametrize(
