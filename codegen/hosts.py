@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from graphopt.android import find_ndk
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, Unsupported, UsageError
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def check_host(triple: str) -> None:
         InputError: lists those that are known.
     """
     if triple and triple not in HOSTS:
-        raise InputError(
+        raise UsageError(
             f"no host is called {triple!r}",
             hint=f"hosts: {', '.join(HOSTS)}; this machine if left out",
         )
@@ -98,12 +97,19 @@ def find_compiler() -> list[str]:
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
-    if importlib.util.find_spec("ziglang") is None:
+    if not _zig():
         raise Unsupported(
             "the cpu target needs a linker, and this machine has no C compiler",
             hint="install gcc or clang, or: pip install ziglang",
         )
-    return [sys.executable, "-m", "ziglang", "cc"]
+    return [*_zig(), "cc"]
+
+
+def _zig() -> list[str]:
+    """The program in the package ziglang; none where that is not installed."""
+    spec = importlib.util.find_spec("ziglang")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return [str(zig) for folder in folders if (zig := Path(folder) / "zig").is_file()][:1]
 
 
 def _cross_linker(host: Host, folder: Path, runner: str) -> list[str]:
@@ -130,12 +136,12 @@ def find_lld(host: Host) -> list[str]:
             return [str(linker)]
     if path := shutil.which("ld.lld"):
         return [path]
-    if importlib.util.find_spec("ziglang") is None:
+    if not _zig():
         raise Unsupported(
             f"kernels for {host.triple} need LLVM's linker (ld.lld), which this machine lacks",
             hint="pip install 'graphopt[android]', or install lld",
         )
-    return [sys.executable, "-m", "ziglang", "ld.lld"]
+    return [*_zig(), "ld.lld"]
 
 
 def _run(command: Sequence[str]) -> None:

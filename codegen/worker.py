@@ -1,10 +1,10 @@
 """The compiler as a process of its own, so that a crash inside TVM is an error message.
 
-    python -m graphopt.codegen.worker JOB.json
+    python -m graphopt.codegen.worker JOB.json EVENTS
 
-reads the job (`task`, `model`, `target` …), writes its results beside it, and prints an event a
-line as JSON: `{"phase", "detail"}` as it goes, `{"error", "hint", "node", "unsupported"}` if it
-must stop, and `{"crash"}` where TVM raised.
+reads the job (`task`, `model`, `target` …), writes its results beside it, and writes an event a
+line as JSON to the file descriptor EVENTS: `{"phase", "detail"}` as it goes, `{"error", "hint",
+"node", "exit_code"}` if it must stop, and `{"crash"}` where TVM raised.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ from graphopt.pose.spec import PoseSpec
 from graphopt.tuning import Tuned
 
 
-def main(job_path: Path) -> int:
+def main(job_path: Path, pipe: int) -> int:
     """Do the job; 0 when its results are written."""
-    # Events must be alone on stdout; whatever TVM prints there goes to stderr.
-    events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.set_inheritable(pipe, False)  # a linker that outlives this process would keep it open
+    events = os.fdopen(pipe, "w", encoding="utf-8")
 
     def tell(**event: object) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
 
     tell(phase="start", detail="")
-    job = json.loads(job_path.read_text())
+    job = json.loads(job_path.read_text(encoding="utf-8"))
     try:
         _TASKS[job["task"]](job, job_path.parent, lambda p, d="": tell(phase=p, detail=d))
     except GraphoptError as error:
@@ -48,12 +47,19 @@ def main(job_path: Path) -> int:
             error=error.message,
             hint=error.hint,
             node=error.node,
-            unsupported=isinstance(error, Unsupported),
+            exit_code=error.exit_code,
         )
+        return 1
+    except MemoryError:
+        tell(crash="memory ran out")
         return 1
     except Exception as error:  # TVM raises all kinds; the parent says where it happened
         lines = [line for line in str(error).splitlines() if line.strip()]
-        tell(crash=lines[-1].strip() if lines else type(error).__name__)
+        kind = type(error).__name__
+        # Of a KeyError and its like, the text alone says nothing.
+        builtin = type(error).__module__ == "builtins" and not isinstance(error, RuntimeError)
+        text = lines[-1].strip() if lines else ""
+        tell(crash=f"{kind}: {text}" if builtin and text else text or kind)
         return 1
     return 0
 
@@ -82,7 +88,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         side=job.get("side", 0),
         limits=None if limits is None else DecodeOptions(**limits),
     )
-    (folder / "plan.json").write_text(result.plan.model_dump_json())
+    (folder / "plan.json").write_text(result.plan.model_dump_json(), encoding="utf-8")
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)
     description = {
@@ -108,14 +114,14 @@ def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
     source = Model.model_validate(job["source"])
     manifest = write_library(_model(job), target, source, library, job["host"], measured, progress)
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    (folder / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     progress("run")
     inputs = [[*np.load(folder / name).values()] for name in job["feeds"]]
     try:
         for number, outputs in enumerate(run_library(library, manifest.target, inputs)):
             np.savez(folder / f"outputs-{number}.npz", *outputs)
     except Unsupported as reason:
-        (folder / "not_run.txt").write_text(reason.message)
+        (folder / "not_run.txt").write_text(reason.message, encoding="utf-8")
 
 
 def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
@@ -133,7 +139,7 @@ def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     measured = measure(
         Path(job["library"]), job["host"], job["port"], job["rounds"], job["warmup_rounds"], tell
     )
-    (folder / "measured.json").write_text(measured.model_dump_json())
+    (folder / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
 def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
@@ -177,4 +183,4 @@ _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = Mapping
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -26,9 +27,9 @@ from graphopt.bundle import read_bundle
 from graphopt.competitors import Job, check_names, open_competitor
 from graphopt.compile import compile_model
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import GraphoptError, UsageError
 from graphopt.footprint import peak_memory
-from graphopt.model import load_model, replacing, save_model, sha256_of
+from graphopt.model import header_of, load_model, save_model, sha256_of
 from graphopt.peak import Peak, measure_peak
 from graphopt.pose.images import read_photo
 from graphopt.report import named_sizes
@@ -39,6 +40,9 @@ from graphopt.verify import difference, sample_feeds
 
 SUSPICIOUS = 1e-3
 """A difference, relative to an output's range, that float32 rounding does not explain."""
+
+LOOKED_AT = 20
+"""Files beside a network, at most, that may be what it was made from."""
 
 
 class _Record(BaseModel):
@@ -107,7 +111,12 @@ class BenchReport(_Record):
     ratio_p10_p90: dict[str, tuple[float, float]]
     """How far the ratio spreads when it is taken within each round."""
     difference: dict[str, float]
-    """The largest difference from onnxruntime's outputs, relative to the output's range."""
+    """The largest difference from onnxruntime's outputs on the same file, relative to the output's
+    range."""
+    files: dict[str, str]
+    """The network that each engine ran; graphopt's bundle was compiled from its."""
+    remark: str = ""
+    """What to know where the network was rewritten; else empty."""
     unavailable: dict[str, str]
     """Engines that were asked for and did not run, and why."""
     threads: int
@@ -125,35 +134,34 @@ class BenchReport(_Record):
     """Measured with the layers, on as many threads."""
     budget: Budget | None = None
 
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n")
-
     def __rich__(self) -> RenderableType:
         """Engine by engine, then who is missing, then layer by layer."""
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
         numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
-        table = Grid({"engine": Kind.KEY, **dict.fromkeys(numbers, Kind.NUMBER)}, title=self.model)
+        columns = {"engine": Kind.KEY, "network": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+        table = Grid(columns, title=self.model)
         for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
             off = self.difference[name]
             low, high = self.ratio_p10_p90.get(name, (None, None))
             table.add(
                 name,
+                Path(self.files[name]).name,
                 *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
                 f"{self.ratios[name]:.2f}" if name in self.ratios else "",
                 f"{low:.2f} … {high:.2f}" if low is not None else "",
                 Text(f"{off:.1e}", style="bold red" if off > SUSPICIOUS else ""),
             )
         yield table
+        if self.remark:
+            yield Text(self.remark, style="yellow")
         for name, reason in self.unavailable.items():
             yield Text(f"{name} is missing: {reason}", style="yellow")
         at = named_sizes(self.input)
         yield Text(
             f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
-            "onnxruntime's outputs, relative to their range.",
+            "onnxruntime's outputs on the same network, relative to their range.",
             style="dim",
         )
         if self.compiled_here:
@@ -319,20 +327,23 @@ def bench(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     per_layer: bool = False,
     photo: Path | None = None,
+    original: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Measure a compiled network beside other engines.
 
     Args:
         path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
-        vs: competitors, see `graphopt.competitors.COMPETITORS`; they run the ONNX file that the
-            bundle was compiled from.
+        vs: competitors, see `graphopt.competitors.COMPETITORS`; they run `original`.
         threads: of every engine; without it one for each core that the process may use.
         rounds: see `measure`.
         warmup_rounds: see `measure`.
         input_shapes: for an ONNX file; see `compile_model`.
         per_layer: measure the bundle's layers too, and this machine's peak.
         photo: measure its way through the bundle, from pixels to picture.
+        original: the network before it was rewritten for a phone, which may be slower elsewhere.
+            Without it, the file that `graphopt optimize` made it from, if that lies beside it, else
+            what the bundle was compiled from.
         progress: called with what is being done.
 
     Raises:
@@ -349,18 +360,23 @@ def bench(
             progress(f"compiling {path.name}")
             compile_model(path, bundle, input_shapes=input_shapes, progress=progress)
         elif input_shapes:
-            raise InputError(
+            raise UsageError(
                 "--input-shape: a bundle is compiled for one size",
                 hint="give the ONNX file, or compile it again with --input-shape",
             )
         subject = open_bundle(bundle, threads=threads)
         shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
-        graph = load_model(_network_of(bundle), shapes)
-        model = scratch / "model.onnx"
-        save_model(graph, model)
+        own = read_bundle(bundle).source()
+        rivals = original or original_of(own) or own
+        graph, model = Network(path=own, size=shapes).written(scratch / "model.onnx")
         feeds = sample_feeds(graph, shapes)[0]
         subject.run(feeds)  # a competitor may fail; this one must not
-        expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
+        right = expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
+        if rivals != own:
+            _, model = Network(path=rivals, size=shapes).written(scratch / "original.onnx")
+            expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
+        shared = [name for name in right if name in expected]
+        off = max((difference(right[n], expected[n]) for n in shared), default=None)
         outputs = {name: value.shape for name, value in expected.items()}
 
         def opener(name: str) -> Callable[[], Engine]:
@@ -370,7 +386,11 @@ def bench(
 
         progress("loading the network into each engine")
         openers = {name: opener(name) for name in dict.fromkeys(vs)}
-        ready = line_up({"graphopt": lambda: subject} | openers, feeds, expected)
+        ready = line_up({"graphopt": lambda: subject}, feeds, right)
+        others = line_up(openers, feeds, expected)
+        ready.engines += others.engines
+        ready.difference |= others.difference
+        ready.unavailable |= others.unavailable
 
         total, done = warmup_rounds + rounds, 0
 
@@ -406,6 +426,8 @@ def bench(
         ratios=ratios,
         ratio_p10_p90=spread,
         difference=ready.difference,
+        files={e.name: str(own if e.name == "graphopt" else rivals) for e in ready.engines},
+        remark=_remark(own, rivals, off),
         unavailable=ready.unavailable,
         threads=threads,
         rounds=rounds,
@@ -420,13 +442,43 @@ def bench(
     )
 
 
-def _network_of(bundle: Path) -> Path:
-    """The ONNX file that a bundle was compiled from, unchanged since."""
-    source = read_bundle(bundle).manifest.model
-    path = Path(source.path)
-    if not path.is_file() or sha256_of(path) != source.sha256:
-        raise InputError(
-            f"{path}, which {bundle} was compiled from, is gone or has changed",
-            hint="bring it back, or compile it again: other engines are given that file",
+class Network(_Record):
+    """The file that an engine runs."""
+
+    path: Path
+    size: Mapping[str, tuple[int, ...]]
+    """What its inputs are fixed at."""
+
+    def written(self, path: Path) -> tuple[gs.Graph, Path]:
+        """The network at that size, and a file of it for engines to load."""
+        graph = load_model(self.path, self.size)
+        save_model(graph, path)
+        return graph, path
+
+
+def original_of(network: Path) -> Path | None:
+    """The file that `graphopt optimize` made a network from, if it still lies beside it.
+
+    Raises:
+        InputError: the network cannot be read.
+    """
+    wanted = header_of(load_model(network)).metadata.get("graphopt.input_sha256")
+    if wanted is None:
+        return None
+    beside = sorted(path for path in network.parent.glob("*.onnx") if path != network)
+    first = network.with_name(network.name.replace(".opt.onnx", ".onnx"))
+    beside.sort(key=lambda path: path != first)  # what it is called unless -o says otherwise
+    return next((path for path in beside[:LOOKED_AT] if sha256_of(path) == wanted), None)
+
+
+def _remark(own: Path, rivals: Path, off: float | None) -> str:
+    """What to know of a network that was rewritten."""
+    if rivals != own:
+        by = "" if off is None else f", whose outputs differ from its by {off:.1e} of their range"
+        return f"others run {rivals.name}; graphopt runs {own.name}{by}"
+    if "graphopt.pipeline" in header_of(load_model(own)).metadata:
+        return (
+            f"every engine ran {own.name}, which graphopt optimize rewrote: others may be faster "
+            "on the network that it was made from (--original A.onnx)"
         )
-    return path
+    return ""

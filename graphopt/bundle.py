@@ -289,7 +289,9 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         with whole_folder(path) as fresh:
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
-            (fresh / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+            (fresh / "manifest.json").write_text(
+                manifest.model_dump_json(indent=1), encoding="utf-8"
+            )
     except OSError as error:
         raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
     return manifest

@@ -7,9 +7,13 @@ they run, which keeps `graphopt --help` quick (a test watches it).
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
 import os
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -74,20 +78,53 @@ def _complain(text: str) -> None:
         say(line, stderr=True, style="red")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of the operating system's errors those that may come anywhere."""
+
+_PLAIN = {"…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "│": "|"}
+"""What is printed instead of characters that a terminal or a pipe cannot take; else ?."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    unknown = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in unknown), error.end
+
+
+def _print_anywhere() -> None:
+    """Let no character stop a command: PYTHONIOENCODING and locales may know few."""
+    codecs.register_error("graphopt", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="graphopt")
+
+
+def _end(text: str, code: int) -> NoReturn:
+    """Say what is wrong, in a sentence; with the whole way there if GRAPHOPT_TRACEBACK is set."""
+    if os.environ.get("GRAPHOPT_TRACEBACK"):
+        traceback.print_exc()
+    _complain(f"graphopt: {text}")
+    sys.exit(code)
+
+
 def main() -> None:
-    """Run the command line; a `GraphoptError` becomes a sentence and an exit code."""
+    """Run the command line; what goes wrong becomes a sentence and an exit code."""
+    _print_anywhere()
     try:
         app()
     except GraphoptError as error:
-        if os.environ.get("GRAPHOPT_TRACEBACK"):
-            raise
-        _complain(f"graphopt: {error}")
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except MemoryError:
+        _end("memory ran out\n  hint: a smaller input or fewer photos may fit", 1)
     except KeyboardInterrupt as interrupt:
         left = str(interrupt) or "nothing half-written was left behind"
-        typer.echo(f"graphopt: interrupted; {left}", err=True)
-        sys.exit(130)
+        _end(f"interrupted; {left}", 130)
     except BrokenPipeError:
         # The reader of our output went away (`graphopt inspect … | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        _end(f"{error.strerror}{where}\n  hint: make room, or set TMPDIR to where there is more", 1)

@@ -20,11 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 import numpy as np
 
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, Unsupported, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Every input's extents, by name."""
@@ -184,20 +185,26 @@ class GuestEngine:
         self._log = job.scratch / "guest.log"
         with self._log.open("w") as log:
             # -I: neither this folder's modules nor this Python's variables are that one's business.
-            self._process = subprocess.Popen(
-                [python, "-I", script, name, str(job.scratch / "guest.json")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+            # Answers have a pipe of their own: engines print what they like.
+            reading, writing = os.pipe()
+            self._answers = os.fdopen(reading, encoding="utf-8")
+            try:
+                self._process = subprocess.Popen(
+                    [python, "-I", script, name, str(job.scratch / "guest.json"), str(writing)],
+                    pass_fds=[writing],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    text=True,
+                )
+            finally:
+                os.close(writing)
         self.pid = self._process.pid
-        weakref.finalize(self, _end, self._process)
+        weakref.finalize(self, _end, self._process, self._answers)
         self._answer()
 
     def _answer(self) -> str:
-        assert self._process.stdout
-        if line := self._process.stdout.readline():
+        if line := self._answers.readline():
             return line
         code = self._process.wait()
         words = self._log.read_text(errors="replace").strip().splitlines()
@@ -221,9 +228,10 @@ class GuestEngine:
         return outputs
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], answers: IO[str]) -> None:
     process.kill()  # it holds nothing that must be saved
     process.communicate()
+    answers.close()
 
 
 MNN_PYTHON = "GRAPHOPT_MNN"
@@ -295,7 +303,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in COMPETITORS:
-            raise InputError(
+            raise UsageError(
                 f"--vs: no engine is called {name!r}", hint=f"there are {', '.join(COMPETITORS)}"
             )
 

@@ -7,22 +7,22 @@ TVM, and a crash inside it becomes a message that names the layer.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt import __version__
+from graphopt import __version__, child
 from graphopt.batch import for_one_picture
 from graphopt.bundle import (
     FORMAT,
@@ -40,7 +40,7 @@ from graphopt.codegen.hosts import check_host
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine, channels_last
-from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported
+from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
@@ -73,6 +73,11 @@ Post = Literal["paf", "none"]
 
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
+
+_ERRORS: Mapping[int, type[GraphoptError]] = MappingProxyType(
+    {kind.exit_code: kind for kind in (InputError, UsageError, CheckFailed, Unsupported)}
+)
+"""What the child process's errors become here."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def compile_model(
     fp16: bool = False,
     half_arithmetic: bool = False,
     calib: Path | None = None,
+    calib_photos: int = IMAGES,
     post: Post = "paf",
     limits: Mapping[str, int] = MappingProxyType({}),
     max_photo: int = MAX_PHOTO,
@@ -133,6 +139,7 @@ def compile_model(
         fp16: store what fits in half precision: weights, on GPUs activations too.
         half_arithmetic: besides, let convolutions compute in it (not on a CPU).
         calib: a folder of photos that show what fits; without it, made-up images do.
+        calib_photos: how many of them at most.
         post: what follows a pose network: a decoder's kernels, or nothing.
         limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
         max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
@@ -149,9 +156,9 @@ def compile_model(
     check_host(host)
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
-        raise InputError("--calib shows what half precision can hold", hint="add --fp16")
+        raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     network = prepare(path, input_shapes, pose_choices or {}, progress)
-    graph, pose = network.graph, network.pose
+    graph, pose, remarks = network.graph, network.pose, network.remarks
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -170,7 +177,7 @@ def compile_model(
         images: list[Feeds] = []
         if fp16:
             progress("looking for what half precision cannot hold")
-            images, said = _images(graph, pose, calib)
+            images, said = _images(graph, pose, calib, calib_photos)
             remarks += said
             task["largest"] = largest_values(graph, images or samples)
         run_worker(work, task, progress)
@@ -226,7 +233,7 @@ def compile_model(
         pose,
         differs,
         tuple(description["kept"]),
-        remarks=network.remarks,
+        remarks=remarks,
         unread=network.unread,
     )
 
@@ -326,7 +333,7 @@ def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> tuple[PoseSpe
 
 
 def _images(
-    graph: gs.Graph, pose: PoseSpec | None, photos: Path | None
+    graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: int
 ) -> tuple[list[Feeds], tuple[str, ...]]:
     """The network's inputs for photos, or for made-up ones; none where it is no pose network.
 
@@ -337,7 +344,7 @@ def _images(
             raise InputError("only a pose network can be shown photos", hint="leave out --calib")
         return [], ()
     if photos is not None:
-        images = Calibration.from_photos(photos, graph, pose, count=IMAGES)
+        images = Calibration.from_photos(photos, graph, pose, count=count)
     else:
         images = Calibration.synthetic(graph, pose, count=IMAGES // 2)
     return list(images.feeds([*images.fitting, *images.held_out])), tuple(images.remarks)
@@ -384,11 +391,11 @@ def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str],
     job = work / "job.json"
     job.write_text(json.dumps(task))
     phase, reason = "start", "it said nothing"
-    with _worker(job) as process:
-        for line in process.stdout or ():
+    with _worker(job) as (process, events):
+        for line in events:
             event = json.loads(line)
             if "error" in event:
-                kind = Unsupported if event["unsupported"] else InputError
+                kind = _ERRORS.get(event["exit_code"], GraphoptError)
                 raise kind(event["error"], node=event["node"], hint=event["hint"])
             if "crash" in event:
                 reason = event["crash"]
@@ -399,26 +406,36 @@ def follow_worker(work: Path, task: Mapping[str, Any], progress: Callable[[str],
             return ""
         if process.returncode < 0:
             reason = f"it died of signal {-process.returncode}"
+        if process.returncode == -signal.SIGKILL:
+            reason = "it was killed, as the system does where memory runs out"
         if process.returncode == -signal.SIGALRM:
             reason = "it took too long"
         return f"{phase}: {reason}"
 
 
 @contextmanager
-def _worker(job: Path) -> Iterator[subprocess.Popen[str]]:
-    """The child process; it does not outlive the block, and its chatter is not shown."""
-    command = [sys.executable, "-m", WORKER, str(job)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+def _worker(job: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
+    """The child process and its events; it does not outlive the block, nor is its chatter shown."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as events:
+        try:
+            # Events have a pipe of their own: whatever is imported there may print.
+            process = subprocess.Popen(
+                child.module(WORKER, str(job), str(writing)),
+                env=child.environment(),
+                pass_fds=[writing],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        finally:
+            os.close(writing)
+        try:
+            yield process, events
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def _opened(bundle: Path) -> BundleRunner | str:

@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.cost import cost_of
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.latency.device import Device
 from graphopt.latency.predict import predict, total_ms
 from graphopt.report import human
@@ -118,7 +118,7 @@ def design(
     """
     if backbone not in BACKBONES:
         known = ", ".join(BACKBONES)
-        raise InputError(f"no backbone {backbone!r} can be made deeper", hint=f"there is: {known}")
+        raise UsageError(f"no backbone {backbone!r} can be made deeper", hint=f"there is: {known}")
     rows = []
     for depth in depths:
         progress(f"depth {depth}")

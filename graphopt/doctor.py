@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphopt import child
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -102,11 +103,12 @@ def _packages(*names: str) -> str:
     return ", ".join(versions)
 
 
-def _child(program: str, python: str = sys.executable) -> str:
-    """What a program says in a Python process of its own."""
+def _child(command: Sequence[str]) -> str:
+    """What a Python process of its own says."""
     try:
         done = subprocess.run(
-            [python, "-c", program],
+            command,
+            env=child.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -123,7 +125,9 @@ def _child(program: str, python: str = sys.executable) -> str:
     return "; ".join(done.stdout.split("\n")).strip("; ")
 
 
-START = "import graphopt.model, graphopt.pose.estimate, graphopt; print(graphopt.__version__)"
+START = child.program(
+    "import graphopt.model, graphopt.pose.estimate, graphopt; print(graphopt.__version__)"
+)
 
 TVM = """
 import sys; sys.modules["torch"] = None  # which tvm_ffi would load, and nobody here asks for
@@ -142,7 +146,7 @@ for platform in pyopencl.get_platforms():
 
 
 def _opencl() -> str:
-    devices = _child(OPENCL)
+    devices = _child(child.program(OPENCL))
     if not devices:
         raise Missing("there is no device")
     return devices
@@ -153,7 +157,8 @@ def _mnn() -> str:
     python = shutil.which(name)
     if python is None:
         raise Missing(f"GRAPHOPT_MNN names no Python: {name}" if name else "GRAPHOPT_MNN is unset")
-    return _child("from importlib.metadata import version; print(version('MNN'))", python)
+    text = "from importlib.metadata import version; print(version('MNN'))"
+    return _child([python, "-I", "-c", text])
 
 
 def _program(*names: str) -> str:
@@ -209,10 +214,45 @@ def _vectors() -> str:
 
 
 def _machine() -> str:
-    sizes = dict(re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
+    sizes = dict(
+        re.findall(
+            r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     total, free = (int(sizes[key]) / 1e6 for key in ("MemTotal", "MemAvailable"))
     threads = len(os.sched_getaffinity(0))
     return f"{platform.machine()}, {threads} threads, {total:.1f} GB of memory ({free:.1f} free)"
+
+
+PLUG_IN = """
+import sys
+from importlib.metadata import entry_points
+from graphopt.registry import GROUP, Broken, plugged_in
+points = entry_points(group=GROUP, name=sys.argv[1])
+found = [held for point in points for held in plugged_in(point)]
+for held in found:
+    if isinstance(held, Broken):
+        sys.exit(held.reason)
+sys.__stdout__.write(", ".join(sorted(held.name for held in found)))
+"""
+
+
+def _plug_in(point: metadata.EntryPoint) -> str:
+    """The passes that an entry point brings, and what it is a part of."""
+    names = _child(child.program(PLUG_IN, point.name))
+    return f"{names} ({point.dist.name} {point.dist.version})" if point.dist else names
+
+
+def _plug_ins() -> tuple[Part, ...]:
+    return tuple(
+        Part(
+            f"plug-in {point.name}",
+            "its passes in optimize, explain and passes",
+            partial(_plug_in, point),
+            "repair it, or pip uninstall " + (point.dist.name if point.dist else point.value),
+        )
+        for point in metadata.entry_points(group="graphopt.passes")
+    )
 
 
 def parts() -> tuple[Part, ...]:
@@ -230,7 +270,12 @@ def parts() -> tuple[Part, ...]:
         Part("Python", EVERY, _python, "make a virtual environment of another Python"),
         Part("graphopt", EVERY, partial(_child, START), "repair what is missing below"),
         *(Part(n, what, partial(_packages, n), _pip(n)) for n, what in required),
-        Part("TVM's runtime", RUN_CPU, partial(_child, TVM), _pip("apache-tvm", "apache-tvm-ffi")),
+        Part(
+            "TVM's runtime",
+            RUN_CPU,
+            partial(_child, child.program(TVM)),
+            _pip("apache-tvm", "apache-tvm-ffi"),
+        ),
         Part("linker", CPU, _linker, "apt install gcc, or: pip install ziglang"),
         Part("linker for phones", "compile --host", _cross_linker, _extra("android")),
         Part("pyopencl", RUN_OPENCL, partial(_packages, "pyopencl"), _extra("opencl")),
@@ -284,6 +329,7 @@ def parts() -> tuple[Part, ...]:
             'sdkmanager "ndk;27.2.12479018" && '
             "export ANDROID_NDK_HOME=$ANDROID_HOME/ndk/27.2.12479018",
         ),
+        *_plug_ins(),
     )
 
 

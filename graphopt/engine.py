@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from graphopt.bundle import Bundle
@@ -151,7 +151,7 @@ def open_engine(
     from graphopt.pose.spec import detect_pose_spec
 
     if engine not in (None, *ENGINES):
-        raise InputError(f"there is no engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
+        raise UsageError(f"there is no engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if not path.is_dir():

@@ -49,9 +49,15 @@ class GraphoptError(Exception):
 
 
 class InputError(GraphoptError):
-    """Wrong use, or a file that cannot be read or written."""
+    """A file that cannot be read or written, or that is not what it should be."""
 
     exit_code = 1
+
+
+class UsageError(InputError):
+    """An option's or argument's value that there is not, or that does not go with the others."""
+
+    exit_code = 2
 
 
 class CheckFailed(GraphoptError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 from rich.console import RenderableType
 
-from graphopt.errors import InputError
+from graphopt.errors import UsageError
 from graphopt.graph import label
 from graphopt.model import copy_model, load_model
 from graphopt.passbase import Change, Context, Skip
@@ -69,7 +69,7 @@ def explain(
     known = find_passes(load)
     passes = parse_pipeline(chosen, known)
     if len(passes) != 1:
-        raise InputError(f"{chosen!r} is not one pass", hint="what runs before it goes to --after")
+        raise UsageError(f"{chosen!r} is not one pass", hint="what runs before it goes to --after")
     (judged,) = passes
     graph = load_model(path, input_shapes)
     context = Context(original=copy_model(graph))
@@ -100,7 +100,7 @@ def _names_of(graph: gs.Graph, node: str) -> set[str]:
             return names
     labels = [label(candidate) for candidate in graph.nodes]
     close = difflib.get_close_matches(node, labels, n=3)
-    raise InputError(
+    raise UsageError(
         f"the network has no node {node!r}",
         hint=f"did you mean {' or '.join(close)}?" if close else "see `graphopt inspect`",
     )

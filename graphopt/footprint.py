@@ -2,9 +2,9 @@
 
     python -m graphopt.footprint JOB.json
 
-loads one engine, runs it and prints the most bytes that the process ever held: Python, the engine's
-libraries, weights and working memory together, as the operating system counts them (VmHWM). What
-files are mapped and never touched does not count.
+loads one engine, runs it and writes the most bytes that the process ever held to the file `bytes`
+beside the job: Python, the engine's libraries, weights and working memory together, as the
+operating system counts them (VmHWM). What files are mapped and never touched does not count.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from graphopt import child
 from graphopt.competitors import Job, open_competitor
 from graphopt.engine import Array, Engine
 from graphopt.errors import GraphoptError
@@ -51,12 +52,20 @@ def peak_memory(engine: str, job: Job, bundle: Path, feeds: Mapping[str, Array])
         path.write_text(json.dumps(task))
         # Names of tensors may be no names of files, so their order tells them apart.
         np.savez(path.with_name("feeds.npz"), *(feeds[name] for name in job.inputs))
-        command = [sys.executable, "-m", "graphopt.footprint", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"signal {-done.returncode}").splitlines()[-1]
-        raise GraphoptError(f"the memory of {engine} could not be measured: {reason}")
-    return int(done.stdout.split()[-1])  # engines may print things too
+        done = subprocess.run(
+            child.module("graphopt.footprint", str(path)),
+            env=child.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # engines print what they like
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            reason = (done.stderr.strip() or f"signal {-done.returncode}").splitlines()[-1]
+            raise GraphoptError(f"the memory of {engine} could not be measured: {reason}")
+        return int(path.with_name("bytes").read_text())
 
 
 def _engine(task: Mapping[str, object], job: Job) -> Engine:
@@ -68,7 +77,7 @@ def _engine(task: Mapping[str, object], job: Job) -> Engine:
 
 
 def _main(path: Path) -> None:
-    task = json.loads(path.read_text())
+    task = json.loads(path.read_text(encoding="utf-8"))
     inputs, outputs = (
         {name: tuple(shape) for name, shape in task[key].items()} for key in ("inputs", "outputs")
     )
@@ -80,9 +89,9 @@ def _main(path: Path) -> None:
         engine.run(feeds)
     # Not getrusage: its ru_maxrss is at least what the process that started this one held.
     process = getattr(engine, "pid", "self")  # an engine may live in a process of its own
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     status = dict(line.split(":", 1) for line in lines)
-    sys.stdout.write(f"\n{1024 * int(status['VmHWM'].split()[0])}\n")
+    path.with_name("bytes").write_text(str(1024 * int(status["VmHWM"].split()[0])))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """An engine in a Python of its own: the other end of `graphopt.competitors.GuestEngine`.
 
-    python -I guest.py ENGINE JOB.json
+    python -I guest.py ENGINE JOB.json ANSWERS
 
 Needs Python 3.10, NumPy, the engine and nothing of graphopt: the Python may be another
 environment's.
 
 Inputs and outputs are .npy files that both processes map, so that tensors are not sent. When the
-network is loaded, a line on stdout says so; then each line on stdin asks for a run, and its answer
-is the number of seconds that the run took, from values in mapped memory to values in mapped memory.
-The engine's own words go to stderr. The process ends when stdin does.
+network is loaded, a line on the file descriptor ANSWERS says so; then each line on stdin asks for a
+run, and its answer is the number of seconds that the run took, from values in mapped memory to
+values in mapped memory. The process ends when stdin does.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def tinygrad(model: str, inputs: Sequence[str], outputs: Sequence[str], threads:
     import pyopencl
 
     pyopencl.get_platforms()
-    mapped = Path("/proc/self/maps").read_text().splitlines()
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     os.environ["OPENCL_PATH"] = next(line.split()[-1] for line in mapped if "libOpenCL" in line)
     from tinygrad import Tensor, TinyJit
     from tinygrad.nn.onnx import OnnxRunner
@@ -87,11 +87,10 @@ ENGINES: Mapping[str, Callable[[str, Sequence[str], Sequence[str], int], Run]] =
 }
 
 
-def main(engine: str, path: str) -> None:
+def main(engine: str, path: str, pipe: str) -> None:
     """Load what the job says, then run it whenever asked."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # engines print what they like
-    job = json.loads(Path(path).read_text())
+    answers = os.fdopen(int(pipe), "w", buffering=1)
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
     inputs, outputs = job["inputs"], job["outputs"]  # files by tensor name
     feeds, results = (
         [np.asarray(np.load(place, mmap_mode="r+")) for place in places.values()]

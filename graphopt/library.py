@@ -26,7 +26,7 @@ from graphopt.compile import (
     prepare,
     run_worker,
 )
-from graphopt.errors import CheckFailed, InputError
+from graphopt.errors import CheckFailed, UsageError
 from graphopt.model import replacing, save_model, sha256_of
 from graphopt.tuning import Tuned
 from graphopt.verify import sample_feeds
@@ -82,7 +82,7 @@ def compile_library(
     check_name(target)
     check_host(host)
     if library.suffix != ".so" or library.is_dir():
-        raise InputError(
+        raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
     graph, _, remarks, _ = prepare(path, input_shapes, pose_choices or {}, progress)
@@ -107,7 +107,7 @@ def compile_library(
         why = work / "not_run.txt"
         differs: float | str
         if why.exists():
-            differs = why.read_text()
+            differs = why.read_text(encoding="utf-8")
         else:
             results = [np.load(work / f"outputs-{n}.npz").values() for n in range(len(samples))]
             outputs = [[dict(zip(manifest.outputs, run, strict=True))] for run in results]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.files import replacing as replacing
 from graphopt.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
 from graphopt.sparsity.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.sparsity.packing import expand_all
@@ -450,20 +450,20 @@ def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> N
         if not given and len(inputs) == 1:
             (name,) = inputs
         if name not in inputs:
-            raise InputError(
+            raise UsageError(
                 f"the model has no input {name!r}" if name else "the model has several inputs",
                 hint=f"its inputs are: {known}; write NAME:1,3,368,656",
             )
         declared = inputs[name].shape
         text = _shape_text(shape)
         if declared is not None and len(declared) != len(shape):
-            raise InputError(
+            raise UsageError(
                 f"input {name} has {len(declared)} dimensions, but {text} has {len(shape)}",
                 hint=f"the model's inputs are: {known}",
             )
         for want, dim in zip(shape, declared or shape, strict=True):
             if isinstance(dim, int) and dim != want:
-                raise InputError(
+                raise UsageError(
                     f"input {name} is fixed at {_shape_text(declared)}; it cannot be {text}",
                     hint="export the model with dynamic axes, or keep the fixed size",
                 )
@@ -503,7 +503,7 @@ def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         except ValueError:
             shape = ()
         if not shape or min(shape) < 1:
-            raise InputError(f"{text!r} is not an input shape", hint="write NAME:1,3,368,656")
+            raise UsageError(f"{text!r} is not an input shape", hint="write NAME:1,3,368,656")
         shapes[name] = shape
     return shapes
 
@@ -605,27 +605,3 @@ def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | Non
             )
         _write_external(stamped, fresh)
         fresh.with_name(data.name).replace(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, of the same name in a folder beside `path`; then it takes its place.
-
-    Raises:
-        InputError: when the operating system refuses; then nothing is left behind.
-    """
-    folder: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-        fresh = Path(folder) / path.name
-        yield fresh
-        fresh.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint="choose another folder with -o, or make room on the disk",
-        ) from error
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import STATES
+from graphopt.fitting.checkpoint import resumable
 from graphopt.graph import static_shape
 from graphopt.latency.device import load_device
 from graphopt.model import judged_at, load_model, replacing, save_model, sha256_of
 from graphopt.passbase import Context, Pass
 from graphopt.pipeline import (
-    LAST_GOOD,
     PRESETS,
     OnFail,
     VerifyMode,
@@ -103,12 +102,12 @@ def optimize(
             `Calibration.from_photos` and `run_pipeline`; nothing is written.
     """
     if max_shift is not None and (calib is None or verify == "off"):
-        raise InputError(
+        raise UsageError(
             "how far key points move is measured on photos, after each pass or at the end",
             hint="give a folder of photos with --calib, and no --verify off",
         )
     if prune and calib is None:
-        raise InputError(
+        raise UsageError(
             f"--{next(iter(prune)).value} is reached by pruning, which is fitted to photos",
             hint="give a folder of photos with --calib; labels are not needed",
         )
@@ -162,7 +161,7 @@ def optimize(
             calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]
     work = output.with_name(f"{output.stem}.work") if calibration else None
-    with _resumable(work):
+    with resumable(work):
         result = run_pipeline(
             graph,
             pipeline,
@@ -187,7 +186,9 @@ def optimize(
         }
         with ExitStack() as files:
             if report:  # in place only once the network is: both files appear, or neither
-                files.enter_context(replacing(report)).write_text(summary.to_json())
+                files.enter_context(replacing(report)).write_text(
+                    summary.to_json(), encoding="utf-8"
+                )
             save_model(result.graph, output, metadata=stamp)
     return summary
 
@@ -221,32 +222,9 @@ def _sized(
     return graph, [f"the result takes any size, as the input does; it is judged at {at}"]
 
 
-@contextmanager
-def _resumable(work: Path | None) -> Iterator[None]:
-    """A folder for what an interrupted run is to go on from; it goes when all is done."""
-    if work is None:
-        yield
-        return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{work} cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the same command goes on from {work}, where the last good network is, too"
-        ) from None
-    for name in (LAST_GOOD, *STATES):
-        for file in work.glob(name):
-            file.unlink()
-    with suppress(OSError):  # not empty: there is more than a run's own
-        work.rmdir()
-
-
 def _preset_text(preset: str | None) -> str:
     if preset is not None and preset not in PRESETS:
-        raise InputError(
+        raise UsageError(
             f"there is no preset {preset!r}", hint=f"the presets are {', '.join(PRESETS)}"
         )
     return PRESETS[preset] if preset else ""

@@ -7,13 +7,13 @@ compiled as a network's kernels are (`graphopt.codegen.peak`) and timed by the s
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 from pydantic import BaseModel, ConfigDict
 
+from graphopt import child
 from graphopt.engine import Array
 from graphopt.errors import GraphoptError
 from graphopt.runtime import LayerTime, open_bundle
@@ -51,8 +51,15 @@ def measure_peak(target: str, threads: int) -> Peak:
     """
     with TemporaryDirectory(prefix="graphopt-peak-") as folder:
         path = Path(folder) / "bundle"
-        command = [sys.executable, "-m", "graphopt.codegen.peak", target, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            child.module("graphopt.codegen.peak", target, str(path)),
+            env=child.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
         if done.returncode:
             reason = (done.stderr.strip() or f"it died of signal {-done.returncode}").splitlines()
             raise GraphoptError(f"the peak test could not be compiled: {reason[-1]}")

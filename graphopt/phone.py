@@ -29,9 +29,8 @@ from graphopt.adb import HOME, Phone, find_phone
 from graphopt.android import ABI, build_runner
 from graphopt.bundle import Bundle, read_bundle, sha256
 from graphopt.engine import bundled_spec
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
-from graphopt.model import replacing
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
 from graphopt.pose.preprocess import extents
@@ -140,7 +139,7 @@ def on_phone(
     """
     kind, _, serial = device.partition(":")
     if kind != "adb":
-        raise InputError(f"there is no device {device!r}", hint="local, adb, or adb:SERIAL")
+        raise UsageError(f"there is no device {device!r}", hint="local, adb, or adb:SERIAL")
     phone = find_phone(serial)
     abi = phone.ask("getprop ro.product.cpu.abi", "asking for its ABI").strip()
     if bundle.manifest.target.kind == "cpu":
@@ -167,7 +166,7 @@ def _runner(given: Path | None, abi: str, progress: Callable[[str], None]) -> Pa
             hint="build codegen/device for it, and name the program with --runner",
         )
     if not given.is_file():
-        raise InputError(f"--runner names {given}, which is no file")
+        raise UsageError(f"--runner names {given}, which is no file")
     return given
 
 
@@ -306,11 +305,6 @@ class PhoneReport(_Record):
             runs=runs,
             layers=tuple(layers),
         )
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
         """Layer by layer, then frames."""

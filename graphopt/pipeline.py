@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from graphopt.compare import PoseChange, compare
 from graphopt.cost import Cost, cost_of
 from graphopt.engine import OnnxRuntimeEngine
-from graphopt.errors import CheckFailed, GraphoptError, InputError
+from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
+from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.latency.predict import network_ms
 from graphopt.model import copy_model, header_of, save_model, serialised
 from graphopt.passbase import (
@@ -72,7 +73,7 @@ def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> li
     while text[position:].strip():
         found = _PASS.match(text, position)
         if not found:
-            raise InputError(
+            raise UsageError(
                 f"the pipeline cannot be read from {text[position:].strip()!r} on",
                 hint="write: name, name{option=value, option=value}",
             )
@@ -102,7 +103,7 @@ def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
                 f"the pass {name!r} cannot be used: {problem}", hint="repair it, or uninstall it"
             )
     among = f", unless in what is broken: {'; '.join(map(str, broken))}" if broken else ""
-    raise InputError(
+    raise UsageError(
         f"there is no pass {name!r}{among}", hint=_near(name, known, "graphopt passes list")
     )
 
@@ -119,14 +120,14 @@ def _build(pass_type: PassType, text: str) -> Pass[Any]:
     while text[position:].strip(" ,\t\n"):
         found = _OPTION.match(text, position)
         if not found:
-            raise InputError(
+            raise UsageError(
                 f"the options {{{text}}} of {pass_type.name} cannot be read",
                 hint="write {option=value, option=value}",
             )
         position = found.end()
         name = found["name"]
         if name not in options:
-            raise InputError(
+            raise UsageError(
                 f"pass {pass_type.name} has no option {name!r}",
                 hint=_near(name, options, f"graphopt passes show {pass_type.name}"),
             )
@@ -135,13 +136,13 @@ def _build(pass_type: PassType, text: str) -> Pass[Any]:
             given[name] = TypeAdapter(options[name].type).validate_strings(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise InputError(
+            raise UsageError(
                 f"option {name} of {pass_type.name} cannot be {value!r}: {reason}",
                 hint=f"it takes {type_text(options[name].type)}",
             ) from error
     missing = [n for n, o in options.items() if o.default is MISSING and n not in given]
     if missing:
-        raise InputError(f"pass {pass_type.name} needs the option {missing[0]}")
+        raise UsageError(f"pass {pass_type.name} needs the option {missing[0]}")
     return pass_type(**given)
 
 
@@ -231,8 +232,6 @@ def run_pipeline(
     return result
 
 
-LAST_GOOD = "last-good.onnx"
-"""In the context's folder: the network after the last pass that passed its check."""
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 
 from graphopt.compile import run_worker
-from graphopt.model import replacing
 from graphopt.pose.alternatives import by_centres, by_tags, draw_offsets, draw_tags
 from graphopt.pose.decode import DecodeOptions, Person, Poses, decode
 from graphopt.pose.fused import FusedDecoder
@@ -66,11 +65,6 @@ class PostReport(_Record):
     people: tuple[int, ...]
     ways: dict[str, Way]
     unavailable: dict[str, str]
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=1) + "\n")
 
     def __rich__(self) -> RenderableType:
         """A table: a line each way."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
@@ -95,14 +95,24 @@ def _all(files: Sequence[Path]) -> Iterator[tuple[PassType | Broken, str, bool]]
         for pass_type in _defined_in(module):
             yield pass_type, f"passes/{info.name}.py", False
     for point in entry_points(group=GROUP):
-        origin = f"plug-in {point.dist.name}" if point.dist else f"entry point {point.name}"
-        for held in _checked(point.load, point.module.replace(".", os.sep), origin, (point.name,)):
-            yield held, origin, False
+        for held in plugged_in(point):
+            yield held, _origin(point), False
     for file in dict.fromkeys(file.resolve() for file in files):
         if not file.is_file() or file.suffix != ".py":
             raise InputError(f"{file} is no Python file to load passes from")
         for held in _checked(partial(_import_file, file), str(file), str(file), ()):
             yield held, str(file), True
+
+
+def plugged_in(point: EntryPoint) -> Iterator[PassType | Broken]:
+    """The passes of a plug-in that keep the contract; what is broken in place of the others."""
+    yield from _checked(
+        point.load, point.module.replace(".", os.sep), _origin(point), (point.name,)
+    )
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"plug-in {point.dist.name}" if point.dist else f"entry point {point.name}"
 
 
 def _checked(

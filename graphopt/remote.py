@@ -19,8 +19,7 @@ from rich.text import Text
 from graphopt.benchmark import SUSPICIOUS, Timing
 from graphopt.bundle import Manifest
 from graphopt.compile import follow_worker
-from graphopt.errors import InputError
-from graphopt.model import replacing
+from graphopt.errors import InputError, UsageError
 from graphopt.report import named_sizes
 
 PATIENCE: Mapping[str, int] = MappingProxyType(
@@ -56,11 +55,6 @@ class RemoteReport(_Record):
     server: str
     target: str
     library_bytes: int
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all."""
-        with replacing(path) as fresh:
-            fresh.write_text(self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
         """How long it takes there, and how far off its outputs are."""
@@ -109,7 +103,7 @@ def bench_library(
     """
     host, _, port = server.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(f"{server!r} is no HOST:PORT", hint="such as --rpc 192.168.0.7:9090")
+        raise UsageError(f"{server!r} is no HOST:PORT", hint="such as --rpc 192.168.0.7:9090")
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         task = {

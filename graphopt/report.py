@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import typer
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -374,8 +372,3 @@ def human(count: int) -> str:
 def named_sizes(shapes: Mapping[str, Sequence[int]]) -> str:
     """Tensors and their shapes: data 1x3x368x656, …"""
     return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-
-
-def print_json(value: object) -> None:
-    """Write JSON to stdout, for programs to read."""
-    typer.echo(json.dumps(value, indent=2))

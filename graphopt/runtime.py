@@ -265,7 +265,7 @@ def device_name(target: str, threads: int = 0) -> str:
         Unsupported: this machine has no such device.
     """
     if target == "cpu":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         return next(names, platform.machine())
     cl = _pyopencl()
@@ -275,7 +275,7 @@ def device_name(target: str, threads: int = 0) -> str:
 
 def cpu_features() -> set[str]:
     """This CPU's features, as /proc/cpuinfo names them."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith(("flags", "Features")):  # on x86, on Arm
             return set(line.partition(":")[2].split())
     return set()

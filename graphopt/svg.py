@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, LEFT, EDGE = 760, 420, 60, 40
@@ -43,6 +44,31 @@ class Axis:
         return (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
 
 
+_OFFSETS = [(side * 7, dy) for dy in (-7, 18, -21, 32, -35, 46) for side in (1, -1)]
+"""Where a dot's label may begin, or end, from the dot; the first that is free is taken."""
+
+
+class _Box(NamedTuple):
+    """About what a label covers."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def at(cls, x: float, y: float, characters: int, dx: int, dy: int) -> _Box:
+        """A label that begins, or ends where dx is negative, at (x + dx, y + dy)."""
+        width = 7 * characters
+        left = x + dx - (width if dx < 0 else 0)
+        return cls(left, y + dy - 10, left + width, y + dy + 3)
+
+    def meets(self, other: _Box) -> bool:
+        """Whether two labels lie over each other."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+
 @dataclass
 class Plot:
     """A plot that is being drawn; what is drawn later lies over what was drawn before.
@@ -58,6 +84,7 @@ class Plot:
     right: int = LEGEND
     _parts: list[str] = field(default_factory=list, init=False)
     _named: int = field(default=0, init=False)
+    _labels: list[_Box] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         end, bottom = WIDTH - self.right, HEIGHT - EDGE
@@ -100,11 +127,17 @@ class Plot:
             ]
 
     def dot(self, point: Point, label: str, color: str = COLORS[0]) -> None:
-        """A dot with its label right above it."""
+        """A dot with its label right above it, or where else beside it no other label is."""
         x, y = self._place(point)
+        boxes = [_Box.at(float(x), float(y), len(label), *offset) for offset in _OFFSETS]
+        free = (box for box in boxes if not any(box.meets(other) for other in self._labels))
+        box = next(free, boxes[0])
+        self._labels.append(box)
+        dx, dy = _OFFSETS[boxes.index(box)]
+        anchor = ' text-anchor="end"' if dx < 0 else ""
         self._parts += [
             f'<circle cx="{x}" cy="{y}" r="4" fill="{color}"/>',
-            f'<text x="{x}" y="{y}" dx="7" dy="-7">{escape(label)}</text>',
+            f'<text x="{x}" y="{y}" dx="{dx}" dy="{dy}"{anchor}>{escape(label)}</text>',
         ]
 
     def __str__(self) -> str:

@@ -83,9 +83,13 @@ def through(folder: Path, device: str, tell: Callable[[str], None]) -> Reproduct
             def of(text: str, place: str = f"{name} ({number} of {len(names)})") -> None:
                 tell(f"{place}: {text}")
 
-            records.done[key] = _record(folder, name, device, of)
+            try:
+                records.done[key] = _record(folder, name, device, of)
+            except KeyboardInterrupt as interrupt:
+                said = str(interrupt) or f"the same command goes on from {folder}"
+                raise KeyboardInterrupt(said) from None
             with replacing(folder / RECORD) as fresh:
-                fresh.write_text(records.model_dump_json(indent=1) + "\n")
+                fresh.write_text(records.model_dump_json(indent=1) + "\n", encoding="utf-8")
     rows = []
     for name in names:
         record = records.done[f"{name}, {device}"]

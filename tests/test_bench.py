@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import sys
 import venv
@@ -12,13 +12,14 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from graphopt import benchmark, competitors
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, read_bundle, write_bundle
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
-from graphopt.errors import GraphoptError, InputError, Unsupported
+from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.footprint import peak_memory
-from graphopt.model import sha256_of
+from graphopt.model import load_model, save_model, sha256_of
 from graphopt.peak import Peak
 from graphopt.runtime import LayerTime
 
@@ -315,7 +316,7 @@ class FakeBundle(OnnxRuntimeEngine):
     name = "graphopt"
 
     def __init__(self, path: Path, threads: int) -> None:
-        super().__init__(benchmark._network_of(path), threads=threads)
+        super().__init__(read_bundle(path).source(), threads=threads)
         self.inputs = {"image": SIZE}
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]:
@@ -371,8 +372,7 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
         warmup_rounds=0,
         per_layer=True,
     )
-    report.write(tmp_path / "bench.json")
-    data = json.loads((tmp_path / "bench.json").read_text())
+    data = report.model_dump(mode="json", exclude_none=True)
     assert set(data["engines"]) == {"graphopt", "onnxruntime"}
     assert set(data["engines"]["graphopt"]) == {"median_ms", "p10_ms", "p90_ms"}
     own, other = (data["engines"][name]["median_ms"] for name in ("graphopt", "onnxruntime"))
@@ -402,8 +402,6 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_is_printed(bundle: Path) -> None:
-    from rich.console import Console
-
     report = benchmark.bench(
         bundle, vs=("onnxruntime",), threads=1, rounds=1, warmup_rounds=0, per_layer=True
     )
@@ -425,6 +423,90 @@ def test_what_is_printed(bundle: Path) -> None:
         assert part in text
     assert "graphopt 123 MB" in text
     assert "bundle: 1.2 MB" in text
+
+
+@pytest.fixture
+def rewritten(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A bundle of what a network was rewritten to, and that network, elsewhere."""
+    original = tmp_path / "elsewhere" / "net.onnx"
+    original.parent.mkdir()
+    (tmp_path / "demo.onnx").rename(original)
+    stamp = {"graphopt.pipeline": "undilate-conv", "graphopt.input_sha256": sha256_of(original)}
+    model = tmp_path / "net.opt.onnx"
+    graph = load_model(DEMO)
+    graph.outputs[0].inputs[0].inputs[1].values *= 1.01
+    save_model(graph, model, metadata=stamp)
+    source = read_bundle(bundle).manifest.model_copy(
+        update={"model": Model(path=str(model), sha256=sha256_of(model))}
+    )
+    plan = read_bundle(bundle).plan
+    write_bundle(bundle, source, {"plan.json": plan.model_dump_json().encode()})
+    return bundle, original
+
+
+def shown(report: benchmark.BenchReport) -> str:
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(report)
+    return capture.get()
+
+
+def brief(bundle: Path, original: Path | None = None) -> benchmark.BenchReport:
+    return benchmark.bench(bundle, threads=1, rounds=1, warmup_rounds=0, original=original)
+
+
+def test_others_run_the_network_before_it_was_rewritten(
+    rewritten: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle, original = rewritten
+    model = tmp_path / "net.opt.onnx"
+    report = brief(bundle, original)
+    assert report.files == {"graphopt": str(model), "onnxruntime": str(original)}
+    assert max(report.difference.values()) < 1e-6  # each from its own network's outputs
+    found = re.fullmatch(
+        r"others run net.onnx; graphopt runs net.opt.onnx, whose outputs differ from its by (.*) "
+        "of their range",
+        report.remark,
+    )
+    assert found
+    assert 1e-3 < float(found[1]) < 1e-1
+    assert "network" in shown(report)
+    assert "net.opt.onnx" in shown(report)
+
+
+def test_the_network_before_is_found_beside_it(
+    rewritten: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle, original = rewritten
+    (tmp_path / "net.onnx").write_bytes(b"another")
+    shutil.copy(original, tmp_path / "renamed.onnx")
+    assert brief(bundle).files["onnxruntime"] == str(tmp_path / "renamed.onnx")
+    shutil.copy(original, tmp_path / "net.onnx")
+    assert brief(bundle).files["onnxruntime"] == str(tmp_path / "net.onnx")
+
+
+def test_without_the_network_before_it_is_said_what_ran(rewritten: tuple[Path, Path]) -> None:
+    report = brief(rewritten[0])
+    assert len(set(report.files.values())) == 1
+    assert report.remark.startswith(
+        "every engine ran net.opt.onnx, which graphopt optimize rewrote"
+    )
+    assert "--original A.onnx" in " ".join(shown(report).split())
+
+
+def test_a_network_as_it_was_exported_needs_no_remark(bundle: Path, tmp_path: Path) -> None:
+    report = brief(bundle)
+    assert set(report.files.values()) == {str(tmp_path / "demo.onnx")}
+    assert not report.remark
+
+
+def test_an_original_with_other_inputs_is_refused(bundle: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    graph = load_model(DEMO)
+    graph.inputs[0].name = "picture"
+    save_model(graph, other)
+    with pytest.raises(UsageError, match="the model has no input 'image'"):
+        brief(bundle, other)
 
 
 def test_a_bundle_has_one_size(bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
@@ -51,3 +52,30 @@ def test_named_lines_stand_below_each_other_in_the_legend(plot):
     texts = {text.text: text for text in parsed(plot).findall(f"{SVG}text")}
     heights = [float(texts[name].attrib["y"]) for name in ("a < b & c", "other")]
     assert heights == [EDGE, EDGE + 18]
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.01, 0.05])
+def test_labels_do_not_lie_over_each_other(plot, apart):
+    labels = ["dense", "1.25x", "1.5x", "1.8x", "2.15x", "12x"]
+    for number, label in enumerate(labels):
+        plot.dot((1.5 + number * apart, 0.5 + (number % 2) * apart), label)
+    boxes = []
+    for text in parsed(plot).findall(f"{SVG}text"):
+        if text.text in labels:
+            x, y, dx, dy = (float(text.attrib[name]) for name in ("x", "y", "dx", "dy"))
+            left = x + dx - (6 * len(text.text) if text.get("text-anchor") == "end" else 0)
+            boxes.append((left, y + dy - 9, left + 6 * len(text.text), y + dy))
+    assert len(boxes) == len(labels)
+    for one, other in combinations(boxes, 2):
+        beside = one[2] <= other[0] or other[2] <= one[0]
+        above = one[3] <= other[1] or other[3] <= one[1]
+        assert beside or above
+
+
+def test_a_label_that_is_alone_stands_right_above_its_dot(plot):
+    plot.dot((1.2, 0.2), "a")
+    plot.dot((2.8, 0.8), "b")
+    texts = [t for t in parsed(plot).findall(f"{SVG}text") if t.text in ("a", "b")]
+    assert [(t.attrib["dx"], t.attrib["dy"], t.get("text-anchor")) for t in texts] == [
+        ("7", "-7", None)
+    ] * 2

@@ -10,7 +10,7 @@ import pkgutil
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from graphopt.errors import InputError
+from graphopt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def with_half_arithmetic(target: Target) -> Target:
         InputError: a CPU, for which that would be slower.
     """
     if target.kind == "cpu":
-        raise InputError(
+        raise UsageError(
             f"the target {target.name} has no arithmetic in half precision",
             hint="--fp16 alone stores in half precision",
         )
@@ -75,7 +75,7 @@ def check_name(name: str) -> None:
         InputError: lists the targets.
     """
     if name not in names():
-        raise InputError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
+        raise UsageError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
 
 
 def load_target(name: str, host: str = "") -> Target:

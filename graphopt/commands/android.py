@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
 from graphopt.commands.progress import shown
 
 android_app = typer.Typer(help="Bundles on Android phones.", no_args_is_help=True)
@@ -26,6 +27,7 @@ def build(
             "-o", "--output", metavar="DIR", help="The folder to write; else BUNDLE's name.android."
         ),
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Lay out what a phone (arm64-v8a) needs to run a bundle; needs the Android NDK and CMake.
 
@@ -39,4 +41,5 @@ def build(
     with shown("reading the bundle") as tell:
         android.build(bundle, folder, progress=tell)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    say(f"{folder}: {size / 1e6:.1f} MB")
+    if not options.put_json(json, {"output": str(folder), "bytes": size}):
+        say(f"{folder}: {size / 1e6:.1f} MB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -14,8 +14,8 @@ from graphopt.commands.progress import shown
 class Result(Protocol):
     """What was measured; rich shows it as tables."""
 
-    def write(self, path: Path) -> None:
-        """Write its JSON form, whole or not at all."""
+    def model_dump(self, *, mode: str, exclude_none: bool) -> dict[str, Any]:
+        """What its JSON form is made of."""
         ...
 
 
@@ -34,6 +34,14 @@ def bench(
             help="Engines to compare with: onnxruntime,openvino,ncnn,mnn, or tinygrad (OpenCL).",
             metavar="A,B",
             show_default="onnxruntime",
+        ),
+    ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            help="The network before optimize, for the other engines; the one beside it if left "
+            "out.",
+            metavar="A.onnx",
         ),
     ] = None,
     per_layer: Annotated[
@@ -71,9 +79,7 @@ def bench(
             metavar="HOST:PORT",
         ),
     ] = None,
-    result_json: Annotated[
-        Path | None, typer.Option(help="Write the result as JSON.", metavar="F.json")
-    ] = None,
+    json: options.Json = None,
     device: options.Device = "local",
     runner: options.Runner = None,
 ) -> None:
@@ -89,13 +95,13 @@ def bench(
     if model is None:
         from graphopt.postprocessing import compare_post_processing
 
-        options.goes_with(context, "post_processing", "num_runs", "result_json")
+        options.goes_with(context, "post_processing", "num_runs", "json")
         with shown("compiling the decoder") as tell:
             result = compare_post_processing(rounds=num_runs, progress=tell)
     elif device != "local":
         from graphopt.phone import bench_on_phone
 
-        options.not_on_a_phone(context, "vs", "warmup_runs", "input_shape", "rpc")
+        options.not_on_a_phone(context, "vs", "original", "warmup_runs", "input_shape", "rpc")
         with shown("looking for a phone") as tell:
             result = bench_on_phone(
                 model,
@@ -109,7 +115,7 @@ def bench(
     elif rpc:
         from graphopt.remote import bench_library
 
-        options.goes_with(context, "rpc", "num_runs", "warmup_runs", "result_json")
+        options.goes_with(context, "rpc", "num_runs", "warmup_runs", "json")
         with shown("connecting") as tell:
             result = bench_library(
                 model, rpc, rounds=num_runs, warmup_rounds=warmup_runs, progress=tell
@@ -128,8 +134,8 @@ def bench(
                 input_shapes=parse_input_shapes(input_shape or []),
                 per_layer=per_layer,
                 photo=photo,
+                original=original,
                 progress=tell,
             )
-    console().print(result)
-    if result_json:
-        result.write(result_json)
+    if not options.put_json(json, result.model_dump(mode="json", exclude_none=True)):
+        console().print(result)

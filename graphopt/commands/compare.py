@@ -18,7 +18,7 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N photos, by name.")
     ] = None,
-    json: options.Json = False,
+    json: options.Json = None,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,
@@ -37,7 +37,6 @@ def compare(
 
     from graphopt.compare import compare_files
     from graphopt.pose.spec import choices
-    from graphopt.report import print_json
     from graphopt.tables import say
 
     with shown("reading the networks") as tell:
@@ -52,8 +51,6 @@ def compare(
             progress=lambda done, total: tell(f"photos: {done} of {total}"),
             **choices(skeleton, color, mean, scale, pad_value, maps),
         )
-    if json:
-        print_json(asdict(change))
-    else:
+    if not options.put_json(json, asdict(change)):
         say(f"{change.images} photos: {change}")
         say(f"outputs differ by {change.error:.3f} of their deviation")

@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt.commands import options
 from graphopt.commands.progress import shown
+
+if TYPE_CHECKING:
+    from graphopt.bundle import Manifest
 
 
 class Post(str, Enum):
@@ -88,6 +91,7 @@ def compile(
             metavar="DIR",
         ),
     ] = None,
+    calib_photos: Annotated[int, typer.Option(min=1, help="How many of them at most.")] = 20,
     post: Annotated[
         Post, typer.Option(help="What follows a pose network: paf, a decoder's kernels; or none.")
     ] = Post.paf,
@@ -115,6 +119,7 @@ def compile(
     mean: options.Mean = None,
     scale: options.Scale = None,
     pad_value: options.PadValue = None,
+    json: options.Json = None,
 ) -> None:
     """Compile a network with TVM into a bundle for one input size, and check it."""
     from rich.console import Console
@@ -142,7 +147,7 @@ def compile(
                 "--format tvm is float32 and the network alone: leave out --fp16, "
                 "--fp16-arithmetic, --calib and --require-full-gpu"
             )
-        _library(model, output, given)
+        _library(model, output, given, json)
         return
     with shown("reading the network") as tell:
         done = compile_model(
@@ -152,6 +157,7 @@ def compile(
             fp16=fp16,
             half_arithmetic=fp16_arithmetic,
             calib=calib,
+            calib_photos=calib_photos,
             post=post.value,
             limits={"max_people": max_people, "max_peaks": max_peaks},
             max_photo=max_photo,
@@ -180,6 +186,17 @@ def compile(
     size = sum(file.bytes for file in done.manifest.files.values())
     precision = ", half precision" if fp16 or fp16_arithmetic else ""
     of_host = f" on {host}" if host else ""
+    if options.put_json(
+        json,
+        {
+            "output": str(output),
+            **_facts(done.manifest, done.difference, size),
+            "kernel_launches": len(done.plan.launches),
+            "working_bytes": sum(done.plan.arenas),
+            "runs": done.manifest.runs,
+        },
+    ):
+        return
     typer.echo(
         f"{output}: target {target}{of_host}{precision}, "
         f"input {named_sizes(done.manifest.inputs)}, {done.manifest.macs / 1e9:.2f} GMACs, "
@@ -193,7 +210,22 @@ def compile(
         say(f"next: graphopt run {shlex.quote(str(output))} PHOTO", style="green")
 
 
-def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
+def _facts(manifest: Manifest, difference: float | str, size: int) -> dict[str, Any]:
+    """What both formats say of themselves as JSON."""
+    compared = isinstance(difference, float)
+    return {
+        "target": manifest.target.name,
+        "host": manifest.target.host,
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs,
+        "macs": manifest.macs,
+        "bytes": size,
+        "difference": difference if compared else None,
+        "not_compared": None if compared else difference,
+    }
+
+
+def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | None) -> None:
     from rich.console import Console
 
     from graphopt.library import compile_library
@@ -206,6 +238,9 @@ def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
     for what in done.left_out:
         Console(stderr=True).print(f"left out: {what}", style="dim", markup=False, soft_wrap=True)
     manifest = done.manifest
+    facts = _facts(manifest, done.difference, done.bytes)
+    if options.put_json(json, {"output": str(output), **facts}):
+        return
     typer.echo(
         f"{output}: target {manifest.target.name} on {manifest.target.host}, "
         f"input {named_sizes(manifest.inputs)}, {manifest.macs / 1e9:.2f} GMACs, "

@@ -31,14 +31,13 @@ def design(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to.", metavar="OUT.onnx")
     ] = None,
-    json: options.Json = False,
+    json: options.Json = None,
 ) -> None:
     """Show how wide a network may be at each depth, for the same number of multiply-adds."""
     from graphopt.design import design as run
     from graphopt.design import make
     from graphopt.latency.device import load_device
     from graphopt.model import save_model
-    from graphopt.report import print_json
     from graphopt.tables import console, say
 
     if (build is None) != (output is None):
@@ -51,9 +50,7 @@ def design(
     with shown("searching") as tell:
         profile = load_device(device)
         result = run(backbone, wanted, gmacs, profile, refinements=refinements, progress=tell)
-    if json:
-        print_json(result.model_dump(mode="json"))
-    else:
+    if not options.put_json(json, result.model_dump(mode="json")):
         console().print(result)
     if output is not None:
         (row,) = (row for row in result.rows if row.depth == build)

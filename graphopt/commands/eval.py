@@ -19,9 +19,7 @@ def eval(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N photos, by image id.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the scores here.", metavar="F.json")
-    ] = None,
+    json: options.Json = None,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,
@@ -36,14 +34,12 @@ def eval(
 
     --json writes AP, AP50, AP75, AR, images and seconds.
     """
-    import json
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.progress import Progress
 
     from graphopt.engine import open_engine
-    from graphopt.model import replacing
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
     from graphopt.pose.spec import choices
@@ -67,10 +63,9 @@ def eval(
             limit=limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    if options.put_json(json, asdict(scores)):
+        return
     typer.echo(
         f"AP {scores.AP:.3f}  AP50 {scores.AP50:.3f}  AP75 {scores.AP75:.3f}  AR {scores.AR:.3f}  "
         f"({scores.images} photos, {scores.seconds:.0f} s)"
     )
-    if json_file is not None:
-        with replacing(json_file) as fresh:
-            fresh.write_text(json.dumps(asdict(scores), indent=1) + "\n", encoding="utf-8")

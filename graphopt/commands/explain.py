@@ -24,14 +24,13 @@ def explain(
     ] = "",
     load: options.Load = None,
     input_shape: options.InputShape = None,
-    json: options.Json = False,
+    json: options.Json = None,
 ) -> None:
     """Say where a pass matches a network, where it does not, and why."""
     from dataclasses import asdict
 
     from graphopt.explain import explain as run
     from graphopt.model import parse_input_shapes
-    from graphopt.report import print_json
     from graphopt.tables import console
 
     found = run(
@@ -42,7 +41,5 @@ def explain(
         load=load or [],
         input_shapes=parse_input_shapes(input_shape or []),
     )
-    if json:
-        print_json(asdict(found))
-    else:
+    if not options.put_json(json, asdict(found)):
         console().print(found)

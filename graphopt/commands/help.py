@@ -6,6 +6,8 @@ from typing import Any
 
 import typer.core
 
+from graphopt.commands import grammar
+
 COMMANDS = {
     "From a network to poses": ("optimize", "compile", "run"),
     "Measure": ("bench", "eval", "compare"),
@@ -17,7 +19,7 @@ COMMANDS = {
 
 OPTIONS = {
     "Which passes": ("preset", "passes", "skip_passes", "load", "chosen", "after", "node"),
-    "Photos": ("calib", "calib_photos", "photos", "max_shift", "images", "annotations", "limit"),
+    "Photos": ("calib", "calib_photos", "max_shift", "images", "annotations", "limit"),
     "Pruning and training": (
         *("compression", "speedup", "latency_ms", "max_ap_drop", "sensitivity", "distill"),
         *("ratio", "block"),
@@ -32,15 +34,13 @@ OPTIONS = {
         *("skeleton", "maps", "color", "mean", "scale", "pad_value"),
         *("max_photo", "layout", "order"),
     ),
-    "People": ("post", "max_people", "max_peaks", "min_score", "track", "smooth"),
+    "People": ("post", "max_people", "max_peaks", "min_score", "track", "smooth", "each"),
     "Measurement": (
         *("vs", "original", "per_layer", "photo", "num_runs", "warmup_runs", "post_processing"),
         *("network", "full"),
     ),
     "Network": ("gmacs", "depths", "backbone", "refinements", "stages", "build"),
-    "What is written": (
-        *("output", "report", "force", "json", "json_file", "result_json", "plot"),
-    ),
+    "What is written": (*("output", "report", "force", "json", "plot"),),
 }
 """Options that are shown together, by the names of their parameters."""
 
@@ -77,7 +77,7 @@ def panel_of(command: str) -> str:
     return next(panel for panel, names in COMMANDS.items() if command in names)
 
 
-class Command(typer.core.TyperCommand):
+class Command(grammar.Command):
     """A command whose help is laid out as this module says."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

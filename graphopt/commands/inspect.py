@@ -23,14 +23,13 @@ def inspect(
             metavar="NAME|F.toml",
         ),
     ] = None,
-    json: options.Json = False,
+    json: options.Json = None,
 ) -> None:
     """Show a network layer by layer, what differs between two, or where a bundle's layers run."""
     from graphopt.bundle import is_bundle
     from graphopt.inspection import Comparison, inspect_models
     from graphopt.latency.device import load_device
     from graphopt.model import parse_input_shapes
-    from graphopt.report import print_json
     from graphopt.tables import console
 
     if is_bundle(model):
@@ -39,16 +38,12 @@ def inspect(
         from graphopt.placement import placement
 
         steps = placement(model)
-        if json:
-            print_json(steps.model_dump(mode="json"))
-        else:
+        if not options.put_json(json, steps.model_dump(mode="json")):
             console().print(steps)
         return
     paths = [model] if other is None else [model, other]
     profile = load_device(device) if device else None
     a, *b = inspect_models(paths, parse_input_shapes(input_shape or []), profile)
     shown = Comparison(a=a, b=b[0]) if b else a
-    if json:
-        print_json(shown.model_dump(mode="json"))
-    else:
+    if not options.put_json(json, shown.model_dump(mode="json")):
         console().print(shown)

@@ -86,9 +86,7 @@ def optimize(
             help="Photos, no labels: weights are fitted on them, and poses compared.", metavar="DIR"
         ),
     ] = None,
-    calib_photos: Annotated[
-        int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
-    ] = 1000,
+    calib_photos: options.CalibPhotos = 1000,
     max_shift: Annotated[
         float | None,
         typer.Option(
@@ -130,8 +128,10 @@ def optimize(
         bool, typer.Option("--distill", help="Train the result against the original; slow.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write what was done as JSON.", metavar="F.json")
+        Path | None,
+        typer.Option(help="As --json F.json, written together with the network.", metavar="F.json"),
     ] = None,
+    json: options.Json = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
     skeleton: options.Skeleton = None,
     maps: options.Maps = None,
@@ -178,6 +178,8 @@ def optimize(
             force=force,
             progress=tell,
         )
+    if options.put_json(json, result.model_dump(mode="json")):
+        return
     first, then = result.verdict()
     say(first, style="bold")
     say(then, style="green")

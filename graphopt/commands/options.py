@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from graphopt.errors import InputError
+from graphopt.commands.grammar import STDOUT
+from graphopt.errors import UsageError
+from graphopt.files import replacing
 
 Skeleton = Annotated[
     str | None,
@@ -62,10 +64,27 @@ Load = Annotated[
     list[Path] | None,
     typer.Option(help="A Python file that defines more passes; may be repeated."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", help="Print JSON instead, or write it to a file besides.", metavar="[F.json|-]"
+    ),
+]
+CalibPhotos = Annotated[
+    int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
+]
+
+
+def _device(name: str) -> str:
+    if name != "local" and name.partition(":")[0] != "adb":
+        raise UsageError(f"there is no device {name!r}", hint="local, adb, or adb:SERIAL")
+    return name
+
+
 Device = Annotated[
     str,
     typer.Option(
+        callback=_device,
         help="local: this machine; adb: the phone that adb sees, adb:SERIAL one of several.",
         metavar="local|adb[:SERIAL]",
     ),
@@ -80,6 +99,32 @@ Runner = Annotated[
 ]
 
 
+def put_json(where: str | None, value: object) -> bool:
+    """Print a value as JSON, or write it to a file, whole or not at all; as `--json` says.
+
+    Args:
+        where: `-` is stdout; without it nothing is done.
+        value: of what `json` knows.
+
+    Returns:
+        Whether it was printed: then stdout is for programs, and for nothing else.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    import json
+
+    if where is None:
+        return False
+    text = json.dumps(value, indent=2)
+    if where == STDOUT:
+        typer.echo(text)
+        return True
+    with replacing(Path(where)) as fresh:
+        fresh.write_text(text + "\n", encoding="utf-8")
+    return False
+
+
 def not_on_a_phone(context: typer.Context, *names: str) -> None:
     """Refuse options that were given and have no meaning with --device adb.
 
@@ -88,7 +133,7 @@ def not_on_a_phone(context: typer.Context, *names: str) -> None:
     """
     given = _flags(name for name in names if _was_given(context, name))
     if given:
-        raise InputError(
+        raise UsageError(
             f"{given}: a phone runs a bundle as it was compiled, and nothing else",
             hint="leave it out with --device adb",
         )

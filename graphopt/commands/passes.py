@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from graphopt.commands import options
 
 passes_app = typer.Typer(
     help="List the passes there are, and show their manual pages.", no_args_is_help=True
 )
 
-Load = Annotated[
-    list[Path] | None,
-    typer.Option(help="A Python file that defines more passes; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @passes_app.command("list")
-def list_passes(load: Load = None, json: Json = False) -> None:
+def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
     from dataclasses import asdict
 
     from graphopt.passbase import catalogue
     from graphopt.pipeline import PRESETS
     from graphopt.registry import find_passes
-    from graphopt.report import print_json
     from graphopt.tables import Grid, Kind, console, say
 
     found = find_passes(load or [])
     entries = catalogue(found.values())
-    if json:
-        broken = [asdict(problem) for problem in found.broken]
-        print_json({"passes": entries, "presets": dict(PRESETS), "broken": broken})
+    broken = [asdict(problem) for problem in found.broken]
+    value = {"passes": entries, "presets": dict(PRESETS), "broken": broken}
+    if options.put_json(json, value):
         return
     columns = {"pass": Kind.KEY, "numerics": Kind.WORDS, "what it does": Kind.WORDS}
     table = Grid(columns)
     for entry in entries:
-        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+        other = [f"{with_}: {n}" for with_, n in entry["numerics_with"].items()]
         table.add(entry["name"], "\n".join([entry["numerics"], *other]), entry["summary"])
     for problem in found.broken:
         names = "\n".join(problem.names) or problem.origin
@@ -50,20 +44,19 @@ def list_passes(load: Load = None, json: Json = False) -> None:
 
 @passes_app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="The pass.")], load: Load = None, json: Json = False
+    name: Annotated[str, typer.Argument(help="The pass.")],
+    load: options.Load = None,
+    json: options.Json = None,
 ) -> None:
     """A pass's manual page and options."""
     from graphopt.passbase import catalogue
     from graphopt.pipeline import lookup
     from graphopt.registry import find_passes
-    from graphopt.report import print_json
     from graphopt.tables import say_page
 
     chosen = lookup(name, find_passes(load or []))
     (entry,) = catalogue([chosen])
-    if json:
-        print_json(entry)
-    else:
-        other = [f"{options}: {n}" for options, n in entry["numerics_with"].items()]
+    if not options.put_json(json, entry):
+        other = [f"{with_}: {n}" for with_, n in entry["numerics_with"].items()]
         numerics = "; ".join([entry["numerics"], *other])
         say_page(f"{chosen.name} ({numerics})\n\n{entry['manual']}")

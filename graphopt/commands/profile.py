@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
 from graphopt.commands.progress import shown
-from graphopt.errors import Unsupported
+from graphopt.errors import UsageError
 
 
 def profile(
@@ -24,13 +25,14 @@ def profile(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from graphopt.latency.profiling import profile_machine, write_device
     from graphopt.tables import say
 
     if device != "local":
-        raise Unsupported(
+        raise UsageError(
             f"the device {device!r} cannot be measured from here", hint="--device local"
         )
     with shown("making a network of every class of layer") as tell:
@@ -41,6 +43,8 @@ def profile(
         ("bandwidth, GB/s", measured.device.bandwidth),
         ("launch, us", measured.device.launch),
     ]
+    if options.put_json(json, measured.device.model_dump(mode="json")):
+        return
     for name, figure in figures:
         say(f"{name:18} {figure.value:g}")
     say(

@@ -39,12 +39,11 @@ def reproduce(
         ),
     ] = None,
     num_runs: Annotated[int, typer.Option(min=1, help="postprocessing: rounds.")] = 20,
-    json: options.Json = False,
+    json: options.Json = None,
 ) -> None:
     """Put the paper's figures beside what is counted, predicted and measured here."""
     from graphopt import reproduce as parts
     from graphopt.latency.device import load_device
-    from graphopt.report import print_json
     from graphopt.tables import console
 
     if network and what is not What.fig3:
@@ -64,7 +63,5 @@ def reproduce(
                 What.fig3: lambda: parts.figure_3(profile, network or [], tell),
                 What.postprocessing: lambda: parts.post_processing(num_runs, tell),
             }[what]()
-    if json:
-        print_json(result.model_dump(mode="json"))
-    else:
+    if not options.put_json(json, result.model_dump(mode="json")):
         console().print(result)

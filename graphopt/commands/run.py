@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.grammar import STDOUT
 from graphopt.commands.progress import shown
 
 
@@ -15,7 +16,11 @@ def run(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="BUNDLE|IN.onnx", help="The pose network.")],
     photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO...", help="Photos, folders, videos.")
+        list[str],
+        typer.Argument(
+            metavar="PHOTO...",
+            help="Photos, folders, videos; URLs of them; - for a photo on stdin; camera:0.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -26,9 +31,7 @@ def run(
             "here for one photo, without --json.",
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the poses here.", metavar="F.json")
-    ] = None,
+    json: options.Json = None,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,
@@ -47,12 +50,13 @@ def run(
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Besides, keep their key points from trembling.")
     ] = False,
+    each: Annotated[bool, typer.Option("--each", help="A line for each frame of a video.")] = False,
     device: options.Device = "local",
     runner: options.Runner = None,
 ) -> None:
-    """Find the people in photos, folders of photos and videos.
+    """Find the people in photos, folders of photos, videos, and before cameras (until Ctrl-C).
 
-    --json writes a list with image, width, height, people and skeleton for each photo; a person is
+    --json gives a list with image, width, height, people and skeleton for each photo; a person is
     a score 0..1 and key points in the skeleton's order: x and y in photo pixels (the centre of the
     first pixel is 0, 0) and a score; all zero where a part was not found. With --track or --smooth,
     a person also has an id: the same for the same person in all frames of a video.
@@ -65,18 +69,25 @@ def run(
 
     from graphopt.engine import open_engine
     from graphopt.pose.decode import DecodeOptions
-    from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking
+    from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
     from graphopt.pose.images import usual_picture
+    from graphopt.pose.sources import fetched
     from graphopt.pose.spec import choices
     from graphopt.tables import say
 
     console = Console(stderr=True)
-    if output is None and json_file is None:
-        output = usual_picture(photos)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"
-    job = Job.plan(photos, output, json_file, tracking)
+    to_stdout = json == STDOUT
+    found: list[dict[str, Any]] = []
+    videos: dict[str, VideoSummary] = {}
     skipped = 0
     with ExitStack() as stack:
+        with shown("reading") as tell:
+            sources = stack.enter_context(fetched(photos, tell))
+        if output is None and json is None:
+            output = usual_picture(sources.paths)
+        file = Path(json) if json and not to_stdout else None
+        job = Job.plan(sources.paths, output, file, tracking, sources.names)
         estimator: FindsPeople
         if device == "local":
             opened, spec = open_engine(
@@ -112,11 +123,21 @@ def run(
                 console.print(
                     f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True
                 )
-            count = len(result.poses.people)
-            typer.echo(
-                f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
-                f"{result.milliseconds:.0f} ms"
-            )
+            if to_stdout:
+                found.append(result.to_json(estimator.spec.skeleton))
+            if result.video:
+                videos.setdefault(result.video, VideoSummary(result.video)).add(result)
+            if each or not result.video:
+                count = len(result.poses.people)
+                typer.echo(
+                    f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
+                    f"{result.milliseconds:.0f} ms",
+                    err=to_stdout,
+                )
+    for summary in videos.values():
+        typer.echo(str(summary), err=to_stdout)
+    if to_stdout:
+        options.put_json(json, found)
     if skipped:
         console.print(f"skipped {skipped} files that are no photos", style="dim")
     if output is not None:

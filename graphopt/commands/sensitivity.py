@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.grammar import STDOUT
 from graphopt.commands.progress import shown
 
 
@@ -28,9 +29,7 @@ def sensitivity(
         Path,
         typer.Option(help="Photos, no labels: to fit on, and others to judge by.", metavar="DIR"),
     ],
-    photos: Annotated[
-        int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
-    ] = 50,
+    calib_photos: options.CalibPhotos = 50,
     ratio: Annotated[
         list[float] | None,
         typer.Option(
@@ -42,9 +41,7 @@ def sensitivity(
     block: Annotated[
         Extent, typer.Option(help="Filters x channels of a block.")
     ] = Extent.sixteen_by_one,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write all of it as JSON.", metavar="F.json")
-    ] = None,
+    json: options.Json = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw the function blocks' losses over the ratio.", metavar="F.svg"),
@@ -64,20 +61,23 @@ def sensitivity(
     from graphopt.sparsity.sensitivity_report import Shown, drawing
     from graphopt.tables import console
 
+    # Beside the result, as optimize's; without one beside the network.
+    result_file = model if json in (None, STDOUT) else Path(str(json))
+    work = result_file.with_name(f"{result_file.stem}.sensitivity.work")
     with shown("reading the network") as tell:
         result = measure_file(
             model,
             calib,
-            count=photos,
+            count=calib_photos,
             ratios=sorted(set(ratio or RATIOS)),
             block=block.value,
             input_shapes=parse_input_shapes(input_shape or []),
+            work=work,
             progress=tell,
             **choices(skeleton, color, mean, scale, pad_value, maps),
         )
-    texts = {json: result.model_dump_json(indent=1) + "\n", plot: drawing(result)}
-    for path, text in texts.items():
-        if path:
-            with replacing(path) as fresh:
-                fresh.write_text(text)
-    console().print(Shown(result))
+    if plot:
+        with replacing(plot) as fresh:
+            fresh.write_text(drawing(result), encoding="utf-8")
+    if not options.put_json(json, result.model_dump(mode="json")):
+        console().print(Shown(result))

@@ -29,6 +29,7 @@ def tune(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
     from graphopt.model import parse_input_shapes
@@ -44,6 +45,13 @@ def tune(
             threads=threads,
             progress=tell,
         )
+    layers = [
+        {"layer": one.layer, "count": one.count}
+        | {"before": one.before.model_dump(), "after": one.after.model_dump()}
+        for one in results
+    ]
+    if options.put_json(json, {"output": str(file), "target": target, "layers": layers}):
+        return
     columns = {"layer": Kind.NAME, "layers": Kind.NUMBER, "kernel": Kind.NAME, "tile": Kind.WORDS}
     table = Grid(columns | dict.fromkeys(("group", "ms", "before"), Kind.NUMBER))
     for one in results:

@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
+from graphopt.commands import options
+
 
 def unpack(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The file to write.")
     ],
+    json: options.Json = None,
 ) -> None:
     """Store packed weights as ordinary ones again."""
     from graphopt.sparsity.convert import unpack_file
     from graphopt.tables import say
 
     unpack_file(model, output)
-    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    size = output.stat().st_size
+    if not options.put_json(json, {"output": str(output), "bytes": size}):
+        say(f"{output}: {size / 1e6:.1f} MB")

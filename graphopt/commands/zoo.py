@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options
+from graphopt.commands.grammar import Command
 
 zoo_app = typer.Typer(
     help="Build published pose networks, untrained, to be measured or trained.",
@@ -15,16 +16,15 @@ zoo_app = typer.Typer(
 )
 
 
-@zoo_app.command("list")
-def list_networks(json: options.Json = False) -> None:
+@zoo_app.command("list", cls=Command)
+def list_networks(json: options.Json = None) -> None:
     """Every network with its parameters and multiply-adds at the input size it is known for."""
-    from graphopt.report import human, print_json
+    from graphopt.report import human
     from graphopt.tables import Grid, Kind, console, say
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
-    if json:
-        print_json([entry.model_dump() for entry in entries])
+    if options.put_json(json, [entry.model_dump() for entry in entries]):
         return
     numbers = dict.fromkeys(("input", "params", "MACs"), Kind.NUMBER)
     words = dict.fromkeys(("counts", "source", "options"), Kind.WORDS)
@@ -42,7 +42,7 @@ def list_networks(json: options.Json = False) -> None:
     )
 
 
-@zoo_app.command("build")
+@zoo_app.command("build", cls=Command)
 def build_network(
     name: Annotated[str, typer.Argument(help="See `graphopt zoo list`.")],
     output: Annotated[
@@ -56,6 +56,7 @@ def build_network(
     refinements: Annotated[
         int | None, typer.Option(help="Stages after the initial one.", metavar="N")
     ] = None,
+    json: options.Json = None,
 ) -> None:
     """Write a network as ONNX, BatchNormalization and all, with random weights to train from."""
     from graphopt.cost import cost_of
@@ -72,8 +73,11 @@ def build_network(
     graph = build(name, next(iter(shapes.values()), None), options=chosen)
     save_model(graph, output)
     cost = cost_of(graph)
-    size = "x".join(map(str, graph.inputs[0].shape))
-    say(
-        f"{output}: {name}, {human(trained(cost))} params, {human(cost.macs)} MACs at {size}; "
-        "weights are random"
-    )
+    shape = list(graph.inputs[0].shape)
+    figures = {"params": trained(cost), "macs": cost.macs, "input": shape}
+    if not options.put_json(json, {"output": str(output), "network": name, **figures}):
+        size = "x".join(map(str, shape))
+        say(
+            f"{output}: {name}, {human(trained(cost))} params, {human(cost.macs)} MACs at {size}; "
+            "weights are random"
+        )

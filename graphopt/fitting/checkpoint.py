@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
-from graphopt.errors import InputError
+from graphopt.errors import GraphoptError, InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import serialised, sha256_of
 
@@ -35,7 +36,14 @@ def fingerprint(
     return seen.hexdigest()
 
 
-SENSITIVITY, FITS, TRAINING = STATES = ("sensitivity-*.json", "fits-*.npz", "training-*.pt")
+LAST_GOOD = "last-good.onnx"
+"""The network after the last pass that passed its check."""
+SENSITIVITY, LAYERS, FITS, TRAINING = STATES = (
+    "sensitivity-*.json",
+    "layers-*.npz",
+    "fits-*.npz",
+    "training-*.pt",
+)
 """What passes that take long keep in a folder; the star stands for what it belongs to."""
 
 
@@ -55,3 +63,37 @@ def foreign(path: Path) -> InputError:
         f"{path} is the checkpoint of another network, other photos or other options",
         hint="remove it, or name another",
     )
+
+
+@contextmanager
+def resumable(work: Path | None) -> Iterator[None]:
+    """A folder for what an interrupted run is to go on from; it goes when all is done."""
+    if work is None:
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{work} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    except BaseException as stopped:
+        with suppress(OSError):  # not empty
+            work.rmdir()
+        if not work.exists():
+            raise
+        good = work / LAST_GOOD
+        last = ", where the last good network is, too" if good.exists() else ""
+        goes_on = f"the same command goes on from {work}{last}"
+        if isinstance(stopped, KeyboardInterrupt):
+            raise KeyboardInterrupt(goes_on) from None
+        if isinstance(stopped, MemoryError):
+            raise GraphoptError("memory ran out", hint=goes_on) from stopped
+        if isinstance(stopped, GraphoptError):
+            stopped.hint = f"{stopped.hint}; {goes_on}" if stopped.hint else goes_on
+        raise
+    for name in (LAST_GOOD, *STATES):
+        for file in work.glob(name):
+            file.unlink()
+    with suppress(OSError):  # not empty: there is more than a run's own
+        work.rmdir()

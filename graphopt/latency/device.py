@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -160,7 +160,8 @@ def load_device(name: str | Path) -> Device:
         raise InputError(f"{path} is not a text file", hint=hint) from error
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"no device {str(name)!r}: {reason}", hint=hint) from error
+        kind = InputError if path.exists() else UsageError
+        raise kind(f"no device {str(name)!r}: {reason}", hint=hint) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}", hint=hint) from error
     except ValidationError as error:

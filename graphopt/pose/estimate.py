@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from graphopt.engine import Engine
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.model import replacing
 from graphopt.pose.bundled import BundledEstimator
 from graphopt.pose.decode import DecodeOptions, Poses, decode
@@ -93,6 +93,8 @@ class Result:
     poses: Poses
     milliseconds: float
     """From decoded pixels to people: pre-processing, network and decoding."""
+    video: str = ""
+    """The video that this is a frame of."""
 
     def to_json(self, skeleton: Skeleton) -> dict[str, Any]:
         """The JSON shape of `graphopt run --json`.
@@ -119,6 +121,46 @@ class Result:
         }
 
 
+@dataclass
+class VideoSummary:
+    """What was found in a video, in a line.
+
+    Frames a second are counted from the moment the first frame was done.
+    """
+
+    video: str
+    frames: int = 0
+    people: list[int] = field(default_factory=list)
+    """In each frame."""
+    followed: set[int] = field(default_factory=set)
+    milliseconds: float = 0.0
+    seconds: float = 0.0
+    _start: float = 0.0
+
+    def add(self, result: Result) -> None:
+        """Count a frame that has just been done."""
+        now = time.perf_counter()
+        self._start = self._start or now
+        self.seconds = now - self._start
+        self.frames += 1
+        self.milliseconds += result.milliseconds
+        self.people.append(len(result.poses.people))
+        self.followed |= {p.identity for p in result.poses.people if p.identity is not None}
+
+    def __str__(self) -> str:
+        """The line."""
+        fewest, most = min(self.people), max(self.people)
+        people = f"{most}" if fewest == most else f"{fewest} to {most}"
+        parts = [
+            f"{self.frames} frame{'s' if self.frames > 1 else ''}",
+            f"{people} {'person' if most == 1 else 'people'} in each",
+            *([f"{len(self.followed)} followed"] if self.followed else []),
+            f"{self.milliseconds / self.frames:.0f} ms a frame",
+            *([f"{(self.frames - 1) / self.seconds:.1f} frames/s"] if self.frames > 1 else []),
+        ]
+        return f"{self.video}: {', '.join(parts)}"
+
+
 @dataclass(frozen=True)
 class Job:
     """Photos, folders and videos to look at, and where the pictures go."""
@@ -129,6 +171,8 @@ class Job:
     into_folder: bool
     json_file: Path | None = None
     tracking: Tracking = "off"
+    names: Mapping[Path, str] = field(default_factory=dict)
+    """What files are called that the user did not name."""
 
     @staticmethod
     def plan(
@@ -136,6 +180,7 @@ class Job:
         output: Path | None,
         json_file: Path | None = None,
         tracking: Tracking = "off",
+        names: Mapping[Path, str] | None = None,
     ) -> Job:
         """Look at what is given before any work is done.
 
@@ -157,26 +202,33 @@ class Job:
         if into_folder and output is not None and output.is_file():
             raise InputError(f"{output} is a file; several pictures go to a folder")
         if tracking != "off" and not any(is_video(path) for path, _ in files):
-            raise InputError("people are followed from frame to frame of a video; there is none")
-        job = Job(files, output, into_folder, json_file, tracking)
+            raise UsageError("people are followed from frame to frame of a video; there is none")
+        job = Job(files, output, into_folder, json_file, tracking, names or {})
         sources: dict[Path, Path] = {}
         for path, _ in files:
             target = job.target(path)
             for written in (target, json_file):
-                if written is not None and written.exists() and written.samefile(path):
+                if written is None or not (written.exists() and path.exists()):
+                    continue
+                if written.samefile(path):
                     raise InputError(f"{written} is an input", hint="choose another output")
             if target is not None and target in sources:
-                raise InputError(f"{sources[target]} and {path} would both become {target}")
+                both = f"{job.name(sources[target])} and {job.name(path)}"
+                raise InputError(f"{both} would both become {target}")
             if target is not None:
                 sources[target] = path
         return job
+
+    def name(self, path: Path) -> str:
+        """What a file is called."""
+        return self.names.get(path, str(path))
 
     def target(self, path: Path) -> Path | None:
         """Where the picture of a photo goes; the video, or the folder of frames, of a video."""
         if self.output is None or not self.into_folder:
             return self.output
         if is_video(path):
-            return self.output / path.stem
+            return self.output / path.stem.replace(":", "-")
         return self.output / (path.name if is_picture(path) else f"{path.name}.png")
 
     def run(self, estimator: FindsPeople, console: Console) -> Iterator[Result | None]:
@@ -221,12 +273,13 @@ class Job:
             return
         try:
             photo = read_photo(path)
-        except InputError:
+        except InputError as error:
             if named:
-                raise
+                message = error.message.replace(str(path), self.name(path))
+                raise InputError(message, hint=error.hint) from error
             yield None
             return
-        yield _look(str(path), photo, estimator, self._picture_to(self.target(path)))
+        yield _look(self.name(path), photo, estimator, self._picture_to(self.target(path)))
 
     def _video(
         self, path: Path, estimator: FindsPeople, expect: Callable[[int], None]
@@ -234,7 +287,7 @@ class Job:
         target = self.target(path)
         with ExitStack() as stack:
             video = stack.enter_context(read_video(path))
-            expect(video.count - 1)
+            expect(video.count - 1 if video.count else 0)
             follow = None
             if self.tracking != "off":
                 skeleton = estimator.spec.skeleton
@@ -246,7 +299,9 @@ class Job:
                 show = append
                 if target is not None and show is None:
                     show = self._picture_to(target / f"{number:06d}.png")
-                yield _look(f"{path}#{number}", frame, estimator, show, follow)
+                name = self.name(path)
+                found = _look(f"{name}#{number}", frame, estimator, show, follow)
+                yield replace(found, video=name)
 
     @staticmethod
     def _picture_to(path: Path | None) -> Callable[[Image.Image], None] | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.model import replacing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
+CAMERAS = Path("/dev")
+"""Where the system keeps cameras: video0, video1 …"""
 
 
 DEEPEST = 65535
@@ -87,8 +92,13 @@ def read_photo(path: Path, *, small: bool = False) -> Image.Image:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is named like a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    """Whether a file is named like a video, or is a camera."""
+    return path.suffix.lower() in VIDEO_SUFFIXES or is_camera(path)
+
+
+def is_camera(path: Path) -> bool:
+    """Whether a path stands for a camera: camera:0, camera:1 …"""
+    return re.fullmatch(r"camera:\d+", str(path)) is not None
 
 
 def is_picture(path: Path) -> bool:
@@ -108,7 +118,7 @@ def usual_picture(photos: Sequence[Path]) -> Path | None:
 def check_picture_suffix(path: Path) -> None:
     """Raise InputError unless Pillow can write a picture of this name."""
     if not is_picture(path):
-        raise InputError(
+        raise UsageError(
             f"{path} is not named like a picture that can be written",
             hint="use .png, .jpg or .webp; several photos and folders go to a folder",
         )
@@ -126,7 +136,7 @@ class Video:
 
     frames: Iterator[Image.Image]
     count: int
-    """About how many frames there are."""
+    """About how many frames there are; 0 where there is no end."""
     fps: float
 
 
@@ -139,6 +149,10 @@ def read_video(path: Path) -> Iterator[Video]:
         Unsupported: the extra for videos is not installed.
     """
     imageio = _imageio()
+    if is_camera(path):
+        with _camera(path, imageio) as video:
+            yield video
+        return
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
@@ -154,6 +168,43 @@ def read_video(path: Path) -> Iterator[Video]:
             fps=facts["fps"],
         )
     finally:
+        reader.close()
+
+
+@contextmanager
+def _camera(path: Path, imageio: Any) -> Iterator[Video]:
+    """A camera's frames, until the user interrupts: that is its end, and no error."""
+    number = str(path).partition(":")[2]
+    device = CAMERAS / f"video{number}"
+    if not device.exists():
+        others = sorted(other.name.removeprefix("video") for other in CAMERAS.glob("video*"))
+        there = ", ".join(f"camera:{other}" for other in others) or "none"
+        raise InputError(f"there is no {path} ({device})", hint=f"cameras here: {there}")
+    try:
+        reader = imageio.get_reader(f"<video{number}>", "ffmpeg")
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} gives no pictures: {reason}") from error
+    asked = threading.Event()
+    ours = threading.current_thread() is threading.main_thread()  # others may set no handler
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set()) if ours else None
+
+    def frames() -> Iterator[Image.Image]:
+        pictures = iter(reader)
+        while not asked.is_set():
+            try:
+                frame = next(pictures)
+            except (StopIteration, OSError, RuntimeError, IndexError) as error:
+                if asked.is_set() or isinstance(error, StopIteration):
+                    return  # ffmpeg is interrupted too
+                raise InputError(f"{path} gives no more pictures: {error}") from error
+            yield Image.fromarray(frame)
+
+    try:
+        yield Video(frames=frames(), count=0, fps=reader.get_meta_data()["fps"])
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
         reader.close()
 
 
@@ -188,7 +239,7 @@ def expand(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     """
     files = []
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not is_camera(path):
             raise InputError(f"{path} does not exist")
         if path.is_dir():
             inside = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))

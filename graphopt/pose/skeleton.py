@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -188,9 +188,8 @@ def load_skeleton(name: str | Path) -> Skeleton:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"no skeleton {str(name)!r}: {error.strerror or error}", hint=hint
-        ) from error
+        kind = InputError if path.exists() else UsageError
+        raise kind(f"no skeleton {str(name)!r}: {error.strerror or error}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", hint=hint) from error
     except ValueError as error:  # a null byte in its name

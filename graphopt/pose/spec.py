@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from graphopt.engine import Shape, channels_last
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
 from graphopt.pose.maps import (
     AXES,
@@ -220,7 +220,7 @@ def choices(
     if maps is not None:
         parse_maps(maps)
     if color not in (None, *get_args(Color)):
-        raise InputError(f"--color {color}: not bgr or rgb")
+        raise UsageError(f"--color {color}: not bgr or rgb")
     return {
         "skeleton": skeleton,
         "color": color,
@@ -242,7 +242,7 @@ def _triple(flag: str, text: str | None) -> Triple | None:
         if not np.isfinite(values).all():
             raise ValueError(text)
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError(
+        raise UsageError(
             f"{flag} {text}: neither a number nor three", hint=f"such as {flag} 1/256 or 1,2,3"
         ) from error
     return first, second, third

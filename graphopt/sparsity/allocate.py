@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from graphopt.cost import cost_of
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.graph import label
@@ -126,7 +126,7 @@ def allocate(
         )
     for goal in TIMES & targets.keys():
         if device is None:
-            raise InputError(f"--{goal.value} needs a device", hint="name it with --device")
+            raise UsageError(f"--{goal.value} needs a device", hint="name it with --device")
     choices = _choices(graph, measured, device)
     before = _Size.of(graph, device)
     whole = _Size.of(original, device) if original is not None else before
@@ -338,8 +338,10 @@ def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Se
         kept = place(context.work, fingerprint([graph], calibration, [MEASURED]), SENSITIVITY)
         if kept.exists():
             return read_sensitivity(kept)
-    found = sensitivity(graph, calibration, block=MEASURED, progress=context.progress)
+    found = sensitivity(
+        graph, calibration, block=MEASURED, work=context.work, progress=context.progress
+    )
     if kept:
         with replacing(kept) as fresh:
-            fresh.write_text(found.model_dump_json())
+            fresh.write_text(found.model_dump_json(), encoding="utf-8")
     return found

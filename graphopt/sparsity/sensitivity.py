@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,13 +26,14 @@ from graphopt.engine import Array
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.activations import Walk, bytes_of, engine_of, held, part_of, shapes_of
 from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.fitting.samples import Sample, salience
 from graphopt.fitting.through import unpacked
 from graphopt.graph import ConvSpec, constant, is_standard, label
 from graphopt.latency.predict import judged_shapes
-from graphopt.model import copy_model, load_model
+from graphopt.model import copy_model, load_model, replacing
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
@@ -126,6 +128,7 @@ def measure_file(
     ratios: Sequence[float] = RATIOS,
     block: BlockName = MEASURED,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    work: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **choices: Any,
 ) -> Sensitivity:
@@ -139,6 +142,7 @@ def measure_file(
         ratios: see `sensitivity`, as `block` is.
         block: filters x channels of a block.
         input_shapes: sizes to fix inputs at, see `load_model`.
+        work: a folder for what an interrupted run goes on from; it goes when all is done.
         progress: told which layer of how many is being measured.
         choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
@@ -150,7 +154,10 @@ def measure_file(
     spec = detect_pose_spec(graph, **choices)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
     calibration = Calibration.from_photos(photos, graph, spec, count=count)
-    found = sensitivity(graph, calibration, ratios=ratios, block=block, progress=progress)
+    with resumable(work):
+        found = sensitivity(
+            graph, calibration, ratios=ratios, block=block, work=work, progress=progress
+        )
     return found.model_copy(update={"remarks": tuple(calibration.remarks)})
 
 
@@ -181,6 +188,7 @@ def sensitivity(
     ratios: Sequence[float] = RATIOS,
     block: BlockName = MEASURED,
     seed: int = 0,
+    work: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sensitivity:
     """Prune each layer, then each function block, alone, and measure what it does.
@@ -191,6 +199,8 @@ def sensitivity(
         ratios: parts of a layer's blocks that go.
         block: filters x channels of a block.
         seed: of the positions in photos that are fitted on.
+        work: a folder that keeps each layer as soon as it is measured; what an interrupted run left
+            there is not measured again.
         progress: told which layer of how many is being measured.
 
     Raises:
@@ -211,10 +221,19 @@ def sensitivity(
     walk = Walk(graph, [*nodes, graph.nodes[-1]], feeds)
     engine = engine_of(part_of(graph, outputs=judge.outputs))
     where = [salience([*engine.run(feed).values()]) for feed in calibration.feeds(fitting)]
+    kept = None
+    if work is not None:
+        kept = _Kept(work, fingerprint([graph], calibration, [*ratios, block, seed]))
     layers: list[Layer] = []
     pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
     for number, node in enumerate(nodes, 1):
         progress(f"sensitivity: {number} of {len(nodes)} ({label(node)})")
+        if kept and (known := kept.read(number)):
+            layer, fits = known
+            layers.append(layer)
+            for ratio, weights in zip(ratios, fits, strict=True):
+                pruned[ratio][layer.name] = weights
+            continue
         spec = ConvSpec.of(node)
         assert spec is not None
         seen = walk.advance_to(node)
@@ -222,7 +241,7 @@ def sensitivity(
         tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
         losses = []
         rectified = before_relu(graph, node.outputs[0])
-        fits = _pruned(spec, system, BLOCKS[block], ratios, rectified=rectified)
+        fits = list(_pruned(spec, system, BLOCKS[block], ratios, rectified=rectified))
         for ratio, weights in zip(ratios, fits, strict=True):
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
@@ -235,6 +254,8 @@ def sensitivity(
                 function_block=str(blocks.of[label(node)]),
             )
         )
+        if kept:
+            kept.write(number, layers[-1], fits)
     return Sensitivity(
         block=block,
         images=len(held_out),
@@ -278,6 +299,37 @@ class _Weights(NamedTuple):
 
     weight: Floats
     bias: Floats
+
+
+class _Kept:
+    """Layers that a run has measured, a file each, for the run that goes on."""
+
+    def __init__(self, work: Path, owner: str) -> None:
+        self._work, self._owner = work, owner
+
+    def _file(self, number: int) -> Path:
+        return place(self._work, f"{self._owner[:16]}", LAYERS.replace("*", f"*-{number}"))
+
+    def read(self, number: int) -> tuple[Layer, list[_Weights]] | None:
+        """A layer, and its weights by each ratio; None where it was not measured."""
+        file = self._file(number)
+        if not file.exists():
+            return None
+        try:
+            with np.load(file) as held:
+                text, *arrays = held.values()
+            layer = Layer.model_validate_json(text.tobytes())
+            pairs = zip(arrays[::2], arrays[1::2], strict=True)
+            fits = [_Weights(*pair) for pair in pairs]
+        except (OSError, ValueError, BadZipFile) as error:
+            raise unreadable(file) from error
+        return layer, fits
+
+    def write(self, number: int, layer: Layer, fits: Sequence[_Weights]) -> None:
+        """Keep a layer."""
+        text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
+        with replacing(self._file(number)) as fresh, fresh.open("wb") as file:
+            np.savez(file, text, *(array for fit in fits for array in fit))
 
 
 def _system(

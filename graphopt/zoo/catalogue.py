@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.cost import Cost, cost_of
-from graphopt.errors import InputError
+from graphopt.errors import UsageError
 from graphopt.model import Header
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
@@ -108,7 +108,7 @@ def entry_of(name: str) -> Entry:
         InputError: there is none.
     """
     if name not in ZOO:
-        raise InputError(f"no network {name!r} can be built", hint=f"there are: {', '.join(ZOO)}")
+        raise UsageError(f"no network {name!r} can be built", hint=f"there are: {', '.join(ZOO)}")
     return ZOO[name]
 
 
@@ -134,10 +134,10 @@ def build(
     for option, value in options.items():
         if option != entry.option:
             has = f"it has --{entry.option}" if entry.option else "it has no options"
-            raise InputError(f"{name} has no --{option}", hint=has)
+            raise UsageError(f"{name} has no --{option}", hint=has)
         if value not in entry.allowed:
             limits = f"{entry.allowed.start} to {entry.allowed.stop - 1}"
-            raise InputError(f"{name} has {limits} {option}, not {value}")
+            raise UsageError(f"{name} has {limits} {option}, not {value}")
     given = {entry.option: entry.default, **options} if entry.option else {}
     builder = partial(entry.build, **given)
     return assemble(builder, entry.source, _checked(name, entry, shape), seed)
@@ -168,10 +168,10 @@ def _checked(name: str, entry: Entry, shape: Sequence[int] | None) -> Sequence[i
         return 1, 3, entry.size, entry.size
     if len(shape) != 4 or shape[1] != 3:
         text = ",".join(map(str, shape))
-        raise InputError(f"{text} is not an input of {name}", hint="write 1,3,368,656")
+        raise UsageError(f"{text} is not an input of {name}", hint="write 1,3,368,656")
     if any(extent % entry.multiple for extent in shape[2:]):
         size = f"{shape[2]}x{shape[3]}"
-        raise InputError(f"{name} takes multiples of {entry.multiple}, not {size}")
+        raise UsageError(f"{name} takes multiples of {entry.multiple}, not {size}")
     return shape
 
 

@@ -10,7 +10,7 @@ analysis of their sensitivity needs, and three 3x3 in place of 7x7. Other heads 
 
 from __future__ import annotations
 
-from graphopt.errors import InputError
+from graphopt.errors import UsageError
 from graphopt.zoo.blocks import Net, Outputs
 from graphopt.zoo.lightweight_openpose import context
 from graphopt.zoo.openpose import MAPS
@@ -28,7 +28,7 @@ def resnet50(net: Net, *, depth: int, width: int, refinements: int) -> Outputs:
     """
     blocks, rest = divmod(depth - OUTSIDE, 3)
     if rest or blocks < 1:
-        raise InputError(
+        raise UsageError(
             f"a backbone of bottlenecks cannot have {depth} layers",
             hint=f"{OUTSIDE} and three for each block of the second group: 15, 18, 21 …",
         )

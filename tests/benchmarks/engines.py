@@ -79,7 +79,7 @@ def main(networks: Sequence[str], target: str, threads: Sequence[int], rounds: i
             graphopt("compile", file, "-o", bundle, "--target", target, *shape)
             compiled = f"{time.perf_counter() - start:.0f}"
             for count in threads:
-                options = ("--threads", count, "--num-runs", rounds, "--result-json", result)
+                options = ("--threads", count, "--num-runs", rounds, "--json", result)
                 graphopt("bench", bundle, "--vs", ",".join(rivals), *options)
                 report = BenchReport.model_validate_json(result.read_text())
                 (extents,) = report.input.values()

@@ -345,8 +345,10 @@ def test_an_unknown_target_is_a_sentence(proto: Proto, tmp_path: Path) -> None:
 
 
 CRASHES = """
-import json, os, signal
-print(json.dumps({"phase": "code", "detail": "conv_dense_3 for stem/conv"}), flush=True)
+import json, os, signal, sys
+print("not an event")
+with os.fdopen(int(sys.argv[2]), "w") as events:
+    print(json.dumps({"phase": "code", "detail": "conv_dense_3 for stem/conv"}), file=events)
 os.kill(os.getpid(), signal.SIGSEGV)
 """
 

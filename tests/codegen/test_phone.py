@@ -223,7 +223,7 @@ REFUSALS: dict[str, tuple[dict[str, str], str, int, str]] = {
         "the phone one went away (",
     ),
     "killed": ({"FAILS": "--details", "SAYS": "Killed"}, "adb", 4, "running graphopt-run failed"),
-    "no device": ({}, "usb", 1, "there is no device 'usb'"),
+    "no device": ({}, "usb", 2, "there is no device 'usb'"),
 }
 
 
@@ -265,17 +265,17 @@ def test_wrong_use_is_a_sentence(
 ) -> None:
     run = ("run", phone.bundle, PHOTO, "--device", "adb")
     done = phone.graphopt(*run, "--mean", "1", "--engine", "graphopt")
-    assert done.code == 1
+    assert done.code == 2
     assert "--engine, --mean: a phone runs a bundle as it was compiled" in done.stderr
     done = phone.graphopt("bench", phone.bundle, "--device", "adb", "--vs", "onnxruntime")
-    assert (done.code, "--vs: a phone runs a bundle" in done.stderr) == (1, True)
+    assert (done.code, "--vs: a phone runs a bundle" in done.stderr) == (2, True)
     onnx = PHOTO.with_name("demo.onnx")
     assert "demo.onnx is not a bundle" in phone.graphopt("run", onnx, *run[2:]).stderr
     monkeypatch.delenv("GRAPHOPT_RUNNER")
     done = phone.graphopt(*run)
     assert (done.code, "name the program with --runner" in done.stderr) == (4, True)
     done = phone.graphopt(*run, "--runner", tmp_path / "none")
-    assert (done.code, "which is no file" in done.stderr) == (1, True)
+    assert (done.code, "which is no file" in done.stderr) == (2, True)
     (tmp_path / "script").write_text("#!/bin/sh\n")
     done = phone.graphopt(*run, "--runner", tmp_path / "script")
     assert (done.code, "script is for another machine" in done.stderr) == (4, True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from graphopt.errors import InputError
 from graphopt.fitting import reconstruct
 from graphopt.model import load_model
 from graphopt.optimize import optimize
-from graphopt.sparsity import allocate
+from graphopt.sparsity import allocate, sensitivity
 from graphopt.sparsity.allocate import Goal
+from graphopt.sparsity.sensitivity import measure_file
 
 
 @pytest.mark.parametrize("stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-blocks: the poses"])
@@ -68,3 +70,58 @@ def test_what_is_not_the_run_s_own_stays(pose_files, tmp_path):
     (work / "diary.txt").write_text("dear")
     optimize(model, passes="reconstruct", calib=photos)
     assert [file.name for file in work.iterdir()] == ["diary.txt"]
+
+
+def test_sensitivity_goes_on_with_the_next_layer(pose_files, tmp_path, monkeypatch):
+    model, photos = pose_files
+    work = tmp_path / "found.sensitivity.work"
+    fitted, told = [], []
+    true = sensitivity._pruned
+    monkeypatch.setattr(sensitivity, "_pruned", lambda *a, **o: fitted.append(a) or true(*a, **o))
+
+    def run(work, stop_at=None):
+        def progress(text):
+            told.append(text)
+            if stop_at and text.startswith(stop_at):
+                raise KeyboardInterrupt
+
+        fitted.clear()
+        told.clear()
+        return measure_file(model, photos, ratios=(0.25, 0.5), work=work, progress=progress)
+
+    whole = run(None)
+    layers = len(whole.layers)
+    assert len(fitted) == layers >= 3
+    with pytest.raises(
+        KeyboardInterrupt, match=r"the same command goes on from .*sensitivity.work"
+    ):
+        run(work, "sensitivity: 3")
+    assert len(fitted) == 2
+    with pytest.raises(KeyboardInterrupt):
+        run(work, "function blocks: 1")
+    assert len(fitted) == layers - 2
+    assert run(work) == whole
+    assert not fitted
+    assert len([text for text in told if text.startswith("sensitivity")]) == layers
+    assert not work.exists()
+
+
+def test_sensitivity_does_not_go_on_with_another_s(pose_files, tmp_path):
+    model, photos = pose_files
+    work = tmp_path / "work"
+
+    def stop(text):
+        if text.startswith("sensitivity: 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_file(model, photos, ratios=(0.25,), work=work, progress=stop)
+    (kept,) = work.glob("layers-*")
+    assert measure_file(model, photos, ratios=(0.5,)) == measure_file(
+        model, photos, ratios=(0.5,), work=work
+    )
+    with pytest.raises(KeyboardInterrupt):
+        measure_file(model, photos, ratios=(0.25,), work=work, progress=stop)
+    kept.write_bytes(kept.read_bytes()[:99])
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        measure_file(model, photos, ratios=(0.25,), work=work)

@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all; needs the standard library alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from graphopt.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, of the same name in a folder beside `path`; then it takes its place.
+
+    Raises:
+        InputError: when the operating system refuses; then nothing is left behind.
+    """
+    folder: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+        fresh = Path(folder) / path.name
+        yield fresh
+        fresh.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="choose another place, or make room on the disk",
+        ) from error
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
