@@ -20,13 +20,12 @@ from graphopt.bundle import Manifest, Model
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name, load_target
 from graphopt.compile import (
-    HALF_TOLERANCE,
-    TOLERANCE,
-    difference_to_onnxruntime,
+    agreement_with_onnxruntime,
+    disagreement,
     prepare,
     run_worker,
 )
-from graphopt.errors import CheckFailed, InputError
+from graphopt.errors import InputError
 from graphopt.model import replacing, save_model, sha256_of
 from graphopt.tuning import Tuned
 from graphopt.verify import sample_feeds
@@ -42,12 +41,14 @@ class Library:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         left_out: what a bundle has and it has not, a phrase each.
+        remark: what allowed a difference beyond the plain limit.
     """
 
     manifest: Manifest
     bytes: int
     difference: float | str
     left_out: tuple[str, ...]
+    remark: str = ""
 
 
 def compile_library(
@@ -104,21 +105,21 @@ def compile_library(
         progress("comparing with onnxruntime")
         why = work / "not_run.txt"
         differs: float | str
+        remark = ""
         if why.exists():
             differs = why.read_text()
         else:
             results = [np.load(work / f"outputs-{n}.npz").values() for n in range(len(samples))]
             outputs = [[dict(zip(manifest.outputs, run, strict=True))] for run in results]
-            differs = difference_to_onnxruntime(graph, [[feeds] for feeds in samples], outputs)
-        half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
-        if isinstance(differs, float) and not differs <= (HALF_TOLERANCE if half else TOLERANCE):
-            raise CheckFailed(
-                f"the library's outputs differ from onnxruntime's by {differs:.1e} of their range",
-                hint="please report the network: this is an error in graphopt",
-            )
+            found = agreement_with_onnxruntime(graph, [[feeds] for feeds in samples], outputs)
+            if found.excess is not None:
+                raise disagreement("library", found, overrulable=False)
+            differs, remark = found.difference, found.within
         with replacing(library) as fresh:
             shutil.copyfile(work / "net.so", fresh)
-        return Library(manifest, library.stat().st_size, differs, tuple(_left_out(manifest)))
+        return Library(
+            manifest, library.stat().st_size, differs, tuple(_left_out(manifest)), remark
+        )
 
 
 def _left_out(manifest: Manifest) -> Iterator[str]:

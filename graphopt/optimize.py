@@ -60,7 +60,8 @@ def optimize(
     """Rewrite an ONNX file pass by pass, and write the result beside it.
 
     The result's metadata says which pipeline, version and input made it (`graphopt.pipeline`,
-    `graphopt.version`, `graphopt.input_sha256`).
+    `graphopt.version`, `graphopt.input_sha256`), and which failed checks were overruled
+    (`graphopt.failed_checks`).
 
     Args:
         path: the network.
@@ -160,13 +161,21 @@ def optimize(
             progress=progress,
         )
         summary = Report.of(
-            path, output, format_pipeline(pipeline), result, calibration, profile, remarks
+            path,
+            output,
+            format_pipeline(pipeline),
+            result,
+            calibration,
+            profile,
+            [*remarks, *result.remarks],
         )
         stamp = {
             "graphopt.pipeline": summary.pipeline,
             "graphopt.version": __version__,
             "graphopt.input_sha256": digest,
         }
+        if result.kept_failures:
+            stamp["graphopt.failed_checks"] = "; ".join(result.kept_failures)
         with ExitStack() as files:
             if report:  # in place only once the network is: both files appear, or neither
                 files.enter_context(replacing(report)).write_text(summary.to_json())

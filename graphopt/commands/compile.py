@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,13 @@ class Format(str, Enum):
 
     bundle = "bundle"
     tvm = "tvm"
+
+
+class OnFail(str, Enum):
+    """What a comparison that fails does."""
+
+    stop = "stop"
+    warn = "warn"
 
 
 def compile(
@@ -102,6 +109,13 @@ def compile(
         bool,
         typer.Option("--require-full-gpu", help="Fail if anything would be left to a CPU."),
     ] = False,
+    on_fail: Annotated[
+        OnFail,
+        typer.Option(
+            help="If it differs from onnxruntime: stop, or write it with a warning; the manifest "
+            "says so."
+        ),
+    ] = OnFail.stop,
     skeleton: options.Skeleton = None,
     color: options.Color = None,
     mean: options.Mean = None,
@@ -127,10 +141,10 @@ def compile(
         "pose_choices": choices(skeleton, color, mean, scale, pad_value),
     }
     if format is Format.tvm:
-        if fp16 or fp16_arithmetic or calib or require_full_gpu:
+        if fp16 or fp16_arithmetic or calib or require_full_gpu or on_fail is OnFail.warn:
             raise typer.BadParameter(
                 "--format tvm is float32 and the network alone: leave out --fp16, "
-                "--fp16-arithmetic, --calib and --require-full-gpu"
+                "--fp16-arithmetic, --calib, --require-full-gpu and --on-fail"
             )
         _library(model, output, given)
         return
@@ -146,6 +160,7 @@ def compile(
             limits={"max_people": max_people, "max_peaks": max_peaks},
             max_photo=max_photo,
             require_full_gpu=require_full_gpu,
+            on_fail=on_fail.value,
             progress=tell,
         )
     console = Console(stderr=True)
@@ -173,7 +188,7 @@ def compile(
     )
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
-    _say_difference(done.difference)
+    _say_difference(done.difference, done.remarks)
 
 
 def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
@@ -192,12 +207,14 @@ def _library(model: Path, output: Path, given: Mapping[str, Any]) -> None:
         f"input {named_sizes(manifest.inputs)}, {manifest.macs / 1e9:.2f} GMACs, "
         f"{done.bytes / 1e6:.1f} MB"
     )
-    _say_difference(done.difference)
+    _say_difference(done.difference, [done.remark] if done.remark else [])
 
 
-def _say_difference(difference: float | str) -> None:
+def _say_difference(difference: float | str, remarks: Sequence[str]) -> None:
     from rich.console import Console
 
+    for remark in remarks:
+        Console(stderr=True).print(remark, style="yellow", markup=False, soft_wrap=True)
     if isinstance(difference, float):
         typer.echo(f"outputs equal onnxruntime's within {difference:.0e} of their range")
     else:
