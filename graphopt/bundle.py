@@ -146,6 +146,17 @@ class Target(_Record):
     description: str
 
 
+class Comparison(_Record):
+    """How far a bundle's outputs are from onnxruntime's, as parts of their range."""
+
+    difference: float
+    """The largest."""
+    noise: float | None = None
+    """Of onnxruntime with and without its own optimisations, where the usual limit was exceeded."""
+    failures: tuple[str, ...] = ()
+    """The checks that failed and were overruled (`--on-fail warn`)."""
+
+
 class File(_Record):
     """Size and hash of a file of the bundle."""
 
@@ -167,6 +178,8 @@ class Manifest(_Record):
     runs: dict[Stage, Place]
     """Which stages there are from photo to people, and where each of their operators runs."""
     files: dict[str, File]
+    comparison: Comparison | None = None
+    """None where the bundle could not be run when it was made, and in older ones."""
 
 
 class Bundle(_Record):

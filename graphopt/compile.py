@@ -26,6 +26,7 @@ from graphopt import __version__, child
 from graphopt.batch import for_one_picture
 from graphopt.bundle import (
     FORMAT,
+    Comparison,
     Decoder,
     Manifest,
     Model,
@@ -44,10 +45,11 @@ from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported,
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
 from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.pipeline import OnFail as PassOnFail
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
-from graphopt.verify import Feeds, difference, sample_feeds
+from graphopt.verify import APPROXIMATE_LIMIT, Agreement, Feeds, agreement, sample_feeds
 
 if TYPE_CHECKING:
     from graphopt.runtime import BundleRunner
@@ -71,6 +73,9 @@ MAX_PHOTO = 1920
 Post = Literal["paf", "none"]
 """What follows a network in its bundle."""
 
+OnFail = Literal["stop", "warn"]
+"""What a comparison with onnxruntime that fails does."""
+
 WORKER = "graphopt.codegen.worker"
 """The module that the child process runs."""
 
@@ -91,7 +96,7 @@ class Compilation:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
-        remarks: what was done to the network that users did not ask for, a sentence each.
+        remarks: what the user should know of what was done and of the comparison, a sentence each.
         unread: why no pose maps were recognised, where that is so.
     """
 
@@ -121,6 +126,7 @@ def compile_model(
     limits: Mapping[str, int] = MappingProxyType({}),
     max_photo: int = MAX_PHOTO,
     require_full_gpu: bool = False,
+    on_fail: OnFail = "stop",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
@@ -144,6 +150,8 @@ def compile_model(
         limits: the decoder's, see `graphopt.pose.fused.LIMITS`.
         max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
         require_full_gpu: refuse a bundle that leaves anything to a CPU.
+        on_fail: "warn" writes a bundle that differs from onnxruntime, too, as long as its outputs
+            are finite and differ by less than their range; the manifest then says so.
         progress: told what is being done.
 
     Raises:
@@ -157,8 +165,11 @@ def compile_model(
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
-    network = prepare(path, input_shapes, pose_choices or {}, progress)
-    graph, pose, remarks = network.graph, network.pose, network.remarks
+    failures: list[str] = []
+    network = prepare(
+        path, input_shapes, pose_choices or {}, progress, failures if on_fail == "warn" else None
+    )
+    graph, pose, remarks = network.graph, network.pose, list(network.remarks)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -213,15 +224,25 @@ def compile_model(
             differs = engine
         else:
             got = [[engine.run(feeds) for feeds in inputs] for inputs in together]
-            differs = difference_to_onnxruntime(graph, together, got)
-        half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
-        allowed = STORED_TOLERANCE if fp16 else HALF_TOLERANCE if half else TOLERANCE
-        if isinstance(differs, float) and not differs <= allowed:
-            raise CheckFailed(
-                f"the bundle's outputs differ from onnxruntime's by {differs:.1e} of their range",
-                hint="show it photos with --calib, or compile it without --fp16"
-                if fp16
-                else "please report the network: this is an error in graphopt",
+            found = agreement_with_onnxruntime(
+                graph, together, got, STORED_TOLERANCE if fp16 else None
+            )
+            differs = found.difference
+            remarks += [found.within] if found.within else []
+            if found.excess is not None:
+                failure = disagreement("bundle", found, overrulable=True)
+                if fp16:
+                    failure.hint = "show it photos with --calib, or compile it without --fp16"
+                if on_fail == "stop" or not differs <= APPROXIMATE_LIMIT:
+                    raise failure
+                failures.append(failure.message)
+            remarks += failures
+            manifest = manifest.model_copy(
+                update={
+                    "comparison": Comparison(
+                        difference=differs, noise=found.noise, failures=tuple(failures)
+                    )
+                }
             )
         if plan.decoder is not None and pose is not None and not isinstance(engine, str):
             progress("comparing people with the decoder's meaning")
@@ -233,7 +254,7 @@ def compile_model(
         pose,
         differs,
         tuple(description["kept"]),
-        remarks=remarks,
+        remarks=tuple(remarks),
         unread=network.unread,
     )
 
@@ -286,11 +307,13 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None,
     pose_choices: Mapping[str, Any],
     progress: Callable[[str], None],
+    failures: list[str] | None = None,
 ) -> Prepared:
     """A network as the compiler takes it: clean, every input of a fixed size, a batch of one.
 
     Args:
         path, input_shapes, pose_choices, progress: as in `compile_model`.
+        failures: takes what a check of the cleaned graph says against it; without it, that stops.
 
     Raises:
         GraphoptError: the network cannot be read, or its size cannot be known.
@@ -302,8 +325,17 @@ def prepare(
     pose, unread = _pose_spec(graph if remark else path, dict(pose_choices))
     fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")
-    cleaned = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
-    return Prepared(cleaned, pose, (remark,) if remark else (), unread)
+    on_fail: PassOnFail = "stop" if failures is None else "warn"
+    try:
+        cleaned = run_pipeline(
+            graph, parse_pipeline(PRESETS["exact"]), verify="end", on_fail=on_fail
+        )
+    except CheckFailed as failure:
+        failure.hint = "please report the network; compile --on-fail warn goes on all the same"
+        raise
+    if failures is not None:
+        failures += cleaned.kept_failures
+    return Prepared(cleaned.graph, pose, (remark,) if remark else (), unread)
 
 
 class Prepared(NamedTuple):
@@ -448,25 +480,46 @@ def _opened(bundle: Path) -> BundleRunner | str:
         return error.message
 
 
-def difference_to_onnxruntime(
-    graph: gs.Graph, inputs: Sequence[Sequence[Feeds]], outputs: Sequence[Sequence[Feeds]]
-) -> float:
-    """How far outputs are from onnxruntime's on the cleaned graph, as a part of their range.
+def agreement_with_onnxruntime(
+    graph: gs.Graph,
+    inputs: Sequence[Sequence[Feeds]],
+    outputs: Sequence[Sequence[Feeds]],
+    limit: float | None = None,
+) -> Agreement:
+    """Compare outputs with onnxruntime's on the cleaned graph.
 
     Args:
         graph: what was compiled.
         inputs: those that belong together share one range; an image without people has little.
         outputs: for each input, every output by name.
+        limit: the difference that may be; by default what the network's own arithmetic gives.
     """
-    with serialised(graph) as model:
-        reference = OnnxRuntimeEngine(model)
-        worst = 0.0
-        for together, got in zip(inputs, outputs, strict=True):
-            expected = [reference.run(feeds) for feeds in together]
-            for name in reference.outputs:
-                ours, theirs = (np.stack([run[name] for run in runs]) for runs in (got, expected))
-                worst = max(worst, difference(ours, theirs))
-    return worst
+    half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
+    allowed = limit or (HALF_TOLERANCE if half else TOLERANCE)
+
+    def asked(optimize: bool) -> list[Feeds]:
+        with serialised(graph) as model:
+            engine = OnnxRuntimeEngine(model, optimize=optimize)
+            return [_stacked([engine.run(f) for f in together]) for together in inputs]
+
+    got = [_stacked(runs) for runs in outputs]
+    return agreement(got, asked(True), lambda _: allowed, lambda: asked(False))
+
+
+def _stacked(runs: Sequence[Feeds]) -> Feeds:
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+
+def disagreement(what: str, found: Agreement, *, overrulable: bool) -> CheckFailed:
+    """The error that what was compiled differs from onnxruntime, and what to do about it."""
+    reason = f", and {found.excess}" if found.excess else ""
+    report = "please report the network: this is an error in graphopt"
+    bounded = overrulable and found.difference <= APPROXIMATE_LIMIT
+    return CheckFailed(
+        f"the {what}'s outputs differ from onnxruntime's by {found.difference:.1e} of their range"
+        f"{reason}",
+        hint=f"{report}; --on-fail warn writes it all the same" if bounded else report,
+    )
 
 
 def _check_decoder(

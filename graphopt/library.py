@@ -20,13 +20,12 @@ from graphopt.bundle import Manifest, Model
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name, load_target
 from graphopt.compile import (
-    HALF_TOLERANCE,
-    TOLERANCE,
-    difference_to_onnxruntime,
+    agreement_with_onnxruntime,
+    disagreement,
     prepare,
     run_worker,
 )
-from graphopt.errors import CheckFailed, UsageError
+from graphopt.errors import UsageError
 from graphopt.model import replacing, save_model, sha256_of
 from graphopt.tuning import Tuned
 from graphopt.verify import sample_feeds
@@ -85,7 +84,8 @@ def compile_library(
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
-    graph, _, remarks, _ = prepare(path, input_shapes, pose_choices or {}, progress)
+    network = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, remarks = network.graph, list(network.remarks)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -111,17 +111,15 @@ def compile_library(
         else:
             results = [np.load(work / f"outputs-{n}.npz").values() for n in range(len(samples))]
             outputs = [[dict(zip(manifest.outputs, run, strict=True))] for run in results]
-            differs = difference_to_onnxruntime(graph, [[feeds] for feeds in samples], outputs)
-        half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
-        if isinstance(differs, float) and not differs <= (HALF_TOLERANCE if half else TOLERANCE):
-            raise CheckFailed(
-                f"the library's outputs differ from onnxruntime's by {differs:.1e} of their range",
-                hint="please report the network: this is an error in graphopt",
-            )
+            found = agreement_with_onnxruntime(graph, [[feeds] for feeds in samples], outputs)
+            if found.excess is not None:
+                raise disagreement("library", found, overrulable=False)
+            differs = found.difference
+            remarks += [found.within] if found.within else []
         with replacing(library) as fresh:
             shutil.copyfile(work / "net.so", fresh)
         return Library(
-            manifest, library.stat().st_size, differs, tuple(_left_out(manifest)), remarks
+            manifest, library.stat().st_size, differs, tuple(_left_out(manifest)), tuple(remarks)
         )
 
 

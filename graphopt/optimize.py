@@ -63,7 +63,8 @@ def optimize(
     """Rewrite an ONNX file pass by pass, and write the result beside it.
 
     The result's metadata says which pipeline, version and input made it (`graphopt.pipeline`,
-    `graphopt.version`, `graphopt.input_sha256`).
+    `graphopt.version`, `graphopt.input_sha256`), and which failed checks were overruled
+    (`graphopt.failed_checks`).
 
     Args:
         path: the network.
@@ -177,13 +178,21 @@ def optimize(
         )
         shown = calibration if calib or fitted else None
         summary = Report.of(
-            path, output, format_pipeline(pipeline), result, shown, profile, remarks
+            path,
+            output,
+            format_pipeline(pipeline),
+            result,
+            shown,
+            profile,
+            [*remarks, *result.remarks],
         )
         stamp = {
             "graphopt.pipeline": summary.pipeline,
             "graphopt.version": __version__,
             "graphopt.input_sha256": digest,
         }
+        if result.kept_failures:
+            stamp["graphopt.failed_checks"] = "; ".join(result.kept_failures)
         with ExitStack() as files:
             if report:  # in place only once the network is: both files appear, or neither
                 files.enter_context(replacing(report)).write_text(

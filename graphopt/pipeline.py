@@ -36,7 +36,13 @@ from graphopt.passbase import (
     type_text,
 )
 from graphopt.registry import Passes, PassType, find_passes
-from graphopt.verify import Verifier, example_shapes, example_shapes_if_any
+from graphopt.verify import (
+    APPROXIMATE_LIMIT,
+    Verifier,
+    example_shapes,
+    example_shapes_if_any,
+    output_error,
+)
 
 PRESETS: Mapping[str, str] = {
     # Same outputs, fewer nodes.
@@ -171,6 +177,8 @@ class Step:
     failure: str | None
     """Why its verification failed (`revert`, `warn`)."""
     reverted: bool
+    remark: str = ""
+    """What allowed a difference beyond the plain limit, or what must follow."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,16 @@ class PipelineResult:
     ms_after: float | None
     input_shapes: Mapping[str, tuple[int, ...]]
     """The sizes that MACs were counted and outputs compared at."""
+
+    @property
+    def kept_failures(self) -> tuple[str, ...]:
+        """The checks that failed and were overruled (`on_fail="warn"`), a sentence each."""
+        return tuple(f"{s.name}: {s.failure}" for s in self.steps if s.failure and not s.reverted)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What passed only by onnxruntime's noise, or needs training, a sentence each."""
+        return tuple(f"{s.name}: {s.remark}" for s in self.steps if s.remark and not s.reverted)
 
 
 def run_pipeline(
@@ -208,8 +226,9 @@ def run_pipeline(
         verify: check the result after each pass, once at the end, or never.
         on_fail: what a failed check does: stop everything, take the pass back, take back only those
             of its changes that are to blame and go on (`bisect`; it takes a check for each half of
-            the changes, and so on), or go on with everything. A pass that crashes is taken back in
-            any case.
+            the changes, and so on), or go on with everything. A pass that crashes, or whose result
+            cannot be run or is not finite, is taken back in any case; so is one of the first
+            `must_pay` that moves outputs too far to be an approximation.
         max_shift: how far key points may move in the mean, in pixels of the network's input, on the
             calibration's held-out images. A pass that moves them further fails its check; where a
             later pass repairs (`reconstruct`), that one is judged, and both are taken back.
@@ -232,6 +251,8 @@ def run_pipeline(
     return result
 
 
+JUDGED_QUICKLY = 10
+"""The same where nobody looks for poses."""
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 
@@ -244,7 +265,8 @@ class _Judgement:
     poses: PoseChange | None
     failure: str | None
     over_budget: bool = False
-    """Whether `failure` is that key points move too far."""
+    """Whether `failure` is that key points or outputs move too far."""
+    remark: str = ""
 
 
 class _Run:
@@ -305,34 +327,36 @@ class _Run:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
         seconds = time.perf_counter() - started
         found = _Judgement(None, None, crash)
+        numerics = (prepared or chosen).numerics
         judged_later = self._max_shift is not None and self._waiting > 0
         if self._found and not (outcome.changes or slower or crash or judged_later):
             graph, found = saved, self._found  # whatever it did without saying so is dropped
         elif (
             not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
         ):
-            numerics = (
-                chosen.numerics
-                if self._verify == "each"
-                else loosest(p.numerics for p in self._passes)
+            held_to = (
+                numerics if self._verify == "each" else loosest(p.numerics for p in self._passes)
             )
-            judge = partial(self._judge, chosen, numerics, budget=not self._repaired_later(index))
+            judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
             found = judge(graph)
             if found.failure and self._verify == "end":
                 return False
             if found.failure and self._on_fail == "bisect" and prepared and not chosen.repeat:
                 graph, outcome, found = bisect(prepared, saved, outcome, judge, found)
-        if found.failure and self._on_fail == "stop":
+        # What a preset chose must not stop it: it is taken back where it costs too much.
+        optional = found.over_budget and self._max_shift is None and index < self._must_pay
+        if found.failure and self._on_fail == "stop" and not optional:
             raise CheckFailed(
                 found.failure,
                 pass_name=str(chosen),
-                hint="leave it out with --skip-passes, or go on with --on-fail bisect or revert",
+                hint=_HINTS[found.over_budget and self._max_shift is None],
             )
-        reverted = crash is not None or (found.failure is not None and self._on_fail != "warn")
+        overruled = self._on_fail == "warn" and found.difference not in (float("inf"), None)
+        reverted = crash is not None or (found.failure is not None and not overruled)
         if reverted:
             graph = self._approved if found.over_budget else saved
             outcome = Outcome((), outcome.skips)
-            if self._verifier and chosen.numerics is not Numerics.EXACT:
+            if self._verifier and numerics is not Numerics.EXACT:
                 self._verifier.rebase(graph)
         self._current = graph
         if self._verify == "each":
@@ -347,7 +371,7 @@ class _Run:
         self._steps.append(
             Step(
                 name=str(chosen),
-                numerics=chosen.numerics,
+                numerics=numerics,
                 changes=outcome.changes,
                 skips=outcome.skips,
                 difference=found.difference,
@@ -357,9 +381,17 @@ class _Run:
                 poses=found.poses,
                 failure=found.failure,
                 reverted=reverted,
+                remark=found.remark
+                or (self._untrained(index, numerics) if outcome.changes else ""),
             )
         )
         return True
+
+    def _untrained(self, index: int, numerics: Numerics) -> str:
+        """What to say of a pass that needs training, where none follows."""
+        if numerics is not Numerics.RETRAIN or any(p.repairs for p in self._passes[index + 1 :]):
+            return ""
+        return "the network is another one now, and needs training: let `distill` follow"
 
     def _attempt(self, chosen: Pass[Any]) -> tuple[Pass[Any] | None, gs.Graph, Outcome, str | None]:
         """Run a pass on a copy; a crash, which may be a plug-in's, becomes a sentence."""
@@ -403,17 +435,41 @@ class _Run:
             return _Judgement(None, None, None)
         verdict = self._verifier.check(graph, numerics)
         if verdict.failure or numerics is Numerics.EXACT:
-            return _Judgement(verdict.difference, None, verdict.failure)
+            return _Judgement(verdict.difference, None, verdict.failure, remark=verdict.remark)
         limit = self._max_shift
         calibration = self._context.calibration
         if limit is None and calibration is not None and calibration.made_up:
-            return _Judgement(verdict.difference, None, None)  # there is nobody in such images
+            # There is nobody in such images, but their outputs count.
+            failure = self._too_far(graph, verdict.difference, None) if budget else None
+            if failure and numerics is Numerics.APPROXIMATE:
+                return _Judgement(verdict.difference, None, failure, over_budget=True)
+            return _Judgement(verdict.difference, None, None)
         self._progress(f"{chosen.name}: the poses")
         poses = _compared(graph, self._context)
         if not (budget and poses and limit is not None and poses.mean_shift > limit):
+            failure = self._too_far(graph, verdict.difference, poses) if budget else None
+            if failure and numerics is Numerics.APPROXIMATE:
+                return _Judgement(verdict.difference, poses, failure, over_budget=True)
             return _Judgement(verdict.difference, poses, None)
         failure = f"{poses} (allowed: {limit:g} pixels)"
         return _Judgement(verdict.difference, poses, failure, over_budget=True)
+
+    def _too_far(
+        self, graph: gs.Graph, moved: float | None, poses: PoseChange | None
+    ) -> str | None:
+        """Why outputs are no approximation any more, in images or else in noise."""
+        images, original = self._context.calibration, self._context.original
+        if images is not None and original is not None:
+            feeds = images.feeds(images.held_out[:JUDGED_QUICKLY])
+            error = poses.error if poses else output_error(graph, original, feeds)
+            if error > APPROXIMATE_LIMIT:
+                return (
+                    f"outputs err by {error:.2g} of their deviation on held-out images: a constant "
+                    "would err by 1"
+                )
+        elif moved is not None and moved > APPROXIMATE_LIMIT:
+            return f"an approximate pass moved outputs by {moved:.2g} times their range"
+        return None
 
     def _take_back_what_waits(self, judged: Pass[Any]) -> None:
         """Steps that a later pass was to repair, and did not within the budget."""
@@ -442,6 +498,12 @@ class _Run:
             return None
 
 
+_HINTS = {
+    False: "leave it out with --skip-passes, or go on with --on-fail bisect or revert",
+    True: "let `reconstruct` follow, with photos (--calib); choose milder options; or accept it "
+    "with --on-fail warn",
+}
+"""What to do about a failed check: whether outputs moved too far for an approximation."""
 _NOISE = 1e-6
 """Differences of predicted times that are rounding."""
 

@@ -31,6 +31,13 @@ class Format(str, Enum):
     tvm = "tvm"
 
 
+class OnFail(str, Enum):
+    """What a comparison that fails does."""
+
+    stop = "stop"
+    warn = "warn"
+
+
 def compile(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
@@ -113,6 +120,13 @@ def compile(
         bool,
         typer.Option("--require-full-gpu", help="Fail if anything would be left to a CPU."),
     ] = False,
+    on_fail: Annotated[
+        OnFail,
+        typer.Option(
+            help="If it differs from onnxruntime: stop, or write it with a warning; the manifest "
+            "says so."
+        ),
+    ] = OnFail.stop,
     skeleton: options.Skeleton = None,
     maps: options.Maps = None,
     color: options.Color = None,
@@ -142,10 +156,10 @@ def compile(
         "pose_choices": choices(skeleton, color, mean, scale, pad_value, maps),
     }
     if format is Format.tvm:
-        if fp16 or fp16_arithmetic or calib or require_full_gpu:
+        if fp16 or fp16_arithmetic or calib or require_full_gpu or on_fail is OnFail.warn:
             raise typer.BadParameter(
                 "--format tvm is float32 and the network alone: leave out --fp16, "
-                "--fp16-arithmetic, --calib and --require-full-gpu"
+                "--fp16-arithmetic, --calib, --require-full-gpu and --on-fail"
             )
         _library(model, output, given, json)
         return
@@ -162,6 +176,7 @@ def compile(
             limits={"max_people": max_people, "max_peaks": max_peaks},
             max_photo=max_photo,
             require_full_gpu=require_full_gpu,
+            on_fail=on_fail.value,
             progress=tell,
         )
     console = Console(stderr=True)

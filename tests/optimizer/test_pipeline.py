@@ -23,7 +23,14 @@ from graphopt.model import load_model
 from graphopt.passbase import Change, Context, Numerics, Pass, Skip, manual_of, option
 from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.registry import find_passes
-from graphopt.verify import Verifier, difference, example_shapes, sample_feeds
+from graphopt.verify import (
+    Agreement,
+    Verifier,
+    agreement,
+    difference,
+    example_shapes,
+    sample_feeds,
+)
 
 
 @dataclass(frozen=True)
@@ -405,6 +412,133 @@ def test_difference_is_relative_to_the_range():
     assert difference(np.array([4.0, 4.0]), np.array([4.0, 5.0])) == 1
     assert difference(np.array([3.0]), np.array([4.0])) == 0.25
     assert difference(np.zeros(0), np.zeros(0)) == 0
+
+
+@pytest.mark.parametrize("verify", ["each", "end"])
+@pytest.mark.parametrize("by", [3.6, 1e6])
+def test_what_moves_outputs_by_more_than_their_range_is_no_approximation(chain, by, verify):
+    chosen = Approximate("make y", by=by)
+    with pytest.raises(CheckFailed, match="an approximate pass moved outputs by") as caught:
+        run_pipeline(chain, [chosen], verify=verify)
+    assert "times their range" in caught.value.message
+    assert "--on-fail warn" in caught.value.hint
+    (step,) = run_pipeline(chain, [chosen], verify=verify, on_fail="revert").steps
+    assert step.reverted
+    kept = run_pipeline(chain, [chosen], verify=verify, on_fail="warn")
+    assert not kept.steps[0].reverted
+    assert kept.kept_failures == (f"{chosen}: {kept.steps[0].failure}",)
+
+
+def test_what_needs_training_may_move_outputs_and_says_so(chain):
+    class Retrain(Scale):
+        numerics = Numerics.RETRAIN
+
+    result = run_pipeline(chain, [Retrain("make y", by=3.6)])
+    assert result.steps[0].failure is None
+    assert "needs training" in result.remarks[0]
+    assert run_pipeline(chain, [Retrain("none", by=3.6)]).remarks == ()
+
+
+def test_a_preset_leaves_out_what_moves_outputs_too_far(chain):
+    passes = [Approximate("make y", by=3.6), *parse_pipeline("canonicalize")]
+    first, second = run_pipeline(chain, passes, must_pay=1).steps
+    assert (first.reverted, first.changes) == (True, ())
+    assert "times their range" in first.failure
+    assert second.difference == 0
+
+
+class Infinite(Scale):
+    numerics = Numerics.APPROXIMATE
+
+
+@pytest.mark.parametrize("by", [np.inf, np.nan])
+def test_nobody_can_want_what_is_not_finite(chain, by):
+    (step,) = run_pipeline(chain, [Infinite("make y", by=by)], on_fail="warn").steps
+    assert step.reverted
+    assert "not finite" in step.failure
+
+
+# --- onnxruntime's own noise --------------------------------------------------------------------
+
+
+@pytest.fixture
+def amplifying(network, normal):
+    """amplifying(10000) -> a network that makes that much more of rounding."""
+
+    def make(by: float):
+        return network(
+            "float[1,3,32,32] x",
+            "float[1,8,32,32] y",
+            "a = Conv(x, w) b = BatchNormalization(a, s, t, m, v) c = Mul(b, k) y = Sin(c)",
+            w=normal(8, 3, 1, 1) / 200,
+            s=np.abs(normal(8)) + np.float32(0.5),
+            t=normal(8),
+            m=normal(8),
+            v=np.abs(normal(8)) + np.float32(0.5),
+            k=np.float32(by),
+        )
+
+    return make
+
+
+def test_rounding_that_a_network_amplifies_is_no_fault(amplifying):
+    result = run_pipeline(amplifying(5000), parse_pipeline("fold-batchnorm"))
+    (step,) = result.steps
+    assert step.failure is None
+    assert step.changes
+    assert 1e-4 < step.difference < 1e-2
+    assert re.search(r"within onnxruntime's own noise of \d\.\de-0[34]", result.remarks[0])
+    calm = run_pipeline(amplifying(1), parse_pipeline("fold-batchnorm"))
+    assert calm.steps[0].difference < 1e-4
+    assert calm.remarks == ()
+
+
+def test_a_network_without_an_answer_is_called_one(amplifying):
+    graph = amplifying(1e7)
+    with pytest.raises(CheckFailed, match="this network has no answer to compare with"):
+        run_pipeline(graph, parse_pipeline("fold-batchnorm"))
+    kept = run_pipeline(graph, parse_pipeline("fold-batchnorm"), on_fail="warn")
+    assert "onnxruntime itself differs by" in kept.kept_failures[0]
+
+
+def test_noise_does_not_excuse_an_error(amplifying):
+    graph = amplifying(5000)
+    node = next(label(n) for n in graph.nodes if n.op == "Conv")
+    with pytest.raises(CheckFailed, match="own noise is"):
+        run_pipeline(graph, [Scale(node, by=1.001)])
+
+
+def test_what_agreement_excuses():
+    rng = np.random.default_rng(0)
+    reference = {"y": rng.integers(0, 64, (1, 8, 64, 64)).astype(np.float32)}
+
+    def flipped(places: int, by: float = 1.0) -> dict[str, np.ndarray]:
+        values = reference["y"].copy()
+        values.reshape(-1)[rng.choice(values.size, places, replace=False)] += by
+        return {"y": values}
+
+    def judged(values, noise):
+        return agreement([values], [reference], lambda _: 1e-4, lambda: [noise])
+
+    def never():
+        raise AssertionError
+
+    assert agreement([reference], [reference], lambda _: 1e-4, never) == Agreement(0.0)
+    fine = judged(flipped(20), flipped(30))
+    assert (fine.excess, fine.noise) == (None, pytest.approx(1 / 63))
+    assert "within onnxruntime's own noise of 1.6e-02" in fine.within
+    refused = {
+        "no noise": judged(flipped(20), reference),
+        "larger than noise": judged(flipped(20, by=3.0), flipped(20)),
+        "everything shifted": judged(flipped(8 * 64 * 64), flipped(20)),
+        "no number": judged(flipped(1, by=np.nan), flipped(20)),
+        "infinite": judged(flipped(1, by=np.inf), flipped(20)),
+        "noise without bounds": judged(flipped(20, by=7.0), flipped(20, by=7.0)),
+        "noise that is no number": judged(flipped(20), flipped(1, by=np.nan)),
+    }
+    for why, found in refused.items():
+        assert found.excess is not None, why
+        assert found.within == "", why
 
 
 def test_images_have_the_statistics_of_natural_ones():
