@@ -81,8 +81,10 @@ def _kernels(
 
 
 def can_decode(plan: Plan, spec: PoseSpec) -> bool:
-    """Whether a network's maps are as kernels read them: float32, all of one size."""
+    """Whether a network's maps are as kernels read them: float32, channels first, of one size."""
     slices = [maps for maps in (spec.heat, spec.paf) if maps is not None]
+    if any(maps.layout != "nchw" for maps in slices):
+        return False
     tensors = [plan.tensors[plan.outputs[maps.output]] for maps in slices]
     sizes = {tensor.shape[2:] for tensor in tensors}
     return all(t.dtype == "float32" and t.shape[0] == 1 for t in tensors) and len(sizes) == 1

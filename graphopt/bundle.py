@@ -316,6 +316,11 @@ def read_bundle(path: Path) -> Bundle:
                 f"{path} has bundle format {manifest.format}; this graphopt reads {FORMAT}",
                 hint=again,
             )
+        if missing := {"plan.json", "weights.bin"} - manifest.files.keys():
+            raise InputError(
+                f"{path} is damaged: its manifest does not list {', '.join(sorted(missing))}",
+                hint=again,
+            )
         for name, file in manifest.files.items():
             data = (path / name).read_bytes()
             if len(data) != file.bytes or sha256(data) != file.sha256:
@@ -329,4 +334,14 @@ def read_bundle(path: Path) -> Bundle:
         raise InputError(f"{path} is damaged: {where}: {first['msg']}", hint=again) from error
     except OSError as error:
         raise InputError(f"cannot read the bundle {path}: {error.strerror}", hint=again) from error
+    except ValueError as error:  # a null byte in a file's name
+        raise InputError(f"{path} is damaged: {error}", hint=again) from error
+    for what, told, planned in (
+        ("inputs", manifest.inputs, plan.inputs),
+        ("outputs", manifest.outputs, plan.outputs),
+    ):
+        if told != {name: plan.tensors[index].shape for name, index in planned.items()}:
+            raise InputError(
+                f"{path} is damaged: its manifest's {what} are not its plan's", hint=again
+            )
     return Bundle(path=path, manifest=manifest, plan=plan)

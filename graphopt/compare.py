@@ -135,7 +135,7 @@ def compare_files(
         threads: CPU threads.
         height: rows of an input that takes any.
         progress: told how many photos are done, of how many.
-        choices: what the user says about the networks (`PoseSpec.with_choices`).
+        choices: what the user says about the networks (`graphopt.pose.spec.choices`).
 
     Raises:
         InputError: a file that is missing or no network, no photos, or networks whose inputs have

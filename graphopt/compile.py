@@ -39,7 +39,7 @@ from graphopt.bundle import (
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.engine import OnnxRuntimeEngine, channels_last
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
@@ -91,7 +91,8 @@ class Compilation:
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
-    remarks: what was done to the network that users did not ask for, a sentence each.
+        remarks: what was done to the network that users did not ask for, a sentence each.
+        unread: why no pose maps were recognised, where that is so.
     """
 
     manifest: Manifest
@@ -100,6 +101,7 @@ class Compilation:
     difference: float | str
     kept: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    unread: str = ""
 
 
 def compile_model(
@@ -155,7 +157,8 @@ def compile_model(
     fp16 = fp16 or half_arithmetic
     if calib is not None and not fp16:
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
-    graph, pose, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
+    network = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, pose, remarks = network.graph, network.pose, network.remarks
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -174,7 +177,8 @@ def compile_model(
         images: list[Feeds] = []
         if fp16:
             progress("looking for what half precision cannot hold")
-            images = _images(graph, pose, calib, calib_photos)
+            images, said = _images(graph, pose, calib, calib_photos)
+            remarks += said
             task["largest"] = largest_values(graph, images or samples)
         run_worker(work, task, progress)
         description = json.loads((work / "description.json").read_text())
@@ -223,7 +227,15 @@ def compile_model(
             progress("comparing people with the decoder's meaning")
             _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
         manifest = write_bundle(bundle, manifest, files)
-    return Compilation(manifest, plan, pose, differs, tuple(description["kept"]), remarks)
+    return Compilation(
+        manifest,
+        plan,
+        pose,
+        differs,
+        tuple(description["kept"]),
+        remarks=remarks,
+        unread=network.unread,
+    )
 
 
 def _places(
@@ -242,7 +254,7 @@ WHY_NOT: Mapping[Stage, str] = MappingProxyType(
     {
         "prepare": "pre-processing (--max-photo 0, or an input that is not one float32 picture)",
         "network": "the network (--target cpu)",
-        "decode": "decoding (the maps are not float32)",
+        "decode": "decoding (the maps are not float32, or their channels come last)",
     }
 )
 """Why a stage may be left to a CPU."""
@@ -287,11 +299,11 @@ def prepare(
     progress("reading the network")
     graph, remark = for_one_picture(load_model(path, input_shapes))
     check_operators(graph)
-    pose = _pose_spec(graph if remark else path, dict(pose_choices))
+    pose, unread = _pose_spec(graph if remark else path, dict(pose_choices))
     fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")
     cleaned = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="end").graph
-    return Prepared(cleaned, pose, (remark,) if remark else ())
+    return Prepared(cleaned, pose, (remark,) if remark else (), unread)
 
 
 class Prepared(NamedTuple):
@@ -301,34 +313,41 @@ class Prepared(NamedTuple):
         graph: the network.
         pose: how photos and people fit it; None where no pose maps were recognised.
         remarks: what was done that users did not ask for, a sentence each.
+        unread: why no pose maps were recognised, where that is so.
     """
 
     graph: gs.Graph
     pose: PoseSpec | None
     remarks: tuple[str, ...]
+    unread: str
 
 
-def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> PoseSpec | None:
+def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> tuple[PoseSpec | None, str]:
     try:
-        return detect_pose_spec(model, **choices)
-    except GraphoptError:
+        return detect_pose_spec(model, **choices), ""
+    except GraphoptError as error:
         # Any network can be compiled and timed; but what the user says must not be ignored.
         if any(value is not None for value in choices.values()):
             raise
-        return None
+        return None, str(error)
 
 
-def _images(graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: int) -> list[Feeds]:
-    """The network's inputs for photos, or for made-up ones; none where it is no pose network."""
+def _images(
+    graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: int
+) -> tuple[list[Feeds], tuple[str, ...]]:
+    """The network's inputs for photos, or for made-up ones; none where it is no pose network.
+
+    And what a user should know of the photos.
+    """
     if pose is None or len(graph.inputs) != 1:
         if photos is not None:
             raise InputError("only a pose network can be shown photos", hint="leave out --calib")
-        return []
+        return [], ()
     if photos is not None:
         images = Calibration.from_photos(photos, graph, pose, count=count)
     else:
         images = Calibration.synthetic(graph, pose, count=IMAGES // 2)
-    return list(images.feeds([*images.fitting, *images.held_out]))
+    return list(images.feeds([*images.fitting, *images.held_out])), tuple(images.remarks)
 
 
 def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
@@ -337,9 +356,10 @@ def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tupl
     for name, shape in usual_shapes(graph.inputs, pose).items():
         known = tuple(extent for extent in shape if extent is not None)
         if len(known) != len(shape):
+            example = "1,368,656,3" if channels_last(shape) else "1,3,368,656"
             raise InputError(
                 f"{path}: the input {name} has no fixed size {list(shape)}",
-                hint=f"give one: --input-shape {name}:1,3,368,656",
+                hint=f"give one: --input-shape {name}:{example}",
             )
         sizes[name] = known
     return sizes

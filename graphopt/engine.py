@@ -87,15 +87,44 @@ class OnnxRuntimeEngine:
             for i in self._session.get_inputs()
         }
         self.outputs: Sequence[str] = [o.name for o in self._session.get_outputs()]
+        self._types = {i.name: _TYPES.get(i.type) for i in self._session.get_inputs()}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name."""
+        """Every output by name; floating-point feeds become what the inputs' types are."""
+        given = {
+            name: as_type(value, wanted)
+            if (wanted := self._types.get(name)) is not None and value.dtype.kind == "f"
+            else value
+            for name, value in feeds.items()
+        }
         try:
-            values = self._session.run(list(self.outputs), dict(feeds))
+            values = self._session.run(list(self.outputs), given)
         except Exception as error:
             shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in feeds.items())
             raise InputError(f"onnxruntime failed on {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+_TYPES = {
+    f"tensor({name})": np.dtype(dtype)
+    for name, dtype in {
+        **{"float": "float32", "float16": "float16", "double": "float64"},
+        **{
+            f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+        },
+    }.items()
+}
+"""NumPy's types by onnxruntime's names of them."""
+
+
+def as_type(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Values in a type that may hold fewer: whole numbers are rounded to, and kept in range."""
+    if values.dtype == dtype:
+        return values
+    if dtype.kind in "iu" and values.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)
 
 
 ENGINES = ("graphopt", "onnxruntime")
@@ -113,7 +142,7 @@ def open_engine(
             onnxruntime runs the network that a bundle was compiled from.
         threads: CPU threads; with 0 a bundle takes every core that the process may use, and
             onnxruntime chooses.
-        choices: what the user says about the network (`PoseSpec.with_choices`).
+        choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
     Raises:
         InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
@@ -133,6 +162,11 @@ def open_engine(
             )
         spec = detect_pose_spec(path, **choices)
         return OnnxRuntimeEngine(path, threads=threads), spec
+    if choices.pop("maps", None) is not None:
+        raise InputError(
+            "--maps: a bundle reads the maps that it was compiled for",
+            hint="compile the network again with --maps",
+        )
     bundle = read_bundle(path)
     spec = bundled_spec(bundle).with_choices(**choices)
     if engine == "onnxruntime":
@@ -156,6 +190,6 @@ def bundled_spec(bundle: Bundle) -> PoseSpec:
     if "pose.json" not in bundle.manifest.files:
         raise InputError(
             f"{bundle.path} was compiled from a network whose pose maps were not recognised",
-            hint="compile it again with --skeleton",
+            hint="compile it again with --maps, --skeleton or both",
         )
     return read_pose_spec(bundle.path / "pose.json")

@@ -85,7 +85,7 @@ def compile_library(
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
-    graph, _, remarks = prepare(path, input_shapes, pose_choices or {}, progress)
+    graph, _, remarks, _ = prepare(path, input_shapes, pose_choices or {}, progress)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")

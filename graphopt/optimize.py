@@ -92,7 +92,7 @@ def optimize(
         sensitivity: what `graphopt sensitivity --json` wrote of this network, not to measure again.
         device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
             `mobile`. Passes of a preset that are not predicted to pay on it are left out.
-        pose: what the user says about the network (`PoseSpec.with_choices`).
+        pose: what the user says about the network (`graphopt.pose.spec.choices`).
         report: a file to write the report's JSON to.
         force: allow the output to replace the input.
         progress: called with each pass's name before it runs.
@@ -156,6 +156,7 @@ def optimize(
         progress("choosing calibration images")
         if calib:
             calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
+            remarks += calibration.remarks
         else:
             calibration = Calibration.synthetic(graph, spec)
     pipeline = [*chosen, *extra]

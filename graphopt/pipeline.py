@@ -306,7 +306,7 @@ class _Run:
         seconds = time.perf_counter() - started
         found = _Judgement(None, None, crash)
         judged_later = self._max_shift is not None and self._waiting > 0
-        if self._found and not (outcome.changes or crash or judged_later):
+        if self._found and not (outcome.changes or slower or crash or judged_later):
             graph, found = saved, self._found  # whatever it did without saying so is dropped
         elif (
             not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.bundle import ALIGNMENT, Bundle, Launch, Stage, Tensor, read_bundle
-from graphopt.engine import Array, Shape
+from graphopt.engine import Array, Shape, as_type
 from graphopt.errors import InputError, Unsupported
 from graphopt.threads import CpuThreads, Result, environment, tvm_ffi
 
@@ -209,7 +209,7 @@ class BundleRunner(ABC):
                     hint="compile for the size you need: graphopt compile --input-shape",
                 )
             dtype = self._plan.tensors[self._plan.inputs[name]].dtype
-            checked[name] = np.ascontiguousarray(value, dtype)
+            checked[name] = np.ascontiguousarray(as_type(value, np.dtype(dtype)))
         return checked
 
     def _layer_times(self, runs: int) -> list[LayerTime]:

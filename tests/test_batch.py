@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
+from typer.testing import CliRunner
 
 from graphopt.batch import for_one_picture
+from graphopt.bundle import read_bundle
+from graphopt.cli import app
 from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import Unsupported
+from graphopt.fitting.calibration import Calibration
 from graphopt.model import load_model, to_proto
-from graphopt.pose.preprocess import arranged, extents
+from graphopt.pose.preprocess import arranged, extents, prepare
+from graphopt.pose.skeleton import load_skeleton
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, usual_shapes
 from graphopt.verify import difference
 
 
@@ -162,3 +169,67 @@ def test_pictures_as_inputs_take_them(normal):
     assert all(np.array_equal(one, picture[0]) for one in several)
     assert extents((1, 3, 5, 6)) == extents((None, 5, 6, 3)) == (5, 6)
     assert extents((None, None, None, 3)) == (None, None)
+
+
+LAYOUTS = {
+    "channels first": ("float[1,3,48,64] x", (1, 3, 48, 64)),
+    "channels last": ("float[1,48,64,3] x", (1, 48, 64, 3)),
+    "bytes, channels last": ("uint8[1,48,64,3] x", (1, 48, 64, 3)),
+    "several at once": ("float16[4,3,48,64] x", (4, 3, 48, 64)),
+}
+
+
+@pytest.mark.parametrize(("inputs", "shape"), LAYOUTS.values(), ids=LAYOUTS)
+def test_photos_are_calibrated_on_in_the_layout_of_the_input(proto, tmp_path, inputs, shape):
+    onnx.save(
+        proto(inputs, "float[N,K] y", "f = Cast<to=1>(x) y = Flatten(f)"), tmp_path / "m.onnx"
+    )
+    graph = load_model(tmp_path / "m.onnx")
+    spec = PoseSpec(
+        preprocess=Preprocess(color="rgb", mean=(0.0,) * 3, scale=(1.0,) * 3),
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output="y", count=19),
+        paf=MapSlice(output="y", first=19, count=38),
+        stride=8,
+    )
+    calibration = Calibration.synthetic(graph, spec, count=5)
+    (feeds,) = calibration.feeds(calibration.held_out[:1])
+    fed = feeds["x"]
+    assert fed.shape == shape
+    assert fed.dtype == graph.inputs[0].dtype
+    expected, _ = prepare(calibration.picture(calibration.held_out[0]), spec.preprocess, (48, 64))
+    one = fed[0] if shape[1] == 3 else fed[0].transpose(2, 0, 1)
+    seen = np.clip(expected[0], 0, 255) if fed.dtype == np.uint8 else expected[0]
+    assert np.abs(one.astype(float) - seen).max() <= 0.5
+    assert (
+        OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run(feeds)["y"].shape[0] == shape[0]
+    )
+
+
+def test_usual_sizes_of_channels_last():
+    tensor = gs.Variable("x", np.float32, ["N", "H", "W", 3])
+    spec = PoseSpec(
+        preprocess=Preprocess(color="rgb", mean=(0.0,) * 3, scale=(1.0,) * 3, height=256),
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output="y", count=19),
+        paf=MapSlice(output="y", first=19, count=38),
+        stride=8,
+    )
+    _, width = spec.preprocess.usual_size
+    assert usual_shapes([tensor], spec) == {"x": (1, 256, width, 3)}
+
+
+def test_compile_says_what_it_did_to_the_batch(proto, normal, tmp_path):
+    model = proto(
+        "float[4,3,16,16] x",
+        "float[4,96] y",
+        f"{CONV} y = Reshape(a, to)",
+        w=normal(6, 3, 3, 3) / 9,
+        to=ints(4, 96),
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    runner = CliRunner()
+    done = runner.invoke(app, ["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "b")])
+    assert done.exit_code == 0, done.output
+    assert "the network takes 4 pictures at once: rewritten to take one" in done.output
+    assert read_bundle(tmp_path / "b").manifest.inputs == {"x": (1, 3, 16, 16)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,38 @@ def test_a_missing_file_is_found(written: Path) -> None:
 def test_a_broken_manifest_is_a_sentence(written: Path) -> None:
     (written / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="is damaged: graphopt: Field required"):
+        read_bundle(written)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"inputs": {"x": [1, 3, 8, 8]}}, "its manifest's inputs are not its plan's"),
+        ({"outputs": {"y": [1]}}, "its manifest's outputs are not its plan's"),
+        ({"files": {}}, "does not list plan.json, weights.bin"),
+        ({"files": {"a\0b": {"bytes": 1, "sha256": ""}}}, "null byte"),
+        ({"macs": "many"}, "macs: "),
+        ({"target": 3}, "target: "),
+        ({"surprise": 1}, "surprise: "),
+    ],
+)
+def test_a_manifest_that_lies_is_a_sentence(
+    written: Path, change: dict[str, object], complaint: str
+) -> None:
+    file = written / "manifest.json"
+    fields = json.loads(file.read_text())
+    if change.get("files"):
+        change = {"files": fields["files"] | change["files"]}
+    file.write_text(json.dumps(fields | change))
+    with pytest.raises(InputError, match=complaint) as refused:
+        read_bundle(written)
+    assert "is damaged" in refused.value.message
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{" * 100_000])
+def test_a_manifest_that_is_no_json(written: Path, content: bytes) -> None:
+    (written / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
         read_bundle(written)
 
 

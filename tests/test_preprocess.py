@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from graphopt.errors import InputError
-from graphopt.pose.images import read_photo
+from graphopt.pose.images import as_rgb, read_photo
 from graphopt.pose.preprocess import prepare
 from graphopt.pose.spec import Preprocess
 
@@ -117,3 +117,67 @@ def test_what_is_no_photo(tmp_path: Path) -> None:
             read_photo(file)
     with pytest.raises(InputError, match="does not exist"):
         read_photo(tmp_path / "none.jpg")
+
+
+def gradient(depth: int = 255) -> np.ndarray:
+    """Greys from black to white."""
+    return np.linspace(0, depth, 64 * 48).reshape(48, 64).round()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr"])
+def test_a_photo_is_what_pillow_converts_it_to(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (48, 64, 4), np.uint8), "RGBA")
+    step = {"La": "LA", "PA": "P", "RGBa": "RGBA", "LA": "RGBA"}.get(mode, "RGB")
+    photo = (colours if step == "RGBA" else colours.convert("RGB")).convert(step).convert(mode)
+    assert photo.mode == mode
+    wanted = (photo.convert("LA") if mode == "La" else photo).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(as_rgb(photo)), np.asarray(wanted))
+    got, placement = prepare(photo, RAW)
+    expected, other = prepare(wanted, RAW)
+    np.testing.assert_array_equal(got, expected)
+    assert placement == other
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+def test_sixteen_bits_become_eight(dtype: str, tmp_path: Path) -> None:
+    values = gradient(65535)
+    photo = Image.fromarray(values.astype(dtype))
+    wanted = np.repeat((values / 257).round().astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(np.asarray(as_rgb(photo)), wanted)
+    photo.save(tmp_path / "photo.tiff")
+    np.testing.assert_array_equal(np.asarray(read_photo(tmp_path / "photo.tiff")), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<f4"])
+def test_eight_bits_in_wider_numbers(dtype: str, tmp_path: Path) -> None:
+    photo = Image.fromarray(gradient().astype(dtype))
+    wanted = np.asarray(photo.convert("RGB"))
+    assert wanted.max() == 255
+    photo.save(tmp_path / "photo.tiff")
+    np.testing.assert_array_equal(np.asarray(read_photo(tmp_path / "photo.tiff")), wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [("<f4", 0, 1), ("<f4", 0, 4000), ("<f4", -1, 1), ("<f4", 0, np.nan), ("<i4", 0, 1e6)],
+)
+def test_greys_of_unknown_white_are_refused(
+    tmp_path: Path, dtype: str, low: float, high: float
+) -> None:
+    values = gradient() / 255 * (high - low) + low
+    Image.fromarray(values.astype(dtype)).save(tmp_path / "photo.tiff")
+    with pytest.raises(InputError, match=r"photo\.tiff: .*white cannot be told"):
+        read_photo(tmp_path / "photo.tiff")
+
+
+def test_a_hundred_megapixels_are_read(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    Image.new("L", (12_000, 9_000)).save(tmp_path / "large.png")
+    assert read_photo(tmp_path / "large.png").size == (12_000, 9_000)
+    assert not recwarn.list
+
+
+def test_what_is_absurdly_large_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(InputError, match=r"bomb\.png is no photo that can be read: .*exceeds"):
+        read_photo(tmp_path / "bomb.png")

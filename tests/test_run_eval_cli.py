@@ -60,9 +60,13 @@ def test_run_takes_flags_and_one_person_networks(
     photo = next(p for p in photos if p.name == "tfpose_apink1.jpg")
     json_file = tmp_path / "out.json"
     flags = ("--color", "rgb", "--mean", "123.7,116.3,103.5", "--scale", "1/58", "--pad-value", "0")
-    done = graphopt("run", efficientpose, photo, "--json", json_file, *flags)
+    done = graphopt("run", efficientpose, photo, *flags)
+    assert done.stderr.startswith("guessed: skeleton mpii16, decoder for one person (16 heat maps")
+    assert done.stderr.count("\n") == 1
+    skeleton = ("--skeleton", "mpii16")
+    done = graphopt("run", efficientpose, photo, "--json", json_file, *flags, *skeleton)
     assert done.code == 0, done.stderr
-    assert "guessed" not in done.stderr
+    assert not done.stderr
     (entry,) = json.loads(json_file.read_text())
     assert entry["skeleton"] == "mpii16"
     (person,) = entry["people"]

@@ -101,8 +101,28 @@ def test_a_wrong_skeleton_says_where(tmp_path: Path, old: str, new: str, complai
     assert "mine.toml" in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["a=" + "[" * 100_000, "a=" + "{a=" * 5000, "\0", "parts=3"])
+def test_a_damaged_skeleton_is_a_sentence(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=r"mine\.toml is (not TOML|no skeleton)"):
+        load_skeleton(file)
+    with pytest.raises(InputError, match=r"no skeleton 'a.x00'"):
+        load_skeleton("a\0")
+
+
+def test_coco17_is_cocos() -> None:
+    """Its maps are COCO's, in COCO's order, and left is left."""
+    skeleton = load_skeleton("coco17")
+    assert tuple(part.name for part in skeleton.parts) == COCO_PARTS
+    assert skeleton.to_coco.tolist() == list(range(17))
+    assert skeleton.mirrors.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    assert skeleton.paf_channels == 0
+    assert len(skeleton.limbs) == 19
+
+
 def test_a_missing_skeleton_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no skeleton 'coco19'[\s\S]*body25, coco18"):
+    with pytest.raises(InputError, match=r"no skeleton 'coco19'[\s\S]*body25, coco17, coco18"):
         load_skeleton("coco19")
     picture = tmp_path / "photo.toml"
     picture.write_bytes(bytes(range(256)))

@@ -128,3 +128,14 @@ def test_refused(
     with pytest.raises(InputError) as refused:
         build(name, shape, options=options)
     assert complaint in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["efficienthrnet-h4", "personlab-resnet152"])
+def test_networks_of_cocos_key_points_say_so(name: str) -> None:
+    """17 heat maps are COCO's, not 16 of MPII with a background."""
+    graph = build(name, (1, 3, 128, 160))
+    spec = detect_pose_spec(graph)
+    assert (spec.skeleton.name, spec.heat.output, spec.paf) == ("coco17", "heat", None)
+    assert spec.notes["skeleton"].how == spec.notes["maps"].how == "metadata"
+    (heat,) = [output for output in graph.outputs if output.name == "heat"]
+    assert round(128 / heat.shape[2]) == spec.stride

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
 
 #include "error.h"
 #include "graphopt.h"
@@ -10,6 +13,10 @@
 
 struct graphopt_runner {
     graphopt::Runner runner;
+    // Held from a frame's pixels to its people.
+    mutable std::mutex mutex{};
+    // Of the last run of each thread, if there were any.
+    std::map<std::thread::id, std::vector<std::string>> warnings{};
 };
 
 namespace {
@@ -65,7 +72,12 @@ int find_people(graphopt_runner* handle, const Frame& frame, size_t row, graphop
                     frame.height <= GRAPHOPT_MAX_SIDE,
                 "a frame's sides must be 1 to 32768 pixels");
         require(frame.stride >= row, "a row of the frame is longer than the stride");
+        const std::lock_guard<std::mutex> lock(handle->mutex);
+        handle->warnings.erase(std::this_thread::get_id());
         const std::vector<graphopt_person>& found = handle->runner.run(frame);
+        if (!handle->runner.warnings().empty()) {
+            handle->warnings[std::this_thread::get_id()] = handle->runner.warnings();
+        }
         const size_t given = std::min(found.size(), static_cast<size_t>(capacity));
         std::copy_n(found.begin(), given, people);
         *count = static_cast<int>(found.size());
@@ -134,7 +146,9 @@ int graphopt_run_nv21(graphopt_runner* runner, const uint8_t* luma, size_t luma_
 }
 
 const char* graphopt_warning(const graphopt_runner* runner, int number) {
-    return at(runner->runner.warnings(), number);
+    const std::lock_guard<std::mutex> lock(runner->mutex);
+    const auto own = runner->warnings.find(std::this_thread::get_id());
+    return own == runner->warnings.end() ? nullptr : at(own->second, number);
 }
 
 int graphopt_profile(graphopt_runner* runner, int runs, graphopt_layer* layers, int capacity,
@@ -145,6 +159,7 @@ int graphopt_profile(graphopt_runner* runner, int runs, graphopt_layer* layers, 
         require(runs > 0, "the number of runs must be at least 1");
         require(capacity >= 0 && (capacity == 0 || layers != nullptr),
                 "there is no room for layers");
+        const std::lock_guard<std::mutex> lock(runner->mutex);
         const std::vector<graphopt_layer> found = runner->runner.profile(runs);
         std::copy_n(found.begin(), std::min(found.size(), static_cast<size_t>(capacity)), layers);
         *count = static_cast<int>(found.size());

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "backend.h"
+#include "denormals.h"
 #include "thread_pool.h"
 #include "tvm_abi.h"
 
@@ -201,6 +202,7 @@ public:
 
     void launch(size_t number) override {
         const Call& call = calls_[number];
+        const DenormalsAreZero here;  // workers have their own
         current_pool = &pool_;
         kernel_error.clear();
         TVMFFIAny result{};

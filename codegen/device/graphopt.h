@@ -13,7 +13,8 @@
  *
  * Coordinates are in pixels of the frame; the centre of its first pixel is (0, 0), x to the right.
  *
- * Threads: a runner serves one thread at a time, any; several runners may work side by side.
+ * Threads: any may use a runner, and several that do take turns: each gets its own frame's people
+ * and warnings. Several runners work side by side. Nobody may use a runner while it is closed.
  *
  * Trust: a bundle holds machine code or OpenCL C. The hashes in its manifest find damage, not
  * malice; run the bundles that you would run as programs.
@@ -115,8 +116,9 @@ GRAPHOPT_API int graphopt_run_nv21(graphopt_runner* runner, const uint8_t* luma,
                                    int height, graphopt_person* people, int capacity, int* count,
                                    graphopt_error* error);
 
-/* What a user should know of the last run (limits exceeded, maps that are not finite): a sentence
- * for each number from 0 on, NULL past the last. The runner's, until its next run. */
+/* What a user should know of the calling thread's last run (limits exceeded, maps that are not
+ * finite): a sentence for each number from 0 on, NULL past the last. The runner's, until that
+ * thread's next run. */
 GRAPHOPT_API const char* graphopt_warning(const graphopt_runner* runner, int number);
 
 /* A layer's time. */

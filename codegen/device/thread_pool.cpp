@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <system_error>
 
+#include "denormals.h"
+
 namespace graphopt {
 namespace {
 
@@ -59,6 +61,7 @@ bool ThreadPool::run(int tasks, const std::function<bool(int)>& work) {
 }
 
 void ThreadPool::serve(int worker) {
+    const DenormalsAreZero always;
     for (uint64_t seen = 0;;) {
         for (int look = 0; look < kLooks && run_ == seen; ++look) std::this_thread::yield();
         if (run_ == seen) {

@@ -23,6 +23,7 @@ def compare(
     threads: options.Threads = 0,
     height: options.Height = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -48,7 +49,7 @@ def compare(
             threads=threads,
             height=height,
             progress=lambda done, total: tell(f"photos: {done} of {total}"),
-            **choices(skeleton, color, mean, scale, pad_value),
+            **choices(skeleton, color, mean, scale, pad_value, maps),
         )
     if not options.put_json(json, asdict(change)):
         say(f"{change.images} photos: {change}")

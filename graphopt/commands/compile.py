@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -33,8 +34,14 @@ class Format(str, Enum):
 def compile(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="BUNDLE|NET.so", help="What to write.")
-    ],
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="BUNDLE|NET.so",
+            help="What to write; IN.graphopt (IN.so) beside the input if left out.",
+        ),
+    ] = None,
     format: Annotated[
         Format,
         typer.Option(
@@ -107,6 +114,7 @@ def compile(
         typer.Option("--require-full-gpu", help="Fail if anything would be left to a CPU."),
     ] = False,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -120,8 +128,10 @@ def compile(
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
     from graphopt.report import named_sizes
+    from graphopt.tables import say
     from graphopt.tuning import find_tuning
 
+    output = output or model.with_suffix(".so" if format is Format.tvm else ".graphopt")
     # What was measured here is not true elsewhere.
     measured = find_tuning("off" if host and tuning == "auto" else tuning, target)
     given: dict[str, Any] = {
@@ -129,7 +139,7 @@ def compile(
         "host": host,
         "input_shapes": parse_input_shapes(input_shape or []),
         "tuned": measured.layers if measured else {},
-        "pose_choices": choices(skeleton, color, mean, scale, pad_value),
+        "pose_choices": choices(skeleton, color, mean, scale, pad_value, maps),
     }
     if format is Format.tvm:
         if fp16 or fp16_arithmetic or calib or require_full_gpu:
@@ -163,8 +173,11 @@ def compile(
         console.print(f"kept in float32: {what}", style="dim", markup=False, soft_wrap=True)
     if done.pose is None:
         console.print(
-            "no pose maps recognised: the bundle can be timed, but not run on photos",
+            "no pose maps recognised: the bundle can be timed, but not run on photos\n"
+            f"  {done.unread}",
             style="yellow",
+            markup=False,
+            soft_wrap=True,
         )
     elif left := [s for s, place in done.manifest.runs.items() if place == "host"]:
         console.print(
@@ -193,6 +206,8 @@ def compile(
     if measured:
         typer.echo(f"kernels as measured on {measured.device}")
     _say_difference(done.difference)
+    if done.pose is not None and not host:
+        say(f"next: graphopt run {shlex.quote(str(output))} PHOTO", style="green")
 
 
 def _facts(manifest: Manifest, difference: float | str, size: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def eval(
     threads: options.Threads = 0,
     height: options.Height = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -48,9 +49,10 @@ def eval(
         model,
         engine=engine,
         threads=threads,
-        **choices(skeleton, color, mean, scale, pad_value),
+        **choices(skeleton, color, mean, scale, pad_value, maps),
     )
-    for line in spec.guesses:
+    # Of a bundle, compile has told them.
+    for line in () if model.is_dir() else spec.guesses:
         console.print(line, style="dim", markup=False, soft_wrap=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("photos", total=None)

@@ -15,8 +15,17 @@ from graphopt.files import replacing
 Skeleton = Annotated[
     str | None,
     typer.Option(
-        help="coco18, body25, mpii16, body14, or a TOML file written like them.",
+        help="coco17, coco18, body25, mpii16, body14, or a TOML file written like them.",
         metavar="NAME|F.toml",
+    ),
+]
+Maps = Annotated[
+    str | None,
+    typer.Option(
+        help="Which outputs are maps: heat=NAME for one person, heat=NAME,paf=NAME for several. "
+        "NAME[0:19] is the first 19 channels only, NAME:nhwc has channels last. "
+        "Outputs that are not named are not needed.",
+        metavar="heat=NAME[,paf=NAME]",
     ),
 ]
 Color = Annotated[

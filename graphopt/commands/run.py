@@ -24,13 +24,19 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Picture with the poses drawn; a folder for several."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Picture with the poses drawn; a folder for several. If left out, PHOTO.poses.png "
+            "here for one photo, without --json.",
+        ),
     ] = None,
     json: options.Json = None,
     engine: options.Engine = None,
     threads: options.Threads = 0,
     height: options.Height = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -64,8 +70,10 @@ def run(
     from graphopt.engine import open_engine
     from graphopt.pose.decode import DecodeOptions
     from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
+    from graphopt.pose.images import usual_picture
     from graphopt.pose.sources import fetched
     from graphopt.pose.spec import choices
+    from graphopt.tables import say
 
     console = Console(stderr=True)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"
@@ -76,6 +84,8 @@ def run(
     with ExitStack() as stack:
         with shown("reading") as tell:
             sources = stack.enter_context(fetched(photos, tell))
+        if output is None and json is None:
+            output = usual_picture(sources.paths)
         file = Path(json) if json and not to_stdout else None
         job = Job.plan(sources.paths, output, file, tracking, sources.names)
         estimator: FindsPeople
@@ -84,13 +94,13 @@ def run(
                 model,
                 engine=engine,
                 threads=threads,
-                **choices(skeleton, color, mean, scale, pad_value),
+                **choices(skeleton, color, mean, scale, pad_value, maps),
             )
             estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
         else:
             from graphopt.phone import estimator_on_phone
 
-            fixed = ("engine", "height", "skeleton", "color", "mean", "scale", "pad_value")
+            fixed = ("engine", "height", "skeleton", "maps", "color", "mean", "scale", "pad_value")
             options.not_on_a_phone(context, *fixed)
             with shown("looking for a phone") as tell:
                 opening = estimator_on_phone(
@@ -102,7 +112,8 @@ def run(
                     progress=tell,
                 )
                 estimator = stack.enter_context(opening)
-        for line in estimator.spec.guesses:
+        # Of a bundle, compile has told them.
+        for line in () if model.is_dir() else estimator.spec.guesses:
             console.print(line, style="dim", markup=False, soft_wrap=True)
         for result in job.run(estimator, console):
             if result is None:
@@ -129,3 +140,5 @@ def run(
         options.put_json(json, found)
     if skipped:
         console.print(f"skipped {skipped} files that are no photos", style="dim")
+    if output is not None:
+        say(f"{output}: the poses drawn", stderr=True)

@@ -48,6 +48,7 @@ def sensitivity(
     ] = None,
     input_shape: options.InputShape = None,
     skeleton: options.Skeleton = None,
+    maps: options.Maps = None,
     color: options.Color = None,
     mean: options.Mean = None,
     scale: options.Scale = None,
@@ -73,7 +74,7 @@ def sensitivity(
             input_shapes=parse_input_shapes(input_shape or []),
             work=work,
             progress=tell,
-            **choices(skeleton, color, mean, scale, pad_value),
+            **choices(skeleton, color, mean, scale, pad_value, maps),
         )
     if plot:
         with replacing(plot) as fresh:

@@ -8,17 +8,17 @@ on them is accordingly worse.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from PIL import Image
 
-from graphopt.engine import Array, Shape
+from graphopt.engine import Array, Shape, as_type
 from graphopt.errors import InputError
 from graphopt.fitting.natural import natural_photo
-from graphopt.pose.images import expand, read_photo
+from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.spec import PoseSpec
 
@@ -55,6 +55,8 @@ class Calibration:
     """The input's element type."""
     whole: Shape = (1, 3, None, None)
     """The input's shape: how many images it takes at once, and where it has channels."""
+    damaged: Sequence[Path] = ()
+    """Photos that were passed over because they cannot be read."""
 
     @classmethod
     def from_photos(
@@ -70,7 +72,7 @@ class Calibration:
         """A choice of the photos in a folder: the same one for the same seed and files.
 
         Args:
-            folder: where the photos are; files that are no photos are passed over.
+            folder: where the photos are; files that are no photos, or damaged, are passed over.
             graph: the network, for its input.
             spec: the network's pre-processing, and how its outputs are read.
             count: how many to choose at most, held-out ones included.
@@ -84,17 +86,25 @@ class Calibration:
             raise InputError(f"{folder} is no folder of photos")
         files = [path for path, _ in expand([folder])]
         chosen: list[Path] = []
+        damaged: list[Path] = []
         for index in np.random.default_rng(seed).permutation(len(files)):
             if len(chosen) == count:
                 break
-            if is_photo(files[index]):
-                chosen.append(files[index])
+            file = files[index]
+            try:
+                read_photo(file, small=True)
+            except InputError:
+                if is_picture(file) or is_photo(file):
+                    damaged.append(file)
+            else:
+                chosen.append(file)
         if len(chosen) < LEAST:
             raise InputError(
-                f"{folder} holds {len(chosen)} photos; fitting needs at least {LEAST}",
+                f"{folder} holds {len(chosen)} photos{_besides(damaged)}; "
+                f"fitting needs at least {LEAST}",
                 hint="a hundred or more of what the network will see; labels are not needed",
             )
-        return cls._split(graph, spec, chosen, height)
+        return replace(cls._split(graph, spec, chosen, height), damaged=damaged)
 
     @classmethod
     def synthetic(
@@ -126,16 +136,20 @@ class Calibration:
         """Whether the images are synthetic."""
         return not isinstance(self.held_out[0], Path)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the choice, a sentence each."""
+        if not self.damaged:
+            return []
+        return [f"passed over, because they cannot be read: {_listed(self.damaged)}"]
+
     def feeds(self, images: Sequence[Path | int]) -> Iterator[dict[str, Array]]:
         """The network's input for each of `fitting` or `held_out`, in its layout and type."""
         for image in images:
             values, _ = prepare(
                 self.picture(image), self.spec.preprocess, self.shape, height=self.height
             )
-            if np.issubdtype(self.dtype, np.integer):
-                limits = np.iinfo(self.dtype)
-                values = np.clip(np.rint(values), limits.min, limits.max)
-            yield {self.input: arranged(values, self.whole).astype(self.dtype, copy=False)}
+            yield {self.input: as_type(arranged(values, self.whole), np.dtype(self.dtype))}
 
     def picture(self, image: Path | int) -> Image.Image:
         """One of `fitting` or `held_out` as an RGB image."""
@@ -143,6 +157,16 @@ class Calibration:
             return read_photo(image)
         pixels = natural_photo(384, 512, image).astype(np.uint8)
         return Image.fromarray(pixels.transpose(1, 2, 0), "RGB")
+
+
+def _listed(files: Sequence[Path], most: int = 5) -> str:
+    """The files' names, the first few of many."""
+    more = f" and {len(files) - most} more" if len(files) > most else ""
+    return ", ".join(file.name for file in files[:most]) + more
+
+
+def _besides(damaged: Sequence[Path]) -> str:
+    return f" that can be read (not {_listed(damaged)})" if damaged else ""
 
 
 def is_photo(path: Path) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.fused import limited, poses, thresholds
+from graphopt.pose.images import as_rgb
 from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare
 from graphopt.pose.resample import tables
 from graphopt.pose.spec import PoseSpec, read_pose_spec
@@ -51,14 +52,15 @@ class BundledEstimator:
         self._preparation = plan.preparation if same else None
 
     def __call__(self, photo: Image.Image) -> Poses:
-        """The people in an RGB photo, in its pixels."""
+        """The people in a photo of any mode (`as_rgb`), in its pixels."""
         with self._runner.lock:
             placement = self.prepare(photo)
             self.start()
             return self.people(placement)
 
     def prepare(self, photo: Image.Image) -> Placement:
-        """Set the network's input to an RGB photo; where it lies there."""
+        """Set the network's input to a photo of any mode; where it lies there."""
+        photo = as_rgb(photo)
         known = self._preparation
         if known is not None and max(photo.size) <= known.side:
             fit = fitted(photo.size, self._spec.preprocess, self._size)

@@ -51,7 +51,7 @@ class FindsPeople(Protocol):
         ...
 
     def __call__(self, photo: Image.Image) -> Poses:
-        """The people in an RGB photo, in its pixels."""
+        """The people in a photo, in its pixels."""
         ...
 
 
@@ -66,7 +66,7 @@ class Estimator:
     """Rows of the input where the network takes any; None leaves it to the spec."""
 
     def __call__(self, photo: Image.Image) -> Poses:
-        """The people in an RGB photo, in its pixels."""
+        """The people in a photo of any mode (`as_rgb`), in its pixels."""
         if self._bundled is not None:
             return self._bundled(photo)
         ((name, shape),) = self.engine.inputs.items()
@@ -246,7 +246,9 @@ class Job:
             transient=True,
             # rich would send what is printed meanwhile to the console, past a redirected stdout.
             redirect_stdout=sys.stdout.isatty(),
-            disable=len(self.files) == 1 and not is_video(self.files[0][0]),
+            # Into a pipe or file, a bar that goes away again would leave an empty line.
+            disable=not console.is_terminal
+            or (len(self.files) == 1 and not is_video(self.files[0][0])),
         ) as progress:
             task = progress.add_task("", total=len(self.files))
 

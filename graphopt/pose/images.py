@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,21 +24,62 @@ CAMERAS = Path("/dev")
 """Where the system keeps cameras: video0, video1 …"""
 
 
-def read_photo(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB, turned upright as its EXIF orientation says.
+DEEPEST = 65535
+"""White of 16 bits."""
 
-    Deeper greys are scaled to 8 bits, transparency is dropped, an animation gives its first frame.
+
+def as_rgb(photo: Image.Image) -> Image.Image:
+    """A photo of any of Pillow's modes in RGB: what `convert("RGB")` gives, but for deep greys.
+
+    Those of 16 bits are scaled to 8, where Pillow would cut off all but the darkest. Of integers of
+    32 bits, values past 255 are taken for 16 bits. Transparency is dropped.
+
+    Raises:
+        InputError: it cannot be told which values are black and white.
+    """
+    if photo.mode == "RGB":
+        return photo
+    if photo.mode == "F" or photo.mode.startswith("I"):
+        values = np.asarray(photo)
+        low, high = values.min(initial=0), values.max(initial=0)
+        floats = photo.mode == "F"
+        deep = photo.mode.startswith("I;16") or (high > 255 and not floats)
+        known = low >= 0 and high <= (DEEPEST if deep else 255)  # of NaN, nothing is
+        if not known or (floats and 0 < high <= 1):
+            raise InputError(
+                f"its greys reach from {low:g} to {high:g}, and what is white cannot be told",
+                hint="scale them to 0..255, or save the photo with 8 or 16 bits",
+            )
+        if deep:
+            photo = Image.fromarray((values * (255 / DEEPEST)).round().astype(np.uint8))
+    if photo.mode == "La":  # Pillow knows a way back from it, but none to others
+        photo = photo.convert("LA")
+    return photo.convert("RGB")
+
+
+def read_photo(path: Path, *, small: bool = False) -> Image.Image:
+    """An image file as 8-bit RGB (`as_rgb`), turned upright as its EXIF orientation says.
+
+    An animation gives its first frame.
+
+    Args:
+        path: the file.
+        small: give fewer pixels where that is quicker: enough to see whether the file is whole.
 
     Raises:
         InputError: the file is missing, no image, damaged or absurdly large.
     """
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I"):
-                deep = np.asarray(upright).astype(np.float32)
-                upright = Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
-            return upright.convert("RGB")
+        with warnings.catch_warnings():
+            # Cameras make photos of a hundred megapixels; past twice its limit, Pillow refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened:
+            if small:
+                opened.draft("RGB", (1, 1))
+            return as_rgb(ImageOps.exif_transpose(opened))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     # Pillow's decoders raise these, depending on the format and on what is broken.
@@ -62,6 +104,15 @@ def is_camera(path: Path) -> bool:
 def is_picture(path: Path) -> bool:
     """Whether a file is named like a picture that Pillow can write."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
+def usual_picture(photos: Sequence[Path]) -> Path | None:
+    """Where the poses of one photo are drawn if nobody says: `NAME.poses.png`, in this folder.
+
+    None for several photos, for folders and for videos.
+    """
+    alone = len(photos) == 1 and not photos[0].is_dir() and not is_video(photos[0])
+    return Path(f"{photos[0].stem}.poses.png") if alone else None
 
 
 def check_picture_suffix(path: Path) -> None:

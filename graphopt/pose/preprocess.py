@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphopt.engine import Shape, channels_last
+from graphopt.pose.images import as_rgb
 from graphopt.pose.spec import Preprocess
 
 MAX_ASPECT = 8
@@ -120,7 +121,7 @@ def prepare(
     do the same (`graphopt.pose.resample`).
 
     Args:
-        photo: an RGB image.
+        photo: of any mode (`as_rgb`).
         preprocess: colour order, normalisation and border of the network.
         shape: the input's height and width, None where any will do.
         height: rows for a free input; `preprocess.height` by default.
@@ -128,6 +129,7 @@ def prepare(
     Returns:
         The input, float32 [1,3,H,W] and contiguous, and where the photo lies in it.
     """
+    photo = as_rgb(photo)
     fit = fitted(photo.size, preprocess, shape, height=height)
     (left, top), (columns, rows) = fit.offset, fit.size
     # Along rows first; at once, Pillow scales some tall photos along columns first.

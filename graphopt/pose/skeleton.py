@@ -87,6 +87,8 @@ class Skeleton(BaseModel):
     name: str
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
     limbs: tuple[Limb, ...] = ()
+    spare: tuple[int, ...] = ()
+    """Channel counts of outputs that networks have besides, and that people are found without."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Skeleton:
@@ -190,9 +192,11 @@ def load_skeleton(name: str | Path) -> Skeleton:
         raise kind(f"no skeleton {str(name)!r}: {error.strerror or error}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", hint=hint) from error
+    except ValueError as error:  # a null byte in its name
+        raise InputError(f"no skeleton {str(name)!r}: {error}", hint=hint) from error
     try:
         return Skeleton.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # brackets within brackets …
         raise InputError(f"{path} is not TOML: {error}", hint=hint) from error
     except ValidationError as error:
         raise InputError(f"{path} is no skeleton: {first_complaint(error)}", hint=hint) from error

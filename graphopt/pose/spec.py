@@ -15,17 +15,28 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from graphopt.engine import Shape
+from graphopt.engine import Shape, channels_last
 from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.fitting.natural import natural_photo
-from graphopt.pose.skeleton import Skeleton, builtin_skeletons, first_complaint, load_skeleton
+from graphopt.pose.maps import (
+    AXES,
+    Graph,
+    Output,
+    find_maps,
+    maps_among,
+    parse_maps,
+)
+from graphopt.pose.maps import (
+    MapSlice as MapSlice,
+)
+from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
 
 METADATA_KEY = "graphopt.pose"
 """The key of `metadata_props` in an ONNX file that holds its PoseSpec as JSON."""
 
-Triple = tuple[float, float, float]
+Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Color = Literal["bgr", "rgb"]
 FloatArray = NDArray[np.float32]
 ASPECT = 16 / 9
@@ -44,7 +55,7 @@ class Preprocess(_Frozen):
     """The order of the input's channels; `mean` and `scale` are in this order."""
     mean: Triple
     scale: Triple
-    pad_value: float = 128.0
+    pad_value: FiniteFloat = 128.0
     """What fills the border, as a pixel value 0..255 (before mean and scale)."""
     multiple: Annotated[int, Field(gt=0)] = 8
     """Height and width of the input are multiples of it."""
@@ -62,30 +73,6 @@ class Preprocess(_Frozen):
             for extent in (self.height, self.height * ASPECT)
         )
         return height, width
-
-
-class MapSlice(_Frozen):
-    """Some channels of one output: output[:, first : first + count]."""
-
-    output: str
-    first: Annotated[int, Field(ge=0)] = 0
-    count: Annotated[int, Field(gt=0)]
-
-    def of(self, outputs: Mapping[str, NDArray[np.generic]]) -> FloatArray:
-        """These channels of the first batch item, as float32 [count, h, w].
-
-        Raises:
-            InputError: there is no such output, or it has fewer channels.
-        """
-        shape = outputs[self.output].shape if self.output in outputs else ()
-        if len(shape) != 4 or shape[1] < self.first + self.count:
-            raise InputError(
-                f"the pose spec reads channels {self.first} to {self.first + self.count - 1} of "
-                f"output {self.output!r}, and the network has no such maps",
-                hint=f"outputs: {', '.join(f'{n} {list(v.shape)}' for n, v in outputs.items())}",
-            )
-        maps = outputs[self.output][0, self.first : self.first + self.count]
-        return maps.astype(np.float32, copy=False)
 
 
 class Finding(_Frozen):
@@ -114,7 +101,7 @@ class PoseSpec(_Frozen):
     stride: Annotated[int, Field(gt=0)]
     """Input pixels to a heat map's pixel."""
     notes: dict[str, Finding] = {}
-    """How each part was found: skeleton, color, mean, scale, pad_value."""
+    """How each part was found: skeleton, maps, decoder, color, mean, scale, pad_value."""
 
     @model_validator(mode="after")
     def _maps_fit(self) -> PoseSpec:
@@ -146,7 +133,7 @@ class PoseSpec(_Frozen):
         given: dict[str, Any] = {
             name: v for name, v in zip(_CHOICES, values, strict=True) if v is not None
         }
-        fields = dict(self) | {"preprocess": self.preprocess.model_copy(update=given)}
+        fields = dict(self) | {"preprocess": dict(self.preprocess) | given}
         if skeleton is not None:
             fields["skeleton"] = load_skeleton(skeleton)
             given["skeleton"] = skeleton
@@ -161,7 +148,17 @@ class PoseSpec(_Frozen):
 
         Args:
             channels: how many each output has, by name. What is not read weighs nothing.
+
+        Raises:
+            Unsupported: maps whose channels come last.
         """
+        if last := [
+            m.output for m in (self.heat, self.paf) if m is not None and m.layout == "nhwc"
+        ]:
+            raise Unsupported(
+                f"channels come last in {', '.join(sorted(set(last)))}",
+                hint="export the network with channels first (tf2onnx: --outputs-as-nchw)",
+            )
         read = [(self.heat, len(self.skeleton.parts), HEAT_WORTH)]
         if self.paf is not None:
             read.append((self.paf, self.skeleton.paf_channels, 1 - HEAT_WORTH))
@@ -180,10 +177,25 @@ class PoseSpec(_Frozen):
                 reasons.setdefault(finding.why, []).append(name)
         lines = []
         for why, names in reasons.items():
-            said = ", ".join(f"{name} {_brief(getattr(self.preprocess, name))}" for name in names)
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-            lines.append(f"guessed: {said} ({why}; change it with {flags})")
+            said = ", ".join(f"{name} {self._of(name)}" for name in names)
+            flags = dict.fromkeys(_FLAGS.get(n, f"--{n.replace('_', '-')}") for n in names)
+            lines.append(f"guessed: {said} ({why}; change it with {', '.join(flags)})")
         return lines
+
+    def _of(self, part: str) -> str:
+        """A part as its guess is told."""
+        if part in _CHOICES:
+            return _brief(getattr(self.preprocess, part))
+        slices = (self.heat,) if self.paf is None else (self.heat, self.paf)
+        return {
+            "skeleton": self.skeleton.name,
+            "maps": ", ".join(f"{k}={m}" for k, m in zip(("heat", "paf"), slices, strict=False)),
+            "decoder": "for people" if self.paf else "for one person",
+        }[part]
+
+
+_FLAGS = {"decoder": "--maps"}
+"""Flags that are not called as what they change."""
 
 
 def _brief(value: str | float | Triple) -> str:
@@ -198,12 +210,15 @@ def choices(
     mean: str | None = None,
     scale: str | None = None,
     pad_value: float | None = None,
+    maps: str | None = None,
 ) -> dict[str, Any]:
-    """What a user said on a command line, as arguments of `detect_pose_spec` and `with_choices`.
+    """What a user said on a command line, as arguments of `detect_pose_spec` and `open_engine`.
 
     Raises:
-        InputError: a colour order or a number that is none.
+        InputError: a colour order, a number or maps that are none.
     """
+    if maps is not None:
+        parse_maps(maps)
     if color not in (None, *get_args(Color)):
         raise UsageError(f"--color {color}: not bgr or rgb")
     return {
@@ -212,6 +227,7 @@ def choices(
         "mean": _triple("--mean", mean),
         "scale": _triple("--scale", scale),
         "pad_value": pad_value,
+        "maps": maps,
     }
 
 
@@ -223,6 +239,8 @@ def _triple(flag: str, text: str | None) -> Triple | None:
         quotients = [item.split("/") for item in text.split(",")]
         values = [math.prod([float(q[0]), *(1 / float(d) for d in q[1:])]) for q in quotients]
         first, second, third = values * 3 if len(values) == 1 else values
+        if not np.isfinite(values).all():
+            raise ValueError(text)
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(
             f"{flag} {text}: neither a number nor three", hint=f"such as {flag} 1/256 or 1,2,3"
@@ -238,58 +256,103 @@ def detect_pose_spec(
     mean: Triple | None = None,
     scale: Triple | None = None,
     pad_value: float | None = None,
+    maps: str | None = None,
 ) -> PoseSpec:
     """Find out how to feed and to read a pose network.
 
-    In this order: what the caller gives; the file's own metadata (`graphopt.pose`); the graph
-    (its outputs' channel counts, an affine map or BatchNormalization on its input); and for the
-    normalisation that nothing tells, the convention under which the first convolution's response
-    to an image of natural statistics fits best what a trained network expects (noted as guessed).
+    In this order: what the caller gives; the file's own metadata (`graphopt.pose`); the graph (its
+    outputs, see `graphopt.pose.maps`; an affine map or BatchNormalization on its input; an input of
+    whole numbers); and for the normalisation that nothing tells, the convention under which the
+    first convolution's response to an image of natural statistics fits best what a trained network
+    expects (noted as guessed).
 
     Args:
         model: an ONNX file's path, a ModelProto, or a gs.Graph; one input [N,3,H,W], H and W fixed
             or free.
         skeleton: a built-in skeleton's name or a TOML file.
         color, mean, scale, pad_value: see `Preprocess`.
+        maps: which outputs are heat maps and PAFs, as `graphopt.pose.maps` says.
 
     Raises:
-        InputError: the file cannot be read, or its outputs fit no skeleton (names the flag).
-        Unsupported: the input is no single [N,3,H,W] tensor.
+        InputError: the file cannot be read, or its outputs fit no skeleton or several, or some
+            would stay unused (names the flag).
+        Unsupported: the input is no single [N,3,H,W] tensor, or maps are larger than it.
     """
     proto = _as_proto(model)
     stored = next((p.value for p in proto.metadata_props if p.key == METADATA_KEY), None)
-    if stored is not None:
-        spec = _parse(stored, where=f"the file's metadata {METADATA_KEY!r}")
-        lost = {m.output for m in (spec.heat, spec.paf) if m} - {o.name for o in proto.graph.output}
-        if lost:
-            raise InputError(
-                f"the file's metadata {METADATA_KEY!r} tells of an output {min(lost)!r}, and the "
-                f"network has {', '.join(o.name for o in proto.graph.output)}",
-                hint="give the outputs their names again, or remove that metadata entry",
-            )
+    said: dict[str, Any] = {"color": color, "mean": mean, "scale": scale, "pad_value": pad_value}
+    if stored is not None and maps is None:
+        where = f"the file's metadata {METADATA_KEY!r}"
+        spec = _parse(stored, where=where)
+        _check_outputs(spec, proto, where)
         how = Finding(how="metadata", why=METADATA_KEY)
         return spec.model_copy(
-            update={"notes": dict.fromkeys(("skeleton", *_CHOICES), how)}
-        ).with_choices(skeleton=skeleton, color=color, mean=mean, scale=scale, pad_value=pad_value)
+            update={"notes": dict.fromkeys(("skeleton", "maps", *_CHOICES), how)}
+        ).with_choices(skeleton=skeleton, **said)
     probe = _probe(proto)
     chosen = load_skeleton(skeleton) if skeleton is not None else None
-    body, heat, paf = _find_maps(probe.outputs, chosen)
-    stride = round(probe.height / probe.outputs[heat.output][1])
-    preprocess, notes = _normalisation(proto, probe, family="paf" if paf else "single")
-    notes["skeleton"] = Finding(
-        how="given" if chosen else "detected",
-        why=f"{body.name}: {heat.count} heat maps, {paf.count if paf else 0} PAF channels",
-    )
-    return PoseSpec(
-        preprocess=Preprocess(
-            **preprocess, multiple=max(stride, _downsampling(proto)), height=probe.default
-        ),
-        skeleton=body,
-        heat=heat,
-        paf=paf,
-        stride=stride,
-        notes=notes,
-    ).with_choices(color=color, mean=mean, scale=scale, pad_value=pad_value)
+    graph = Graph(proto)
+    outputs = maps_among(probe.outputs, probe.size, graph)
+    reading = find_maps(outputs, graph, chosen, maps)
+    stride = _stride(probe, next(output for output in outputs if reading.uses(output)))
+    preprocess, notes = _normalisation(proto, probe, family="paf" if reading.paf else "single")
+    notes |= {
+        name: Finding(
+            how="given" if value is not None else "detected",
+            why=f"{reading.heat.count} heat maps, {reading.paf.count if reading.paf else 0} PAFs",
+        )
+        for name, value in (("skeleton", chosen), ("maps", maps), ("decoder", maps))
+    }
+    notes |= {name: Finding(how="guessed", why=why) for name, why in reading.guessed.items()}
+    try:
+        return PoseSpec(
+            preprocess=Preprocess(
+                **preprocess, multiple=max(stride, probe.downsampling), height=probe.default
+            ),
+            skeleton=reading.skeleton,
+            heat=reading.heat,
+            paf=reading.paf,
+            stride=stride,
+            notes=notes,
+        ).with_choices(**said)
+    except ValidationError as error:
+        raise InputError(first_complaint(error)) from error
+
+
+def _stride(probe: _Probe, maps: Output) -> int:
+    """Input pixels to a pixel of maps.
+
+    Raises:
+        Unsupported: it would be less than one.
+    """
+    stride = round(probe.size[0] / maps.size[0])
+    if stride < 1:
+        height, width = maps.size
+        rows, columns = probe.size
+        raise Unsupported(
+            f"the maps {maps.name} of {height}x{width} are larger than the input of "
+            f"{rows}x{columns}",
+            hint="people are read from maps of the input's size or smaller ones: take the output "
+            "from before the maps are upsampled",
+        )
+    return stride
+
+
+def _check_outputs(spec: PoseSpec, proto: Any, where: str) -> None:
+    """Refuse a stored spec that reads maps which the network does not have."""
+    shapes = {
+        o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in proto.graph.output
+    }
+    for maps in (spec.heat, spec.paf):
+        if maps is None:
+            continue
+        shape = shapes.get(maps.output)
+        channels = shape[AXES[maps.layout][0]] if shape and len(shape) == 4 else 0
+        if shape is None or 0 < channels < maps.first + maps.count:
+            raise InputError(
+                f"{where} reads {maps}, and the network has no such maps",
+                hint=f"its outputs are {', '.join(shapes)}; say with --maps which are its maps",
+            )
 
 
 def usual_shapes(inputs: Iterable[Any], spec: PoseSpec | None) -> dict[str, Shape]:
@@ -297,10 +360,11 @@ def usual_shapes(inputs: Iterable[Any], spec: PoseSpec | None) -> dict[str, Shap
 
     See `Preprocess.usual_size`; an extent stays None where nothing tells.
     """
-    usual: Shape = (1, 3, *(spec.preprocess.usual_size if spec else (None, None)))
+    size: Shape = spec.preprocess.usual_size if spec else (None, None)
     shapes: dict[str, Shape] = {}
     for tensor in inputs:
         declared = list(tensor.shape or [None] * 4)
+        usual = (1, *size, 3) if channels_last(declared) else (1, 3, *size)
         choice = usual if spec and len(declared) == 4 else (None,) * len(declared)
         shapes[tensor.name] = tuple(
             own if isinstance(own, int) else other
@@ -346,11 +410,16 @@ class _Probe:
     """What a network showed when it was run once on an image of natural statistics."""
 
     input: str
-    height: int
+    dtype: np.dtype[Any]
+    """The input's type."""
+    size: tuple[int, int]
+    """Rows and columns of that image."""
     default: int
     """The fixed input height, or what networks of any height are usually run at."""
-    outputs: Mapping[str, tuple[int, int]]
-    """Channels and height of each 4-D output, in the graph's order."""
+    outputs: Mapping[str, tuple[int, ...]]
+    """Each output's shape, in the graph's order."""
+    downsampling: int
+    """See `_downsampling`."""
     response: float
     """Median deviation of the first convolution's channels (after its BatchNormalization)."""
 
@@ -358,7 +427,7 @@ class _Probe:
 def _probe(proto: Any) -> _Probe:
     import onnx
 
-    from graphopt.engine import OnnxRuntimeEngine
+    from graphopt.engine import OnnxRuntimeEngine, as_type
 
     graph = proto.graph
     weights = {t.name for t in graph.initializer}
@@ -383,60 +452,35 @@ def _probe(proto: Any) -> _Probe:
     )
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
-    if response not in {o.name for o in graph.output}:
-        kind = inputs[0].type.tensor_type.elem_type
-        tapped.graph.output.append(onnx.helper.make_tensor_value_info(response, kind, None))
+    known = {o.name for o in graph.output} | {inputs[0].name} | weights
+    resized = [
+        name for n in graph.node if n.op_type in _RESIZES for name in (n.input[0], n.output[0])
+    ]
+    for name in dict.fromkeys([response, *resized]):
+        if name not in known:
+            tapped.graph.output.append(onnx.ValueInfoProto(name=name))
     engine = OnnxRuntimeEngine(tapped.SerializeToString(), optimize=False)
     height, width = shape[2] or 256, shape[3] or 256
     dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
-    image = natural_photo(height, width)[None].astype(dtype)
-    values = engine.run({inputs[0].name: image})
+    image = natural_photo(height, width)[None] - np.float32(_zero(dtype))
+    feeds = {inputs[0].name: as_type(image, dtype)}
+    values = feeds | engine.run(feeds)
     spread = values[response].astype(np.float64).std(axis=(0, 2, 3))
+    shapes = {name: value.shape for name, value in values.items()}
     return _Probe(
         input=inputs[0].name,
-        height=height,
+        dtype=dtype,
+        size=(height, width),
         default=shape[2] or 368,
-        outputs={
-            o.name: (values[o.name].shape[1], values[o.name].shape[2])
-            for o in graph.output
-            if values[o.name].ndim == 4
-        },
+        outputs={o.name: shapes[o.name] for o in graph.output},
+        downsampling=_downsampling(proto, shapes),
         response=float(np.median(spread)),
     )
 
 
-def _find_maps(
-    outputs: Mapping[str, tuple[int, int]], chosen: Skeleton | None
-) -> tuple[Skeleton, MapSlice, MapSlice | None]:
-    """Heat maps and PAFs among the outputs, by their channel counts; of several stages the last."""
-    latest = {channels: name for name, (channels, _) in outputs.items()}
-    bodies = [chosen] if chosen else [load_skeleton(name) for name in builtin_skeletons()]
-    for body in bodies:
-        paf = body.paf_channels
-        for heat in (len(body.parts) + 1, len(body.parts)):
-            if paf and heat + paf in latest:
-                output = latest[heat + paf]
-                return (
-                    body,
-                    MapSlice(output=output, count=heat),
-                    MapSlice(output=output, first=heat, count=paf),
-                )
-            if paf and heat in latest and paf in latest:
-                return (
-                    body,
-                    MapSlice(output=latest[heat], count=heat),
-                    MapSlice(output=latest[paf], count=paf),
-                )
-    for body in bodies:
-        for heat in (len(body.parts), len(body.parts) + 1):
-            if heat in latest:
-                return body, MapSlice(output=latest[heat], count=heat), None
-    shown = ", ".join(f"{name} ({channels} channels)" for name, (channels, _) in outputs.items())
-    raise InputError(
-        f"the outputs fit no skeleton that is known: {shown or 'none has four dimensions'}",
-        hint="say which one it is with --skeleton, a built-in name "
-        f"({', '.join(builtin_skeletons())}) or a TOML file",
-    )
+def _zero(dtype: np.dtype[Any]) -> float:
+    """What stands for a black pixel is so much below it: int8 holds pixels of -128..127."""
+    return 128.0 if dtype == np.int8 else 0.0
 
 
 _CONVENTIONS: Mapping[str, dict[str, Any]] = {
@@ -463,16 +507,31 @@ def _normalisation(
 ) -> tuple[dict[str, Any], dict[str, Finding]]:
     """Colour, mean, scale and pad value, read from the graph's head or guessed, and how."""
     inside = _affine_head(proto, probe.input)
+    if probe.dtype.kind in "iu":
+        # 8-bit pixels as they are; what the graph does with them only says what the border is.
+        taken = Finding(how="detected", why=f"the input is {probe.dtype}")
+        dark = _zero(probe.dtype)
+        factor, offset = inside if inside is not None else (np.ones(3), np.full(3, dark))
+        zero = np.clip(-offset / factor + dark, 0, 255)
+        found = {
+            "color": "rgb" if zero[0] > zero[2] else "bgr",
+            "mean": (dark,) * 3,
+            "scale": (1.0,) * 3,
+            "pad_value": float(np.rint(zero.mean())),
+        }
+        if zero[0] == zero[2]:
+            found["color"] = _CONVENTIONS[family]["color"]
+        notes = dict.fromkeys(found, taken)
+        notes["color"] = _color_note(zero)
+        return found, notes
     if inside is not None:
         factor, offset = inside
-        # A head such as 4.4 x - 2.1 centres 0..1, not 0..255; x / 255 - 0.5 centres 0..255.
-        off_centre = {
-            top: abs(float(factor.mean()) * top / 2 + float(offset.mean())) / top
-            for top in (255, 1)
-        }
-        top = min(off_centre, key=lambda value: off_centre[value])
+        top, why_guessed = _top(factor, offset)
         zero = np.clip(-offset / factor * 255 / top, 0, 255)
-        detected = Finding(how="detected", why=f"the graph itself normalises pixels of 0..{top}")
+        detected = Finding(
+            how="guessed" if why_guessed else "detected",
+            why=why_guessed or f"the graph itself normalises pixels of 0..{top}",
+        )
         found = {
             # Photos are on average redder than blue, so the larger mean belongs to red.
             "color": "rgb" if zero[0] > zero[2] else "bgr",
@@ -481,8 +540,7 @@ def _normalisation(
             "pad_value": round(float(zero.mean()), 1),
         }
         notes = dict.fromkeys(found, detected)
-        if zero[0] == zero[2]:
-            notes["color"] = Finding(how="guessed", why="the order of most pose networks")
+        notes["color"] = _color_note(zero)
         return found, notes
     # A trained first layer answers with a deviation of order one; which input gives that?
     normalised = probe.response / _PIXEL_DEVIATION
@@ -493,6 +551,39 @@ def _normalisation(
         f"normalised ones with {normalised:.2g}; about 1 is usual",
     )
     return dict(_CONVENTIONS[fits]), dict.fromkeys(_CONVENTIONS[fits], guessed)
+
+
+def _color_note(zero: NDArray[np.float64]) -> Finding:
+    if zero[0] == zero[2]:
+        return Finding(how="guessed", why="the order of most pose networks")
+    return Finding(how="detected", why="the graph itself subtracts most from red")
+
+
+def _top(factor: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[int, str]:
+    """The largest pixel value, 255 or 1, that an affine head is for; and why that is a guess.
+
+    A head such as 4.4 x - 2.1 centres 0..1, and x / 255 - 0.5 centres 0..255. Of one that centres
+    neither, only the extent of its results tells: x / 255 makes 1 of 255.
+    """
+    slope, shift = float(factor.mean()), float(offset.mean())
+    off_centre = {top: abs(slope * top / 2 + shift) / abs(slope * top) for top in (255, 1)}
+    centred = [top for top, error in off_centre.items() if error <= _OFF_CENTRE]
+    usual = [top for top in off_centre if _SPANS[0] <= abs(slope) * top <= _SPANS[1]]
+    best = min(off_centre, key=lambda top: (off_centre[top], -top))
+    certain = centred or ([] if shift else usual)
+    if len(certain) == 1:
+        return certain[0], ""
+    return best, (
+        f"the graph computes {slope:.3g} x {'+' if shift >= 0 else '-'} {abs(shift):.3g}, "
+        "which tells neither 0..255 nor 0..1"
+    )
+
+
+_OFF_CENTRE = 0.25
+"""How far the middle of all pixels may be from zero after normalisation, as a part of their range:
+a black-and-white mean of 64 to 191 of 255."""
+_SPANS = (0.5, 8.0)
+"""How far all pixels usually reach after normalisation by a factor alone: x / 255, 2 x …"""
 
 
 def _affine_head(proto: Any, tensor: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -545,16 +636,32 @@ _AFFINE: Mapping[str, Callable[[Any, Sequence[Any], bool], tuple[Any, Any]]] = {
 is its first input."""
 
 
-def _downsampling(proto: Any) -> int:
-    """The largest factor by which any tensor is smaller than the input (Conv and pooling strides).
+_RESIZES = ("Resize", "Upsample")
+
+
+def _downsampling(proto: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The largest factor by which any tensor is smaller than the input (strides, resizing).
 
     Sizes that are no multiple of it make branches of different depth disagree by a pixel.
+
+    Args:
+        proto: the network.
+        shapes: those of what goes in and out of its `_RESIZES`, at some size.
     """
     factor: dict[str, float] = {}
     for node in proto.graph.node:
-        strides = next((a.ints for a in node.attribute if a.name == "strides"), (1,))
-        step = {"ConvTranspose": 1 / max(strides)}.get(node.op_type, max(strides))
         arriving = max((factor.get(name, 1.0) for name in node.input), default=1.0)
+        if node.op_type in _RESIZES:
+            before, after = (shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+            arriving = factor.get(node.input[0], 1.0)
+            step = before[2] / after[2] if len(before) == len(after) == 4 else 1.0
+        else:
+            given = {a.name: a for a in node.attribute}
+            strides = given["strides"].ints if "strides" in given else (1,)
+            block = given["blocksize"].i if "blocksize" in given else 1
+            up = node.op_type in ("ConvTranspose", "DepthToSpace")
+            step = max(*strides, block)
+            step = 1 / step if up else step
         for name in node.output:
             factor[name] = arriving * step
     return round(max(factor.values(), default=1.0))

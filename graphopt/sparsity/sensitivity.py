@@ -99,6 +99,8 @@ class Sensitivity(_Record):
     layers: tuple[Layer, ...]
     """In the order of the graph."""
     function_blocks: tuple[Measured, ...]
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the photos, a sentence each."""
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
@@ -142,7 +144,7 @@ def measure_file(
         input_shapes: sizes to fix inputs at, see `load_model`.
         work: a folder for what an interrupted run goes on from; it goes when all is done.
         progress: told which layer of how many is being measured.
-        choices: what the user says about the network (`PoseSpec.with_choices`).
+        choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
     Raises:
         GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
@@ -153,9 +155,10 @@ def measure_file(
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
     calibration = Calibration.from_photos(photos, graph, spec, count=count)
     with resumable(work):
-        return sensitivity(
+        found = sensitivity(
             graph, calibration, ratios=ratios, block=block, work=work, progress=progress
         )
+    return found.model_copy(update={"remarks": tuple(calibration.remarks)})
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:

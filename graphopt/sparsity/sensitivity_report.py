@@ -28,6 +28,7 @@ class Shown:
 
     def _parts(self) -> Iterator[RenderableType]:
         found = self.measured
+        yield from (Text(remark, style="yellow") for remark in found.remarks)
         yield _table("layer", found.layers, [layer.function_block for layer in found.layers])
         yield _table("function block", found.function_blocks)
         yield Text(

@@ -31,6 +31,9 @@ COUNTED = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 2}
 STRIDE = 8
 """Of all networks with heat maps and PAFs."""
 
+DEEPEST = 32
+"""By how much the networks without PAFs make a picture smaller at most."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -151,8 +154,11 @@ def assemble(
     graph = net.finish(builder(net))
     text = f"Built from {source}; the weights are random, as training starts with them."
     metadata = {}
-    if {tensor.name for tensor in graph.outputs} == set(MAPS):
+    maps = {tensor.name: tensor.shape for tensor in graph.outputs}
+    if maps.keys() == MAPS.keys():
         metadata[METADATA_KEY] = _spec().model_dump_json()
+    elif "heat" in maps:
+        metadata[METADATA_KEY] = _heat_spec(shape[2], maps["heat"]).model_dump_json()
     graph.header = Header(producer="graphopt", doc_string=text, metadata=metadata)
     return graph
 
@@ -179,6 +185,24 @@ def _spec() -> PoseSpec:
         heat=MapSlice(output="heat", count=MAPS["heat"]),
         paf=MapSlice(output="paf", count=MAPS["paf"]),
         stride=STRIDE,
+    )
+
+
+def _heat_spec(rows: int, heat: Sequence[int]) -> PoseSpec:
+    """How networks of COCO's heat maps are fed, and read without what groups people beside them."""
+    stride = round(rows / heat[2])
+    return PoseSpec(
+        preprocess=Preprocess(
+            color="rgb",
+            mean=(123.675, 116.28, 103.53),
+            scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
+            pad_value=114.0,
+            multiple=DEEPEST,
+            height=rows,
+        ),
+        skeleton=load_skeleton("coco17"),
+        heat=MapSlice(output="heat", count=heat[1]),
+        stride=stride,
     )
 
 

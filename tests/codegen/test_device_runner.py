@@ -480,6 +480,23 @@ def test_the_library(runner: Path, bundle: Bundles, pictures: Pictures) -> None:
     library.graphopt_close(handle)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_threads_take_turns(target: str, runner: Path, bundle: Bundles, pictures: Pictures) -> None:
+    if not (library := runner.with_name("libgraphopt.so")).exists():
+        pytest.skip("CMake is missing")
+    frames = [pictures(640 + 16 * i, 360 + 8 * i) for i in range(8)]
+    command = [sys.executable, Path(__file__).with_name("take_turns.py"), library]
+    environment = os.environ | (_opencl() if target == "opencl" else {})
+    done = subprocess.run(
+        [*command, bundle(target), *frames],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_the_interface_is_exported(runner: Path) -> None:
     nm, library = shutil.which("nm"), runner.with_name("libgraphopt.so")
     if nm is None or not library.exists():

@@ -76,6 +76,7 @@ def phone(
     tools, folder = tmp_path / "tools", tmp_path / "phone"
     tools.mkdir()
     folder.mkdir()
+    monkeypatch.chdir(tmp_path)  # where `run` draws
     (tools / "adb").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{FAKE}" "$@"\n')
     (tools / "adb").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")

@@ -90,6 +90,29 @@ def test_the_choice_of_photos(folder, net):
     assert feed["x"].dtype == np.float32
 
 
+def test_damaged_photos_are_passed_over_and_named(folder, net, tmp_path):
+    assert not Calibration.from_photos(tmp_path, net, SPEC).remarks
+    good = set(folder.glob("*.png"))
+    whole = next(iter(good)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "half.jpg")
+    jpeg = (tmp_path / "half.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (tmp_path / "notes.txt").write_text("no photo, and none that is missed")
+    calibration = Calibration.from_photos(tmp_path, net, SPEC)
+    images = [*calibration.fitting, *calibration.held_out]
+    assert set(images) == good
+    assert len(list(calibration.feeds(images))) == len(good)
+    assert {path.name for path in calibration.damaged} == {"cut.png", "empty.jpg", "half.jpg"}
+    (remark,) = calibration.remarks
+    assert all(name in remark for name in ("cut.png", "empty.jpg", "half.jpg"))
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds 0 photos that can be read \(not .*and .* more\)"):
+        Calibration.from_photos(tmp_path, net, SPEC)
+
+
 def test_inputs_are_of_the_network_s_type(folder, network):
     half = network("float16[1,3,24,32] x", "float16[1,3,24,32] y", "y = Relu(x)")
     calibration = Calibration.from_photos(folder, half, SPEC)
