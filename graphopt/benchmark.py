@@ -435,7 +435,7 @@ def usual_feeds(
     if not pose.is_file() or len(graph.inputs) != 1:
         return sample_feeds(graph, shapes)[-1]
     images = Calibration.synthetic(graph, read_pose_spec(pose))
-    return next(images.feeds(images.fitting))
+    return dict(next(images.feeds(images.fitting)))
 
 
 def _network_of(bundle: Path) -> Path:
