@@ -433,9 +433,9 @@ def usual_feeds(
     """
     pose = bundle / "pose.json"
     if not pose.is_file() or len(graph.inputs) != 1:
-        return sample_feeds(graph, shapes)[-1]
+        return dict(sample_feeds(graph, shapes)[-1])
     images = Calibration.synthetic(graph, read_pose_spec(pose))
-    return dict(next(images.feeds(images.fitting)))
+    return next(images.feeds(images.fitting))
 
 
 def _network_of(bundle: Path) -> Path:

@@ -151,7 +151,7 @@ def compile_model(
     if calib is not None and not fp16:
         raise InputError("--calib shows what half precision can hold", hint="add --fp16")
     network = prepare(path, input_shapes, pose_choices or {}, progress)
-    graph, pose = network.graph, network.pose
+    graph, pose, remarks = network.graph, network.pose, network.remarks
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")
@@ -226,7 +226,7 @@ def compile_model(
         pose,
         differs,
         tuple(description["kept"]),
-        remarks=network.remarks,
+        remarks=remarks,
         unread=network.unread,
     )
 
