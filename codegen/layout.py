@@ -28,6 +28,7 @@ from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
 from graphopt.codegen.resampling import resample
+from graphopt.codegen.schedule import columns_at_once
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 
@@ -244,6 +245,8 @@ class _Rewrite:
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         if name == "relax.call_dps_packed":
             return self._resample(value)
+        if name == "relax.matmul" and self._target.kind == "cpu" and _has_weight(value):
+            return _Forms(planar=self._product(value))
         rule = _BLOCKED_RULES.get(name)
         if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
             blocked = rule(self, value)
@@ -331,6 +334,19 @@ class _Rewrite:
                 begin[i], runs = found
                 end[i] = begin[i] + blocks(runs, lanes)
         return relax.op.strided_slice(self._blocked(x), axes, begin, end, steps), runs
+
+    def _product(self, call: Expr) -> Expr:
+        """A matrix product whose weight lies as a CPU reads it: by columns computed at once."""
+        weight = call.args[1].value.numpy()
+        inner, columns = weight.shape
+        width = columns_at_once(columns, self._target.lanes)
+        packed = weight.reshape(inner, -1, width).swapaxes(0, 1)
+        return self._builder.emit_te(
+            _matmul,
+            self._planar(call.args[0]),
+            relax.const(np.ascontiguousarray(packed)),
+            primfunc_name_hint="matmul",
+        )
 
     def _resample(self, call: Expr) -> _Forms:
         """What `resampling.resize` left, on the input as it lies."""
@@ -468,6 +484,26 @@ def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
     """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
     channels = np.ones((sum(runs), 1, 1), np.float32)
     return np.equal(pack_channels(channels, lanes, runs), 0)
+
+
+def _has_weight(call: Expr) -> bool:
+    """Whether a matrix product is of some rows and a constant matrix, both float32."""
+    x, weight = call.args
+    if not isinstance(weight, tvm.ir.GenericConst) or str(x.ty.dtype) != "float32":
+        return False
+    return len(x.ty.shape) >= 2 and weight.value.numpy().ndim == 2
+
+
+def _matmul(x: Expr, packed: Expr) -> Expr:
+    """(…, rows, inner) times the matrix that (parts, inner, width) is by columns."""
+    parts, inner, width = (int(extent) for extent in packed.shape)
+    k = te.reduce_axis((0, inner), "k")
+
+    def value(*index: Expr) -> Expr:
+        *rows, column = index
+        return te.sum(x[(*rows, k)] * packed[column // width, k, column % width], axis=k)
+
+    return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
 
 
 def _mean(x: Expr) -> Expr:

@@ -73,9 +73,20 @@ ROWS = 6
 """Most rows of a product that are computed at once: as many vectors of sums stay in registers."""
 
 
+MOST_ROWS = 30
+"""Most rows that are computed at once where they have no divisor of a few."""
+STACK = 1024
+"""Bytes of a buffer from which on TVM has it on the heap, where sums are no registers."""
+
+
 def _tile(extent: int, most: int) -> int:
     """The largest divisor of an extent that is no larger than `most`: tiles have no remainders."""
     return next(size for size in range(min(extent, most), 0, -1) if extent % size == 0)
+
+
+def columns_at_once(columns: int, lanes: int) -> int:
+    """Columns of a product that a CPU computes at once: two vectors, or a divisor of it all."""
+    return _tile(columns, 2 * lanes)
 
 
 def _product(schedule: Any, block: Any, lanes: int, group: int = 0) -> bool:
@@ -100,7 +111,13 @@ def _product(schedule: Any, block: Any, lanes: int, group: int = 0) -> bool:
         return False
     *batch, row, column, inner = loops
     rows, columns = (int(schedule.get(loop).extent) for loop in (row, column))
-    height, width = _tile(rows, 4 if group else ROWS), _tile(columns, lanes if group else 2 * lanes)
+    height = _tile(rows, 4 if group else ROWS)
+    width = _tile(columns, lanes) if group else columns_at_once(columns, lanes)
+    if not group and height < 3 <= rows <= MOST_ROWS:
+        # A pose's 17 joints have no divisor: all of them, and fewer columns.
+        height = rows
+        while width % 2 == 0 and 4 * height * width >= STACK:
+            width //= 2
     if width < min(columns, 4):
         return False
     outer_row, row = schedule.split(row, factors=[None, height])

@@ -199,6 +199,40 @@ CASES: dict[str, Case] = {
         "y, i = TopK<axis=1>(x, k) z, j = TopK<largest=0>(x, m)",
         {"k": ints(7), "m": ints(2)},
     ),
+    "matrix products with weights, of as many rows as a pose has joints": (
+        "float[1,17,48] x",
+        "float[1,17,256] y, float[1,17,17] z, float[1,17,3] v",
+        """a = MatMul(x, w1) b = Add(a, w2) y = Relu(b) t = Transpose<perm=[0,2,1]>(y)
+           m = MatMul(y, t) z = Softmax(m) v = MatMul(x, w3)""",
+        {"w1": weights(48, 256), "w2": weights(256), "w3": weights(48, 3)},
+    ),
+    "matrix products of heads, of primes, and of vectors": (
+        "float[2,3,12,20] x",
+        "float[2,3,12,12] y, float[2,3,12,97] z, float[2,3,12] v, float[1,70] u",
+        """t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) z = MatMul(x, w1) v = MatMul(x, w2)
+           f = Reshape(x, s) u = Gemm<transB=1>(f, w3, b)""",
+        {
+            "w1": weights(20, 97),
+            "w2": weights(20),
+            "s": ints(1, 1440),
+            "w3": weights(70, 1440),
+            "b": weights(70),
+        },
+    ),
+    "upsampling by 8, and by strides that share no divisor with the kernel": (
+        X,
+        "float[1,3,80,96] y, float[1,3,80,96] z, float[n,c,vh,vw] v, float[n,c,uh,uw] u",
+        """y = ConvTranspose<strides=[8,8], pads=[4,4,4,4]>(x, w1)
+           z = ConvTranspose<strides=[8,8], pads=[4,4,4,4], group=3>(x, w2)
+           v = ConvTranspose<strides=[3,5], pads=[1,0,0,2]>(x, w3)
+           u = ConvTranspose<strides=[8,4], dilations=[2,2]>(x, w4)""",
+        {
+            "w1": weights(3, 3, 16, 16),
+            "w2": weights(3, 1, 16, 16),
+            "w3": weights(3, 6, 5, 7),
+            "w4": weights(3, 6, 5, 5),
+        },
+    ),
     "TopK of equal numbers": (
         "float[1,50] x",
         "float[1,9] y, int64[1,9] i",
@@ -303,6 +337,15 @@ def test_sizes_that_depend_on_the_photo_are_refused(
     assert caught.value.node == "late"
     assert "extract_model" in (caught.value.hint or "")
     assert "import" not in told, "the compiler was started for nothing"
+
+
+@pytest.mark.opencl
+def test_upsampling_by_8_takes_few_launches(proto: Proto, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    body = "y = ConvTranspose<strides=[8,8], pads=[4,4,4,4]>(x, w)"
+    onnx.save(proto(X, "float[1,3,80,96] y", body, w=weights(3, 3, 16, 16)), path)
+    plan = compile_model(path, tmp_path / "bundle", target="opencl").plan
+    assert sum("conv_transpose" in launch.kernel for launch in plan.launches) == 4
 
 
 def test_indices_that_are_used_are_refused(proto: Proto, tmp_path: Path) -> None:
