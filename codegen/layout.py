@@ -501,7 +501,7 @@ def _matmul(x: Expr, packed: Expr) -> Expr:
 
     def value(*index: Expr) -> Expr:
         *rows, column = index
-        return te.sum(x[(*rows, k)] * packed[column // width, k, column % width], axis=k)
+        return te.sum(x(*rows, k) * packed[column // width, k, column % width], axis=k)
 
     return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
 
