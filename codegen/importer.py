@@ -3,93 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import reduce
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import onnx
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from graphopt.codegen.operators import CONVERTERS
 from graphopt.errors import Unsupported
 
 Expr = Any
-
-
-def _constant(expr: Expr) -> float | None:
-    """The number in a one-element Relax constant."""
-    if isinstance(expr, tvm.ir.GenericConst) and expr.value.numpy().size == 1:
-        return float(expr.value.numpy().item())
-    return None
-
-
-def _clip(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr | None:
-    bounds = [
-        _constant(inputs[i]) if len(inputs) > i and inputs[i] is not None else attributes.get(name)
-        for i, name in ((1, "min"), (2, "max"))
-    ]
-    if any(len(inputs) > i and inputs[i] is not None and bounds[i - 1] is None for i in (1, 2)):
-        return None  # bounds that are computed: leave it to TVM
-    result = inputs[0]
-    for bound, operation in zip(bounds, (relax.op.maximum, relax.op.minimum), strict=True):
-        if bound is not None:
-            result = operation(result, relax.const(float(bound), "float32"))
-    return result
-
-
-def _elu(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
-    zero, one = relax.const(0.0, "float32"), relax.const(1.0, "float32")
-    alpha = relax.const(float(attributes.get("alpha", 1.0)), "float32")
-    negative = relax.op.exp(relax.op.minimum(inputs[0], zero)) - one
-    return relax.op.nn.relu(inputs[0]) + alpha * negative
-
-
-def _swish(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
-    alpha = relax.const(float(attributes.get("alpha", 1.0)), "float32")
-    return inputs[0] * relax.op.sigmoid(alpha * inputs[0])
-
-
-def _hard_sigmoid(inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr:
-    alpha = relax.const(float(attributes.get("alpha", 0.2)), "float32")
-    beta = relax.const(float(attributes.get("beta", 0.5)), "float32")
-    zero, one = relax.const(0.0, "float32"), relax.const(1.0, "float32")
-    return relax.op.minimum(relax.op.maximum(alpha * inputs[0] + beta, zero), one)
-
-
-def _hard_swish(inputs: Sequence[Expr], _: dict[str, Any]) -> Expr:
-    return inputs[0] * _hard_sigmoid(inputs, {"alpha": 1 / 6})
-
-
-def _folded(operation: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr | None]:
-    """Max or Min of any number of tensors, two at a time."""
-
-    def convert(inputs: Sequence[Expr], _: dict[str, Any]) -> Expr | None:
-        return reduce(operation, inputs) if len(inputs) > 1 else None
-
-    return convert
-
-
-def _without_empty(inputs: list[Expr]) -> None:
-    """Leave out a region or scales that are empty, as exporters write them beside sizes."""
-    for i, value in enumerate(inputs):
-        if isinstance(value, tvm.ir.GenericConst) and value.value.numpy().size == 0:
-            inputs[i] = None
-
-
-CONVERTERS: dict[str, Callable[[Sequence[Expr], dict[str, Any]], Expr | None]] = {
-    "Clip": _clip,
-    "Elu": _elu,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _hard_swish,
-    "Max": _folded(relax.op.maximum),
-    "Min": _folded(relax.op.minimum),
-    "Swish": _swish,
-}
-"""Operators that we import as plain arithmetic, which fuses into convolutions: TVM makes kernels of
-their own of Clip and what it is part of, its Elu evaluates exp where it overflows, it has no Swish,
-and Max and Min it stacks and reduces. A result of None leaves it to TVM's own converter after all.
-"""
 
 
 class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
@@ -108,10 +35,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(
         self, op_name: str, inputs: list[Expr], attrs: dict[str, Any], opset: int
     ) -> Expr:
-        if op_name == "Resize":
-            _without_empty(inputs)
         convert = CONVERTERS.get(op_name)
-        result = convert(list(inputs), attrs) if convert else None
+        result = convert(self.bb, inputs, attrs) if convert else None
         if result is None:
             try:
                 result = super()._convert_operator(op_name, inputs, attrs, opset)
@@ -138,6 +63,7 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
     Raises:
         Unsupported: TVM's importer has no rule for an operator, or refuses one; names the node.
     """
+    model = in_float32(_without_unused(model))
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -149,3 +75,72 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         relax.transform.DeadCodeElimination(),
     ]
     return tvm.transform.Sequential(tidy)(module), importer.node_of
+
+
+def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network, whose nodes have no further results than are used."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    for node in graph.node:
+        # How many parts a Split makes may be said by its results alone.
+        while node.op_type != "Split" and len(node.output) > 1 and node.output[-1] not in used:
+            del node.output[-1]
+    return result
+
+
+def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network, computed in float32: only inputs and outputs are float16.
+
+    Our kernels compute in float32 whatever is stored; --fp16 then decides what is stored in half
+    precision. `model` is changed.
+    """
+    graph = model.graph
+    halves = {
+        value.name
+        for value in chain(graph.input, graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16
+    }
+    known = {i.name for i in graph.input}
+    for tensor in graph.initializer:
+        _to_float32(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            _to_float32(attribute.t)
+            if (attribute.name, attribute.i) in _TO_FLOAT16:
+                attribute.i = TensorProto.FLOAT
+    renamed = {name: f"{name}_float32" for name in halves}
+    for values in [t for node in graph.node for t in (node.input, node.output)]:
+        for i, name in enumerate(values):
+            values[i] = renamed.get(name, name)
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    nodes = list(graph.node)
+    for name, inside in renamed.items():
+        if name in known:
+            nodes.insert(0, _cast(name, inside, TensorProto.FLOAT))
+        else:
+            nodes.append(_cast(inside, name, TensorProto.FLOAT16))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+_TO_FLOAT16 = {
+    (name, kind)
+    for name in ("to", "dtype", "output_dtype")
+    for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+}
+"""Attributes that ask for half precision."""
+
+
+def _to_float32(tensor: onnx.TensorProto) -> None:
+    """Change a constant of half precision."""
+    if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        value = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+
+def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [result], name=f"{result}/Cast", to=to)

@@ -27,6 +27,8 @@ from graphopt.codegen.kernels.conv_block_sparse import punched
 from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.regions import ELEMENTWISE, Region, find_regions, shape_of
+from graphopt.codegen.resampling import resample
+from graphopt.codegen.schedule import columns_at_once
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 
@@ -105,7 +107,7 @@ class _Rewrite:
         main = self._module["main"]
         bindings = [binding for block in main.body.blocks for binding in block.bindings]
         outputs = [main.body.body]
-        if isinstance(bindings[-1].value, relax.Tuple):
+        if bindings and isinstance(bindings[-1].value, relax.Tuple):
             outputs = list(bindings.pop().value.fields)
         regions = {
             region.result: (region, spec)
@@ -241,6 +243,10 @@ class _Rewrite:
     def _other(self, variable: Expr, value: Expr) -> _Forms:
         """Emit a binding that belongs to no kernel of ours."""
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
+        if name == "relax.call_dps_packed":
+            return self._resample(value)
+        if name == "relax.matmul" and self._target.kind == "cpu" and _has_weight(value):
+            return _Forms(planar=self._product(value))
         rule = _BLOCKED_RULES.get(name)
         if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
             blocked = rule(self, value)
@@ -298,9 +304,60 @@ class _Rewrite:
         parts = list(call.args[0].fields)
         if int(call.attrs.axis) not in (1, -3) or any(len(p.ty.shape) != 4 for p in parts):
             return None
-        tensors = [self._blocked(part) for part in parts]
-        runs = tuple(run for part in parts for run in self._forms[part].runs)
-        return relax.op.concat(tensors, axis=1), runs
+        tensors, runs = [], []
+        for part in parts:
+            if isinstance(part, tvm.ir.GenericConst):
+                value = part.value.numpy()
+                packed = pack_channels(value[0], self._target.lanes)
+                tensors.append(relax.const(packed[None]))
+                runs.append(value.shape[1])
+            else:
+                tensors.append(self._blocked(part))
+                runs += self._forms[part].runs
+        return relax.op.concat(tensors, axis=1), tuple(runs)
+
+    def _slice(self, call: Expr) -> tuple[Expr, Runs] | None:
+        """Of rows and columns, and of channels where the slice starts at the start of a block."""
+        x, runs, lanes = call.args[0], self._forms[call.args[0]].runs, self._target.lanes
+        axes, begin, end, *rest = ([int(v.value) for v in part.fields] for part in call.args[1:])
+        steps = rest[0] if rest else [1] * len(axes)
+        shape = shape_of(x)
+        axes = [axis % 4 for axis in axes]
+        if 0 in axes:
+            return None
+        for i, axis in enumerate(axes):
+            if axis == 1:
+                first, last, _ = slice(begin[i], end[i]).indices(shape[1])
+                found = _blocks_of(runs, first, last, lanes) if steps[i] == 1 else None
+                if found is None:
+                    return None
+                begin[i], runs = found
+                end[i] = begin[i] + blocks(runs, lanes)
+        return relax.op.strided_slice(self._blocked(x), axes, begin, end, steps), runs
+
+    def _product(self, call: Expr) -> Expr:
+        """A matrix product whose weight lies as a CPU reads it: by columns computed at once."""
+        weight = call.args[1].value.numpy()
+        inner, columns = weight.shape
+        width = columns_at_once(columns, self._target.lanes)
+        packed = weight.reshape(inner, -1, width).swapaxes(0, 1)
+        return self._builder.emit_te(
+            _matmul,
+            self._planar(call.args[0]),
+            relax.const(np.ascontiguousarray(packed)),
+            primfunc_name_hint="matmul",
+        )
+
+    def _resample(self, call: Expr) -> _Forms:
+        """What `resampling.resize` left, on the input as it lies."""
+        x, *tables = call.args[1].fields
+        axes = [int(axis) for axis in call.args[0].global_symbol.split(".")[2:]]
+        runs = self._forms[x].runs if self._is_blocked(x) and set(axes) <= {2, 3} else ()
+        source = self._blocked(x) if runs else self._planar(x)
+        result = self._builder.emit_te(
+            resample, source, axes, *tables, primfunc_name_hint="resample"
+        )
+        return _Forms(blocked=result, runs=runs) if runs else _Forms(planar=result)
 
     def _pool(self, call: Expr) -> tuple[Expr, Runs] | None:
         runs = self._forms[call.args[0]].runs
@@ -336,6 +393,7 @@ _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] 
     "relax.nn.max_pool2d": _Rewrite._pool,
     "relax.nn.avg_pool2d": _Rewrite._pool,
     "relax.mean": _Rewrite._mean,
+    "relax.strided_slice": _Rewrite._slice,
 }
 """Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""
 
@@ -402,10 +460,50 @@ def _flat(arguments: Sequence[Expr]) -> list[Expr]:
     ]
 
 
+def _blocks_of(runs: Runs, first: int, last: int, lanes: int) -> tuple[int, Runs] | None:
+    """The first block, and the runs, of channels `first` to `last`; None if they start inside one.
+
+    >>> _blocks_of((16, 20), 8, 24, 8)
+    (1, (8, 8))
+    """
+    start = block = begin = 0
+    found: list[int] = []
+    for run in runs:
+        inside, until = max(first - start, 0), min(last - start, run)
+        if inside < until:
+            if inside % lanes:
+                return None
+            begin = begin if found else block + inside // lanes
+            found.append(until - inside)
+        start += run
+        block += blocks((run,), lanes)
+    return (begin, tuple(found)) if found else None
+
+
 def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
     """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
     channels = np.ones((sum(runs), 1, 1), np.float32)
     return np.equal(pack_channels(channels, lanes, runs), 0)
+
+
+def _has_weight(call: Expr) -> bool:
+    """Whether a matrix product is of some rows and a constant matrix, both float32."""
+    x, weight = call.args
+    if not isinstance(weight, tvm.ir.GenericConst) or str(x.ty.dtype) != "float32":
+        return False
+    return len(x.ty.shape) >= 2 and weight.value.numpy().ndim == 2
+
+
+def _matmul(x: Expr, packed: Expr) -> Expr:
+    """(…, rows, inner) times the matrix that (parts, inner, width) is by columns."""
+    parts, inner, width = (int(extent) for extent in packed.shape)
+    k = te.reduce_axis((0, inner), "k")
+
+    def value(*index: Expr) -> Expr:
+        *rows, column = index
+        return te.sum(x(*rows, k) * packed[column // width, k, column % width], axis=k)
+
+    return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
 
 
 def _mean(x: Expr) -> Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
+from graphopt.codegen.kernels import copy
 from graphopt.codegen.layout import Layer
 from graphopt.codegen.regions import shape_of
-from graphopt.errors import Unsupported
+from graphopt.codegen.targets import Target
+from graphopt.errors import GraphoptError, Unsupported
 
 Expr = Any
 
@@ -38,6 +41,32 @@ def pack_weights(constants: Sequence[NDArray[np.generic]]) -> tuple[bytes, list[
             size += len(data) + padding
         offsets.append(offset_of[key])
     return b"".join(parts), offsets
+
+
+def copy_inputs(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """Where an input of `main` is only reshaped, copy it.
+
+    What TVM takes for a reshape shares the memory of what it reshapes; but an input's memory is the
+    caller's, and no part of an arena.
+    """
+    main = module["main"]
+    inputs = set(main.params)
+
+    @relax.expr_functor.mutator
+    class Copying(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_call_(self, call: Expr) -> Expr:
+            name = getattr(call.op, "name", "")
+            if name != "relax.reshape" or call.args[0] not in inputs:
+                return super().visit_call_(call)
+            dtype = str(call.ty.dtype)
+            function = copy.build(shape_of(call.args[0]), shape_of(call), dtype, target)
+            kernel = self.builder_.add_func(function, "copy")
+            return relax.call_tir(kernel, [call.args[0]], call.ty)
+
+    copying = Copying(module)
+    result = copying.visit_expr(main)
+    copying.builder_.update_func(module.get_global_var("main"), result)
+    return copying.builder_.get()
 
 
 class _Planner:
@@ -80,6 +109,9 @@ class _Planner:
         functions = {
             g.name_hint: f for g, f in self._module.functions.items() if g.name_hint in called
         }
+        if not called:
+            raise Unsupported("the network computes nothing: its outputs are inputs or constants")
+        check_memory(plan)
         return plan, weights, functions
 
     def _tensor(self, expr: Expr, arena: int | None, offset: int) -> int:
@@ -117,8 +149,11 @@ class _Planner:
             self._index_of[variable] = self._tensor(variable, arena, offset)
         elif name == "relax.reshape":
             # The same memory under another shape.
-            source = self._tensors[self._argument(value.args[0])]
+            index = self._argument(value.args[0])
+            source = self._tensors[index]
             self._index_of[variable] = self._tensor(variable, source.arena, source.offset)
+            if index in self._constants:
+                self._constants[self._index_of[variable]] = self._constants[index]
         else:
             raise Unsupported(f"the network needs {name}, which a static plan cannot hold")
 
@@ -129,6 +164,54 @@ class _Planner:
             _, layer, macs, _ = self._layers.pop(0)
         arguments = tuple(self._argument(argument) for argument in call.args)
         self._launches.append(Launch(kernel=kernel, arguments=arguments, layer=layer, macs=macs))
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a plan that reads memory before it is written, or after something else wrote there.
+
+    Nothing else would notice where the device is not here. A kernel writes its last argument, and
+    reads the others.
+
+    Args:
+        plan: a network's, before anything is put before or behind it.
+
+    Raises:
+        GraphoptError: names the layer; a mistake of the compiler's.
+    """
+    given = set(plan.inputs.values())
+    holds: dict[int, list[tuple[int, int]]] = {}
+    """What was written to each arena and is still there: first byte, and the byte after it."""
+
+    def place(index: int) -> tuple[int, int]:
+        tensor = plan.tensors[index]
+        size = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+        return tensor.offset, tensor.offset + size
+
+    def check(index: int, reader: str) -> None:
+        arena, (first, last) = plan.tensors[index].arena, place(index)
+        there = arena == -1 or index in given
+        if arena is not None and arena >= 0:
+            there = any(a <= first and last <= b for a, b in holds.get(arena, ()))
+        if not there:
+            raise GraphoptError(
+                f"{reader} would read memory that was not written: an error in graphopt",
+                hint="please report the network",
+            )
+
+    for launch in plan.launches:
+        *read, result = launch.arguments
+        for index in read:
+            check(index, launch.layer)
+        arena, (first, last) = plan.tensors[result].arena, place(result)
+        if arena is None or arena < 0:
+            raise GraphoptError(
+                f"{launch.layer} would write to an input or a weight: an error in graphopt",
+                hint="please report the network",
+            )
+        kept = [(a, b) for a, b in holds.get(arena, ()) if b <= first or last <= a]
+        holds[arena] = [*kept, (first, last)]
+    for name, index in plan.outputs.items():
+        check(index, f"the output {name}")
 
 
 def make_plan(
@@ -147,5 +230,6 @@ def make_plan(
 
     Raises:
         Unsupported: something whose shape or place is not known before the run.
+        GraphoptError: the plan would read memory that was not written.
     """
     return _Planner(module, layers).run(inputs, outputs)

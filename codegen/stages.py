@@ -31,7 +31,7 @@ from graphopt.codegen.halves import Halves
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.layout import Layer, use_our_kernels
-from graphopt.codegen.plan import make_plan
+from graphopt.codegen.plan import copy_inputs, make_plan
 from graphopt.codegen.preparation import can_prepare, with_preparation
 from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
@@ -72,7 +72,6 @@ LEGALISE = (
 """What our kernels do not cover, as TIR from TVM; runs of element-wise operators become one."""
 
 MEMORY = (
-    relax.transform.RewriteDataflowReshape(),
     relax.transform.ToNonDataflow(),
     relax.transform.RemovePurityChecking(),
     relax.transform.CallTIRRewrite(),
@@ -164,6 +163,8 @@ def lower_network(
     progress("schedule")
     module = schedule_rest(module, target)
     progress("memory")
+    module = relax.transform.RewriteDataflowReshape()(module)
+    module = copy_inputs(module, target)
     module = tvm.transform.Sequential(list(MEMORY))(module)
     return module, layers, tuple(halves.kept) if halves else ()
 

@@ -38,6 +38,7 @@ from graphopt.bundle import (
     write_bundle,
 )
 from graphopt.codegen.hosts import check_host
+from graphopt.codegen.static import check_sizes
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
 from graphopt.engine import OnnxRuntimeEngine, channels_last
@@ -322,6 +323,7 @@ def prepare(
     progress("reading the network")
     graph, remark = for_one_picture(load_model(path, input_shapes))
     check_operators(graph)
+    check_sizes(graph)
     pose, unread = _pose_spec(graph if remark else path, dict(pose_choices))
     fix_sizes(graph, _sizes(graph, pose, path))
     progress("cleaning the graph")

@@ -133,7 +133,10 @@ def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     with kernel("conv_dense") as get:
         p = Parameters(spec, target, weight_shape(spec, target, tile))
-        (_cpu if target.kind == "cpu" else gpu)(spec, target, tile, p)
+        if target.kind == "cpu":
+            _cpu(spec, target, tile, p)
+        else:
+            gpu(spec, target, tile, lambda _: p)
     return get()
 
 
@@ -249,13 +252,20 @@ def _inner_tiles(spec: ConvSpec, pixels: int) -> tuple[int, int]:
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
-    """The kernel's body on a GPU."""
+def gpu(
+    spec: ConvSpec,
+    target: Target,
+    tile: Tile,
+    parameters: Callable[[Expr], Parameters],
+    alike: int = 1,
+) -> None:
+    """The kernel's body on a GPU, for some convolutions alike: `parameters` of each number."""
     groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     out_height, out_width = spec.out_size
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
     chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
-    with grid(target, out_height, chunks, groups, beside) as (row, chunk, group, i):
+    with grid(target, alike, out_height, chunks, groups, beside) as (n, row, chunk, group, i):
+        p = parameters(n)
         column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, tile.filters, tile.pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])

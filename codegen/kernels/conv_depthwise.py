@@ -6,6 +6,7 @@ tap that covers it. Padding is handled as in `conv_dense`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,10 @@ def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     with kernel("conv_depthwise") as get:
         p = Parameters(spec, target, weight_shape(spec, target, tile))
-        (_cpu if target.kind == "cpu" else gpu)(spec, target, tile, p)
+        if target.kind == "cpu":
+            _cpu(spec, target, tile, p)
+        else:
+            gpu(spec, target, tile, lambda _: p)
     return get()
 
 
@@ -100,13 +104,21 @@ def cpu_row(
     conv_dense.walk_row(spec, tile.pixels, compute)
 
 
-def gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
-    """The kernel's body on a GPU."""
+def gpu(
+    spec: ConvSpec,
+    target: Target,
+    tile: Tile,
+    parameters: Callable[[Expr], Parameters],
+    alike: int = 1,
+) -> None:
+    """The kernel's body on a GPU, for some convolutions alike: `parameters` of each number."""
     kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
     pixels = tile.pixels
-    with grid(target, out_blocks, out_height, -(-out_width // pixels)) as (block, row, i):
+    tiles_across = -(-out_width // pixels)
+    with grid(target, alike, out_blocks, out_height, tiles_across) as (n, block, row, i):
+        p = parameters(n)
         column = T.bind(i * pixels)
         sums = RegisterTile(target, 1, pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])

@@ -13,18 +13,19 @@ arXiv:1609.07009.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import accumulate, product
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import conv_dense, conv_depthwise
 from graphopt.codegen.kernels.conv import ConvSpec, Parameters, Tile
-from graphopt.codegen.kernels.emit import grid, kernel
+from graphopt.codegen.kernels.emit import Expr, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -122,33 +123,88 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> F
 
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
-    template, parts = _template(spec), phases(spec)
-    shapes = [template.weight_shape(phase.spec, target, tile) for phase in parts]
-    starts = list(accumulate(map(math.prod, shapes), initial=0))
     with kernel("conv_transpose") as get:
-        whole = Parameters(spec, target, (starts[-1],))
-        views = [
-            (phase.spec, whole.phase(phase.spec, shape, start, phase.first))
-            for phase, shape, start in zip(parts, shapes, starts, strict=False)
-        ]
-        (_cpu if target.kind == "cpu" else _gpu)(template, target, tile, views)
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile)
     return get()
 
 
-_Views = Sequence[tuple[ConvSpec, Parameters]]
+@dataclass(frozen=True)
+class _Alike:
+    """Phases that one code computes: those of a rectangle are convolved alike.
+
+    Args:
+        spec: their ordinary convolution.
+        first: the first one's first pixel in the whole output; the others' follow pixel by pixel.
+        across: how many lie side by side; there are as many rows of them as fill `starts`.
+        starts: of every phase, where its weight starts in the whole one, in elements.
+    """
+
+    spec: ConvSpec
+    first: tuple[int, int]
+    across: int
+    starts: tuple[int, ...]
+
+    def parameters(
+        self, whole: Parameters, template: ModuleType, target: Target, tile: Tile, n: Expr
+    ) -> Parameters:
+        """Those of phase number n, by rows."""
+        shape = template.weight_shape(self.spec, target, tile)
+        down, right = self.first
+        row, column = tirx.floordiv(n, self.across), tirx.floormod(n, self.across)
+        # Weights lie phase after phase, row after row of the whole stride.
+        start = self.starts[0]
+        if len(self.starts) > 1:
+            pitch = self.starts[min(self.across, len(self.starts) - 1)] - start
+            step = math.prod(shape)
+            start = start + (row * pitch + column * step if self.across > 1 else row * pitch)
+        return whole.phase(self.spec, shape, start, (down + row, right + column))
 
 
-def _cpu(template: ModuleType, target: Target, tile: Tile, phases: _Views) -> None:
-    tallest, _ = phases[0]
+def _alike(spec: ConvSpec, target: Target, tile: Tile) -> tuple[list[_Alike], int]:
+    """The phases, those together that are neighbours and alike; and the whole weight's size."""
+    template, parts = _template(spec), phases(spec)
+    sizes = [math.prod(template.weight_shape(phase.spec, target, tile)) for phase in parts]
+    *starts, total = accumulate(sizes, initial=0)
+    rectangles: dict[ConvSpec, list[int]] = {}
+    for i, phase in enumerate(parts):
+        rectangles.setdefault(phase.spec, []).append(i)
+    found = []
+    for members in rectangles.values():
+        rows, columns = (sorted({parts[i].first[axis] for i in members}) for axis in (0, 1))
+        together = all(one[-1] - one[0] + 1 == len(one) for one in (rows, columns))
+        # Phases that are alike and not neighbours (dilated by a stride's divisor) stay apart.
+        whole = together and len(rows) * len(columns) == len(members)
+        pitches = {
+            starts[b] - starts[a] for a, b in zip(members, members[len(columns) :], strict=False)
+        }
+        for group in [members] if whole and len(pitches) < 2 else [[i] for i in members]:
+            across = len(columns) if len(group) > 1 else 1
+            first = parts[group[0]].first
+            offsets = tuple(starts[i] for i in group)
+            found.append(_Alike(parts[group[0]].spec, first, across, offsets))
+    return found, total
+
+
+def _cpu(spec: ConvSpec, target: Target, tile: Tile) -> None:
+    template, (alike, total) = _template(spec), _alike(spec, target, tile)
+    whole = Parameters(spec, target, (total,))
+    tallest = alike[0].spec
     rows, tasks = conv_dense.task_rows(tallest, target)
     groups = template.weight_shape(tallest, target, tile)[0]
     with grid(target, tasks, groups) as (task, group), T.serial(0, rows) as r:
         row = T.bind(task * rows + r)
-        for spec, p in phases:
-            with T.If(row < spec.out_size[0]), T.Then():
-                template.cpu_row(spec, target, tile, p, group, row)
+        for some in alike:
+            with T.If(row < some.spec.out_size[0]), T.Then(), T.serial(0, len(some.starts)) as n:
+                p = some.parameters(whole, template, target, tile, n)
+                template.cpu_row(some.spec, target, tile, p, group, row)
 
 
-def _gpu(template: ModuleType, target: Target, tile: Tile, phases: _Views) -> None:
-    for spec, p in phases:
-        template.gpu(spec, target, tile, p)
+def _gpu(spec: ConvSpec, target: Target, tile: Tile) -> None:
+    template, (alike, total) = _template(spec), _alike(spec, target, tile)
+    whole = Parameters(spec, target, (total,))
+    for some in alike:
+
+        def parameters(n: Expr, some: _Alike = some) -> Parameters:
+            return some.parameters(whole, template, target, tile, n)
+
+        template.gpu(some.spec, target, tile, parameters, len(some.starts))

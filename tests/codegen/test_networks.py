@@ -296,7 +296,7 @@ def test_activations_cost_no_launch(activation: str, proto: Proto, tmp_path: Pat
     assert kernels == ["conv_dense", "unpack"]
 
 
-def test_other_types_than_float32_stay_with_tvm(proto: Proto, tmp_path: Path) -> None:
+def test_float16_runs_by_our_kernels(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     body = """h = Cast<to=10>(x)
               c = Conv<pads=[1,1,1,1]>(h, w)
@@ -307,7 +307,7 @@ def test_other_types_than_float32_stay_with_tvm(proto: Proto, tmp_path: Path) ->
     done = compile_model(path, tmp_path / "bundle")
     assert isinstance(done.difference, float)
     assert done.difference < 1e-2  # half precision
-    assert done.manifest.macs == 0
+    assert done.manifest.macs > 0
 
 
 def test_a_batch_is_refused(proto: Proto, tmp_path: Path) -> None:
