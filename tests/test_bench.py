@@ -21,6 +21,7 @@ from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.footprint import peak_memory
 from graphopt.model import load_model, save_model, sha256_of
 from graphopt.peak import Peak
+from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime import LayerTime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -380,7 +381,7 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert data["threads"] == 1
     assert data["model"] == str(bundle)
     assert data["input"] == {"image": list(SIZE)}
-    assert data["difference"]["graphopt"] < 1e-6
+    assert data["difference"]["graphopt"] < 3e-6
     assert "pip install swift" in data["unavailable"]["swift"]
     stem, concatenate = data["layers"]
     assert stem == {
@@ -543,3 +544,22 @@ def test_memory_of_an_engine_in_a_process_of_its_own_is_that_processs(
 def test_memory_that_cannot_be_measured_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match=r"memory of graphopt .* is not a bundle"):
         _memory("graphopt", tmp_path)
+
+
+def test_a_network_is_fed_what_it_is_used_to(tmp_path: Path) -> None:
+    shapes = {"image": SIZE}
+    graph = load_model(DEMO, shapes)
+    spec = detect_pose_spec(graph)
+    noise = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    assert abs(noise.mean()) < 0.2
+    assert noise.std() < 2
+    (tmp_path / "pose.json").write_text(spec.model_dump_json())
+    photo = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    assert photo.shape == SIZE
+    assert photo.dtype == np.float32
+    black, white = (
+        (np.array(value) - spec.preprocess.mean) * spec.preprocess.scale for value in (0, 255)
+    )
+    assert (photo >= black[:, None, None] - 1e-5).all()
+    assert (photo <= white[:, None, None] + 1e-5).all()
+    assert photo.std() > 0.1 * abs(white - black).mean()

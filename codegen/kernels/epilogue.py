@@ -71,9 +71,20 @@ def _exp(target: Target, x: Expr) -> Expr:
     return (p * r * r + r + const(1.0)) * power
 
 
+LARGEST = 80.0
+"""Sigmoids of less than the negative of this are taken for that of it, on a CPU."""
+
+
 def _sigmoid(target: Target, x: Expr) -> Expr:
+    """1 / (1 + exp(-x)), at least 1.8e-35: below 1.2e-38 CPUs are slow, here and in what follows.
+
+    Without the bound, a gate far below zero gives such numbers, and so do products with it.
+    """
     one = broadcast(1.0, target.lanes)
-    return one / (one + _exp(target, broadcast(0.0, target.lanes) - x))
+    negative = broadcast(0.0, target.lanes) - x
+    if target.kind == "cpu":
+        negative = T.min(negative, broadcast(LARGEST, target.lanes))
+    return one / (one + _exp(target, negative))
 
 
 def _tanh(target: Target, x: Expr) -> Expr:

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+import numpy as np
+import onnx
 import pytest
 
 from graphopt.codegen.peak import make_bundle
 from graphopt.codegen.targets import load_target
+from graphopt.compile import compile_model
 from graphopt.errors import InputError
 from graphopt.runtime import open_bundle
 from graphopt.threads import CpuThreads, usable_cores
@@ -156,6 +159,25 @@ def control() -> int:
     state = ctypes.create_string_buffer(size)
     ctypes.CDLL("libm.so.6").fegetenv(state)
     return ctypes.c_uint32.from_buffer(state, at).value & bits
+
+
+def test_kernels_make_no_denormals(proto: Callable[..., onnx.ModelProto], tmp_path: Path) -> None:
+    net = proto(
+        "float[1,16,32,32] x",
+        "float[1,16,32,32] y, float[1,16,32,32] gate",
+        "y = Conv(x, tiny) big = Conv(x, large) gate = Sigmoid(big)",
+        tiny=np.full((16, 16, 1, 1), 1e-20, np.float32),
+        large=np.full((16, 16, 1, 1), -1e22, np.float32),
+    )
+    onnx.save(net, tmp_path / "net.onnx")
+    compile_model(tmp_path / "net.onnx", tmp_path / "bundle")
+    x = np.full((1, 16, 32, 32), 1e-20, np.float32)
+    for threads in (1, 3):
+        found = open_bundle(tmp_path / "bundle", threads=threads).run({"x": x})
+        assert not found["y"].any()  # 1.6e-39 in NumPy, on every worker's part
+        least = np.finfo(np.float32).tiny
+        assert least < found["gate"].min()  # 0 in NumPy
+        assert found["gate"].max() < 1e-30
 
 
 def test_only_its_threads_take_denormals_as_zero(bundle: Path) -> None:
