@@ -456,7 +456,7 @@ def usual_feeds(
     if not pose.is_file() or len(graph.inputs) != 1:
         return dict(sample_feeds(graph, shapes)[-1])
     images = Calibration.synthetic(graph, read_pose_spec(pose))
-    return dict(next(images.feeds(images.fitting)))
+    return next(images.feeds(images.fitting))
 
 
 class Network(_Record):
