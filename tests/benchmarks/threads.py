@@ -24,7 +24,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from engines import graphopt
 
-from graphopt.benchmark import _network_of, measure, usual_feeds
+from graphopt.benchmark import measure, usual_feeds
+from graphopt.bundle import read_bundle
 from graphopt.engine import Array, OnnxRuntimeEngine, open_engine
 from graphopt.model import load_model, save_model
 from graphopt.pose.estimate import Estimator
@@ -96,7 +97,7 @@ def large_inputs(bundle: Path, threads: int, rounds: int) -> None:
     """Print the network's time, and onnxruntime's, with usual and with large inputs."""
     runner = open_bundle(bundle, threads=threads)
     shapes = {name: tuple(d for d in shape if d) for name, shape in runner.inputs.items()}
-    graph = load_model(_network_of(bundle), shapes)
+    graph = load_model(read_bundle(bundle).source(), shapes)
     usual = usual_feeds(bundle, graph, shapes)
     large: dict[str, Array] = {
         name: np.random.default_rng(0).uniform(0, 255, value.shape).astype(value.dtype)
