@@ -35,14 +35,24 @@ _idle: dict[tuple[int, int], list[ThreadPoolExecutor]] = defaultdict(list)
 _SHARED_CORES = -3
 """The affinity mode of TVM's that counts threads by a list of cores, and shares those."""
 
+_NOTHING = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(
+    lambda *_: 0
+)
+"""A parallel job of TVM's that does nothing."""
+
 _DENORMALS_ARE_ZERO = {"x86_64": (32, 28, 0x8040), "aarch64": (8, 0, 1 << 24)}
 """Machine -> bytes of Linux's fenv_t, where in it the control register is, and the bits to set:
 MXCSR's flush-to-zero and denormals-are-zero, FPCR's FZ."""
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use, hardware threads of one core counted once."""
+    usable = os.sched_getaffinity(0)
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(topology.format(cpu)).read_text() for cpu in usable})
+    except OSError:  # containers may hide it
+        return len(usable)
 
 
 class CpuThreads:
@@ -99,6 +109,8 @@ def _start_workers(count: int) -> None:
     places = [str(core) for core in itertools.islice(cores, count)]
     with environment(variables):
         tvm_ffi().get_global_func("runtime.config_threadpool")(_SHARED_CORES, count, places)
+        # Workers look at the environment when they first run: let them, while it says this.
+        _runtime().TVMBackendParallelLaunch(_NOTHING, None, count)
 
 
 @contextmanager
@@ -144,12 +156,22 @@ def tvm_ffi() -> Any:
     with _without("torch"):
         import tvm_ffi
 
+    _runtime()
+    return tvm_ffi
+
+
+@cache
+def _runtime() -> ctypes.CDLL:
+    """TVM's C runtime.
+
+    Raises:
+        Unsupported: it is not installed.
+    """
     package = importlib.util.find_spec("tvm")
     if package is None or not package.submodule_search_locations:
         raise Unsupported("a cpu bundle needs TVM's runtime", hint="pip install apache-tvm")
     library = Path(package.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    return tvm_ffi
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_layers_are_timed_on_as_many(bundle: Path) -> None:
 
 def test_without_a_number_every_core(bundle: Path) -> None:
     assert workers(lambda: open_bundle(bundle).run({})) == usable_cores()
-    assert usable_cores() == len(os.sched_getaffinity(0))
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("variable", ["TVM_NUM_THREADS", "OMP_NUM_THREADS"])
