@@ -20,6 +20,9 @@ from graphopt.errors import GraphoptError, Unsupported
 
 Expr = Any
 
+LONGEST = 64
+"""Characters of a kernel's name."""
+
 
 def pack_weights(constants: Sequence[NDArray[np.generic]]) -> tuple[bytes, list[int]]:
     """The content of weights.bin, each array at an aligned offset, equal ones stored once.
@@ -107,7 +110,9 @@ class _Planner:
         )
         called = {launch.kernel for launch in self._launches}
         functions = {
-            g.name_hint: f for g, f in self._module.functions.items() if g.name_hint in called
+            short(g.name_hint): f
+            for g, f in self._module.functions.items()
+            if short(g.name_hint) in called
         }
         if not called:
             raise Unsupported("the network computes nothing: its outputs are inputs or constants")
@@ -158,12 +163,23 @@ class _Planner:
             raise Unsupported(f"the network needs {name}, which a static plan cannot hold")
 
     def _launch(self, call: Expr) -> None:
-        kernel = call.op.name_hint
+        kernel = short(call.op.name_hint)
         layer, macs = kernel, 0
-        if self._layers and self._layers[0].kernel == kernel:
+        if self._layers and self._layers[0].kernel == call.op.name_hint:
             _, layer, macs, _ = self._layers.pop(0)
         arguments = tuple(self._argument(argument) for argument in call.args)
         self._launches.append(Launch(kernel=kernel, arguments=arguments, layer=layer, macs=macs))
+
+
+def short(name: str) -> str:
+    """A kernel's name for files and drivers, which take none of more than 255 characters.
+
+    TVM names a kernel after all that it fused.
+    """
+    if len(name) <= LONGEST:
+        return name
+    digest = sha256(name.encode())[:8]
+    return f"{name[: LONGEST - 9]}_{digest}"
 
 
 def check_memory(plan: Plan) -> None:

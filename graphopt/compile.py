@@ -50,7 +50,7 @@ from graphopt.pipeline import OnFail as PassOnFail
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.ranges import largest_values
 from graphopt.tuning import Tuned
-from graphopt.verify import APPROXIMATE_LIMIT, Agreement, Feeds, agreement, sample_feeds
+from graphopt.verify import APPROXIMATE_LIMIT, Agreement, Feeds, agreement, nudged, sample_feeds
 
 if TYPE_CHECKING:
     from graphopt.runtime import BundleRunner
@@ -499,13 +499,15 @@ def agreement_with_onnxruntime(
     half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
     allowed = limit or (HALF_TOLERANCE if half else TOLERANCE)
 
-    def asked(optimize: bool) -> list[Feeds]:
+    def asked(optimize: bool, moved: Callable[[Feeds], Feeds] = lambda f: f) -> list[Feeds]:
         with serialised(graph) as model:
             engine = OnnxRuntimeEngine(model, optimize=optimize)
-            return [_stacked([engine.run(f) for f in together]) for together in inputs]
+            return [_stacked([engine.run(moved(f)) for f in together]) for together in inputs]
 
     got = [_stacked(runs) for runs in outputs]
-    return agreement(got, asked(True), lambda _: allowed, lambda: asked(False))
+    return agreement(
+        got, asked(True), lambda _: allowed, lambda: [asked(False), asked(True, nudged)]
+    )
 
 
 def _stacked(runs: Sequence[Feeds]) -> Feeds:

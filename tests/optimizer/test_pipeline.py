@@ -518,7 +518,7 @@ def test_what_agreement_excuses():
         return {"y": values}
 
     def judged(values, noise):
-        return agreement([values], [reference], lambda _: 1e-4, lambda: [noise])
+        return agreement([values], [reference], lambda _: 1e-4, lambda: [[noise]])
 
     def never():
         raise AssertionError
@@ -539,6 +539,18 @@ def test_what_agreement_excuses():
     for why, found in refused.items():
         assert found.excess is not None, why
         assert found.within == "", why
+
+    # An input without an answer is left out where another has one, and the other counts.
+    wild = flipped(8 * 64 * 64, by=30.0)
+    found = agreement(
+        [wild, reference], [reference] * 2, lambda _: 1e-4, lambda: [[wild, reference]]
+    )
+    assert (found.excess, found.difference, found.unanswered) == (None, 0.0, 1)
+    assert "but for 1 of the inputs" in found.within
+    found = agreement(
+        [wild, flipped(20)], [reference] * 2, lambda _: 1e-4, lambda: [[wild, reference]]
+    )
+    assert "own noise is 0" in found.excess
 
 
 def test_images_have_the_statistics_of_natural_ones():
