@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from graphopt import benchmark, competitors
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, read_bundle, write_bundle
+from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, Tensor, read_bundle, write_bundle
 from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.footprint import peak_memory
@@ -344,9 +344,12 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         runs={},
         files={},
     )
-    plan = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
+    image = Tensor(shape=SIZE, dtype="float32", arena=None, offset=0)
+    plan = Plan(arenas=(), tensors=(image,), launches=(), inputs={"image": 0}, outputs={})
     folder = tmp_path / "demo.graphopt"
-    write_bundle(folder, manifest, {"plan.json": plan.model_dump_json().encode()})
+    write_bundle(
+        folder, manifest, {"plan.json": plan.model_dump_json().encode(), "weights.bin": b""}
+    )
     monkeypatch.setattr(
         benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
     )
@@ -441,7 +444,8 @@ def rewritten(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
         update={"model": Model(path=str(model), sha256=sha256_of(model))}
     )
     plan = read_bundle(bundle).plan
-    write_bundle(bundle, source, {"plan.json": plan.model_dump_json().encode()})
+    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": b""}
+    write_bundle(bundle, source, files)
     return bundle, original
 
 
