@@ -467,7 +467,7 @@ def test_others_run_the_network_before_it_was_rewritten(
     model = tmp_path / "net.opt.onnx"
     report = brief(bundle, original)
     assert report.files == {"graphopt": str(model), "onnxruntime": str(original)}
-    assert max(report.difference.values()) < 1e-6  # each from its own network's outputs
+    assert max(report.difference.values()) < 3e-6  # each from its own network's outputs
     found = re.fullmatch(
         r"others run net.onnx; graphopt runs net.opt.onnx, whose outputs differ from its by (.*) "
         "of their range",
