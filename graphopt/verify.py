@@ -40,9 +40,8 @@ NOISE_LIMIT = 0.1
 """Where onnxruntime's own answers differ by more, they are no yardstick: see `agreement`."""
 NOISES = 2.0
 """Differences may be so many times onnxruntime's own: any of three may be the odd one."""
-NUDGE = 1e-6
-"""What inputs are moved by, relative to each value, to see what becomes of rounding: a convolution
-in float32 rounds as much."""
+NUDGE = 1e-7
+"""What inputs are moved by, relative to each value, to see what becomes of rounding: float32's."""
 
 _SIZES = ((96, 128), (128, 192), (192, 256), (256, 256), (224, 224), (368, 368), (512, 512))
 """Heights and widths to try for dynamic inputs, modest first and not square, so that a transposed
@@ -298,7 +297,7 @@ def agreement(
     """Compare outputs with onnxruntime's.
 
     Networks that amplify rounding (steps of quantisation, half precision, gates near a threshold)
-    have no one answer: onnxruntime's graph optimisations alone, or a millionth of the input, move
+    have no one answer: onnxruntime's graph optimisations alone, or inputs rounded otherwise, move
     their outputs. Where a limit is exceeded, that is the yardstick: the largest difference may be
     `NOISES` times the largest of onnxruntime's own, and so may the root of the mean square, so that
     one step that falls the other way does not excuse a shift of everything. An input where
@@ -347,7 +346,7 @@ def agreement(
 
 
 def nudged(feeds: Feeds) -> Feeds:
-    """Inputs a millionth away: what an engine's rounding might have made of them."""
+    """Inputs as near as float32 tells apart: what an engine's rounding might have made of them."""
     rng = np.random.default_rng(_SEED)
     return {
         name: np.asarray(
