@@ -209,7 +209,7 @@ def test_old_names_are_understood_and_warned_of(graphopt, tmp_path):
 
 ROOT = Path(DEMO).parent.parent
 ERRORS = {"InputError", "UsageError", "Unsupported", "CheckFailed", "GraphoptError", "kind"}
-FOREIGN = {"--inputs-as-nchw", "--no-deps", "--port"}
+FOREIGN = {"--inputs-as-nchw", "--no-deps", "--outputs-as-nchw", "--port"}
 """Options of other programs that our texts name."""
 
 
@@ -245,7 +245,7 @@ def test_a_hint_says_whose_an_option_is(graphopt, monkeypatch):
         (
             "leave it out with --skip-passes, or --on-fail revert; or --track",
             "leave it out with --skip-passes, or --on-fail revert; or --track "
-            "(--skip-passes, --on-fail: of graphopt optimize)",
+            "(--skip-passes: of graphopt optimize; --on-fail: of graphopt optimize, compile)",
         ),
         ("compile it again with --host", "compile it again with --host"),
         ("try --height 368", "try --height 368"),
