@@ -207,15 +207,15 @@ CASES: dict[str, Case] = {
         {"w1": weights(48, 256), "w2": weights(256), "w3": weights(48, 3)},
     ),
     "matrix products of heads, of primes, and of vectors": (
-        "float[2,3,12,20] x",
-        "float[2,3,12,12] y, float[2,3,12,97] z, float[2,3,12] v, float[1,70] u",
+        "float[1,3,12,20] x",
+        "float[1,3,12,12] y, float[1,3,12,97] z, float[1,3,12] v, float[1,70] u",
         """t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) z = MatMul(x, w1) v = MatMul(x, w2)
            f = Reshape(x, s) u = Gemm<transB=1>(f, w3, b)""",
         {
             "w1": weights(20, 97),
             "w2": weights(20),
-            "s": ints(1, 1440),
-            "w3": weights(70, 1440),
+            "s": ints(1, 720),
+            "w3": weights(70, 720),
             "b": weights(70),
         },
     ),
