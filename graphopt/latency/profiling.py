@@ -141,7 +141,7 @@ def calibration_network() -> gs.Graph:
 # --- timing -------------------------------------------------------------------------------------
 
 _KERNEL_WORDS = {
-    "resize2d": ("Resize", "Upsample"),
+    "resample": ("Resize", "Upsample"),
     "concatenate": ("Concat",),
     "max_pool2d": ("MaxPool",),
     "avg_pool2d": ("AveragePool",),
