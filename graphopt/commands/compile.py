@@ -136,8 +136,6 @@ def compile(
     json: options.Json = None,
 ) -> None:
     """Compile a network with TVM into a bundle for one input size, and check it."""
-    from rich.console import Console
-
     from graphopt.compile import WHY_NOT, compile_model
     from graphopt.model import parse_input_shapes
     from graphopt.pose.spec import choices
@@ -179,25 +177,22 @@ def compile(
             on_fail=on_fail.value,
             progress=tell,
         )
-    console = Console(stderr=True)
     for line in done.pose.guesses if done.pose else ():
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+        say(line, style="dim", stderr=True)
     for remark in done.remarks:
-        console.print(remark, style="yellow", markup=False, soft_wrap=True)
+        say(remark, style="yellow", stderr=True)
     for what in done.kept:
-        console.print(f"kept in float32: {what}", style="dim", markup=False, soft_wrap=True)
+        say(f"kept in float32: {what}", style="dim", stderr=True)
     if done.pose is None:
-        console.print(
+        say(
             "no pose maps recognised: the bundle can be timed, but not run on photos\n"
             f"  {done.unread}",
             style="yellow",
-            markup=False,
-            soft_wrap=True,
+            stderr=True,
         )
     elif left := [s for s, place in done.manifest.runs.items() if place == "host"]:
-        console.print(
-            f"left to the host's CPU: {', '.join(map(WHY_NOT.__getitem__, left))}", style="yellow"
-        )
+        why = ", ".join(map(WHY_NOT.__getitem__, left))
+        say(f"left to the host's CPU: {why}", style="yellow", stderr=True)
     size = sum(file.bytes for file in done.manifest.files.values())
     precision = ", half precision" if fp16 or fp16_arithmetic else ""
     of_host = f" on {host}" if host else ""
@@ -212,14 +207,14 @@ def compile(
         },
     ):
         return
-    typer.echo(
+    say(
         f"{output}: target {target}{of_host}{precision}, "
         f"input {named_sizes(done.manifest.inputs)}, {done.manifest.macs / 1e9:.2f} GMACs, "
         f"{len(done.plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
         f"{sum(done.plan.arenas) / 1e6:.1f} MB of working memory"
     )
     if measured:
-        typer.echo(f"kernels as measured on {measured.device}")
+        say(f"kernels as measured on {measured.device}")
     _say_difference(done.difference)
     if done.pose is not None and not host:
         say(f"next: graphopt run {shlex.quote(str(output))} PHOTO", style="green")
@@ -241,22 +236,21 @@ def _facts(manifest: Manifest, difference: float | str, size: int) -> dict[str, 
 
 
 def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | None) -> None:
-    from rich.console import Console
-
     from graphopt.library import compile_library
     from graphopt.report import named_sizes
+    from graphopt.tables import say
 
     with shown("reading the network") as tell:
         done = compile_library(model, output, **given, progress=tell)
     for remark in done.remarks:
-        Console(stderr=True).print(remark, style="yellow", markup=False, soft_wrap=True)
+        say(remark, style="yellow", stderr=True)
     for what in done.left_out:
-        Console(stderr=True).print(f"left out: {what}", style="dim", markup=False, soft_wrap=True)
+        say(f"left out: {what}", style="dim", stderr=True)
     manifest = done.manifest
     facts = _facts(manifest, done.difference, done.bytes)
     if options.put_json(json, {"output": str(output), **facts}):
         return
-    typer.echo(
+    say(
         f"{output}: target {manifest.target.name} on {manifest.target.host}, "
         f"input {named_sizes(manifest.inputs)}, {manifest.macs / 1e9:.2f} GMACs, "
         f"{done.bytes / 1e6:.1f} MB"
@@ -265,11 +259,9 @@ def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | No
 
 
 def _say_difference(difference: float | str) -> None:
-    from rich.console import Console
+    from graphopt.tables import say
 
     if isinstance(difference, float):
-        typer.echo(f"outputs equal onnxruntime's within {difference:.0e} of their range")
+        say(f"outputs equal onnxruntime's within {difference:.0e} of their range")
     else:
-        Console(stderr=True).print(
-            f"not compared with onnxruntime: {difference}", style="yellow", soft_wrap=True
-        )
+        say(f"not compared with onnxruntime: {difference}", style="yellow", stderr=True)

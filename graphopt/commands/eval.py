@@ -43,6 +43,7 @@ def eval(
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
     from graphopt.pose.spec import choices
+    from graphopt.tables import say
 
     console = Console(stderr=True)
     opened, spec = open_engine(
@@ -53,7 +54,7 @@ def eval(
     )
     # Of a bundle, compile has told them.
     for line in () if model.is_dir() else spec.guesses:
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+        say(line, style="dim", stderr=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("photos", total=None)
         scores = evaluate(
@@ -65,7 +66,7 @@ def eval(
         )
     if options.put_json(json, asdict(scores)):
         return
-    typer.echo(
+    say(
         f"AP {scores.AP:.3f}  AP50 {scores.AP50:.3f}  AP75 {scores.AP75:.3f}  AR {scores.AR:.3f}  "
         f"({scores.images} photos, {scores.seconds:.0f} s)"
     )

@@ -114,15 +114,13 @@ def run(
                 estimator = stack.enter_context(opening)
         # Of a bundle, compile has told them.
         for line in () if model.is_dir() else estimator.spec.guesses:
-            console.print(line, style="dim", markup=False, soft_wrap=True)
+            say(line, style="dim", stderr=True)
         for result in job.run(estimator, console):
             if result is None:
                 skipped += 1
                 continue
             for warning in result.poses.warnings:
-                console.print(
-                    f"{result.image}: {warning}", style="yellow", markup=False, soft_wrap=True
-                )
+                say(f"{result.image}: {warning}", style="yellow", stderr=True)
             if to_stdout:
                 found.append(result.to_json(estimator.spec.skeleton))
             if result.video:
@@ -135,10 +133,10 @@ def run(
                     err=to_stdout,
                 )
     for summary in videos.values():
-        typer.echo(str(summary), err=to_stdout)
+        say(str(summary), stderr=to_stdout)
     if to_stdout:
         options.put_json(json, found)
     if skipped:
-        console.print(f"skipped {skipped} files that are no photos", style="dim")
+        say(f"skipped {skipped} files that are no photos", style="dim", stderr=True)
     if output is not None:
         say(f"{output}: the poses drawn", stderr=True)
