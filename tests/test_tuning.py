@@ -172,7 +172,7 @@ def test_commands(pointwise: Path, tmp_path: Path) -> None:
     assert str(file) in lines[-1]
     assert "instead of" in lines[-1]
     # The second convolution is like the first.
-    assert len(lines) == 1 + 2 + 1
+    assert len(lines) == 2 + 2 + 1
     told = command("compile", pointwise, "-o", bundle, "--tuning", file)
     assert any(line.startswith("kernels as measured on") for line in told)
     told = command("compile", pointwise, "-o", bundle, "--tuning", "off")

@@ -137,5 +137,9 @@ def bench(
                 original=original,
                 progress=tell,
             )
-    if not options.put_json(json, result.model_dump(mode="json", exclude_none=True)):
+    from graphopt.benchmark import BenchReport
+
+    # Of engines here, what was not measured has no key; of others, its value is null.
+    here = isinstance(result, BenchReport)
+    if not options.put_json(json, result.model_dump(mode="json", exclude_none=here)):
         console().print(result)

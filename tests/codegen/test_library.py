@@ -26,6 +26,7 @@ from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import CheckFailed, InputError
 from graphopt.library import compile_library
 from graphopt.remote import bench_library
+from graphopt.verify import Agreement
 
 Proto = Callable[..., onnx.ModelProto]
 
@@ -69,7 +70,8 @@ def test_it_runs_in_tvms_virtual_machine(demo: Path) -> None:
 
 
 def test_wrong_outputs_are_not_written(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphopt.compile.difference", lambda *_: 2e-3)
+    wrong = Agreement(2e-3, excess="")
+    monkeypatch.setattr("graphopt.library.agreement_with_onnxruntime", lambda *_: wrong)
     with pytest.raises(CheckFailed, match=r"differ from onnxruntime's by 2\.0e-03"):
         compile_library(net, net.with_name("net.so"))
     assert not net.with_name("net.so").exists()

@@ -371,7 +371,8 @@ def test_dead_channels_of_lightweight_openpose(lwop: Path) -> None:
 @pytest.mark.assets
 def test_a_quarter_of_lightweight_openpose(lwop: Path) -> None:
     graph = load_model(lwop, {"data": (1, 3, 128, 128)})
-    result = run_pipeline(graph, [PruneChannels()])
+    # Without weights fitted again its outputs are far off, which would stop it.
+    result = run_pipeline(graph, [PruneChannels()], on_fail="warn")
     assert len(result.steps[0].changes) == 35
     assert result.after.macs < 0.6 * result.before.macs
 
