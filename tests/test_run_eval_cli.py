@@ -62,7 +62,7 @@ def test_run_takes_flags_and_one_person_networks(
     flags = ("--color", "rgb", "--mean", "123.7,116.3,103.5", "--scale", "1/58", "--pad-value", "0")
     done = graphopt("run", efficientpose, photo, *flags)
     assert done.stderr.startswith("guessed: skeleton mpii16, decoder for one person (16 heat maps")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2  # and where the picture is
     skeleton = ("--skeleton", "mpii16")
     done = graphopt("run", efficientpose, photo, "--json", json_file, *flags, *skeleton)
     assert done.code == 0, done.stderr
