@@ -115,27 +115,29 @@ class Canonicalize(Pass[Site]):
     def _foldable(self, graph: gs.Graph, node: gs.Node) -> Site | Skip | None:
         shape = _known_shape_value(node)
         if shape is not None:
-            return _becomes(node, shape, "shape is known")
+            return _becomes(node, [shape], "shape is known")
         if not node.inputs or not all(
             isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs
         ):
             return None
-        if node.op in _NEVER_FOLDED or any(node.subgraphs()) or len(node.outputs) != 1:
+        if node.op in _NEVER_FOLDED or any(node.subgraphs()):
             return None
-        if is_graph_output(graph, node.outputs[0]):
-            return None
-        shape_out, dtype = static_shape(node.outputs[0]), node.outputs[0].dtype
-        if shape_out is None or not isinstance(dtype, np.dtype) or dtype.hasobject:
-            return None  # strings are objects to NumPy: what they take is not known
-        size = math.prod(shape_out) * dtype.itemsize
+        size = 0
+        for tensor in _made_by(node):
+            shape_out, dtype = static_shape(tensor), tensor.dtype
+            if shape_out is None or not isinstance(dtype, np.dtype) or dtype.hasobject:
+                return None  # strings are objects to NumPy: what they take is not known
+            if is_graph_output(graph, tensor):
+                return None
+            size += math.prod(shape_out) * dtype.itemsize
         sources = sum(t._values.nbytes for t in node.inputs if not t.is_empty())
         if size > max(self.fold_limit, sources):
             return Skip(label(node), f"its value would take more than {self.fold_limit} bytes")
         try:
-            value = _evaluate(graph, node)
+            values = _evaluate(graph, node)
         except InputError as error:
             return Skip(label(node), f"onnxruntime cannot compute it: {error.message}")
-        return _becomes(node, value, "constant")
+        return _becomes(node, values, "constant")
 
 
 _NEVER_FOLDED = {
@@ -163,11 +165,17 @@ def _removing(node: gs.Node) -> Edit:
 # --- constants ----------------------------------------------------------------------------------
 
 
-def _becomes(node: gs.Node, value: Array, why: str) -> Site:
+def _made_by(node: gs.Node) -> list[gs.Tensor]:
+    """A node's results: its outputs but those that it leaves out."""
+    return [tensor for tensor in node.outputs if not tensor.is_empty()]
+
+
+def _becomes(node: gs.Node, values: Sequence[Array], why: str) -> Site:
     def edit(graph: gs.Graph) -> None:
-        tensor = node.outputs[0]
+        results = _made_by(node)
         remove_nodes(graph, [node])
-        tensor.to_constant(np.asarray(value, order="C"))
+        for tensor, value in zip(results, values, strict=True):
+            tensor.to_constant(np.asarray(value, order="C"))
 
     return Site(node, f"{node.op} becomes a constant ({why})", edit)
 
@@ -186,19 +194,23 @@ def _constant_node(node: gs.Node) -> Site | None:
     for name, read in forms.items():
         value = read(node.attrs[name]) if name in node.attrs else None
         if value is not None:
-            return _becomes(node, value, "Constant")
+            return _becomes(node, [value], "Constant")
     return None
 
 
-def _evaluate(graph: gs.Graph, node: gs.Node) -> Array:
+def _evaluate(graph: gs.Graph, node: gs.Node) -> list[Array]:
     lone = gs.Graph(opset=graph.opset, import_domains=graph.import_domains)
     lone.ir_version = graph.ir_version
-    result = gs.Variable(node.outputs[0].name, dtype=node.outputs[0].dtype)
+    outputs = [
+        gs.Variable.empty() if t.is_empty() else gs.Variable(t.name, dtype=t.dtype)
+        for t in node.outputs
+    ]
     inputs = [gs.Variable.empty() if t.is_empty() else t.copy() for t in node.inputs]
-    lone.nodes = [gs.Node(node.op, node.name, node.attrs, inputs, [result], node.domain)]
-    lone.outputs = [result]
+    lone.nodes = [gs.Node(node.op, node.name, node.attrs, inputs, outputs, node.domain)]
+    lone.outputs = [tensor for tensor in outputs if not tensor.is_empty()]
     model = gs.export_onnx(lone).SerializeToString()
-    return OnnxRuntimeEngine(model, threads=1, optimize=False).run({})[result.name]
+    values = OnnxRuntimeEngine(model, threads=1, optimize=False).run({})
+    return [values[tensor.name] for tensor in lone.outputs]
 
 
 def _decided_if(node: gs.Node) -> Site | None:

@@ -156,6 +156,32 @@ def test_constants_fold(network, rewrite, ops, normal):
     assert ops(clean) == ["Conv"]
 
 
+def test_every_part_of_a_split_constant_folds(network, rewrite, ops):
+    """As tf2onnx writes the pads of a network: transposed, split, and put together again."""
+    graph = network(
+        X,
+        "float[2,4,8,10] y",
+        """t = Transpose<perm=[1,0]>(pads) f = Reshape(t, flat) a, b = Split<axis=0>(f, half)
+           p = Concat<axis=0>(a, b) y = Pad(x, p)""",
+        pads=np.array([[0, 0], [0, 0], [1, 1], [1, 1]], np.int64),
+        flat=ints(8),
+        half=ints(4, 4),
+    )
+    assert ops(rewrite(graph, Canonicalize(), tolerance=0)[0]) == ["Pad"]
+
+
+def test_a_split_whose_part_is_an_output_stays(network, ops):
+    graph = network(
+        X,
+        "float[2,4,6,8] y, float[1] b",
+        "a, b = Split<axis=0>(k, h) y = Add(x, a)",
+        k=np.array([1, 2], np.float32),
+        h=ints(1, 1),
+    )
+    assert not Canonicalize().run(graph).changes
+    assert ops(graph) == ["Split", "Add"]
+
+
 def test_static_shapes_fold(network, rewrite, ops):
     graph = network(
         X,
