@@ -41,7 +41,7 @@ from graphopt.codegen.hosts import check_host
 from graphopt.codegen.static import check_sizes
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
-from graphopt.engine import OnnxRuntimeEngine, channels_last
+from graphopt.engine import Array, OnnxRuntimeEngine, channels_last
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.model import fix_sizes, load_model, save_model, serialised, sha256_of
@@ -63,6 +63,9 @@ nobody and maps have little range, and 3e-3 on photos."""
 
 IMAGES = 20
 """How many photos (half as many made-up images) show what half precision cannot hold."""
+KERNEL_NOISES = 4.0
+"""Differences of kernels may be so many times onnxruntime's own: Winograd's transforms round more
+than the plain sums in all of its answers do."""
 MATCHED = 0.9
 """The part of all people that a bundle's decoder must find as the NumPy decoder does."""
 COMPARED = 5
@@ -506,7 +509,11 @@ def agreement_with_onnxruntime(
 
     got = [_stacked(runs) for runs in outputs]
     return agreement(
-        got, asked(True), lambda _: allowed, lambda: [asked(False), asked(True, nudged)]
+        got,
+        asked(True),
+        lambda _: allowed,
+        lambda: [asked(False), asked(True, nudged)],
+        KERNEL_NOISES,
     )
 
 
@@ -538,19 +545,33 @@ def _check_decoder(
     from graphopt.pose.preprocess import AS_IT_IS
 
     options = limited(DecodeOptions(), decoder)
+
+    def asked(maps: Feeds) -> list[Array]:
+        people = decode(maps, pose, AS_IT_IS, options).people
+        return [person.keypoints for person in people]
+
     people = same = 0
+    maps = []
     for feeds in inputs:
         engine.begin(feeds)
         got = poses(engine.people(thresholds(options)), pose, AS_IT_IS, options).people
-        expected = decode(engine.maps(), pose, AS_IT_IS, options).people
-        found = [person.keypoints for person in got]
-        people += max(len(got), len(expected))
-        same += sum(
-            any(np.allclose(person.keypoints, other, atol=0.1) for other in found)
-            for person in expected
-        )
-    if same < MATCHED * people:
+        found, expected = [person.keypoints for person in got], asked(engine.maps())
+        maps.append((engine.maps(), expected))
+        people += max(len(found), len(expected))
+        same += _alike(found, expected)
+    if same >= MATCHED * people:
+        return
+    # Flat maps have no sharp peaks: there rounding moves those of the reference as well.
+    if same < min(
+        sum(_alike(asked(nudged(values, seed)), expected) for values, expected in maps)
+        for seed in range(3)
+    ):
         raise CheckFailed(
             f"the decoder's kernels find {same} of {people} people right",
             hint="compile with --post none, and please report it: this is an error in graphopt",
         )
+
+
+def _alike(found: Sequence[Array], expected: Sequence[Array]) -> int:
+    """How many of the expected people are among those found, within a tenth of a map's pixel."""
+    return sum(any(np.allclose(a, b, atol=0.1) for b in found) for a in expected)

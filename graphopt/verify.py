@@ -293,14 +293,15 @@ def agreement(
     references: Sequence[Feeds],
     limit: Callable[[str], float],
     rivals: Callable[[], Sequence[Sequence[Feeds]]],
+    excused: float = NOISES,
 ) -> Agreement:
     """Compare outputs with onnxruntime's.
 
     Networks that amplify rounding (steps of quantisation, half precision, gates near a threshold)
     have no one answer: onnxruntime's graph optimisations alone, or inputs rounded otherwise, move
     their outputs. Where a limit is exceeded, that is the yardstick: the largest difference may be
-    `NOISES` times the largest of onnxruntime's own, and so may the root of the mean square, so that
-    one step that falls the other way does not excuse a shift of everything. An input where
+    `excused` times the largest of onnxruntime's own, and so may the root of the mean square, so
+    that one step that falls the other way does not excuse a shift of everything. An input where
     onnxruntime's own answers differ by more than `NOISE_LIMIT` (pixels of 0 to 255, say, for a
     network that was trained on 0 to 1) has no answer, and the others count; where none has one, or
     anything is not finite, nothing is excused.
@@ -310,6 +311,7 @@ def agreement(
         references: onnxruntime's.
         limit: of the largest difference, for an output by name.
         rivals: asks onnxruntime once more, in other ways; only called where a limit is exceeded.
+        excused: how many times onnxruntime's own differences may be exceeded.
     """
     pairs = [(i, name) for i, known in enumerate(references) for name in known]
     found = {(i, name): difference(values[i][name], references[i][name]) for i, name in pairs}
@@ -339,15 +341,15 @@ def agreement(
         ours, reference, own = values[i][name], references[i][name], noises[i, name]
         noise = max(noise, own)
         spread = max(_rms(other[i][name], reference) for other in others)
-        if moved > NOISES * own or _rms(ours, reference) > max(limit(name), NOISES * spread):
+        if moved > excused * own or _rms(ours, reference) > max(limit(name), excused * spread):
             return Agreement(worst, own, f"onnxruntime's own noise is {own:.1e}")
     counted = max((d for (i, _), d in found.items() if i not in unanswered), default=0.0)
     return Agreement(counted, noise, unanswered=len(unanswered))
 
 
-def nudged(feeds: Feeds) -> Feeds:
+def nudged(feeds: Feeds, seed: int = _SEED) -> Feeds:
     """Inputs as near as float32 tells apart: what an engine's rounding might have made of them."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     return {
         name: np.asarray(
             value.astype(np.float64) * (1 + NUDGE * rng.standard_normal(value.shape)), value.dtype

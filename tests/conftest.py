@@ -92,10 +92,6 @@ def photos(assets: Path) -> list[Path]:
     return sorted((assets / "photos").glob("*.jpg"))
 
 
-IR = {11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 17: 8, 21: 10, 24: 12}
-"""An IR version that goes with an opset."""
-
-
 @pytest.fixture
 def proto() -> Callable[..., onnx.ModelProto]:
     """proto("float[1,3,8,8] x", "float[1,4,8,8] y", "y = Conv(x, w)", w=array) -> ModelProto."""
@@ -105,8 +101,9 @@ def proto() -> Callable[..., onnx.ModelProto]:
     ) -> onnx.ModelProto:
         if not runtime_accepts(opset):
             pytest.skip(f"the installed onnxruntime does not run opset {opset}")
+        ir = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
         model = onnx.parser.parse_model(
-            f'<ir_version: {IR[opset]}, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
+            f'<ir_version: {ir}, opset_import: ["": {opset}, "com.microsoft": 1]>\n'
             f"net ({inputs}) => ({outputs}) {{ {body} }}"
         )
         for name, values in constants.items():

@@ -310,14 +310,14 @@ def test_float16_runs_by_our_kernels(proto: Proto, tmp_path: Path) -> None:
     assert done.manifest.macs > 0
 
 
-def test_a_batch_is_refused(proto: Proto, tmp_path: Path) -> None:
+def test_a_batch_of_other_things_than_pictures_is_refused(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(
         proto(
-            "float[2,3,9,11] x",
+            "float[2,5,9,11] x",
             "float[2,8,9,11] y",
             "y = Conv<pads=[1,1,1,1]>(x, w)",
-            w=weights(8, 3, 3, 3),
+            w=weights(8, 5, 3, 3),
         ),
         path,
     )
