@@ -1,7 +1,7 @@
 """ONNX operators that TVM's importer lacks or gets wrong, written in Relax by ourselves.
 
 A converter takes the block builder, the operator's inputs and its attributes. Sizes are static, and
-float16 is gone by then (`importer.in_float32`). A result of None leaves the operator to TVM's own
+float16 is gone by then (`float32.in_float32`). A result of None leaves the operator to TVM's own
 converter after all, which sees the attributes as they were changed.
 """
 

@@ -292,7 +292,7 @@ def agreement(
     values: Sequence[Feeds],
     references: Sequence[Feeds],
     limit: Callable[[str], float],
-    rivals: Callable[[], Sequence[Sequence[Feeds]]],
+    rivals: Callable[[], Iterable[Sequence[Feeds]]],
     excused: float = NOISES,
 ) -> Agreement:
     """Compare outputs with onnxruntime's.
