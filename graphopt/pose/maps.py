@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, load_skeleton
 
 Layout = Literal["nchw", "nhwc"]
@@ -414,16 +414,16 @@ def parse_maps(text: str) -> dict[str, str]:
     """What --maps says, as `heat` and, where there are PAFs, `paf`: an output's name and the rest.
 
     Raises:
-        InputError: it is not written like that.
+        UsageError: it is not written like that.
     """
     found: dict[str, str] = {}
     for entry in _KIND.split(text):
         kind, _, value = entry.partition("=")
         if kind not in ("heat", "paf") or not value or kind in found:
-            raise InputError(f"--maps {text}: not heat=NAME or heat=NAME,paf=NAME", hint=MAPS_HINT)
+            raise UsageError(f"--maps {text}: not heat=NAME or heat=NAME,paf=NAME", hint=MAPS_HINT)
         found[kind] = value
     if "heat" not in found:
-        raise InputError(f"--maps {text}: without heat maps nobody is found", hint=MAPS_HINT)
+        raise UsageError(f"--maps {text}: without heat maps nobody is found", hint=MAPS_HINT)
     return found
 
 
@@ -436,7 +436,7 @@ def _as_said(
     slices = {kind: _slice(kind, text, outputs) for kind, text in said.items()}
     heat, paf = slices["heat"], slices.get("paf")
     if paf is not None and heat.output == paf.output and _overlap(heat, paf):
-        raise InputError(f"--maps: {heat} and {paf} have channels in common", hint=MAPS_HINT)
+        raise UsageError(f"--maps: {heat} and {paf} have channels in common", hint=MAPS_HINT)
     if chosen is not None:
         return Reading(chosen, heat, paf, {})
     pafs = 0 if paf is None else paf.count
@@ -467,10 +467,10 @@ def _slice(kind: str, text: str, outputs: Sequence[Output]) -> MapSlice:
     output = by_name.get(name)
     if output is None:
         there = ", ".join(map(str, outputs)) or "none"
-        raise InputError(f"--maps {kind}={name}: no output with maps", hint=f"there are: {there}")
+        raise UsageError(f"--maps {kind}={name}: no output with maps", hint=f"there are: {there}")
     if layout is not None:
         output = Output(name, output.shape, "nhwc" if layout == "nhwc" else "nchw")
     start, stop = int(first or 0), int(end) if end else output.channels
     if not start < stop <= output.channels:
-        raise InputError(f"--maps {kind}={text}: {output} has no such channels", hint=MAPS_HINT)
+        raise UsageError(f"--maps {kind}={text}: {output} has no such channels", hint=MAPS_HINT)
     return output.all(start, stop - start)
