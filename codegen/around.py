@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import ALIGNMENT, Launch, Plan, Stage, Tensor
 from graphopt.codegen.plan import pack_weights
+from graphopt.runtime.bundle import ALIGNMENT, Launch, Plan, Stage, Tensor
 
 
 @dataclass(frozen=True)

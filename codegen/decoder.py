@@ -1,4 +1,4 @@
-"""The decoder as kernels: maps in, people out; `graphopt.pose.fused` reads what they write."""
+"""The decoder as kernels: maps in, people out (read by `graphopt.pose.kernel_decoder`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.bundle import Decoder, Plan, Tensor
 from graphopt.codegen.around import Kernels, Placed
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import limbs, peaks, people
@@ -17,9 +16,10 @@ from graphopt.codegen.kernels.limbs import LimbSpec
 from graphopt.codegen.kernels.peaks import THRESHOLDS, PeakSpec
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
-from graphopt.pose.fused import thresholds
+from graphopt.pose.kernel_decoder import thresholds
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.bundle import Decoder, Plan, Tensor
 
 _THRESHOLDS = Tensor(shape=(THRESHOLDS,), dtype="float32", arena=None)
 _PEOPLE, _MAXIMA = ("people", "worth", "found", "counts"), ("peaks", "counts")

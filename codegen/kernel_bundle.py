@@ -8,9 +8,10 @@ from typing import Any
 
 import tvm
 
-from graphopt import __version__, bundle
+from graphopt import __version__
 from graphopt.codegen import machine_code
 from graphopt.codegen.targets import Target
+from graphopt.runtime import bundle
 
 
 def write_kernels(

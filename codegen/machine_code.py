@@ -14,12 +14,12 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes
 
-from graphopt import bundle
-from graphopt.bundle import Plan, Tensor
 from graphopt.codegen.hosts import link
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
-from graphopt.runtime import this_host
+from graphopt.runtime import bundle
+from graphopt.runtime.bundle import Plan, Tensor
+from graphopt.runtime.runner import this_host
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from tvm.tirx.script import builder as T
 
-from graphopt import bundle
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels.emit import Accumulator, Vectors, argument, grid, kernel
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.errors import GraphoptError
+from graphopt.runtime import bundle
 
 MACS = 50_000_000
 """About how many multiply-adds: so few that some runs are over before another program's turn."""

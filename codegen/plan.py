@@ -11,12 +11,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from graphopt.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
 from graphopt.codegen.kernels import copy
 from graphopt.codegen.layout import Layer
 from graphopt.codegen.regions import shape_of
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError, Unsupported
+from graphopt.runtime.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
 
 Expr = Any
 

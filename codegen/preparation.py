@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphopt.bundle import Plan, Preparation, Tensor
 from graphopt.codegen.around import Kernels, Placed
 from graphopt.codegen.kernels import photo
 from graphopt.codegen.kernels.photo import PhotoSpec
 from graphopt.codegen.targets import Target
 from graphopt.pose.resample import most_neighbours
 from graphopt.pose.spec import Preprocess
+from graphopt.runtime.bundle import Plan, Preparation, Tensor
 
 _GIVEN = ("photo", "geometry", "columns", "rows")
 

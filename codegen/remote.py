@@ -11,14 +11,14 @@ import tvm
 from pydantic import ValidationError
 from tvm import relax, rpc
 
-from graphopt.bundle import Manifest
 from graphopt.codegen.stages import Progress
 from graphopt.codegen.standard import DEVICES, MANIFEST
-from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.devices.rpc_benchmark import Measured
 from graphopt.errors import InputError, Unsupported
-from graphopt.model import load_model, serialised, sha256_of
-from graphopt.remote import Measured
-from graphopt.verify import difference, sample_feeds
+from graphopt.ir.onnx_io import load_model, serialised, sha256_of
+from graphopt.optimizer.verify import difference, sample_feeds
+from graphopt.runtime.bundle import Manifest
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine
 
 
 def measure(

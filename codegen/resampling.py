@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 from tvm import relax, te
 
 from graphopt.codegen.regions import shape_of
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import Unsupported
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Expr = Any
 Table = tuple[NDArray[np.int32], NDArray[np.float32]]

@@ -24,7 +24,6 @@ import onnx
 import tvm
 from tvm import relax
 
-from graphopt.bundle import Plan
 from graphopt.codegen import machine_code
 from graphopt.codegen.decoder import can_decode, with_decoder
 from graphopt.codegen.halves import Halves
@@ -37,6 +36,7 @@ from graphopt.codegen.schedule import schedule_rest
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.spec import PoseSpec
+from graphopt.runtime.bundle import Plan
 
 Progress = Callable[..., None]
 """Called with a phase's name, and what it is working on."""

@@ -11,19 +11,20 @@ import onnx
 import tvm
 from tvm import relax
 
-from graphopt import __version__, bundle
+from graphopt import __version__
 from graphopt.codegen import machine_code
 from graphopt.codegen.hosts import link
 from graphopt.codegen.kernels import Choice
 from graphopt.codegen.stages import Progress, lower_network
 from graphopt.codegen.targets import Target
-from graphopt.engine import Array
 from graphopt.errors import Unsupported
-from graphopt.runtime import this_host
+from graphopt.runtime import bundle
+from graphopt.runtime.engine import Array
+from graphopt.runtime.runner import this_host
 
 MANIFEST = "graphopt_manifest"
-"""The library's function that returns its `graphopt.bundle.Manifest` as JSON; no file beside the
-library that says it could be lost."""
+"""The library's function that returns its `graphopt.runtime.bundle.Manifest` as JSON; no file
+beside the library that says it could be lost."""
 
 MACHINE = (
     relax.transform.KillAfterLastUse(),

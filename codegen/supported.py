@@ -8,8 +8,8 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import Unsupported
-from graphopt.graph import is_standard, label
-from graphopt.model import copy_model
+from graphopt.ir.graph import is_standard, label
+from graphopt.ir.onnx_io import copy_model
 from graphopt.passes.canonicalize import Canonicalize
 
 _IMPORTED = """

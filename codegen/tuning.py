@@ -1,7 +1,8 @@
 """Which kernel and tile is fastest for each convolution of a network: what to measure, as bundles.
 
 For every convolution there is one bundle, whose launches are the candidates side by side; all read
-the same input and, as if packed for them, the same random weights. `graphopt.tune` times them.
+the same input and, as if packed for them, the same random weights.
+`graphopt.compiler.tuner` times them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from graphopt.bundle import Launch, Plan, Tensor
 from graphopt.codegen import kernels, machine_code
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.kernel_bundle import write_kernels
@@ -26,7 +26,8 @@ from graphopt.codegen.kernels.conv_block_sparse import random_index
 from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target
-from graphopt.tuning import Candidates, Tuned
+from graphopt.compiler.tuning_cache import Candidates, Tuned
+from graphopt.runtime.bundle import Launch, Plan, Tensor
 
 TILES = 4
 """Candidates of each algorithm, by estimated time."""

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphopt.bundle import Model
+from graphopt.compiler.tuning_cache import Tuned
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec
-from graphopt.tuning import Tuned
+from graphopt.runtime.bundle import Model
 
 
 def main(job_path: Path, pipe: int) -> int:

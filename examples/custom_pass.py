@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import is_standard, label, producer_of, remove_unread, scalar_of
-from graphopt.passbase import Change, Numerics, Pass, Skip
+from graphopt.ir.graph import is_standard, label, producer_of, remove_unread, scalar_of
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.graph import ConvSpec, emit, is_standard, label, only_consumer, scalar_of
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
+from graphopt.ir.graph import ConvSpec, emit, is_standard, label, only_consumer, scalar_of
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 Site: TypeAlias = tuple[gs.Node, gs.Node, ConvSpec]
 """A convolution, the activation behind it, and what the convolution is."""

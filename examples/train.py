@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 
 from graphopt.fitting.torchnet import TorchNet
-from graphopt.graph import label
-from graphopt.model import load_model, save_model
+from graphopt.ir.graph import label
+from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.images import read_photo
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec, detect_pose_spec

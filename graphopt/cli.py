@@ -72,7 +72,7 @@ def _options(
 
 def _complain(text: str) -> None:
     """An error on stderr: wrapped between words on a terminal, in a log as it is."""
-    from graphopt.tables import say
+    from graphopt.display.tables import say
 
     for line in text.splitlines():
         say(line, stderr=True, style="red")

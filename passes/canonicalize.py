@@ -14,9 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError
-from graphopt.graph import (
+from graphopt.ir.graph import (
     ConvSpec,
     can_rewire,
     constant_of,
@@ -32,7 +31,8 @@ from graphopt.graph import (
     scalar_of,
     static_shape,
 )
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine
 
 Edit: TypeAlias = Callable[[gs.Graph], None]
 """Makes a change that is known to be possible."""

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.distill import DistillOptions, DistillReport, distill
-from graphopt.graph import constant_of, label
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.ir.graph import constant_of, label
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 
 Layer = tuple[gs.Node, gs.Node]
 """A node of the graph, and the same node with trained weights."""

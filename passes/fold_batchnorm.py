@@ -10,8 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array
-from graphopt.graph import (
+from graphopt.ir.graph import (
     CONV_OPS,
     ConvSpec,
     absorb,
@@ -24,7 +23,8 @@ from graphopt.graph import (
     producer_of,
     remove_nodes,
 )
-from graphopt.passbase import Change, Numerics, Pass, Skip
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
+from graphopt.runtime.engine import Array
 
 Floats = NDArray[np.float64]
 

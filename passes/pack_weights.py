@@ -9,10 +9,10 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import constant_of, is_graph_output, is_standard, label
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
-from graphopt.sparsity.packing import OLDEST_OPSET, Packed, insert, pack
-from graphopt.sparsity.structure import BLOCKS, Block
+from graphopt.ir.block_structure import BLOCKS, Block
+from graphopt.ir.graph import constant_of, is_graph_output, is_standard, label
+from graphopt.ir.packing import OLDEST_OPSET, Packed, insert, pack
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 SMALL = 1024
 """Weights of fewer numbers stay as they are."""

@@ -11,13 +11,13 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graphopt.fitting.activations import engine_of, part_of
 from graphopt.fitting.calibration import Calibration
-from graphopt.graph import ConvSpec, constant, is_standard, label
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.fitting.layerwise_runner import engine_of, part_of
+from graphopt.ir.block_structure import BLOCKS, BlockName, expand, kept, sums, without
+from graphopt.ir.graph import ConvSpec, constant, is_standard, label
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.eligible import NARROW, held_back
 from graphopt.sparsity.plan import PruningPlan, plan_for
-from graphopt.sparsity.structure import BLOCKS, BlockName, expand, kept, sums, without
 
 Doubles = NDArray[np.float64]
 

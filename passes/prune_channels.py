@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graphopt.fitting.activations import engine_of, part_of
 from graphopt.fitting.calibration import Calibration
-from graphopt.graph import ConvSpec, constant
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.fitting.layerwise_runner import engine_of, part_of
+from graphopt.ir.graph import ConvSpec, constant
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap, is_even
-from graphopt.sparsity.elimination import Reading, eliminate
+from graphopt.sparsity.channel_selection import Reading, eliminate
 from graphopt.sparsity.plan import PruningPlan, plan_for
 
 Doubles = NDArray[np.float64]

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.reconstruct import Reconstruction
-from graphopt.graph import ConvSpec, label
-from graphopt.passbase import Change, Context, Numerics, Outcome, Pass, Skip, option
+from graphopt.ir.graph import ConvSpec, label
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, option
 
 
 @dataclass(frozen=True)

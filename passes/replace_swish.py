@@ -11,9 +11,9 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Fit, Place, fit_in_order
-from graphopt.fitting.forms import Gate
-from graphopt.fitting.kinds import KINDS, Found, find_activations
-from graphopt.graph import (
+from graphopt.fitting.activation_matching import KINDS, Found, find_activations
+from graphopt.fitting.activation_surrogates import Gate
+from graphopt.ir.graph import (
     emit,
     is_standard,
     label,
@@ -22,8 +22,8 @@ from graphopt.graph import (
     remove_unread,
     scalar_of,
 )
-from graphopt.model import copy_model
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.ir.onnx_io import copy_model
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 
 
 @dataclass(frozen=True)

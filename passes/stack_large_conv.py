@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graphopt.engine import Array, OnnxRuntimeEngine
+from graphopt.analysis.latency.device import Device
+from graphopt.analysis.latency.predict import network_ms, rewritten_ms
 from graphopt.errors import InputError
 from graphopt.fitting.stack import (
     blank_stack,
@@ -22,11 +23,10 @@ from graphopt.fitting.stack import (
     product,
     write_stack,
 )
-from graphopt.graph import ConvSpec, emit, is_standard, label, only_consumer
-from graphopt.latency.device import Device
-from graphopt.latency.predict import network_ms, rewritten_ms
-from graphopt.model import copy_model, serialised
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, option
+from graphopt.ir.graph import ConvSpec, emit, is_standard, label, only_consumer
+from graphopt.ir.onnx_io import copy_model, serialised
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine
 
 Doubles: TypeAlias = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, TypeAlias
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.graph import (
+from graphopt.ir.graph import (
     CONV_OPS,
     can_rewire,
     emit,
@@ -23,7 +23,7 @@ from graphopt.graph import (
     remove_nodes,
     rewire,
 )
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 Maps: TypeAlias = tuple[gs.Tensor, ...]
 """What one stage gives: heat maps and part affinity fields, or whatever the network refines."""

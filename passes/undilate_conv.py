@@ -11,13 +11,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from graphopt.analysis.latency.device import Device
+from graphopt.analysis.latency.predict import network_ms, rewritten_ms
 from graphopt.errors import InputError
 from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
-from graphopt.graph import ConvSpec, constant, label, producer_of
-from graphopt.latency.device import Device
-from graphopt.latency.predict import network_ms, rewritten_ms
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, loosest, option
-from graphopt.phases import (
+from graphopt.ir.graph import ConvSpec, constant, label, producer_of
+from graphopt.ir.space_to_batch import (
     UNSIZED,
     Mosaic,
     Region,
@@ -28,6 +27,7 @@ from graphopt.phases import (
     plain_conv,
     reach_of,
 )
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, loosest, option
 
 Way: TypeAlias = Literal["polyphase", "stacked", "block"]
 
@@ -87,7 +87,7 @@ class UndilateConv(Pass[Site]):
         Fast algorithms for small kernels, Winograd's above all, are for dilation 1 only in the
         mobile engines that were looked at (TFLite's GPU delegate, MNN, ncnn). In phases, weights
         stay as they are; multiply-adds grow by the zeros between them, 9% for dilation 2 at 46 x 46
-        (see graphopt/phases.py). Stacks need no splitting, and twice the multiply-adds for
+        (graphopt/ir/space_to_batch.py). Stacks need no splitting, and twice the multiply-adds for
         dilation 2. Blocks are what Shen et al. ("Towards Fast and Accurate Multi-Person Pose
         Estimation on Mobile Devices", IJCAI 2021, section 2.1) train in place of Lightweight
         OpenPose's: as many multiply-adds as with stacks, and one kernel less to launch.

@@ -8,17 +8,17 @@ import onnx_graphsurgeon as gs
 import pytest
 from typer.testing import CliRunner
 
-from graphopt.batch import for_one_picture
-from graphopt.bundle import read_bundle
 from graphopt.cli import app
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.compiler.batch import for_one_picture
 from graphopt.errors import Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.model import load_model, to_proto
+from graphopt.ir.onnx_io import load_model, to_proto
+from graphopt.optimizer.verify import difference
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, usual_shapes
-from graphopt.verify import difference
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def ints(*values: int) -> np.ndarray:

@@ -14,15 +14,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from graphopt import benchmark, competitors
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, Tensor, read_bundle, write_bundle
-from graphopt.engine import Array, Engine, OnnxRuntimeEngine, Shape
+from graphopt.bench import benchmark, competitors
+from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.roofline import Peak
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
-from graphopt.footprint import peak_memory
-from graphopt.model import load_model, save_model, sha256_of
-from graphopt.peak import Peak
+from graphopt.ir.onnx_io import load_model, save_model, sha256_of
 from graphopt.pose.spec import detect_pose_spec
-from graphopt.runtime import LayerTime
+from graphopt.runtime.bundle import (
+    FORMAT,
+    Manifest,
+    Model,
+    Plan,
+    Target,
+    Tensor,
+    read_bundle,
+    write_bundle,
+)
+from graphopt.runtime.engine import Array, Engine, OnnxRuntimeEngine, Shape
+from graphopt.runtime.runner import LayerTime
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.onnx"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from graphopt import bundle
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, read_bundle, write_bundle
 from graphopt.errors import InputError
+from graphopt.runtime import bundle
+from graphopt.runtime.bundle import FORMAT, Manifest, Model, Plan, Target, read_bundle, write_bundle
 
 PLAN = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
 FILES = {"plan.json": PLAN.model_dump_json().encode(), "weights.bin": b"1234"}

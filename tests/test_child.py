@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import child
-from graphopt.competitors import GuestEngine, Job
-from graphopt.compile import compile_model
-from graphopt.doctor import examine, parts
-from graphopt.footprint import peak_memory
-from graphopt.peak import measure_peak
+from graphopt.bench.competitors import GuestEngine, Job
+from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.roofline import measure_peak
+from graphopt.compiler.compile import compile_model
+from graphopt.devices.doctor import examine, parts
+from graphopt.runtime import child_process as child
 
 STRANGERS = ("random", "numpy", "onnx", "tvm", "json", "graphopt", "runpy", "ziglang", "pyopencl")
 

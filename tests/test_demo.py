@@ -16,12 +16,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine
-from graphopt.model import load_model
-from graphopt.pipeline import parse_pipeline
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.spec import detect_pose_spec
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DEMO = EXAMPLES / "demo.onnx"

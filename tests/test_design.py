@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.cost import cost_of
+from graphopt.analysis.latency.device import load_device
 from graphopt.cli import app
-from graphopt.cost import cost_of
-from graphopt.design import design
 from graphopt.errors import InputError
-from graphopt.latency.device import load_device
-from graphopt.model import load_model
+from graphopt.ir.onnx_io import load_model
+from graphopt.paper.design import design
 from graphopt.zoo.catalogue import trained
 
 

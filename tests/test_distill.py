@@ -12,16 +12,16 @@ import onnx_graphsurgeon as gs
 import pytest
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import DistillOptions, Precision, distill
-from graphopt.fitting.lessons import Lessons
-from graphopt.model import copy_model, load_model, to_proto
-from graphopt.passbase import Context
+from graphopt.fitting.distillation_data import Lessons
+from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 

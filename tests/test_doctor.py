@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from graphopt.competitors import COMPETITORS
-from graphopt.doctor import Finding, broken, examine, parts
+from graphopt.bench.competitors import COMPETITORS
+from graphopt.devices.doctor import Finding, broken, examine, parts
 
 
 def doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_competitors_are_installed_by_one_command() -> None:
 
 FINE = """
 from dataclasses import dataclass
-from graphopt.passbase import Numerics, Pass
+from graphopt.optimizer.pass_contract import Numerics, Pass
 @dataclass(frozen=True)
 class Fine(Pass):
     \"\"\"Do nothing.\"\"\"

@@ -17,8 +17,8 @@ import pytest
 
 from graphopt import cli
 from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
-from graphopt.model import load_model, save_model
-from graphopt.optimize import optimize
+from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.optimizer.optimize import optimize
 from graphopt.pose.spec import detect_pose_spec
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
@@ -122,7 +122,7 @@ def test_an_interrupt_before_anything_is_kept_leaves_no_folder(tmp_path, monkeyp
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("graphopt.optimize.run_pipeline", stop)
+    monkeypatch.setattr("graphopt.optimizer.optimize.run_pipeline", stop)
     with pytest.raises(KeyboardInterrupt) as caught:
         optimize(model, preset="mobile")
     assert not str(caught.value)
@@ -151,7 +151,7 @@ def test_the_compiler_s_memory_error_is_a_sentence(
     (tmp_path / "worker_out_of_memory.py").write_text(
         "import os, signal, sys; os.kill(os.getpid(), signal.SIGKILL)"
     )
-    monkeypatch.setattr("graphopt.compile.WORKER", "worker_out_of_memory")
+    monkeypatch.setattr("graphopt.compiler.compile.WORKER", "worker_out_of_memory")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)

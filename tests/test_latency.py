@@ -12,17 +12,17 @@ import onnx_graphsurgeon as gs
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.inspection import inspect_models
+from graphopt.analysis.latency.device import Device, LayerClass, devices, load_device
+from graphopt.analysis.latency.fusion import fused_into
+from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms, work_of
+from graphopt.bench import device_profile as profiling
+from graphopt.bench.device_profile import FITTED, calibration_network, fit, matched, write_device
 from graphopt.cli import app
 from graphopt.errors import InputError, UsageError
-from graphopt.inspection import inspect_models
-from graphopt.latency import profiling
-from graphopt.latency.device import Device, LayerClass, devices, load_device
-from graphopt.latency.fusion import fused_into
-from graphopt.latency.predict import LayerLatency, predict, time_of, total_ms, work_of
-from graphopt.latency.profiling import FITTED, calibration_network, fit, matched, write_device
-from graphopt.model import load_model, to_proto
-from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.runtime import LayerTime
+from graphopt.ir.onnx_io import load_model, to_proto
+from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.runtime.runner import LayerTime
 
 RATES = {
     "winograd": 100.0,

@@ -12,9 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine, open_engine
 from graphopt.errors import InputError, Unsupported
-from graphopt.fitting.natural import natural_photo
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import (
@@ -27,6 +25,8 @@ from graphopt.pose.spec import (
     detect_pose_spec,
     read_pose_spec,
 )
+from graphopt.runtime.engine import OnnxRuntimeEngine, open_engine
+from graphopt.runtime.synthetic_images import natural_photo
 
 IMAGENET = (1 / 58.395, 1 / 57.12, 1 / 57.375)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.bench.postprocessing import Scene, compare_post_processing
 from graphopt.cli import app
-from graphopt.pose.alternatives import by_centres, by_tags
+from graphopt.pose.baseline_decoders import by_centres, by_tags
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.postprocessing import Scene, compare_post_processing
 
 COCO18 = load_skeleton("coco18")
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from graphopt import postprocessing, reproduce, through
+from graphopt.analysis.cost import cost_of
+from graphopt.bench import postprocessing
+from graphopt.bench.postprocessing import PostReport, Way
 from graphopt.cli import app
-from graphopt.cost import cost_of
-from graphopt.postprocessing import PostReport, Way
+from graphopt.paper import reproduce
+from graphopt.paper import table2 as through
+from graphopt.paper.published import Model
 from graphopt.zoo.blocks import Net
 from graphopt.zoo.catalogue import build
-from graphopt.zoo.paper import Model
 
 
 def told(*words: str) -> list[dict[str, str]]:

@@ -26,11 +26,11 @@ from graphopt import cli
 from graphopt.commands import ALL
 from graphopt.commands.help import COMMANDS, EXAMPLES
 from graphopt.commands.progress import Clock, duration
-from graphopt.fitting.natural import natural_photo
-from graphopt.model import load_model
-from graphopt.optimize import optimize
+from graphopt.display.tables import Grid, Kind, console, distinct
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.optimize import optimize
 from graphopt.pose.images import usual_picture
-from graphopt.tables import Grid, Kind, console, distinct
+from graphopt.runtime.synthetic_images import natural_photo
 
 MAIN = "from graphopt.cli import main; main()"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.model import load_model, save_model
+from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.skeleton import COCO_PARTS
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.zoo.catalogue import build

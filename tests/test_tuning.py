@@ -11,17 +11,24 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from graphopt.bundle import read_bundle
 from graphopt.cli import app
 from graphopt.codegen import kernels, tuning
 from graphopt.codegen.kernels.conv import ConvSpec
 from graphopt.codegen.targets import load_target
-from graphopt.compile import compile_model
+from graphopt.compiler.compile import compile_model
+from graphopt.compiler.tuner import tune
+from graphopt.compiler.tuning_cache import (
+    Tuned,
+    Tuning,
+    find_tuning,
+    read_tuning,
+    tuning_path,
+    write_tuning,
+)
 from graphopt.errors import InputError
-from graphopt.runtime import device_name
-from graphopt.sparsity.structure import Block
-from graphopt.tune import tune
-from graphopt.tuning import Tuned, Tuning, find_tuning, read_tuning, tuning_path, write_tuning
+from graphopt.ir.block_structure import Block
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.runner import device_name
 
 SPEC = ConvSpec((16,), 16, (12, 20), (3, 3), pads=(1, 1, 1, 1))
 POINTWISE = ConvSpec((16,), 16, (12, 20))

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.cost import cost_of
 from graphopt.cli import app
-from graphopt.cost import cost_of
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
-from graphopt.model import load_model, to_proto
+from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.pose.spec import detect_pose_spec
+from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.zoo import hourglass
 from graphopt.zoo.catalogue import ZOO, build, trained
 

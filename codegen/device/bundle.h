@@ -1,4 +1,4 @@
-// A bundle on disk (graphopt/bundle.py has its format), read and checked: every number that is used
+// A bundle on disk (graphopt/runtime/bundle.py has its format), read and checked: every number that is used
 // later was compared with what it indexes.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace graphopt {
 
-// The bundle format that this runner reads (graphopt/bundle.py, FORMAT).
+// The bundle format that this runner reads (graphopt/runtime/bundle.py, FORMAT).
 constexpr int kFormat = 3;
 
 enum class Stage { prepare, network, decode };

@@ -1,5 +1,5 @@
 // Kernels of a shared library that TVM compiled, called in order on views of the arenas
-// (graphopt/runtime.py, CpuRunner), without TVM's runtime: what they need of it is here.
+// (graphopt/runtime/runner.py, CpuRunner), without TVM's runtime: what they need of it is here.
 
 #include <dlfcn.h>
 #include <sys/auxv.h>

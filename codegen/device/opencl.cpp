@@ -1,4 +1,4 @@
-// Kernels of OpenCL C on one buffer an arena; a tensor is a sub-buffer (graphopt/runtime.py,
+// Kernels of OpenCL C on one buffer an arena; a tensor is a sub-buffer (graphopt/runtime/runner.py,
 // OpenClRunner). What the host writes or reads lies in memory that it sees, so nothing is copied on
 // devices that share it.
 

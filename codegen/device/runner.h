@@ -1,4 +1,4 @@
-// A frame in, people out: graphopt/pose/bundled.py, with the same numbers.
+// A frame in, people out: graphopt/pose/bundle_estimator.py, with the same numbers.
 #pragma once
 
 #include <memory>

@@ -28,7 +28,7 @@ from graphopt.codegen.kernels.emit import (
 )
 from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats
 from graphopt.codegen.targets import Target
-from graphopt.sparsity.structure import Block
+from graphopt.ir.block_structure import Block
 
 
 def blocks(channels: Sequence[int], lanes: int) -> int:

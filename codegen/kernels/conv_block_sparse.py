@@ -1,4 +1,4 @@
-"""Convolution with block-punched weights (`graphopt.sparsity.structure`): blocks that are zero are
+"""Convolution with block-punched weights (`graphopt.ir.block_structure`): blocks that are zero are
 skipped. Direct, for any kernel size, stride, padding and dilation; not grouped.
 
 The sums of one block's filters at some pixels of a row stay in registers, while a loop runs over
@@ -59,7 +59,7 @@ from graphopt.codegen.kernels.emit import (
 )
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
-from graphopt.sparsity.structure import BLOCKS, Block, Mask, kept
+from graphopt.ir.block_structure import BLOCKS, Block, Mask, kept
 
 
 class Costs(NamedTuple):

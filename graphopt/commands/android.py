@@ -34,8 +34,8 @@ def build(
     The folder holds the program graphopt-run for `adb shell`, libgraphopt.so and graphopt.h for an
     app, the bundle, and the licence notes that go with them.
     """
-    from graphopt import android
-    from graphopt.tables import say
+    from graphopt.devices import android
+    from graphopt.display.tables import say
 
     folder = output or bundle.absolute().with_suffix(".android")
     with shown("reading the bundle") as tell:

@@ -87,19 +87,19 @@ def bench(
 
     With --device adb, a bundle is measured on a phone, by itself, layer by layer.
     """
-    from graphopt.tables import console
+    from graphopt.display.tables import console
 
     if post_processing == (model is not None):
         raise typer.BadParameter("give a network, or --post-processing, and not both")
     result: Result
     if model is None:
-        from graphopt.postprocessing import compare_post_processing
+        from graphopt.bench.postprocessing import compare_post_processing
 
         options.goes_with(context, "post_processing", "num_runs", "json")
         with shown("compiling the decoder") as tell:
             result = compare_post_processing(rounds=num_runs, progress=tell)
     elif device != "local":
-        from graphopt.phone import bench_on_phone
+        from graphopt.devices.phone import bench_on_phone
 
         options.not_on_a_phone(context, "vs", "original", "warmup_runs", "input_shape", "rpc")
         with shown("looking for a phone") as tell:
@@ -113,7 +113,7 @@ def bench(
                 progress=tell,
             )
     elif rpc:
-        from graphopt.remote import bench_library
+        from graphopt.devices.rpc_benchmark import bench_library
 
         options.goes_with(context, "rpc", "num_runs", "warmup_runs", "json")
         with shown("connecting") as tell:
@@ -121,8 +121,8 @@ def bench(
                 model, rpc, rounds=num_runs, warmup_rounds=warmup_runs, progress=tell
             )
     else:
-        from graphopt.benchmark import bench as run
-        from graphopt.model import parse_input_shapes
+        from graphopt.bench.benchmark import bench as run
+        from graphopt.ir.onnx_io import parse_input_shapes
 
         with shown("reading the network") as tell:
             result = run(
@@ -137,7 +137,7 @@ def bench(
                 original=original,
                 progress=tell,
             )
-    from graphopt.benchmark import BenchReport
+    from graphopt.bench.benchmark import BenchReport
 
     # Of engines here, what was not measured has no key; of others, its value is null.
     here = isinstance(result, BenchReport)

@@ -35,9 +35,9 @@ def compare(
     """
     from dataclasses import asdict
 
-    from graphopt.compare import compare_files
+    from graphopt.analysis.compare import compare_files
+    from graphopt.display.tables import say
     from graphopt.pose.spec import choices
-    from graphopt.tables import say
 
     with shown("reading the networks") as tell:
         change = compare_files(

@@ -14,7 +14,7 @@ from graphopt.commands import options
 from graphopt.commands.progress import shown
 
 if TYPE_CHECKING:
-    from graphopt.bundle import Manifest
+    from graphopt.runtime.bundle import Manifest
 
 
 class Post(str, Enum):
@@ -136,12 +136,12 @@ def compile(
     json: options.Json = None,
 ) -> None:
     """Compile a network with TVM into a bundle for one input size, and check it."""
-    from graphopt.compile import WHY_NOT, compile_model
-    from graphopt.model import parse_input_shapes
+    from graphopt.compiler.compile import WHY_NOT, compile_model
+    from graphopt.compiler.tuning_cache import find_tuning
+    from graphopt.display.tables import say
+    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.optimizer.report import named_sizes
     from graphopt.pose.spec import choices
-    from graphopt.report import named_sizes
-    from graphopt.tables import say
-    from graphopt.tuning import find_tuning
 
     output = output or model.with_suffix(".so" if format is Format.tvm else ".graphopt")
     # What was measured here is not true elsewhere.
@@ -236,9 +236,9 @@ def _facts(manifest: Manifest, difference: float | str, size: int) -> dict[str, 
 
 
 def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | None) -> None:
-    from graphopt.library import compile_library
-    from graphopt.report import named_sizes
-    from graphopt.tables import say
+    from graphopt.compiler.tvm_library import compile_library
+    from graphopt.display.tables import say
+    from graphopt.optimizer.report import named_sizes
 
     with shown("reading the network") as tell:
         done = compile_library(model, output, **given, progress=tell)
@@ -259,7 +259,7 @@ def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | No
 
 
 def _say_difference(difference: float | str) -> None:
-    from graphopt.tables import say
+    from graphopt.display.tables import say
 
     if isinstance(difference, float):
         say(f"outputs equal onnxruntime's within {difference:.0e} of their range")

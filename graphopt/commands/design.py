@@ -34,11 +34,11 @@ def design(
     json: options.Json = None,
 ) -> None:
     """Show how wide a network may be at each depth, for the same number of multiply-adds."""
-    from graphopt.design import design as run
-    from graphopt.design import make
-    from graphopt.latency.device import load_device
-    from graphopt.model import save_model
-    from graphopt.tables import console, say
+    from graphopt.analysis.latency.device import load_device
+    from graphopt.display.tables import console, say
+    from graphopt.ir.onnx_io import save_model
+    from graphopt.paper.design import design as run
+    from graphopt.paper.design import make
 
     if (build is None) != (output is None):
         raise typer.BadParameter("--build and -o go together")

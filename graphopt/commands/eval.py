@@ -39,11 +39,11 @@ def eval(
     from rich.console import Console
     from rich.progress import Progress
 
-    from graphopt.engine import open_engine
+    from graphopt.display.tables import say
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
     from graphopt.pose.spec import choices
-    from graphopt.tables import say
+    from graphopt.runtime.engine import open_engine
 
     console = Console(stderr=True)
     opened, spec = open_engine(

@@ -29,9 +29,9 @@ def explain(
     """Say where a pass matches a network, where it does not, and why."""
     from dataclasses import asdict
 
-    from graphopt.explain import explain as run
-    from graphopt.model import parse_input_shapes
-    from graphopt.tables import console
+    from graphopt.display.tables import console
+    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.optimizer.explain import explain as run
 
     found = run(
         model,

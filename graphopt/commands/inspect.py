@@ -26,16 +26,16 @@ def inspect(
     json: options.Json = None,
 ) -> None:
     """Show a network layer by layer, what differs between two, or where a bundle's layers run."""
-    from graphopt.bundle import is_bundle
-    from graphopt.inspection import Comparison, inspect_models
-    from graphopt.latency.device import load_device
-    from graphopt.model import parse_input_shapes
-    from graphopt.tables import console
+    from graphopt.analysis.inspection import Comparison, inspect_models
+    from graphopt.analysis.latency.device import load_device
+    from graphopt.display.tables import console
+    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.runtime.bundle import is_bundle
 
     if is_bundle(model):
         if other or input_shape or device:
             raise typer.BadParameter("a bundle is inspected alone: its size and target are fixed")
-        from graphopt.placement import placement
+        from graphopt.analysis.placement import placement
 
         steps = placement(model)
         if not options.put_json(json, steps.model_dump(mode="json")):

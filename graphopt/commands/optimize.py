@@ -141,11 +141,11 @@ def optimize(
     pad_value: options.PadValue = None,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
-    from graphopt.model import parse_input_shapes
-    from graphopt.optimize import optimize as run
+    from graphopt.display.tables import console, say
+    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.optimizer.optimize import optimize as run
+    from graphopt.optimizer.prune_to_target import Goal
     from graphopt.pose.spec import choices
-    from graphopt.sparsity.allocate import Goal
-    from graphopt.tables import console, say
 
     any_size = input_shape == ["dynamic"]
     goals = {

@@ -10,7 +10,7 @@ import typer
 
 from graphopt.commands.grammar import STDOUT
 from graphopt.errors import UsageError
-from graphopt.files import replacing
+from graphopt.ir.files import replacing
 
 Skeleton = Annotated[
     str | None,

@@ -50,7 +50,7 @@ def set_level(*, verbose: bool, quiet: bool, anew: bool = False) -> None:
 
 def remark(text: str, style: str = "dim") -> None:
     """Say something beside the result, on stderr, unless nobody wants to hear it."""
-    from graphopt.tables import say
+    from graphopt.display.tables import say
 
     if _level > Level.QUIET:
         say(text, stderr=True, style=style)

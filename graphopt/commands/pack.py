@@ -20,8 +20,8 @@ def pack(
     json: options.Json = None,
 ) -> None:
     """Store pruned weights without their zeros, in ONNX that onnxruntime runs as before."""
-    from graphopt.sparsity.convert import pack_file
-    from graphopt.tables import say
+    from graphopt.display.tables import say
+    from graphopt.optimizer.pack_files import pack_file
 
     with shown("reading the network") as tell:
         pack_file(model, output, half=fp16, progress=tell)

@@ -18,10 +18,10 @@ def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
     from dataclasses import asdict
 
-    from graphopt.passbase import catalogue
-    from graphopt.pipeline import PRESETS
-    from graphopt.registry import find_passes
-    from graphopt.tables import Grid, Kind, console, say
+    from graphopt.display.tables import Grid, Kind, console, say
+    from graphopt.optimizer.pass_contract import catalogue
+    from graphopt.optimizer.pipeline import PRESETS
+    from graphopt.optimizer.registry import find_passes
 
     found = find_passes(load or [])
     entries = catalogue(found.values())
@@ -49,10 +49,10 @@ def show(
     json: options.Json = None,
 ) -> None:
     """A pass's manual page and options."""
-    from graphopt.passbase import catalogue
-    from graphopt.pipeline import lookup
-    from graphopt.registry import find_passes
-    from graphopt.tables import say_page
+    from graphopt.display.tables import say_page
+    from graphopt.optimizer.pass_contract import catalogue
+    from graphopt.optimizer.pipeline import lookup
+    from graphopt.optimizer.registry import find_passes
 
     chosen = lookup(name, find_passes(load or []))
     (entry,) = catalogue([chosen])

@@ -96,7 +96,7 @@ def _bar(first: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
-    from graphopt.tables import console
+    from graphopt.display.tables import console
 
     clock = Clock()
     clock.told(first)

@@ -42,9 +42,9 @@ def reproduce(
     json: options.Json = None,
 ) -> None:
     """Put the paper's figures beside what is counted, predicted and measured here."""
-    from graphopt import reproduce as parts
-    from graphopt.latency.device import load_device
-    from graphopt.tables import console
+    from graphopt.analysis.latency.device import load_device
+    from graphopt.display.tables import console
+    from graphopt.paper import reproduce as parts
 
     if network and what is not What.fig3:
         raise typer.BadParameter("--network goes with fig3")
@@ -53,7 +53,7 @@ def reproduce(
     profile = load_device(device)
     with shown("counting") as tell:
         if full:
-            from graphopt.through import through
+            from graphopt.paper.table2 import through
 
             result = through(full, device, tell)
         else:

@@ -67,13 +67,13 @@ def run(
 
     from rich.console import Console
 
-    from graphopt.engine import open_engine
+    from graphopt.display.tables import say
     from graphopt.pose.decode import DecodeOptions
     from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
     from graphopt.pose.images import usual_picture
     from graphopt.pose.sources import fetched
     from graphopt.pose.spec import choices
-    from graphopt.tables import say
+    from graphopt.runtime.engine import open_engine
 
     console = Console(stderr=True)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"
@@ -98,7 +98,7 @@ def run(
             )
             estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
         else:
-            from graphopt.phone import estimator_on_phone
+            from graphopt.devices.phone import estimator_on_phone
 
             fixed = ("engine", "height", "skeleton", "maps", "color", "mean", "scale", "pad_value")
             options.not_on_a_phone(context, *fixed)

@@ -55,11 +55,11 @@ def sensitivity(
     pad_value: options.PadValue = None,
 ) -> None:
     """Measure what pruning each layer, and each function block, does to maps and poses."""
-    from graphopt.model import parse_input_shapes, replacing
+    from graphopt.display.tables import console
+    from graphopt.ir.onnx_io import parse_input_shapes, replacing
+    from graphopt.optimizer.sensitivity import RATIOS, measure_file
+    from graphopt.optimizer.sensitivity_report import Shown, drawing
     from graphopt.pose.spec import choices
-    from graphopt.sparsity.sensitivity import RATIOS, measure_file
-    from graphopt.sparsity.sensitivity_report import Shown, drawing
-    from graphopt.tables import console
 
     # Beside the result, as optimize's; without one beside the network.
     result_file = model if json in (None, STDOUT) else Path(str(json))

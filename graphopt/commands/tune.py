@@ -32,9 +32,9 @@ def tune(
     json: options.Json = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
-    from graphopt.model import parse_input_shapes
-    from graphopt.tables import Grid, Kind, console, say
-    from graphopt.tune import tune as measure
+    from graphopt.compiler.tuner import tune as measure
+    from graphopt.display.tables import Grid, Kind, console, say
+    from graphopt.ir.onnx_io import parse_input_shapes
 
     with shown("reading the network") as tell:
         file, results = measure(

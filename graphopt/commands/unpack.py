@@ -18,8 +18,8 @@ def unpack(
     json: options.Json = None,
 ) -> None:
     """Store packed weights as ordinary ones again."""
-    from graphopt.sparsity.convert import unpack_file
-    from graphopt.tables import say
+    from graphopt.display.tables import say
+    from graphopt.optimizer.pack_files import unpack_file
 
     unpack_file(model, output)
     size = output.stat().st_size

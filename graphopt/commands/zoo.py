@@ -19,8 +19,8 @@ zoo_app = typer.Typer(
 @zoo_app.command("list", cls=Command)
 def list_networks(json: options.Json = None) -> None:
     """Every network with its parameters and multiply-adds at the input size it is known for."""
-    from graphopt.report import human
-    from graphopt.tables import Grid, Kind, console, say
+    from graphopt.display.tables import Grid, Kind, console, say
+    from graphopt.optimizer.report import human
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
@@ -59,10 +59,10 @@ def build_network(
     json: options.Json = None,
 ) -> None:
     """Write a network as ONNX, BatchNormalization and all, with random weights to train from."""
-    from graphopt.cost import cost_of
-    from graphopt.model import parse_input_shapes, save_model
-    from graphopt.report import human
-    from graphopt.tables import say
+    from graphopt.analysis.cost import cost_of
+    from graphopt.display.tables import say
+    from graphopt.ir.onnx_io import parse_input_shapes, save_model
+    from graphopt.optimizer.report import human
     from graphopt.zoo.catalogue import build, trained
 
     shapes = parse_input_shapes([input_shape] if input_shape else [])

@@ -10,12 +10,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array
-from graphopt.fitting.activations import Walk, engine_of, part_of
+from graphopt.fitting.activation_surrogates import Doubles, Form
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.forms import Doubles, Form
-from graphopt.graph import constant, emit, sort_nodes
-from graphopt.model import copy_model
+from graphopt.fitting.layerwise_runner import Walk, engine_of, part_of
+from graphopt.ir.graph import constant, emit, sort_nodes
+from graphopt.ir.onnx_io import copy_model
+from graphopt.runtime.engine import Array
 
 _IMAGES = 60
 """To fit on, at most."""

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from PIL import Image
 
-from graphopt.engine import Array, Shape, as_type
 from graphopt.errors import InputError
-from graphopt.fitting.natural import natural_photo
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.spec import PoseSpec
+from graphopt.runtime.engine import Array, Shape, as_type
+from graphopt.runtime.synthetic_images import natural_photo
 
 SYNTHETIC_WARNING = (
     "no photos were given (--calib DIR): weights are fitted on made-up images, "

@@ -31,14 +31,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
-from graphopt.fitting.lessons import Lesson, Lessons
-from graphopt.model import copy_model, replacing, serialised
-from graphopt.runtime import cpu_features
-from graphopt.verify import heard
+from graphopt.fitting.distillation_data import Lesson, Lessons
+from graphopt.ir.onnx_io import copy_model, replacing, serialised
+from graphopt.optimizer.verify import heard
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.runner import cpu_features
 
 if TYPE_CHECKING:
     from torch import Tensor

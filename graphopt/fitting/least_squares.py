@@ -8,9 +8,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.graph import ConvSpec
-from graphopt.sparsity.structure import Block, Mask, free
-from graphopt.sparsity.surgeon import cheapest_masks
+from graphopt.ir.block_structure import Block, Mask, free
+from graphopt.ir.graph import ConvSpec
+from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

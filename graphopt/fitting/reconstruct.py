@@ -25,8 +25,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.engine import Array
-from graphopt.fitting.activations import (
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.chained_least_squares import Through, adjoint_exists, unpacked
+from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
+from graphopt.fitting.layerwise_runner import (
     Walk,
     bytes_of,
     engine_of,
@@ -35,17 +37,15 @@ from graphopt.fitting.activations import (
     part_of,
     shapes_of,
 )
-from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
 from graphopt.fitting.least_squares import LeastSquares
-from graphopt.fitting.samples import Sample, salience
-from graphopt.fitting.through import Through, adjoint_exists, unpacked
-from graphopt.graph import ConvSpec, constant, is_standard, label, only_consumer
-from graphopt.model import replacing
-from graphopt.passbase import Skip
+from graphopt.fitting.patch_sampling import Sample, salience
+from graphopt.ir.block_structure import expand, extent, free, kept
+from graphopt.ir.graph import ConvSpec, constant, is_standard, label, only_consumer
+from graphopt.ir.onnx_io import replacing
+from graphopt.optimizer.pass_contract import Skip
+from graphopt.optimizer.verify import output_error
+from graphopt.runtime.engine import Array
 from graphopt.sparsity.channel_groups import counterpart
-from graphopt.sparsity.structure import expand, extent, free, kept
-from graphopt.verify import output_error
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -54,7 +54,7 @@ Pairs = Sequence[tuple[Floats, Floats]]
 
 Masks = Literal["keep", "choose"]
 """Blocks of a weight that are zero stay zero, or as many others of the same extent take their
-place, where the fit can do without those more easily (see `graphopt.sparsity.surgeon`)."""
+place, where the fit can do without those more easily (see `sparsity.optimal_brain_surgeon`)."""
 POSITIONS = 32
 """Output positions to fit on, as a multiple of the unknowns of one filter …"""
 LEAST_POSITIONS = 2048

@@ -17,9 +17,9 @@ from itertools import pairwise
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.engine import Array
 from graphopt.fitting.factors import Kernel, Search
-from graphopt.graph import ConvSpec, constant, emit, remove_nodes
+from graphopt.ir.graph import ConvSpec, constant, emit, remove_nodes
+from graphopt.runtime.engine import Array
 
 STARTS = 64
 """Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer

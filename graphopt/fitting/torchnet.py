@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 
 from graphopt.errors import Unsupported
-from graphopt.graph import constant_of, is_standard, label
-from graphopt.sparsity.structure import free
+from graphopt.ir.block_structure import free
+from graphopt.ir.graph import constant_of, is_standard, label
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
@@ -348,7 +348,7 @@ class TorchNet(nn.Module):  # type: ignore[misc]
     Weights and biases of convolutions and matrix products are parameters, and what is added or
     multiplied a channel; in the layout that PyTorch's convolutions are fastest with on CPUs
     (channels last, if the input is so as well). Blocks of a convolution's weight that are zero stay
-    so (see `graphopt.sparsity.structure`): a pruned network stays pruned.
+    so (see `graphopt.ir.block_structure`): a pruned network stays pruned.
 
     Args:
         graph: the network.

@@ -33,7 +33,7 @@ it from the network's own output, a step at a time:
 Coordinates are those of pixel centres: the centre of a map's first pixel is (0, 0). Peaks are in
 pixels of the maps, people in pixels of the photo. Everything is float32 and deterministic.
 
-The fused decoder (`graphopt.pose.fused`) has kernels for all five steps.
+The fused decoder (`graphopt.pose.kernel_decoder`) has kernels for all five steps.
 """
 
 from __future__ import annotations

@@ -16,10 +16,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from graphopt.engine import Engine
 from graphopt.errors import InputError, UsageError
-from graphopt.model import replacing
-from graphopt.pose.bundled import BundledEstimator
+from graphopt.ir.onnx_io import replacing
+from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.draw import draw
 from graphopt.pose.images import (
@@ -36,7 +35,8 @@ from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.pose.track import Tracker
-from graphopt.runtime import BundleRunner
+from graphopt.runtime.engine import Engine
+from graphopt.runtime.runner import BundleRunner
 
 Tracking = Literal["off", "track", "smooth"]
 """Whether people of a video are followed from frame to frame, and their key points smoothed."""

@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from graphopt.engine import Shape, channels_last
 from graphopt.errors import InputError, Unsupported, UsageError
-from graphopt.fitting.natural import natural_photo
 from graphopt.pose.maps import (
     AXES,
     Graph,
@@ -32,6 +30,8 @@ from graphopt.pose.maps import (
     MapSlice as MapSlice,
 )
 from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
+from graphopt.runtime.engine import Shape, channels_last
+from graphopt.runtime.synthetic_images import natural_photo
 
 METADATA_KEY = "graphopt.pose"
 """The key of `metadata_props` in an ONNX file that holds its PoseSpec as JSON."""
@@ -398,7 +398,7 @@ def _parse(text: str, *, where: str) -> PoseSpec:
 def _as_proto(model: Any) -> Any:
     import onnx
 
-    from graphopt.model import load_model, to_proto
+    from graphopt.ir.onnx_io import load_model, to_proto
 
     if isinstance(model, onnx.ModelProto):
         return model
@@ -427,7 +427,7 @@ class _Probe:
 def _probe(proto: Any) -> _Probe:
     import onnx
 
-    from graphopt.engine import OnnxRuntimeEngine, as_type
+    from graphopt.runtime.engine import OnnxRuntimeEngine, as_type
 
     graph = proto.graph
     weights = {t.name for t in graph.initializer}

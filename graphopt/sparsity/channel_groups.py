@@ -25,9 +25,17 @@ from onnx.reference.op_run import RuntimeContextError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from graphopt.engine import Array
-from graphopt.graph import ConvSpec, constant, constant_of, input_of, is_standard, label, reads_of
-from graphopt.model import header_of
+from graphopt.ir.graph import (
+    ConvSpec,
+    constant,
+    constant_of,
+    input_of,
+    is_standard,
+    label,
+    reads_of,
+)
+from graphopt.ir.onnx_io import header_of
+from graphopt.runtime.engine import Array
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -14,7 +14,7 @@ from enum import Enum
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import CONV_OPS, ConvSpec, is_standard, label, producer_of, reads_of
+from graphopt.ir.graph import CONV_OPS, ConvSpec, is_standard, label, producer_of, reads_of
 from graphopt.pose.spec import PoseSpec
 
 

@@ -14,9 +14,9 @@ import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.errors import InputError
-from graphopt.graph import is_standard, label
-from graphopt.model import replacing
-from graphopt.sparsity.structure import BlockName
+from graphopt.ir.block_structure import BlockName
+from graphopt.ir.graph import is_standard, label
+from graphopt.ir.onnx_io import replacing
 
 
 class PruningPlan(BaseModel):
@@ -25,7 +25,7 @@ class PruningPlan(BaseModel):
     Args:
         block: the extent of a block.
         layers: the part of a layer's blocks that goes, from 0 to less than 1, by the layer's name
-            in reports (`graphopt.graph.label`); layers that are not named stay as they are.
+            in reports (`graphopt.ir.graph.label`); layers that are not named stay as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

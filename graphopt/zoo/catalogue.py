@@ -11,9 +11,9 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 
-from graphopt.cost import Cost, cost_of
+from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
-from graphopt.model import Header
+from graphopt.ir.onnx_io import Header
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
 from graphopt.zoo.blocks import Net, Outputs

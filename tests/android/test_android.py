@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from graphopt import android
-from graphopt.bundle import read_bundle
 from graphopt.cli import app
-from graphopt.compile import compile_model
-from graphopt.engine import open_engine
+from graphopt.compiler.compile import compile_model
+from graphopt.devices import android
 from graphopt.errors import InputError, Unsupported
 from graphopt.pose.estimate import Estimator
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.engine import open_engine
 
 pytestmark = pytest.mark.android
 

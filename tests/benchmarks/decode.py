@@ -24,15 +24,15 @@ import numpy as np
 
 from graphopt.codegen.decoder import write_decoder
 from graphopt.codegen.targets import load_target
-from graphopt.engine import Array, OnnxRuntimeEngine
 from graphopt.pose.decode import DecodeOptions, Poses, decode
-from graphopt.pose.fused import FusedDecoder
 from graphopt.pose.images import read_photo
+from graphopt.pose.kernel_decoder import FusedDecoder
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
 from graphopt.pose.synthetic import crowd, draw_maps
-from graphopt.runtime import open_bundle
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.runner import open_bundle
 
 NOISE = 0.02
 Maps = tuple[str, dict[str, Array], PoseSpec, Placement]

@@ -18,15 +18,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy.stats import spearmanr
 
-from graphopt.bundle import read_bundle
-from graphopt.compile import compile_model
-from graphopt.graph import CONV_OPS, label
-from graphopt.latency.device import Device, load_device
-from graphopt.latency.predict import Work, time_of, work_of
-from graphopt.latency.profiling import layer_times, matched
-from graphopt.model import load_model, parse_input_shapes
-from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.threads import usable_cores
+from graphopt.analysis.latency.device import Device, load_device
+from graphopt.analysis.latency.predict import Work, time_of, work_of
+from graphopt.bench.device_profile import layer_times, matched
+from graphopt.compiler.compile import compile_model
+from graphopt.ir.graph import CONV_OPS, label
+from graphopt.ir.onnx_io import load_model, parse_input_shapes
+from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.threads import usable_cores
 
 
 def main() -> None:

@@ -32,16 +32,16 @@ import numpy as np
 from engines import graphopt
 from pydantic import BaseModel, ConfigDict
 
-from graphopt.benchmark import measure
-from graphopt.cost import cost_of
-from graphopt.engine import open_engine
-from graphopt.model import load_model, replacing, sha256_of
+from graphopt.analysis.cost import cost_of
+from graphopt.bench.benchmark import measure
+from graphopt.display.plots import COLORS, Axis, Plot
+from graphopt.ir.onnx_io import load_model, replacing, sha256_of
+from graphopt.optimizer.report import human
+from graphopt.optimizer.verify import sample_feeds
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
-from graphopt.report import human
-from graphopt.runtime import open_bundle
-from graphopt.svg import COLORS, Axis, Plot
-from graphopt.verify import sample_feeds
+from graphopt.runtime.engine import open_engine
+from graphopt.runtime.runner import open_bundle
 
 DENSE = "dense"
 TITLES = {

@@ -18,16 +18,16 @@ import onnx
 import tvm
 from tvm.relax.backend import gpu_generic
 
-from graphopt.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
 from graphopt.codegen import machine_code, stages
 from graphopt.codegen.importer import import_onnx
 from graphopt.codegen.plan import make_plan
 from graphopt.codegen.targets import load_target
-from graphopt.engine import Engine, OnnxRuntimeEngine
-from graphopt.model import load_model, to_proto
-from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.runtime import open_bundle
-from graphopt.verify import difference, sample_feeds
+from graphopt.ir.onnx_io import load_model, to_proto
+from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.verify import difference, sample_feeds
+from graphopt.runtime.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
+from graphopt.runtime.runner import open_bundle
 
 ROUNDS = 5
 

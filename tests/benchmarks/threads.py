@@ -24,13 +24,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from engines import graphopt
 
-from graphopt.benchmark import measure, usual_feeds
-from graphopt.bundle import read_bundle
-from graphopt.engine import Array, OnnxRuntimeEngine, open_engine
-from graphopt.model import load_model, save_model
+from graphopt.bench.benchmark import measure, usual_feeds
+from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import read_photo
-from graphopt.runtime import open_bundle
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.engine import Array, OnnxRuntimeEngine, open_engine
+from graphopt.runtime.runner import open_bundle
 
 AGREE = 0.1
 """How far times may lie apart, relative to bench's."""

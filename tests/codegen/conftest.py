@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.compile import compile_model
+from graphopt.compiler.compile import compile_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = ROOT / "codegen" / "device"

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from graphopt.bundle import sha256
+from graphopt.runtime.bundle import sha256
 
 HERE = Path(__file__).parent
 CRASH = 99

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from graphopt import runtime
-from graphopt.bundle import Tensor
+from graphopt.runtime import runner as runtime
+from graphopt.runtime.bundle import Tensor
 
 
 class OwnBuffers(runtime.OpenClRunner):

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.budget import STAGES, measure_budget
-from graphopt.compile import compile_model
-from graphopt.engine import open_engine
+from graphopt.bench.stage_timing import STAGES, measure_budget
+from graphopt.compiler.compile import compile_model
 from graphopt.errors import CheckFailed
 from graphopt.pose import fused
 from graphopt.pose.decode import DecodeOptions, Poses
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime import open_bundle
+from graphopt.runtime.engine import open_engine
+from graphopt.runtime.runner import open_bundle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEMO = EXAMPLES / "demo.onnx"

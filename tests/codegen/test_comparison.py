@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import compile as compiling
-from graphopt.bundle import read_bundle
-from graphopt.compile import compile_model
+from graphopt.compiler import compile as compiling
+from graphopt.compiler.compile import compile_model
 from graphopt.errors import CheckFailed
+from graphopt.runtime.bundle import read_bundle
 
 Make = Callable[[float], Path]
 

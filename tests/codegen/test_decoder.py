@@ -18,12 +18,12 @@ from graphopt.codegen.decoder import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.errors import InputError
 from graphopt.pose.decode import DecodeOptions, Poses, cubic, decode, detect, find_peaks
-from graphopt.pose.fused import FusedDecoder
+from graphopt.pose.kernel_decoder import FusedDecoder
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
-from graphopt.runtime import open_bundle
+from graphopt.runtime.runner import open_bundle
 
 SIZE = (25, 42)
 OPTIONS = DecodeOptions(max_peaks=40)

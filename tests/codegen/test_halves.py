@@ -11,14 +11,14 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.ranges import largest_values
 from graphopt.cli import app
 from graphopt.codegen.halves import Halves
-from graphopt.compile import Compilation, compile_model
-from graphopt.engine import Array
+from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.errors import InputError, Unsupported
-from graphopt.model import load_model
-from graphopt.ranges import largest_values
-from graphopt.runtime import open_bundle
+from graphopt.ir.onnx_io import load_model
+from graphopt.runtime.engine import Array
+from graphopt.runtime.runner import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]

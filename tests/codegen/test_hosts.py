@@ -14,14 +14,14 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from graphopt.bundle import read_bundle
 from graphopt.cli import app
 from graphopt.codegen import hosts
 from graphopt.codegen.hosts import HOSTS
-from graphopt.compile import compile_model
+from graphopt.compiler.compile import compile_model
+from graphopt.compiler.tvm_library import compile_library
 from graphopt.errors import CheckFailed, InputError, Unsupported
-from graphopt.library import compile_library
-from graphopt.runtime import open_bundle
+from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.runner import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
 

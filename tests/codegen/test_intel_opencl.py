@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from graphopt import runtime
+from graphopt.runtime import runner as runtime
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from graphopt.compile import compile_model
-from graphopt.engine import OnnxRuntimeEngine
-from graphopt.runtime import device_name, open_bundle
+from graphopt.compiler.compile import compile_model
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.runner import device_name, open_bundle
 demo, bundle, tolerance = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 options = dict(option.split("=") for option in sys.argv[4:])
 target = options.pop("target")

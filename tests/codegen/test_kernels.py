@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tvm
 
-from graphopt import bundle
 from graphopt.codegen import kernels, machine_code
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.kernels import Choice, conv_block_sparse
@@ -21,9 +20,10 @@ from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Ste
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
-from graphopt.engine import Array
-from graphopt.runtime import open_bundle
-from graphopt.sparsity.structure import BLOCKS, Block, expand
+from graphopt.ir.block_structure import BLOCKS, Block, expand
+from graphopt.runtime import bundle
+from graphopt.runtime.engine import Array
+from graphopt.runtime.runner import open_bundle
 
 SUM = Operand("step", -1)
 BIAS = Step("add", (SUM, Operand("channel", 0)))

@@ -19,14 +19,14 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from graphopt import remote
-from graphopt.bundle import Manifest
 from graphopt.cli import app
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.compiler.tvm_library import compile_library
+from graphopt.devices import rpc_benchmark as remote
+from graphopt.devices.rpc_benchmark import bench_library
 from graphopt.errors import CheckFailed, InputError
-from graphopt.library import compile_library
-from graphopt.remote import bench_library
-from graphopt.verify import Agreement
+from graphopt.optimizer.verify import Agreement
+from graphopt.runtime.bundle import Manifest
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Proto = Callable[..., onnx.ModelProto]
 
@@ -71,7 +71,9 @@ def test_it_runs_in_tvms_virtual_machine(demo: Path) -> None:
 
 def test_wrong_outputs_are_not_written(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Agreement(2e-3, excess="")
-    monkeypatch.setattr("graphopt.library.agreement_with_onnxruntime", lambda *_: wrong)
+    monkeypatch.setattr(
+        "graphopt.compiler.tvm_library.agreement_with_onnxruntime", lambda *_: wrong
+    )
     with pytest.raises(CheckFailed, match=r"differ from onnxruntime's by 2\.0e-03"):
         compile_library(net, net.with_name("net.so"))
     assert not net.with_name("net.so").exists()

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.compile import compile_model
-from graphopt.engine import Array
+from graphopt.compiler.compile import compile_model
 from graphopt.errors import GraphoptError
-from graphopt.sparsity.structure import Block, expand
+from graphopt.ir.block_structure import Block, expand
+from graphopt.runtime.engine import Array
 
 Proto = Callable[..., onnx.ModelProto]
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
@@ -357,7 +357,7 @@ def test_a_crash_of_the_compiler_names_the_layer(
     proto: Proto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "crashing_worker.py").write_text(CRASHES)
-    monkeypatch.setattr("graphopt.compile.WORKER", "crashing_worker")
+    monkeypatch.setattr("graphopt.compiler.compile.WORKER", "crashing_worker")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.bundle import FORMAT, Launch, Manifest, Model, Plan, Target, Tensor, write_bundle
+from graphopt.runtime.bundle import (
+    FORMAT,
+    Launch,
+    Manifest,
+    Model,
+    Plan,
+    Target,
+    Tensor,
+    write_bundle,
+)
 
 pytestmark = pytest.mark.oclgrind
 
@@ -98,7 +107,7 @@ def test_wrong_kernels_are_noticed(
     write_bundle(tmp_path / "bundle", manifest, files)
     done, seen = simulator.run(
         "-c",
-        "import sys, numpy, own_buffers, graphopt.runtime as runtime, pathlib\n"
+        "import sys, numpy, own_buffers, graphopt.runtime.runner as runtime, pathlib\n"
         "bundle = runtime.open_bundle(pathlib.Path(sys.argv[1]))\n"
         "print(bundle.run({'x': numpy.ones(128, numpy.float32)})['y'].shape)",
         str(tmp_path / "bundle"),

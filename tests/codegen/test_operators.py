@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.bundle import Launch, Plan, Tensor
 from graphopt.codegen.plan import check_memory
-from graphopt.compile import compile_model
-from graphopt.engine import Array
+from graphopt.compiler.compile import compile_model
 from graphopt.errors import GraphoptError
+from graphopt.runtime.bundle import Launch, Plan, Tensor
+from graphopt.runtime.engine import Array
 
 Proto = Callable[..., onnx.ModelProto]
 X = "float[1,3,10,12] x"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphopt.bench.roofline import measure_peak
 from graphopt.codegen.peak import COPIED, SUMS, make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import GraphoptError
-from graphopt.peak import measure_peak
-from graphopt.runtime import open_bundle
+from graphopt.runtime.runner import open_bundle
 
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.bundle import sha256
 from graphopt.cli import main
+from graphopt.runtime.bundle import sha256
 
 FAKE = Path(__file__).with_name("fake_adb.py")
 PHOTO = Path(__file__).resolve().parents[2] / "examples" / "demo.png"

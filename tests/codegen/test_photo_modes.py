@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from graphopt.cli import main
-from graphopt.engine import open_engine
 from graphopt.pose.estimate import Estimator
+from graphopt.runtime.engine import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from onnx import numpy_helper, parser
 from PIL import Image
 
 from graphopt.cli import main
-from graphopt.engine import open_engine
 from graphopt.errors import InputError
-from graphopt.fitting.natural import natural_photo
 from graphopt.pose.estimate import Estimator
+from graphopt.runtime.engine import open_engine
+from graphopt.runtime.synthetic_images import natural_photo
 
 SHAPES = {"w": (8, 3, 8, 8), "wa": (19, 8, 1, 1), "wb": (38, 8, 1, 1)}
 USUAL = ("y = Conv(f, wa) z = Conv(f, wb)", "float[1,19,8,8] y, float[1,38,8,8] z")

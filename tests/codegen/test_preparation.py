@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graphopt.bundle import Plan, Tensor
 from graphopt.codegen.kernel_bundle import write_kernels
 from graphopt.codegen.preparation import can_prepare, with_preparation
 from graphopt.codegen.targets import load_target
-from graphopt.compile import compile_model
-from graphopt.engine import open_engine
-from graphopt.pose.bundled import BundledEstimator
+from graphopt.compiler.compile import compile_model
+from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table, tables
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime import BundleRunner, open_bundle
+from graphopt.runtime.bundle import Plan, Tensor
+from graphopt.runtime.engine import open_engine
+from graphopt.runtime.runner import BundleRunner, open_bundle
 
 SIZE, SIDE = (64, 104), 300
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.engine import open_engine
 from graphopt.errors import InputError
 from graphopt.pose.decode import Poses
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime import BundleRunner, open_bundle
+from graphopt.runtime.engine import open_engine
+from graphopt.runtime.runner import BundleRunner, open_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = 8

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import compile as compiling
 from graphopt.codegen.supported import IMPORTED, NOT_STATIC
-from graphopt.compile import compile_model, prepare
+from graphopt.compiler import compile as compiling
+from graphopt.compiler.compile import compile_model, prepare
 from graphopt.errors import Unsupported
 
 X = "float[1,3,8,8] x"

@@ -19,10 +19,10 @@ import pytest
 
 from graphopt.codegen.peak import make_bundle
 from graphopt.codegen.targets import load_target
-from graphopt.compile import compile_model
+from graphopt.compiler.compile import compile_model
 from graphopt.errors import InputError
-from graphopt.runtime import open_bundle
-from graphopt.threads import CpuThreads, usable_cores
+from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.threads import CpuThreads, usable_cores
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_threads_are_used_again(bundle: Path) -> None:
 def test_a_forked_process_has_threads_too(bundle: Path) -> None:
     # In a process of its own: one that has as many threads as this should not be forked.
     program = (
-        "import os, sys, pathlib, graphopt.runtime as r\n"
+        "import os, sys, pathlib, graphopt.runtime.runner as r\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from test_threads import workers\n"
         "runner = r.open_bundle(pathlib.Path(sys.argv[1]), threads=2)\n"

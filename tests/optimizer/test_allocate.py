@@ -10,20 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.latency.device import load_device
+from graphopt.analysis.latency.predict import network_ms
 from graphopt.cli import app
 from graphopt.errors import InputError
-from graphopt.latency.device import load_device
-from graphopt.latency.predict import network_ms
-from graphopt.model import copy_model
-from graphopt.passbase import Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.allocate import (
-    Goal,
-    PruneToTarget,
-    allocate,
-    interpolated,
-)
+from graphopt.ir.onnx_io import copy_model
+from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.prune_to_target import Goal, PruneToTarget, allocate, interpolated
+from graphopt.optimizer.sensitivity import Layer, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
-from graphopt.sparsity.sensitivity import Layer, Loss, Sensitivity
 
 RATIOS = (0.5, 0.75, 0.9)
 ADRENO = load_device("adreno-640")

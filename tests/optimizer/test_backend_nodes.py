@@ -15,11 +15,11 @@ import pytest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError, InputError
-from graphopt.latency.device import load_device
-from graphopt.model import copy_model, load_model, to_proto
-from graphopt.passbase import Change, Context, Numerics, Pass
+from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 ALL = bool(os.environ.get("GRAPHOPT_THOROUGH"))
 """Every model in every form, for minutes, and not only a part of them."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.model import load_model, to_proto
+from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.passes.canonicalize import Canonicalize
 
 X = "float[2,4,6,8] x"

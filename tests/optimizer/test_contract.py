@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.contract import fault_of
 from graphopt.errors import CheckFailed, InputError
-from graphopt.graph import emit, flaw_of
-from graphopt.passbase import Change, Numerics, Pass, Skip, numerics_of, option
-from graphopt.pipeline import lookup, parse_pipeline, run_pipeline
-from graphopt.registry import find_passes
+from graphopt.ir.graph import emit, flaw_of
+from graphopt.optimizer.contract_check import fault_of
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, numerics_of, option
+from graphopt.optimizer.pipeline import lookup, parse_pipeline, run_pipeline
+from graphopt.optimizer.registry import find_passes
 
 GOOD = """from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 from pydantic import Field
-from graphopt.passbase import Change, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 class Kind(Enum):
     A = "a"
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.optimize import optimize
-from graphopt.pipeline import run_pipeline
-from graphopt.registry import find_passes
+from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.registry import find_passes
 
 MAIN = "from graphopt.cli import main; main()"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_pass.py"

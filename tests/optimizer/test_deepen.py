@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphopt.optimizer.registry import find_passes
 from graphopt.passes.prune_channels import PruneChannels
-from graphopt.registry import find_passes
 
 Deepen = find_passes([Path(__file__).parents[2] / "examples" / "deepen.py"])["deepen"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.graph import constant_of
+from graphopt.ir.graph import constant_of
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 
 BN = "BatchNormalization({}, gamma, beta, mean, var)"

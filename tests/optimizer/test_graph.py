@@ -9,8 +9,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from graphopt.analysis.latency.device import load_device
+from graphopt.analysis.latency.predict import predict
 from graphopt.errors import InputError
-from graphopt.graph import (
+from graphopt.ir.graph import (
     ConvSpec,
     absorb,
     can_rewire,
@@ -25,9 +27,7 @@ from graphopt.graph import (
     scalar_of,
     sort_nodes,
 )
-from graphopt.latency.device import load_device
-from graphopt.latency.predict import predict
-from graphopt.model import load_model
+from graphopt.ir.onnx_io import load_model
 
 
 @pytest.mark.parametrize("size", [(7, 8), (12, 9)])
@@ -172,7 +172,7 @@ def test_live_nodes(network):
 
 
 def test_the_proto_is_valid(network):
-    from graphopt.model import to_proto
+    from graphopt.ir.onnx_io import to_proto
 
     graph = network("float[4] x", "float[4] y", "a = Neg(x) y = Relu(a)")
     emit(graph, "Abs", graph.inputs[0], out="unread")

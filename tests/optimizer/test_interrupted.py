@@ -6,11 +6,12 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.fitting import reconstruct
-from graphopt.model import load_model
-from graphopt.optimize import optimize
-from graphopt.sparsity import allocate, sensitivity
-from graphopt.sparsity.allocate import Goal
-from graphopt.sparsity.sensitivity import measure_file
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer import prune_to_target as allocate
+from graphopt.optimizer import sensitivity
+from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.prune_to_target import Goal
+from graphopt.optimizer.sensitivity import measure_file
 
 
 @pytest.mark.parametrize("stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-blocks: the poses"])

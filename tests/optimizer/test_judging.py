@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from graphopt import cli
-from graphopt.compare import compare
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.analysis.compare import compare
 from graphopt.errors import CheckFailed
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
-from graphopt.graph import constant
-from graphopt.model import load_model, save_model
-from graphopt.passbase import Change, Context, Numerics, Pass
-from graphopt.pipeline import parse_pipeline, run_pipeline
+from graphopt.ir.graph import constant
+from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
+from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
+from graphopt.optimizer.verify import QUIET, OutputError
 from graphopt.pose.spec import detect_pose_spec
-from graphopt.verify import QUIET, OutputError
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 

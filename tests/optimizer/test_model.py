@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from graphopt import model as model_module
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
-from graphopt.model import load_model, parse_input_shapes, save_model, to_proto
+from graphopt.ir import onnx_io as model_module
+from graphopt.ir.onnx_io import load_model, parse_input_shapes, save_model, to_proto
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 CONV = ("float[N,3,H,W] x", "float[N,4,Ho,Wo] y", "y = Conv<pads=[1,1,1,1]>(x, w)")
 

@@ -15,12 +15,12 @@ import onnx
 import pytest
 
 from graphopt import __version__, cli
+from graphopt.analysis.inspection import inspect_models
 from graphopt.errors import InputError
-from graphopt.inspection import inspect_models
-from graphopt.model import load_model
-from graphopt.optimize import optimize
-from graphopt.pipeline import PRESETS, format_pipeline
-from graphopt.report import human
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.pipeline import PRESETS, format_pipeline
+from graphopt.optimizer.report import human
 
 MAIN = "from graphopt.cli import main; main()"
 
@@ -145,9 +145,9 @@ def test_distillation_comes_last(monkeypatch, model):
     def stop(*args, **_):
         raise InputError(format_pipeline(args[1]))
 
-    monkeypatch.setattr("graphopt.optimize.run_pipeline", stop)
-    monkeypatch.setattr("graphopt.optimize.detect_pose_spec", lambda *_, **__: None)
-    monkeypatch.setattr("graphopt.optimize.Calibration.synthetic", lambda *_: None)
+    monkeypatch.setattr("graphopt.optimizer.optimize.run_pipeline", stop)
+    monkeypatch.setattr("graphopt.optimizer.optimize.detect_pose_spec", lambda *_, **__: None)
+    monkeypatch.setattr("graphopt.optimizer.optimize.Calibration.synthetic", lambda *_: None)
     with pytest.raises(InputError, match="canonicalize, distill"):
         optimize(model, passes="canonicalize", distill=True)
 
@@ -210,7 +210,7 @@ def test_exit_codes_of_bad_files(graphopt, model, tmp_path):
     lying = tmp_path / "lying.py"
     lying.write_text(
         "from dataclasses import dataclass\n"
-        "from graphopt.passbase import Change, Numerics, Pass\n"
+        "from graphopt.optimizer.pass_contract import Change, Numerics, Pass\n"
         "@dataclass(frozen=True)\n"
         "class Lying(Pass):\n"
         "    name, numerics = 'lying', Numerics.EXACT\n"

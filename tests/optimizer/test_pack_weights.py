@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from graphopt.cli import app
 from graphopt.errors import InputError, Unsupported
-from graphopt.graph import constant_of
-from graphopt.model import load_model, save_model, to_proto
-from graphopt.passbase import Numerics
+from graphopt.ir.block_structure import Block, expand
+from graphopt.ir.graph import constant_of
+from graphopt.ir.onnx_io import load_model, save_model, to_proto
+from graphopt.ir.packing import NAME, VERSION, pack, unpack
+from graphopt.optimizer.pass_contract import Numerics
 from graphopt.passes.pack_weights import PackWeights
-from graphopt.sparsity.packing import NAME, VERSION, pack, unpack
-from graphopt.sparsity.structure import Block, expand
 
 Network = Callable[..., gs.Graph]
 Rewrite = Callable[..., tuple[gs.Graph, object]]

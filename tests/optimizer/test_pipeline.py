@@ -15,15 +15,22 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from graphopt import passes as builtin
+from graphopt.analysis.latency.device import load_device
 from graphopt.errors import CheckFailed, InputError
-from graphopt.fitting.natural import natural_noise
-from graphopt.graph import constant, emit, is_standard, label
-from graphopt.latency.device import load_device
-from graphopt.model import load_model
-from graphopt.passbase import Change, Context, Numerics, Pass, Skip, manual_of, option
-from graphopt.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
-from graphopt.registry import find_passes
-from graphopt.verify import (
+from graphopt.ir.graph import constant, emit, is_standard, label
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Pass,
+    Skip,
+    manual_of,
+    option,
+)
+from graphopt.optimizer.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
+from graphopt.optimizer.registry import find_passes
+from graphopt.optimizer.verify import (
     Agreement,
     Verifier,
     agreement,
@@ -31,6 +38,7 @@ from graphopt.verify import (
     example_shapes,
     sample_feeds,
 )
+from graphopt.runtime.synthetic_images import natural_noise
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def test_presets_parse_and_builtin_passes_are_what_they_say():
 
 PASS = """
 from dataclasses import dataclass
-from graphopt.passbase import Numerics, Pass
+from graphopt.optimizer.pass_contract import Numerics, Pass
 @dataclass(frozen=True)
 class Mine(Pass):
     name = "{}"
@@ -598,9 +606,9 @@ def test_presets_on_trained_models(request, name, preset):
         folded = next(step for step in result.steps if step.name == "fold-batchnorm")
         assert len(folded.changes) == 99
     # An independent look, with onnxruntime's own optimizations on.
-    from graphopt.engine import OnnxRuntimeEngine
-    from graphopt.model import to_proto
-    from graphopt.verify import sample_feeds
+    from graphopt.ir.onnx_io import to_proto
+    from graphopt.optimizer.verify import sample_feeds
+    from graphopt.runtime.engine import OnnxRuntimeEngine
 
     for feed in sample_feeds(graph, result.input_shapes):
         a, b = (

@@ -13,15 +13,15 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.graph import ConvSpec
-from graphopt.model import copy_model, to_proto
-from graphopt.passbase import Context, Skip
+from graphopt.ir.block_structure import BLOCKS, Block, kept
+from graphopt.ir.graph import ConvSpec
+from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.optimizer.pass_contract import Context, Skip
+from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.verify import output_error
 from graphopt.passes.prune_blocks import PruneBlocks
-from graphopt.pipeline import parse_pipeline
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
-from graphopt.sparsity.structure import BLOCKS, Block, kept
-from graphopt.verify import output_error
 
 Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]

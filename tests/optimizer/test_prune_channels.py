@@ -11,18 +11,18 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphopt.cost import cost_of
+from graphopt.analysis.cost import cost_of
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.reconstruct import reconstruct
-from graphopt.model import copy_model, header_of, load_model, save_model, to_proto
-from graphopt.passbase import Change, Context, Numerics, Outcome
+from graphopt.ir.onnx_io import copy_model, header_of, load_model, save_model, to_proto
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.verify import output_error
 from graphopt.passes.prune_channels import PruneChannels
-from graphopt.pipeline import run_pipeline
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
 from graphopt.sparsity.channel_groups import counterpart
-from graphopt.verify import output_error
 
 Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]

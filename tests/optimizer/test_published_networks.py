@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.cost import cost_of
+from graphopt.analysis.cost import cost_of
 from graphopt.fitting.stack import blank_stack
-from graphopt.passbase import Skip
+from graphopt.optimizer.pass_contract import Skip
 from graphopt.passes import stack_large_conv
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.passes.stack_large_conv import StackLargeConv

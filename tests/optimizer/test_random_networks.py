@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.stack import fit_stack
-from graphopt.graph import emit, infer_shapes, refresh_shapes, static_shape
-from graphopt.latency.device import load_device
-from graphopt.model import copy_model, runtime_accepts, to_proto
-from graphopt.passbase import Context, Numerics
+from graphopt.ir.graph import emit, infer_shapes, refresh_shapes, static_shape
+from graphopt.ir.onnx_io import copy_model, runtime_accepts, to_proto
+from graphopt.optimizer.pass_contract import Context, Numerics
+from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS, difference
 from graphopt.passes import stack_large_conv, undilate_conv
-from graphopt.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
-from graphopt.verify import EXACT_LIMIT, EXACT_LIMITS, difference
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 THOROUGH = bool(os.environ.get("GRAPHOPT_THOROUGH"))
 LARGEST = 24

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import Reconstruction, _error, reconstruct
-from graphopt.graph import ConvSpec, constant
-from graphopt.model import copy_model, load_model
-from graphopt.passbase import Context, Skip
+from graphopt.ir.graph import ConvSpec, constant
+from graphopt.ir.onnx_io import copy_model, load_model
+from graphopt.optimizer.pass_contract import Context, Skip
+from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.verify import output_error
 from graphopt.passes.reconstruct import Reconstruct
-from graphopt.pipeline import parse_pipeline
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
-from graphopt.verify import output_error
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 SPEC = PoseSpec(
     preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),

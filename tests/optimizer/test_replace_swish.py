@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import Place, fit_in_order
+from graphopt.fitting.activation_matching import ACTIVATIONS, KINDS, Found, recognised
+from graphopt.fitting.activation_surrogates import Gate, Lines, Tail
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.forms import Gate, Lines, Tail
-from graphopt.fitting.kinds import ACTIVATIONS, KINDS, Found, recognised
-from graphopt.model import copy_model, to_proto
-from graphopt.passbase import Context
+from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.optimizer.pass_contract import Context
+from graphopt.optimizer.verify import output_error
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
-from graphopt.verify import output_error
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 X = "float[1,4,6,6] x"
 Y = "float[1,4,6,6] y"
@@ -133,7 +133,7 @@ def test_the_stated_error_bound():
 
 @pytest.mark.assets
 def test_efficientpose_every_swish_and_no_gate(efficientpose):
-    from graphopt.model import load_model
+    from graphopt.ir.onnx_io import load_model
 
     graph = load_model(efficientpose)
     sites, gates = set(), set()

@@ -7,22 +7,22 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.least_squares import LeastSquares
-from graphopt.graph import constant
-from graphopt.model import copy_model, to_proto
-from graphopt.pose.spec import HEAT_WORTH
-from graphopt.sparsity.sensitivity import (
+from graphopt.ir.block_structure import Block, expand
+from graphopt.ir.graph import constant
+from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.optimizer.sensitivity import (
     Loss,
     Measured,
     Sensitivity,
     read_sensitivity,
     sensitivity,
 )
-from graphopt.sparsity.sensitivity_report import findings
-from graphopt.sparsity.structure import Block, expand
-from graphopt.verify import OutputError
+from graphopt.optimizer.sensitivity_report import findings
+from graphopt.optimizer.verify import OutputError
+from graphopt.pose.spec import HEAT_WORTH
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def _producer(graph, output):

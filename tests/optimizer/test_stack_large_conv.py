@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.cost import cost_of
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.analysis.cost import cost_of
+from graphopt.analysis.latency.device import load_device
 from graphopt.errors import InputError
-from graphopt.fitting.natural import natural_noise
 from graphopt.fitting.stack import compose, fit_stack, product
-from graphopt.graph import emit, infer_shapes
-from graphopt.latency.device import load_device
-from graphopt.model import copy_model, to_proto
-from graphopt.passbase import Context
+from graphopt.ir.graph import emit, infer_shapes
+from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.optimizer.pass_contract import Context
+from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.verify import difference
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
-from graphopt.pipeline import parse_pipeline
-from graphopt.verify import difference
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.synthetic_images import natural_noise
 
 
 def run(graph, x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.sparsity.structure import (
+from graphopt.ir.block_structure import (
     BLOCKS,
     FINEST,
     Block,
@@ -16,7 +16,7 @@ from graphopt.sparsity.structure import (
     kept,
     sums,
 )
-from graphopt.sparsity.surgeon import cheapest_masks
+from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 3, 3), (19, 6, 3, 3), (5, 3, 1, 1)])

@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.engine import OnnxRuntimeEngine
 from graphopt.errors import InputError
-from graphopt.model import copy_model, load_model, to_proto
+from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.passes.truncate_refinement import TruncateRefinement
-from graphopt.pipeline import parse_pipeline
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def values(graph, outputs=None):

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graphopt.cost import cost_of
-from graphopt.engine import OnnxRuntimeEngine
+from graphopt.analysis.cost import cost_of
+from graphopt.analysis.latency.device import load_device
+from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import InputError
-from graphopt.graph import emit, refresh_shapes
-from graphopt.latency.device import load_device
-from graphopt.latency.predict import network_ms
-from graphopt.model import copy_model, load_model, to_proto
-from graphopt.passbase import Context
+from graphopt.ir.graph import emit, refresh_shapes
+from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.optimizer.pass_contract import Context
+from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
+from graphopt.optimizer.verify import difference
 from graphopt.passes.undilate_conv import UndilateConv
-from graphopt.pipeline import parse_pipeline, run_pipeline
-from graphopt.verify import difference
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def dilated(graph):
@@ -435,7 +435,7 @@ def networks(draw):
 
 
 def _shape(graph, tensor):
-    from graphopt.graph import infer_shapes
+    from graphopt.ir.graph import infer_shapes
 
     return list(infer_shapes(graph)[tensor.name][1])
 

@@ -1,0 +1,164 @@
+"""What a network costs: parameters, multiply-accumulates (MACs) and bytes, a layer at a time.
+
+MACs are counted for convolutions and matrix products only, as the literature on pose networks
+does; bias, activations and element-wise arithmetic count as nothing. Parameters are the elements of
+floating-point constants, each shared constant once; bytes are those of all constants, as stored.
+Blocks of zeros count in all of them; how much is left without is said beside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.ir.block_structure import FINEST, density
+from graphopt.ir.graph import CONV_OPS, ConvSpec, Dim, infer_shapes, is_standard, label
+
+Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node's cost."""
+
+    name: str
+    op: str
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    group: int | None
+    """Empty tuples and None for nodes that are no convolution."""
+    output_shape: tuple[Dim, ...] | None
+    params: int
+    macs: int | None
+    """None where a shape that it depends on is not known."""
+    bytes: int
+    kept: float
+    """The part of a convolution's weight in blocks that are not zero (see `kept_part`)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A network's cost."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def params(self) -> int:
+        """Elements of floating-point constants."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run, over the layers whose shapes are known."""
+        return sum(layer.macs or 0 for layer in self.layers)
+
+    @property
+    def kept_params(self) -> int:
+        """`params` without those in blocks of zeros."""
+        return round(sum(layer.params * layer.kept for layer in self.layers))
+
+    @property
+    def kept_macs(self) -> int:
+        """`macs` without those in blocks of zeros."""
+        return round(sum((layer.macs or 0) * layer.kept for layer in self.layers))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all constants."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes."""
+        return len(self.layers)
+
+    @property
+    def uncounted(self) -> int:
+        """Layers whose MACs are missing from the sum."""
+        return sum(layer.macs is None for layer in self.layers)
+
+
+def cost_of(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Cost:
+    """The cost of every node of a graph.
+
+    Args:
+        graph: the graph, its nodes in order.
+        input_shapes: the sizes to count MACs at, by input; dynamic inputs need them.
+    """
+    shapes = {name: shape for name, (_, shape) in infer_shapes(graph, input_shapes).items()}
+    for name, tensor in graph.tensors().items():
+        shapes.setdefault(name, None if tensor.shape is None else tuple(tensor.shape))
+    counted: set[str] = set()
+    return Cost(tuple(_layer(node, shapes, counted) for node in graph.nodes))
+
+
+def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> Layer:
+    params = size = 0
+    for tensor in node.inputs:
+        if isinstance(tensor, gs.Constant) and tensor.name not in counted:
+            counted.add(tensor.name)
+            size += tensor._values.nbytes
+            if isinstance(tensor.dtype, np.dtype) and np.issubdtype(tensor.dtype, np.floating):
+                params += math.prod(tensor.shape)
+    count = _MACS.get(node.op) if is_standard(node) else None
+    conv = is_standard(node, *CONV_OPS)
+    kernel = tuple((shapes.get(node.inputs[1].name) or ())[2:]) if conv else ()
+    return Layer(
+        name=label(node),
+        op=node.op if is_standard(node) else f"{node.domain}.{node.op}",
+        kernel=tuple(dim for dim in kernel if isinstance(dim, int)),
+        stride=tuple(node.attrs.get("strides") or [1] * len(kernel)) if conv else (),
+        dilation=tuple(node.attrs.get("dilations") or [1] * len(kernel)) if conv else (),
+        group=int(node.attrs.get("group", 1)) if conv else None,
+        output_shape=shapes.get(node.outputs[0].name) if node.outputs else None,
+        params=params,
+        macs=count(node, shapes) if count else 0,
+        bytes=size,
+        kept=kept_part(node),
+    )
+
+
+def kept_part(node: gs.Node) -> float:
+    """The part of a convolution's weight in blocks that are not zero; 1 where pruning is not for.
+
+    A weight of nothing but zeros stands for one that is not known.
+    """
+    spec = ConvSpec.of(node)
+    if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
+        return 1.0
+    return density(spec.weight.astype(np.float32, copy=False), FINEST) if spec.weight.any() else 1.0
+
+
+def _product(*dims: Dim) -> int | None:
+    numbers = [dim for dim in dims if isinstance(dim, int)]
+    return math.prod(numbers) if len(numbers) == len(dims) else None
+
+
+def _conv_macs(node: gs.Node, shapes: Shapes) -> int | None:
+    # A weight is (out, in / group, *kernel): every output element reads in / group * kernel values.
+    # Transposed, it is (in, out / group, *kernel): every input element is spread as often.
+    elements = shapes.get((node.outputs if node.op == "Conv" else node.inputs)[0].name)
+    weight = shapes.get(node.inputs[1].name)
+    return None if elements is None or weight is None else _product(*elements, *weight[1:])
+
+
+def _matmul_macs(node: gs.Node, shapes: Shapes) -> int | None:
+    left, out = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
+    if left is None or out is None:
+        return None
+    transposed = node.op == "Gemm" and node.attrs.get("transA", 0)
+    return _product(*out, left[0] if transposed else left[-1])
+
+
+_MACS: dict[str, Callable[[gs.Node, Shapes], int | None]] = {
+    "Conv": _conv_macs,
+    "ConvTranspose": _conv_macs,
+    "Gemm": _matmul_macs,
+    "MatMul": _matmul_macs,
+}

@@ -1,0 +1,98 @@
+"""Where everything from photo to people runs in a bundle: `graphopt inspect BUNDLE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from graphopt.display.tables import Grid, Kind
+from graphopt.optimizer.report import human, named_sizes
+from graphopt.runtime.bundle import Place, Stage, read_bundle
+
+STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
+
+
+class Step(BaseModel):
+    """A kernel's launch, or a stage that has none.
+
+    `layer` is the ONNX node, or the kernel's own name where it computes none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Stage
+    layer: str
+    kernel: str
+    macs: int
+    runs_on: Place
+
+
+class Placement(BaseModel):
+    """A bundle's steps in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str
+    target: str
+    host: str
+    """The machine that CPU kernels were compiled for; "" is any."""
+    inputs: dict[str, tuple[int, ...]]
+    steps: tuple[Step, ...]
+
+    def __rich__(self) -> RenderableType:
+        """Steps, and how many run where."""
+        table = Grid(
+            {
+                "stage": Kind.WORDS,
+                "layer": Kind.NAME,
+                "kernel": Kind.NAME,
+                "MACs": Kind.NUMBER,
+                "runs on": Kind.WORDS,
+            },
+            title=self.bundle,
+        )
+        for step in self.steps:
+            macs = human(step.macs) if step.macs else ""
+            table.add(step.stage, step.layer, step.kernel, macs, step.runs_on)
+        where = [step.runs_on for step in self.steps]
+        counts = ", ".join(f"{where.count(place)} on {place}" for place in sorted(set(where)))
+        host = f" of {self.host}" if self.host else ""
+        target = f"target {self.target}{host}, input {named_sizes(self.inputs)}"
+        return Group(table, Text(f"{target}; steps: {counts}"))
+
+
+def placement(path: Path) -> Placement:
+    """Where a bundle's steps run.
+
+    Raises:
+        InputError: no bundle, or a damaged one.
+    """
+    bundle = read_bundle(path)
+    target, runs = bundle.manifest.target, bundle.manifest.runs
+    steps: list[Step] = []
+    for stage in STAGES:
+        if runs.get(stage) == "host":
+            steps.append(Step(stage=stage, layer="", kernel="", macs=0, runs_on="host"))
+        layer = ""
+        for launch in (launch for launch in bundle.plan.launches if launch.stage == stage):
+            # Launches without a layer belong to the one before.
+            layer = launch.layer or layer or launch.kernel
+            steps.append(
+                Step(
+                    stage=stage,
+                    layer=layer,
+                    kernel=launch.kernel,
+                    macs=launch.macs,
+                    runs_on=target.kind,
+                )
+            )
+    return Placement(
+        bundle=str(path),
+        target=target.name,
+        host=target.host,
+        inputs=bundle.manifest.inputs,
+        steps=tuple(steps),
+    )

@@ -1,0 +1,121 @@
+"""Which kernel is fastest for each convolution, measured on a device and kept in a file for it.
+
+`graphopt tune` writes the file, `graphopt compile` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphopt.errors import InputError, Unsupported
+from graphopt.ir.onnx_io import replacing
+from graphopt.runtime.runner import device_name
+
+FORMAT = 1
+"""Raised when a file made before means something else now."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tuned(_Record):
+    """One way to compute a convolution, see `graphopt.codegen.kernels.Choice`."""
+
+    kernel: str
+    tile: tuple[int, int, int]
+    """Blocks of filters, pixels, pixels a side of a Winograd square (1: direct)."""
+    work_group: int
+    ms: float = 0.0
+    """Measured milliseconds."""
+
+
+class Candidates(_Record):
+    """Ways to compute one convolution, the one that is taken unmeasured first.
+
+    Args:
+        key: the convolution, see `graphopt.codegen.kernels.conv.ConvSpec.key`.
+        layer: a node that it is.
+        count: layers of the network that are this convolution.
+        bundle: a bundle whose launches are the candidates.
+        choices: what they are.
+    """
+
+    key: str
+    layer: str
+    count: int
+    bundle: Path
+    choices: tuple[Tuned, ...]
+
+
+class Tuning(_Record):
+    """A tuning file: the fastest way to compute each convolution that was measured."""
+
+    format: int = FORMAT
+    target: str
+    device: str
+    layers: dict[str, Tuned]
+
+
+def tuning_path(target: str, device: str) -> Path:
+    """Where the tuning of a device is kept: the user's cache folder (XDG_CACHE_HOME)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return cache / "graphopt" / "tuning" / f"{target}-{slug}.json"
+
+
+def read_tuning(path: Path, target: str) -> Tuning:
+    """Read a tuning file.
+
+    Raises:
+        InputError: it is none, or one for another target or version; says which.
+    """
+    try:
+        tuning = Tuning.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read the tuning file {path}: {error.strerror}") from error
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(
+            f"{path} is no tuning file: {where}: {error.errors()[0]['msg']}",
+            hint="graphopt tune makes one; remove this",
+        ) from error
+    if tuning.format != FORMAT or tuning.target != target:
+        raise InputError(
+            f"{path} is for target {tuning.target}, format {tuning.format}; "
+            f"this is target {target}, format {FORMAT}",
+            hint="graphopt tune makes it anew",
+        )
+    return tuning
+
+
+def write_tuning(tuning: Tuning, path: Path) -> None:
+    """Write a tuning file, whole or not at all."""
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(tuning.model_dump(mode="json"), indent=1) + "\n")
+
+
+def find_tuning(choice: str, target: str) -> Tuning | None:
+    """The tuning that a user chose.
+
+    Args:
+        choice: `auto`, this machine's if there is one; `off`; or a file.
+        target: what is compiled for.
+
+    Raises:
+        InputError: the file is not there, or is no tuning file for the target.
+    """
+    if choice == "off":
+        return None
+    if choice != "auto":
+        return read_tuning(Path(choice), target)
+    try:
+        path = tuning_path(target, device_name(target))
+    except Unsupported:  # no such device: it is compiled for another machine
+        return None
+    return read_tuning(path, target) if path.exists() else None

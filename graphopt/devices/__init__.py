@@ -1,0 +1,1 @@
+"""Phones and other machines: adb, Android builds, remote measuring, what is installed here."""

@@ -1,0 +1,1 @@
+"""Passes, one after the other, verified: the contract, pipelines, judgement and reports."""

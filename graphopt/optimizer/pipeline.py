@@ -1,0 +1,570 @@
+"""Pipelines: passes in an order, as text and as objects, and running them.
+
+The text form is `name, name{option=value, option=value}, …`; values with commas, braces or spaces
+are quoted. `parse_pipeline` and `format_pipeline` are each other's inverse.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import onnx_graphsurgeon as gs
+from pydantic import TypeAdapter, ValidationError
+
+from graphopt.analysis.compare import PoseChange, compare
+from graphopt.analysis.cost import Cost, cost_of
+from graphopt.analysis.latency.predict import network_ms
+from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
+from graphopt.fitting.checkpoint import LAST_GOOD
+from graphopt.ir.onnx_io import copy_model, header_of, save_model, serialised
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Outcome,
+    Pass,
+    Skip,
+    loosest,
+    options_of,
+    type_text,
+)
+from graphopt.optimizer.registry import Passes, PassType, find_passes
+from graphopt.optimizer.verify import (
+    APPROXIMATE_LIMIT,
+    Verifier,
+    example_shapes,
+    example_shapes_if_any,
+    output_error,
+)
+from graphopt.runtime.engine import OnnxRuntimeEngine
+
+PRESETS: Mapping[str, str] = {
+    # Same outputs, fewer nodes.
+    "exact": "canonicalize, fold-batchnorm, canonicalize",
+    # What the device computes cheaply, as far as its profile says that it pays; then the weights
+    # are fitted to what changed.
+    "mobile": "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
+    "replace-swish{gate=fitted, smooth=true}, fold-batchnorm, reconstruct, canonicalize",
+}
+
+VerifyMode: TypeAlias = Literal["each", "end", "off"]
+OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
+
+_PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>(?:\"[^\"]*\"|[^\"{}])*)\})?\s*(?:,|$)")
+_OPTION = re.compile(r"[\s,]*(?P<name>\w+)\s*=\s*(?:\"(?P<quoted>[^\"]*)\"|(?P<plain>[^\s,\"{}]+))")
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> list[Pass[Any]]:
+    """Read a pipeline.
+
+    Args:
+        text: for example `fold-batchnorm, replace-swish{gate=hard}`.
+        known: the passes to choose from, by name; without it all that are installed.
+
+    Raises:
+        InputError: for a pass, option or value that there is not, naming near matches.
+    """
+    known = find_passes() if known is None else known
+    passes: list[Pass[Any]] = []
+    position = 0
+    while text[position:].strip():
+        found = _PASS.match(text, position)
+        if not found:
+            raise UsageError(
+                f"the pipeline cannot be read from {text[position:].strip()!r} on",
+                hint="write: name, name{option=value, option=value}",
+            )
+        position = found.end()
+        pass_type = lookup(found["name"], known)
+        passes.append(_build(pass_type, found["options"] or ""))
+    return passes
+
+
+def format_pipeline(passes: Iterable[Pass[Any]]) -> str:
+    """The text that `parse_pipeline` reads as these passes; options at their defaults left out."""
+    return ", ".join(str(p) for p in passes)
+
+
+def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
+    """The pass of a name.
+
+    Raises:
+        InputError: when there is none, naming near matches, or it is broken, saying why.
+    """
+    if name in known:
+        return known[name]
+    broken = known.broken if isinstance(known, Passes) else ()
+    for problem in broken:
+        if name in problem.names:
+            raise InputError(
+                f"the pass {name!r} cannot be used: {problem}", hint="repair it, or uninstall it"
+            )
+    among = f", unless in what is broken: {'; '.join(map(str, broken))}" if broken else ""
+    raise UsageError(
+        f"there is no pass {name!r}{among}", hint=_near(name, known, "graphopt passes list")
+    )
+
+
+def _near(word: str, choices: Iterable[str], where: str) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"see `{where}`"
+
+
+def _build(pass_type: PassType, text: str) -> Pass[Any]:
+    options = options_of(pass_type)
+    given: dict[str, Any] = {}
+    position = 0
+    while text[position:].strip(" ,\t\n"):
+        found = _OPTION.match(text, position)
+        if not found:
+            raise UsageError(
+                f"the options {{{text}}} of {pass_type.name} cannot be read",
+                hint="write {option=value, option=value}",
+            )
+        position = found.end()
+        name = found["name"]
+        if name not in options:
+            raise UsageError(
+                f"pass {pass_type.name} has no option {name!r}",
+                hint=_near(name, options, f"graphopt passes show {pass_type.name}"),
+            )
+        value = found["plain"] if found["quoted"] is None else found["quoted"]
+        try:
+            given[name] = TypeAdapter(options[name].type).validate_strings(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UsageError(
+                f"option {name} of {pass_type.name} cannot be {value!r}: {reason}",
+                hint=f"it takes {type_text(options[name].type)}",
+            ) from error
+    missing = [n for n, o in options.items() if o.default is MISSING and n not in given]
+    if missing:
+        raise UsageError(f"pass {pass_type.name} needs the option {missing[0]}")
+    return pass_type(**given)
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a run."""
+
+    name: str
+    """The pass with its options, as pipelines write it."""
+    numerics: Numerics
+    changes: tuple[Change, ...]
+    skips: tuple[Skip, ...]
+    difference: float | None
+    """Of the outputs, to the original network's, relative to their range; None if not measured."""
+    seconds: float
+    """Of the pass itself, without its verification."""
+    cost: Cost
+    """Of the network after the pass."""
+    ms: float | None
+    """Its predicted time on the context's device; None without one."""
+    poses: PoseChange | None
+    """What it and all before it did to the poses in held-out images; None if not measured."""
+    failure: str | None
+    """Why its verification failed (`revert`, `warn`)."""
+    reverted: bool
+    remark: str = ""
+    """What allowed a difference beyond the plain limit, or what must follow."""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline made of a network."""
+
+    graph: gs.Graph
+    steps: tuple[Step, ...]
+    before: Cost
+    after: Cost
+    ms_before: float | None
+    """Predicted on the context's device; None without one, or where a shape is not known."""
+    ms_after: float | None
+    input_shapes: Mapping[str, tuple[int, ...]]
+    """The sizes that MACs were counted and outputs compared at."""
+
+    @property
+    def kept_failures(self) -> tuple[str, ...]:
+        """The checks that failed and were overruled (`on_fail="warn"`), a sentence each."""
+        return tuple(f"{s.name}: {s.failure}" for s in self.steps if s.failure and not s.reverted)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What passed only by onnxruntime's noise, or needs training, a sentence each."""
+        return tuple(f"{s.name}: {s.remark}" for s in self.steps if s.remark and not s.reverted)
+
+
+def run_pipeline(
+    graph: gs.Graph,
+    passes: Sequence[Pass[Any]],
+    *,
+    context: Context | None = None,
+    verify: VerifyMode = "each",
+    on_fail: OnFail = "stop",
+    max_shift: float | None = None,
+    must_pay: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> PipelineResult:
+    """Run passes in order on a copy of a graph.
+
+    Args:
+        graph: the network; it is not changed.
+        passes: what to run.
+        context: what passes may know beside the graph; `original` is `graph` where it has none.
+        verify: check the result after each pass, once at the end, or never.
+        on_fail: what a failed check does: stop everything, take the pass back, take back only those
+            of its changes that are to blame and go on (`bisect`; it takes a check for each half of
+            the changes, and so on), or go on with everything. A pass that crashes, or whose result
+            cannot be run or is not finite, is taken back in any case; so is one of the first
+            `must_pay` that moves outputs too far to be an approximation.
+        max_shift: how far key points may move in the mean, in pixels of the network's input, on the
+            calibration's held-out images. A pass that moves them further fails its check; where a
+            later pass repairs (`reconstruct`), that one is judged, and both are taken back.
+        must_pay: of the first so many passes, those are left out that make the network slower on
+            the context's device, and those that cost accuracy and do not make it faster.
+        progress: called with each pass's name before it runs, and with what long ones do.
+
+    Raises:
+        CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
+        InputError: when the network cannot be run for its verification.
+    """
+    run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
+    result = run.all()
+    if result is None:  # Only a check after each pass can tell which one it was.
+        run = _Run(
+            graph, passes, context or Context(), "each", on_fail, max_shift, must_pay, progress
+        )
+        result = run.all()
+        assert result is not None
+    return result
+
+
+JUDGED_QUICKLY = 10
+"""The same where nobody looks for poses."""
+JUDGED = 40
+"""Held-out images at most that poses are compared on after a pass."""
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """What a check found of a graph."""
+
+    difference: float | None
+    poses: PoseChange | None
+    failure: str | None
+    over_budget: bool = False
+    """Whether `failure` is that key points or outputs move too far."""
+    remark: str = ""
+
+
+class _Run:
+    """A pipeline at work; the arguments are those of `run_pipeline`."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        passes: Sequence[Pass[Any]],
+        context: Context,
+        verify: VerifyMode,
+        on_fail: OnFail,
+        max_shift: float | None,
+        must_pay: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._passes, self._verify, self._on_fail = passes, verify, on_fail
+        self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
+        known = example_shapes_if_any if verify == "off" else example_shapes
+        self._shapes = dict(header_of(graph).sizes) or known(graph)
+        self._verifier = None if verify == "off" else Verifier(graph, self._shapes)
+        self._context = replace(
+            context, original=context.original or copy_model(graph), progress=progress
+        )
+        self._current = self._approved = copy_model(graph)
+        self._steps: list[Step] = []
+        self._found: _Judgement | None = None
+        """Of the current graph, where each is judged and no pass was just taken back."""
+        if verify == "each":
+            self._found = _Judgement(0.0, None, None)
+        self._waiting = 0
+        """How many of the last steps are not in `approved`, since a later pass repairs them."""
+
+    def all(self) -> PipelineResult | None:
+        """Run every pass; None where a check at the end failed, and which pass failed matters."""
+        before, ms_before = self._cost(), self._ms(self._current)
+        self._keep(self._current)
+        for index, chosen in enumerate(self._passes):
+            self._progress(chosen.name)
+            if not self._step(index, chosen):
+                return None
+        return PipelineResult(
+            graph=self._current,
+            steps=tuple(self._steps),
+            before=before,
+            after=self._cost(),
+            ms_before=ms_before,
+            ms_after=self._ms(self._current),
+            input_shapes=self._shapes,
+        )
+
+    def _step(self, index: int, chosen: Pass[Any]) -> bool:
+        """Run and judge one pass."""
+        saved, started = self._current, time.perf_counter()
+        prepared, graph, outcome, crash = self._attempt(chosen)
+        slower = self._refusal(index, chosen, graph) if outcome.changes else None
+        if slower:
+            graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
+        seconds = time.perf_counter() - started
+        found = _Judgement(None, None, crash)
+        numerics = (prepared or chosen).numerics
+        judged_later = self._max_shift is not None and self._waiting > 0
+        if self._found and not (outcome.changes or slower or crash or judged_later):
+            graph, found = saved, self._found  # whatever it did without saying so is dropped
+        elif (
+            not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
+        ):
+            held_to = (
+                numerics if self._verify == "each" else loosest(p.numerics for p in self._passes)
+            )
+            judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
+            found = judge(graph)
+            if found.failure and self._verify == "end":
+                return False
+            if found.failure and self._on_fail == "bisect" and prepared and not chosen.repeat:
+                graph, outcome, found = bisect(prepared, saved, outcome, judge, found)
+        # What a preset chose must not stop it: it is taken back where it costs too much.
+        optional = found.over_budget and self._max_shift is None and index < self._must_pay
+        if found.failure and self._on_fail == "stop" and not optional:
+            raise CheckFailed(
+                found.failure,
+                pass_name=str(chosen),
+                hint=_HINTS[found.over_budget and self._max_shift is None],
+            )
+        overruled = self._on_fail == "warn" and found.difference not in (float("inf"), None)
+        reverted = crash is not None or (found.failure is not None and not overruled)
+        if reverted:
+            graph = self._approved if found.over_budget else saved
+            outcome = Outcome((), outcome.skips)
+            if self._verifier and numerics is not Numerics.EXACT:
+                self._verifier.rebase(graph)
+        self._current = graph
+        if self._verify == "each":
+            self._found = None if reverted or found.failure else found
+        if reverted and found.over_budget:
+            self._take_back_what_waits(chosen)
+        if self._repaired_later(index):
+            self._waiting += 1
+        else:
+            self._waiting, self._approved = 0, graph
+            self._keep(graph)
+        self._steps.append(
+            Step(
+                name=str(chosen),
+                numerics=numerics,
+                changes=outcome.changes,
+                skips=outcome.skips,
+                difference=found.difference,
+                seconds=seconds,
+                cost=self._cost(),
+                ms=self._ms(graph),
+                poses=found.poses,
+                failure=found.failure,
+                reverted=reverted,
+                remark=found.remark
+                or (self._untrained(index, numerics) if outcome.changes else ""),
+            )
+        )
+        return True
+
+    def _untrained(self, index: int, numerics: Numerics) -> str:
+        """What to say of a pass that needs training, where none follows."""
+        if numerics is not Numerics.RETRAIN or any(p.repairs for p in self._passes[index + 1 :]):
+            return ""
+        return "the network is another one now, and needs training: let `distill` follow"
+
+    def _attempt(self, chosen: Pass[Any]) -> tuple[Pass[Any] | None, gs.Graph, Outcome, str | None]:
+        """Run a pass on a copy; a crash, which may be a plug-in's, becomes a sentence."""
+        graph = copy_model(self._current)
+        nothing = Outcome((), ())
+        try:
+            prepared = chosen.prepare(graph, self._context)
+            return prepared, graph, prepared.sweep(graph), None
+        except GraphoptError as error:
+            return None, graph, nothing, error.message
+        except Exception as error:
+            return None, graph, nothing, f"it crashed: {type(error).__name__}: {error}"
+
+    def _keep(self, graph: gs.Graph) -> None:
+        """Leave a good network behind, should the run be interrupted."""
+        if self._context.work:
+            save_model(graph, self._context.work / LAST_GOOD)
+
+    def _repaired_later(self, index: int) -> bool:
+        return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])
+
+    def _refusal(self, index: int, chosen: Pass[Any], graph: gs.Graph) -> str | None:
+        """Why the device is better off without a pass that has to pay; None if it is not."""
+        device = self._context.device
+        before, after = self._ms(self._current), self._ms(graph)
+        if device is None or index >= self._must_pay or before is None or after is None:
+            return None
+        lossy = chosen.numerics is not Numerics.EXACT and not chosen.repairs
+        change = f"{before:.2f} to {after:.2f} ms"
+        if after > before * (1 + _NOISE):
+            return f"it would be slower on {device.name}, {change} as predicted"
+        if lossy and after >= before * (1 - _NOISE):
+            return f"it costs accuracy and would save no time on {device.name}, {change}"
+        return None
+
+    def _judge(
+        self, chosen: Pass[Any], numerics: Numerics, graph: gs.Graph, *, budget: bool
+    ) -> _Judgement:
+        """Check a graph; `budget`: its poses must be within the budget too."""
+        if self._verifier is None:
+            return _Judgement(None, None, None)
+        verdict = self._verifier.check(graph, numerics)
+        if verdict.failure or numerics is Numerics.EXACT:
+            return _Judgement(verdict.difference, None, verdict.failure, remark=verdict.remark)
+        limit = self._max_shift
+        calibration = self._context.calibration
+        if limit is None and calibration is not None and calibration.made_up:
+            # There is nobody in such images, but their outputs count.
+            failure = self._too_far(graph, verdict.difference, None) if budget else None
+            if failure and numerics is Numerics.APPROXIMATE:
+                return _Judgement(verdict.difference, None, failure, over_budget=True)
+            return _Judgement(verdict.difference, None, None)
+        self._progress(f"{chosen.name}: the poses")
+        poses = _compared(graph, self._context)
+        if not (budget and poses and limit is not None and poses.mean_shift > limit):
+            failure = self._too_far(graph, verdict.difference, poses) if budget else None
+            if failure and numerics is Numerics.APPROXIMATE:
+                return _Judgement(verdict.difference, poses, failure, over_budget=True)
+            return _Judgement(verdict.difference, poses, None)
+        failure = f"{poses} (allowed: {limit:g} pixels)"
+        return _Judgement(verdict.difference, poses, failure, over_budget=True)
+
+    def _too_far(
+        self, graph: gs.Graph, moved: float | None, poses: PoseChange | None
+    ) -> str | None:
+        """Why outputs are no approximation any more, in images or else in noise."""
+        images, original = self._context.calibration, self._context.original
+        if images is not None and original is not None:
+            feeds = images.feeds(images.held_out[:JUDGED_QUICKLY])
+            error = poses.error if poses else output_error(graph, original, feeds)
+            if error > APPROXIMATE_LIMIT:
+                return (
+                    f"outputs err by {error:.2g} of their deviation on held-out images: a constant "
+                    "would err by 1"
+                )
+        elif moved is not None and moved > APPROXIMATE_LIMIT:
+            return f"an approximate pass moved outputs by {moved:.2g} times their range"
+        return None
+
+    def _take_back_what_waits(self, judged: Pass[Any]) -> None:
+        """Steps that a later pass was to repair, and did not within the budget."""
+        first = len(self._steps) - self._waiting
+        self._steps[first:] = [
+            replace(
+                step,
+                changes=(),
+                cost=self._cost(),
+                ms=self._ms(self._current),
+                failure=step.failure or f"{judged.name} could not make up for it",
+                reverted=True,
+            )
+            for step in self._steps[first:]
+        ]
+
+    def _cost(self) -> Cost:
+        return cost_of(self._current, self._shapes)
+
+    def _ms(self, graph: gs.Graph) -> float | None:
+        if self._context.device is None:
+            return None
+        try:
+            return network_ms(graph, self._context.device)
+        except InputError:
+            return None
+
+
+_HINTS = {
+    False: "leave it out with --skip-passes, or go on with --on-fail bisect or revert",
+    True: "let `reconstruct` follow, with photos (--calib); choose milder options; or accept it "
+    "with --on-fail warn",
+}
+"""What to do about a failed check: whether outputs moved too far for an approximation."""
+_NOISE = 1e-6
+"""Differences of predicted times that are rounding."""
+
+
+def bisect(
+    prepared: Pass[Any],
+    graph: gs.Graph,
+    outcome: Outcome,
+    judge: Callable[[gs.Graph], _Judgement],
+    failed: _Judgement,
+) -> tuple[gs.Graph, Outcome, _Judgement]:
+    """Take back those changes of a pass that are to blame for its failed check.
+
+    All changes are taken back; then halves of them, quarters … come back as long as the check
+    passes. So one culprit among n changes is found in about 2 log2(n) checks, and what a budget
+    allows comes back in the order of the graph.
+
+    Args:
+        prepared: the pass, prepared for `graph`.
+        graph: the network before the pass.
+        outcome: of the pass with all its changes.
+        judge: the check.
+        failed: its judgement of the pass with all its changes.
+
+    Returns:
+        The network, outcome and judgement of what can stay; `failed` as judgement if nothing can.
+    """
+
+    def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
+        rewritten = copy_model(graph)
+        return rewritten, prepared.sweep(rewritten, without=out)
+
+    def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
+        """What of `out` has to stay out once as many of `sites` are back as can be."""
+        middle = len(sites) // 2
+        for half in (sites[:middle], sites[middle:]) if middle else (sites,):
+            if not judge(swept(out - set(half))[0]).failure:
+                out -= set(half)
+            elif len(half) > 1:
+                out = blamed(half, out)
+        return out
+
+    everything = frozenset(range(len(outcome.changes)))
+    out = blamed(sorted(everything), everything)
+    rewritten, kept = swept(out)
+    names = [change.node for change in outcome.changes]
+    if out == everything or [c.node for c in kept.changes] != [
+        name for number, name in enumerate(names) if number not in out
+    ]:
+        return graph, outcome, failed
+    reason = f"taken back: {failed.failure}"
+    skips = (*kept.skips, *(Skip(names[number], reason) for number in sorted(out)))
+    return rewritten, Outcome(kept.changes, skips), judge(rewritten)
+
+
+def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
+    """What became of the poses in held-out images; None where there are no images."""
+    if context.calibration is None or context.original is None:
+        return None
+    with serialised(context.original) as model, serialised(graph) as other:
+        before, after = OnnxRuntimeEngine(model), OnnxRuntimeEngine(other)
+    calibration = context.calibration
+    feeds = calibration.feeds(calibration.held_out[:JUDGED])
+    return compare(before, after, calibration.spec, feeds)

@@ -1,0 +1,374 @@
+"""The result of `graphopt optimize`: as JSON, and as tables for people."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from graphopt.analysis.cost import Cost
+from graphopt.analysis.latency.device import Device
+from graphopt.display.tables import Grid, Kind
+from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.optimizer.pipeline import PipelineResult, Step
+from graphopt.optimizer.verify import EXACT_LIMIT
+
+
+class Totals(BaseModel):
+    """What a network costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: int
+    macs: int
+    kept_params: int
+    """Without those in blocks of zeros …"""
+    kept_macs: int
+    """… as here."""
+    bytes: int
+    nodes: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> Totals:
+        """The sums of a cost."""
+        return cls.model_validate(cost, from_attributes=True)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Parameters, multiply-adds and bytes as people read them."""
+        params = _part(self.kept_params, self.params)
+        return params, _part(self.kept_macs, self.macs), human(self.bytes)
+
+
+class SkipEntry(BaseModel):
+    """A place that a pass left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    reason: str
+
+
+class PoseEntry(BaseModel):
+    """How the poses in some images changed, see `graphopt.analysis.compare.PoseChange`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    error: float
+    people: int
+    lost: int
+    added: int
+    mean_shift: float
+    oks: float
+
+
+class PassEntry(BaseModel):
+    """What one pass did."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    changes: int
+    skips: tuple[SkipEntry, ...]
+    max_abs_diff: float | None
+    """Largest absolute difference of an output to the original network's, divided by that output's
+    range; null when it was not measured, or when an output is not finite."""
+    numerics: str
+    seconds: float
+    ms: float | None
+    """The network's time after it as predicted for the device; null without one."""
+    poses: PoseEntry | None
+    """What became of the poses in held-out images, by it and all passes before it; null when that
+    was not measured."""
+    after: Totals = Field(exclude=True)
+    failure: str | None = Field(exclude=True)
+    reverted: bool = Field(exclude=True)
+
+    @classmethod
+    def of(cls, step: Step) -> PassEntry:
+        """The entry of one step."""
+        return cls(
+            name=step.name,
+            changes=len(step.changes),
+            skips=tuple(SkipEntry(node=s.node, reason=s.reason) for s in step.skips),
+            max_abs_diff=step.difference,
+            numerics=step.numerics.value,
+            seconds=step.seconds,
+            ms=step.ms,
+            poses=PoseEntry(**asdict(step.poses)) if step.poses else None,
+            after=Totals.of(step.cost),
+            failure=step.failure,
+            reverted=step.reverted,
+        )
+
+
+class Report(BaseModel):
+    """What `graphopt optimize` did; its JSON form is stable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    output: str
+    pipeline: str
+    before: Totals
+    after: Totals
+    device: str | None
+    """That times are predicted for."""
+    ms_before: float | None
+    ms_after: float | None
+    passes: tuple[PassEntry, ...]
+    remarks: tuple[str, ...]
+    """What the reader should know about how it was done."""
+    sizes: Mapping[str, tuple[int, ...]] = Field(exclude=True)
+    """The input sizes that MACs were counted and outputs compared at."""
+    uncounted: int = Field(exclude=True)
+    """Layers whose MACs are not in the sums, since their shapes are not known."""
+
+    @classmethod
+    def of(
+        cls,
+        source: Path,
+        output: Path,
+        pipeline: str,
+        result: PipelineResult,
+        calibration: Calibration | None = None,
+        device: Device | None = None,
+        remarks: Sequence[str] = (),
+    ) -> Report:
+        """The report of a pipeline's result, the images it was fitted or judged on, the device."""
+        return cls(
+            input=str(source),
+            output=str(output),
+            pipeline=pipeline,
+            before=Totals.of(result.before),
+            after=Totals.of(result.after),
+            device=device.name if device else None,
+            ms_before=result.ms_before,
+            ms_after=result.ms_after,
+            passes=tuple(PassEntry.of(step) for step in result.steps),
+            remarks=(*remarks, *(_remarks(calibration) if calibration else ())),
+            sizes=result.input_shapes,
+            uncounted=max(result.before.uncounted, result.after.uncounted),
+        )
+
+    def to_json(self) -> str:
+        """The JSON form."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def __rich__(self) -> RenderableType:
+        """Pass by pass, then what was left alone, then before and after; see `verdict` too."""
+        return Group(*self.parts())
+
+    def verdict(self) -> tuple[str, ...]:
+        """What became faster, by how much and at what cost; then what to do next: two lines."""
+        if not any(entry.changes for entry in self.passes):
+            why, command = self._why_nothing()
+            return (
+                f"{self.output}: nothing was changed: {why}",
+                f"next: {command}",
+            )
+        return (
+            f"{self.output}: {self._gain()}; {self._price()}",
+            f"next: graphopt compile {shlex.quote(self.output)}",
+        )
+
+    def _gain(self) -> str:
+        at = named_sizes(self.sizes)
+        if self.ms_before and self.ms_after:
+            times = f"{self.ms_before:.1f} → {self.ms_after:.1f} ms, predicted, at {at}"
+            times_as_fast = f"{self.ms_before / self.ms_after:.2f}"
+            faster = "no faster" if times_as_fast == "1.00" else f"{times_as_fast} times as fast"
+            return f"{faster} on {self.device} ({times})"
+        gain = f"nodes {self.before.nodes} → {self.after.nodes}"
+        if self.before.nodes == self.after.nodes:
+            gain = f"{sum(entry.changes for entry in self.passes)} places rewritten"
+        if self.before.kept_macs != self.after.kept_macs:
+            gain += f", MACs {human(self.before.kept_macs)} → {human(self.after.kept_macs)} at {at}"
+        return gain
+
+    def _price(self) -> str:
+        moved = next((e.max_abs_diff for e in reversed(self.passes) if not e.reverted), None)
+        if moved is None:
+            return "outputs were not compared"
+        cost = "outputs unchanged"
+        if moved:
+            equal = "equal within" if moved <= EXACT_LIMIT else "move by at most"
+            cost = f"outputs {equal} {moved:.0e} of their range"
+        poses = self._last_poses()
+        if poses is not None:
+            return (
+                f"{cost}; {poses.people} people in {poses.images} photos: OKS {poses.oks:.3f}, key "
+                f"points move by {poses.mean_shift:.2f} pixels"
+            )
+        judged = moved <= EXACT_LIMIT
+        return cost if judged else f"{cost}; poses not judged: no photos (--calib DIR)"
+
+    def _why_nothing(self) -> tuple[str, str]:
+        """Why no pass changed anything, and the command that helps."""
+        source, output = shlex.quote(self.input), shlex.quote(self.output)
+        reasons = Counter(skip.reason for entry in self.passes for skip in entry.skips)
+        failed = next((entry for entry in self.passes if entry.failure), None)
+        if failed is not None:
+            return f"{failed.name}: {failed.failure}", f"graphopt explain {source} --pass " + (
+                shlex.quote(failed.name)
+            )
+        if any("--input-shape" in reason for reason in reasons):
+            return (
+                "its input's size is not known",
+                f"graphopt optimize {source} --input-shape 1,3,368,656",
+            )
+        if self.device is None:
+            return (
+                "it has nothing that these passes look for",
+                f"graphopt optimize {source} --preset mobile",
+            )
+        return (
+            f"it is as fast on {self.device} as passes that keep its poses can make it",
+            f"graphopt compile {output}, or prune it: graphopt optimize {source} "
+            "--calib PHOTOS --speedup 1.5",
+        )
+
+    def parts(self, *, verbose: bool = False) -> Iterator[RenderableType]:
+        """What `__rich__` shows; `verbose`: passes that changed nothing and all reasons too."""
+        for remark in self.remarks:
+            yield Text(remark, style="yellow")
+        shown = [e for e in self.passes if verbose or e.changes or e.failure]
+        if shown:
+            yield self._table(shown, verbose=verbose)
+        busy = {_brief(entry) for entry in shown}
+        if idle := [e for e in map(_brief, self.passes) if e not in busy]:
+            yield Text(f"changed nothing: {', '.join(dict.fromkeys(idle))}", style="dim")
+        yield from self._skipped(verbose=verbose)
+        for entry in self.passes:
+            if entry.failure:
+                done = "was taken back" if entry.reverted else "failed its check"
+                yield Text(f"{entry.name} {done}: {entry.failure}", style="red")
+        yield from self._poses()
+        at = named_sizes(self.sizes)
+        measured = any(entry.max_abs_diff is not None for entry in self.passes)
+        what = ["MACs", *(["milliseconds"] if self.device else [])]
+        what += ["differences"] if measured else []
+        yield Text(f"{_listed(what)} at {at or 'no known input size'}.", style="dim")
+        if self.uncounted:
+            yield Text(
+                f"{self.uncounted} layers of unknown shape are not in the MACs.", style="dim"
+            )
+        yield Text(
+            f"nodes {self.before.nodes} → {self.after.nodes}, "
+            + ", ".join(
+                f"{name} {old} → {new}"
+                for name, old, new in zip(
+                    ("params", "MACs", "bytes"),
+                    self.before.cells(),
+                    self.after.cells(),
+                    strict=True,
+                )
+            ),
+        )
+        if self.device and (self.ms_before is None or self.ms_after is None):
+            yield Text(f"No time can be predicted for {self.device}: shapes are not known.")
+
+    def _table(self, entries: Sequence[PassEntry], *, verbose: bool) -> Grid:
+        """A line for each of some passes."""
+        judged = any(entry.poses for entry in entries)
+        numbers = ["changed", "left", "MACs", *(["ms"] if self.device else []), "difference"]
+        numbers += ["shift", "OKS"] if judged else []
+        columns = {"pass": Kind.WORDS, "numerics": Kind.WORDS}
+        table = Grid(columns | dict.fromkeys(numbers, Kind.NUMBER))
+        start = _milliseconds(self.ms_before) if self.device else ()
+        ends = [""] * (3 if judged else 1)
+        table.add("(input)", "", "", "", human(self.before.kept_macs), *start, *ends, style="dim")
+        for entry in entries:
+            table.add(
+                entry.name if verbose else _brief(entry),
+                "reverted" if entry.reverted else entry.numerics,
+                str(entry.changes),
+                str(len(entry.skips)),
+                human(entry.after.kept_macs),
+                *(_milliseconds(entry.ms) if self.device else ()),
+                "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
+                *(_pose_cells(entry.poses) if judged else ()),
+                style="red" if entry.failure else "",
+            )
+        return table
+
+    def _last_poses(self) -> PoseEntry | None:
+        return next((e.poses for e in reversed(self.passes) if e.poses and not e.reverted), None)
+
+    def _poses(self) -> Iterator[RenderableType]:
+        """What the pose columns mean, and what the result does to people."""
+        last = self._last_poses()
+        if last is None:
+            return
+        yield Text(
+            f"Against the original on {last.images} photos that nothing was fitted on: mean shift "
+            "of key points in pixels of the input, OKS; the outputs' error is "
+            f"{last.error:.3f} of their deviation.",
+            style="dim",
+        )
+        yield Text(f"of {last.people} people {last.lost} are lost, {last.added} added")
+
+    def _skipped(self, *, verbose: bool) -> Iterator[RenderableType]:
+        """The reasons of the last run of each pass: earlier ones may have been settled since."""
+        last = {entry.name: entry for entry in self.passes}
+        for entry in last.values():
+            name = entry.name if verbose else _brief(entry)
+            reasons = Counter(skip.reason for skip in entry.skips).most_common()
+            for reason, count in reasons if verbose else reasons[:1]:
+                example = next(skip.node for skip in entry.skips if skip.reason == reason)
+                yield Text(f"{name} left {count}: {reason} (such as {example})")
+            if len(reasons) > 1 and not verbose:
+                rest = sum(count for _, count in reasons[1:])
+                yield Text(f"{name} left {rest} more for other reasons: see --verbose")
+
+
+def _brief(entry: PassEntry) -> str:
+    """A pass without its options."""
+    return entry.name.partition("{")[0]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _remarks(calibration: Calibration) -> Iterator[str]:
+    yield from calibration.spec.guesses
+    if calibration.made_up:
+        yield SYNTHETIC_WARNING
+
+
+def _part(kept: int, whole: int) -> str:
+    """What is left of a number, where that is not all."""
+    some, every = human(kept), human(whole)
+    return every if some == every else f"{some} of {every}"
+
+
+def _milliseconds(ms: float | None) -> tuple[str]:
+    return ("–" if ms is None else f"{ms:.1f}",)
+
+
+def _pose_cells(poses: PoseEntry | None) -> tuple[str, ...]:
+    return ("–", "–") if poses is None else (f"{poses.mean_shift:.2f}", f"{poses.oks:.3f}")
+
+
+def human(count: int) -> str:
+    """A count with three significant digits and a suffix: 4.10 M."""
+    value = float(count)
+    for suffix in ("", " k", " M", " G"):
+        if value < 1000 or suffix == " G":
+            break
+        value /= 1000
+    return f"{count}" if not suffix else f"{value:.{max(0, 3 - len(str(int(value))))}f}{suffix}"
+
+
+def named_sizes(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Tensors and their shapes: data 1x3x368x656, …"""
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())

@@ -1,0 +1,497 @@
+"""What pruning one layer, or one function block, does to a network's maps and poses.
+
+The paper's sensitivity analysis (section 2.2), without labels: the pruned network is compared with
+the dense one on photos that nothing was fitted on. Those blocks of a layer go that it can best do
+without, and what is left of it is fitted by least squares, as `reconstruct{masks=choose}` does, so
+that what counts is the loss after the repair that any pruned network gets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphopt.analysis.compare import PoseTally, people_in
+from graphopt.analysis.cost import cost_of
+from graphopt.analysis.latency.predict import judged_shapes
+from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.chained_least_squares import unpacked
+from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
+from graphopt.fitting.layerwise_runner import Walk, bytes_of, engine_of, held, part_of, shapes_of
+from graphopt.fitting.least_squares import LeastSquares
+from graphopt.fitting.patch_sampling import Sample, salience
+from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
+from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
+from graphopt.ir.graph import ConvSpec, constant, is_standard, label
+from graphopt.ir.onnx_io import copy_model, load_model, replacing
+from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.verify import OutputError
+from graphopt.pose.decode import Person
+from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
+from graphopt.runtime.engine import Array
+from graphopt.sparsity.eligible import NARROW, held_back
+from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
+
+Floats = NDArray[np.float32]
+
+RATIOS = (0.25, 0.5, 0.7, 0.85)
+"""Parts of a layer's blocks that go."""
+POSITIONS = 12
+"""Output positions to fit on, as a multiple of the unknowns of one filter."""
+PHOTOS = 50
+"""Images at most, a share of them held out: more only make the same ranking surer."""
+RIDGE = 1e-2
+"""Pull toward the present weights, relative to the mean square of a layer's input."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Loss(_Record):
+    """What pruning a part of the blocks does, on photos that nothing was fitted on."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    error: float
+    """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
+    weighed as `graphopt.pose.spec.HEAT_WORTH` says."""
+    shift: float
+    """Mean distance that key points move by, in pixels of the input."""
+    oks: float
+    """Mean object key-point similarity to the dense network's people."""
+
+
+class Measured(_Record):
+    """A layer or a function block, pruned by several ratios with all else dense."""
+
+    name: str
+    params: int
+    macs: int
+    """Multiply-adds at the network's own input size, or at 368x656 where it takes any."""
+    losses: tuple[Loss, ...]
+
+
+class Layer(Measured):
+    """A convolution."""
+
+    function_block: str
+
+
+class Sensitivity(_Record):
+    """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
+
+    block: BlockName
+    """Filters x channels of a block."""
+    images: int
+    """How many photos it was judged on."""
+    people: int
+    """That the dense network found in them."""
+    layers: tuple[Layer, ...]
+    """In the order of the graph."""
+    function_blocks: tuple[Measured, ...]
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the photos, a sentence each."""
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """What `graphopt sensitivity --json` wrote.
+
+    Raises:
+        InputError: the file cannot be read, or is none.
+    """
+    try:
+        return Sensitivity.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise InputError(
+            f"{path} holds no sensitivities: {error.errors()[0]['msg']}",
+            hint=f"make it with: graphopt sensitivity MODEL.onnx --calib DIR --json {path}",
+        ) from error
+
+
+def measure_file(
+    path: Path,
+    photos: Path,
+    *,
+    count: int = PHOTOS,
+    ratios: Sequence[float] = RATIOS,
+    block: BlockName = MEASURED,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    work: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **choices: Any,
+) -> Sensitivity:
+    """Measure an ONNX file's sensitivity on a folder of photos.
+
+    Args:
+        path: the network; BatchNormalizations are folded into its convolutions first, as
+            `graphopt optimize` does before it prunes.
+        photos: the folder.
+        count: how many photos to use at most; a fifth is held out to judge by.
+        ratios: see `sensitivity`, as `block` is.
+        block: filters x channels of a block.
+        input_shapes: sizes to fix inputs at, see `load_model`.
+        work: a folder for what an interrupted run goes on from; it goes when all is done.
+        progress: told which layer of how many is being measured.
+        choices: what the user says about the network (`graphopt.pose.spec.choices`).
+
+    Raises:
+        GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
+            `sensitivity`.
+    """
+    graph = load_model(path, input_shapes)
+    spec = detect_pose_spec(graph, **choices)
+    graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
+    calibration = Calibration.from_photos(photos, graph, spec, count=count)
+    with resumable(work):
+        found = sensitivity(
+            graph, calibration, ratios=ratios, block=block, work=work, progress=progress
+        )
+    return found.model_copy(update={"remarks": tuple(calibration.remarks)})
+
+
+def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
+    """The convolutions that are measured, in order.
+
+    Those that pruning by blocks is for, without those that make maps, and those whose weights
+    others share.
+    """
+    reasons = held_back(graph)
+    return [
+        node
+        for node in graph.nodes
+        if is_standard(node, "Conv")
+        and id(node) not in reasons
+        and (spec := ConvSpec.of(node)) is not None
+        and spec.pads is not None
+        and label(node) not in blocks.predictors
+        and label(node) in blocks.of
+        and len(node.inputs[1].outputs) == 1
+    ]
+
+
+def sensitivity(
+    graph: gs.Graph,
+    calibration: Calibration,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    block: BlockName = MEASURED,
+    seed: int = 0,
+    work: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Sensitivity:
+    """Prune each layer, then each function block, alone, and measure what it does.
+
+    Args:
+        graph: the dense network.
+        calibration: photos to fit on, and others to judge by.
+        ratios: parts of a layer's blocks that go.
+        block: filters x channels of a block.
+        seed: of the positions in photos that are fitted on.
+        work: a folder that keeps each layer as soon as it is measured; what an interrupted run left
+            there is not measured again.
+        progress: told which layer of how many is being measured.
+
+    Raises:
+        InputError: the network does not run on the photos.
+        Unsupported: no layer can be pruned by blocks.
+    """
+    blocks = function_blocks(graph, calibration.spec)
+    nodes = prunable(graph, blocks)
+    if not nodes:
+        raise Unsupported(
+            f"no convolution has {NARROW} channels in and out, so that blocks of it could go"
+        )
+    costs = cost_of(graph, judged_shapes(graph)).layers
+    macs = {layer.name: layer.macs or 0 for layer in costs}
+    fitting, held_out = _images(graph, nodes, calibration)
+    judge = _Judge(graph, calibration, held_out)
+    feeds = calibration.feeds([*fitting, *held_out])
+    walk = Walk(graph, [*nodes, graph.nodes[-1]], feeds)
+    engine = engine_of(part_of(graph, outputs=judge.outputs))
+    where = [salience([*engine.run(feed).values()]) for feed in calibration.feeds(fitting)]
+    kept = None
+    if work is not None:
+        kept = _Kept(work, fingerprint([graph], calibration, [*ratios, block, seed]))
+    layers: list[Layer] = []
+    pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
+    for number, node in enumerate(nodes, 1):
+        progress(f"sensitivity: {number} of {len(nodes)} ({label(node)})")
+        if kept and (known := kept.read(number)):
+            layer, fits = known
+            layers.append(layer)
+            for ratio, weights in zip(ratios, fits, strict=True):
+                pruned[ratio][layer.name] = weights
+            continue
+        spec = ConvSpec.of(node)
+        assert spec is not None
+        seen = walk.advance_to(node)
+        system = _system(spec, seen[: len(fitting)], where, seed)
+        tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
+        losses = []
+        rectified = before_relu(graph, node.outputs[0])
+        fits = list(_pruned(spec, system, BLOCKS[block], ratios, rectified=rectified))
+        for ratio, weights in zip(ratios, fits, strict=True):
+            pruned[ratio][label(node)] = weights
+            losses.append(judge.loss(ratio, tail.run(weights)))
+        layers.append(
+            Layer(
+                name=label(node),
+                params=spec.weight.size,
+                macs=macs[label(node)],
+                losses=tuple(losses),
+                function_block=str(blocks.of[label(node)]),
+            )
+        )
+        if kept:
+            kept.write(number, layers[-1], fits)
+    return Sensitivity(
+        block=block,
+        images=len(held_out),
+        people=judge.people,
+        layers=tuple(layers),
+        function_blocks=tuple(_whole_blocks(graph, layers, pruned, judge, progress)),
+    )
+
+
+def _whole_blocks(
+    graph: gs.Graph,
+    layers: Sequence[Layer],
+    pruned: Mapping[float, Mapping[str, _Weights]],
+    judge: _Judge,
+    progress: Callable[[str], None],
+) -> Iterator[Measured]:
+    """All layers of a function block at a time, each pruned and fitted as it was alone."""
+    members: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        members[layer.function_block].append(layer)
+    for number, (name, group) in enumerate(members.items(), 1):
+        progress(f"function blocks: {number} of {len(members)} ({name})")
+        losses = []
+        for ratio, weights in pruned.items():
+            chosen = {layer.name: weights[layer.name] for layer in group}
+            engine = engine_of(_with_weights(graph, chosen))
+            losses.append(judge.loss(ratio, map(engine.run, judge.feeds())))
+        yield Measured(
+            name=name,
+            params=sum(layer.params for layer in group),
+            macs=sum(layer.macs for layer in group),
+            losses=tuple(losses),
+        )
+
+
+# --- one layer ----------------------------------------------------------------------------------
+
+
+class _Weights(NamedTuple):
+    """A layer's weight (O,I,kh,kw) and bias (O,)."""
+
+    weight: Floats
+    bias: Floats
+
+
+class _Kept:
+    """Layers that a run has measured, a file each, for the run that goes on."""
+
+    def __init__(self, work: Path, owner: str) -> None:
+        self._work, self._owner = work, owner
+
+    def _file(self, number: int) -> Path:
+        return place(self._work, f"{self._owner[:16]}", LAYERS.replace("*", f"*-{number}"))
+
+    def read(self, number: int) -> tuple[Layer, list[_Weights]] | None:
+        """A layer, and its weights by each ratio; None where it was not measured."""
+        file = self._file(number)
+        if not file.exists():
+            return None
+        try:
+            with np.load(file) as held:
+                text, *arrays = held.values()
+            layer = Layer.model_validate_json(text.tobytes())
+            pairs = zip(arrays[::2], arrays[1::2], strict=True)
+            fits = [_Weights(*pair) for pair in pairs]
+        except (OSError, ValueError, BadZipFile) as error:
+            raise unreadable(file) from error
+        return layer, fits
+
+    def write(self, number: int, layer: Layer, fits: Sequence[_Weights]) -> None:
+        """Keep a layer."""
+        text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
+        with replacing(self._file(number)) as fresh, fresh.open("wb") as file:
+            np.savez(file, text, *(array for fit in fits for array in fit))
+
+
+def _system(
+    spec: ConvSpec, inputs: Sequence[Array], where: Sequence[Floats | None], seed: int
+) -> LeastSquares:
+    """What a layer makes when it is dense, at random positions of each image, as a fit to it."""
+    unknowns = spec.weight[0].size + 1
+    each = -(-max(LEAST_POSITIONS, POSITIONS * unknowns) // len(inputs))
+    system, rng = LeastSquares(spec, RIDGE), np.random.default_rng(seed)
+    weights = system.present.astype(np.float32)
+    for values, there in zip(inputs, where, strict=True):
+        size = spec.output_size(values.shape[2:])
+        sample = Sample.of(np.empty((1, 0, *size), np.float32), each, rng, there)
+        patches = sample.patches(values, spec)
+        system.add(patches, patches @ weights)
+    return system
+
+
+def _pruned(
+    spec: ConvSpec, system: LeastSquares, block: Block, ratios: Sequence[float], *, rectified: bool
+) -> Iterator[_Weights]:
+    """A layer without the blocks that it can best do without, and the rest fitted, by each ratio.
+
+    Args:
+        spec: the dense layer.
+        system: the fit to what that makes.
+        block: the extent of a block.
+        ratios: parts of the blocks that go, in rising order.
+        rectified: only what is positive counts.
+    """
+    blocks = math.prod(block.mask_shape(spec.weight.shape))
+    for mask in system.masks(block, [int(ratio * blocks + 1e-9) for ratio in ratios]):
+        system.restrict(expand(mask, block, spec.weight.shape))
+        weight, bias = unpacked(system.solve(rectified=rectified), spec)
+        yield _Weights(weight.astype(np.float32), bias.astype(np.float32))
+
+
+# --- the whole network --------------------------------------------------------------------------
+
+
+def _images(
+    graph: gs.Graph, nodes: Sequence[gs.Node], calibration: Calibration
+) -> tuple[list[Path | int], list[Path | int]]:
+    """The images to fit on and to judge by: `PHOTOS`, or what memory holds between two layers."""
+    probe = next(calibration.feeds(calibration.held_out))
+    shapes = shapes_of(graph, probe)
+    sizes = (
+        sum(bytes_of(shapes[name]) for name in names if name in shapes)
+        for names in held(graph, [*nodes, graph.nodes[-1]])
+    )
+    images = len(calibration.fitting) + len(calibration.held_out)
+    share = min(1.0, PHOTOS / images, MEMORY / (max(sizes) * images))
+    fitting, held_out = (
+        list(group[: max(1, int(share * len(group)))])
+        for group in (calibration.fitting, calibration.held_out)
+    )
+    return fitting, held_out
+
+
+class _Judge:
+    """The dense network's maps and people in some photos, to judge others by."""
+
+    def __init__(
+        self, graph: gs.Graph, calibration: Calibration, images: Sequence[Path | int]
+    ) -> None:
+        self._spec, self._calibration, self._photos = calibration.spec, calibration, images
+        read = [maps for maps in (self._spec.heat, self._spec.paf) if maps is not None]
+        self.outputs = sorted({maps.output for maps in read})
+        engine = engine_of(part_of(graph, outputs=self.outputs))
+        self._expected = [engine.run(feed) for feed in self.feeds()]
+        self._found: list[Sequence[Person]] = [people_in(e, self._spec) for e in self._expected]
+
+    @property
+    def people(self) -> int:
+        """How many the dense network found."""
+        return sum(map(len, self._found))
+
+    def feeds(self) -> Iterator[Mapping[str, Array]]:
+        """The network's inputs."""
+        return self._calibration.feeds(self._photos)
+
+    def loss(self, ratio: float, runs: Iterable[Mapping[str, Array]]) -> Loss:
+        """What a network that makes these outputs has lost; those that it lacks are as before."""
+        error, tally = OutputError(), PoseTally(self._spec)
+        for values, expected, found in zip(runs, self._expected, self._found, strict=True):
+            outputs = {**expected, **values}
+            error.add(_maps(outputs, self._spec), _maps(expected, self._spec))
+            tally.add(found, people_in(outputs, self._spec))
+        change = tally.change(_together(error.errors))
+        return Loss(ratio=ratio, error=change.error, shift=change.mean_shift, oks=change.oks)
+
+
+def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
+    """The maps that are read, by what they are, also where one output holds both."""
+    return {
+        name: maps.of(outputs)[:count]
+        for name, maps, count in (
+            ("heat", spec.heat, len(spec.skeleton.parts)),
+            ("paf", spec.paf, spec.skeleton.paf_channels),
+        )
+        if maps is not None
+    }
+
+
+def _together(errors: Mapping[str, float]) -> float:
+    """One error for both kinds of maps, or that of the heat maps where there are no others."""
+    if "paf" not in errors:
+        return errors["heat"]
+    return HEAT_WORTH * errors["heat"] + (1 - HEAT_WORTH) * errors["paf"]
+
+
+class _Tail:
+    """A network from one convolution on, whose weights are inputs: nothing before it runs again.
+
+    Args:
+        graph: the network.
+        node: the convolution.
+        values: what is known before it runs, for each image.
+        outputs: of the network; those that are made before the convolution are left out.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        node: gs.Node,
+        values: Sequence[Mapping[str, Array]],
+        outputs: Sequence[str],
+    ) -> None:
+        start = next(i for i, other in enumerate(graph.nodes) if other is node)
+        made = {tensor.name for later in graph.nodes[start:] for tensor in later.outputs}
+        part = part_of(
+            graph,
+            nodes=slice(start, None),
+            inputs=sorted(values[0]),
+            outputs=[name for name in outputs if name in made],
+        )
+        convolution = part.nodes[0]
+        weights = [
+            gs.Variable(f"{label(node)}/{role}", np.dtype(np.float32)) for role in _Weights._fields
+        ]
+        convolution.inputs = [convolution.inputs[0], *weights]
+        part.inputs += weights
+        self._names = [tensor.name for tensor in weights]
+        self._values = values
+        self._engine = engine_of(part)
+
+    def run(self, weights: _Weights) -> Iterator[Mapping[str, Array]]:
+        """The outputs for each image."""
+        given = dict(zip(self._names, weights, strict=True))
+        for values in self._values:
+            known = {name: values[name] for name in self._engine.inputs if name in values}
+            yield self._engine.run(known | given)
+
+
+def _with_weights(graph: gs.Graph, weights: Mapping[str, _Weights]) -> gs.Graph:
+    """A copy with other weights in some convolutions, by label."""
+    changed = copy_model(graph)
+    for node in changed.nodes:
+        if label(node) in weights:
+            weight, bias = (
+                constant(changed, f"{node.inputs[1].name}.{role}", values)
+                for role, values in weights[label(node)]._asdict().items()
+            )
+            node.inputs = [node.inputs[0], weight, bias]
+    return changed

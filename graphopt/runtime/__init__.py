@@ -1,0 +1,1 @@
+"""What runs networks: engines, bundles and their kernels on this machine, and comparing outputs."""

@@ -1,0 +1,360 @@
+"""A compiled network on disk: a folder that Python here and the device runner on a phone both run.
+
+    manifest.json   what it is: format version, target, model, inputs, outputs, sizes and hashes
+    plan.json       the static plan: arenas, tensors, launches in order (`Plan`)
+    weights.bin     constants, each at a 512-byte boundary, in the byte order of the plan's tensors
+    kernels.so      machine code (target kind cpu), or
+    kernels.cl      OpenCL C (target kind gpu)
+    pose.json       how photos become inputs and maps become people (`graphopt.pose.spec.PoseSpec`)
+
+All numbers are little-endian float32 unless a tensor's dtype says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphopt.errors import InputError
+
+FORMAT = 3
+"""Raised when a bundle made before can no longer be read."""
+
+ALIGNMENT = 512
+"""Every tensor starts at a multiple of this many bytes: OpenCL devices cut sub-buffers only at a
+multiple of their CL_DEVICE_MEM_BASE_ADDR_ALIGN (128 bytes on phones, up to 512 elsewhere)."""
+
+
+Stage = Literal["prepare", "network", "decode"]
+"""What a launch belongs to: photo to input, input to maps, or maps to people. The first and the
+last are run only where a photo is given, or people are wanted."""
+
+
+Place = Literal["cpu", "gpu", "host"]
+"""Where a stage runs: in the bundle's kernels, or in the code around them (host)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Record):
+    """A tensor's place.
+
+    `arena` -1 is weights.bin; n is the n-th arena; None is memory of its own, which the caller
+    fills: a network's input, a photo. `offset` is in bytes from the start of that memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    arena: int | None
+    offset: int = 0
+
+
+class Launch(_Record):
+    """One kernel call.
+
+    `arguments` are indices of `Plan.tensors`, in the order of the kernel's parameters.
+    `grid` and `group` are global and local work sizes (gpu), empty on a CPU. `images` are positions
+    of arguments that are read as one-dimensional images of four-channel pixels; such a tensor lies
+    at the start of its memory. `layer` is the ONNX node that it computes (or TVM's name for a fused
+    kernel; empty: that of the launch before) and `macs` its multiply-adds.
+    """
+
+    kernel: str
+    arguments: tuple[int, ...]
+    layer: str
+    macs: int = 0
+    stage: Stage = "network"
+    grid: tuple[int, ...] = ()
+    group: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
+
+
+class Preparation(_Record):
+    """What a bundle begins with: from the bytes of a photo to the network's input.
+
+    The fields that are tensors hold what differs from photo to photo; see
+    `graphopt.pose.resample.tables`. Of the larger ones only the front is filled.
+    """
+
+    photo: int
+    """The tensor of its pixels, row by row, RGB."""
+    geometry: int
+    columns: int
+    rows: int
+    side: int
+    """Most pixels of a photo's side."""
+    neighbours: int
+    """How many weights of a pixel the tables have room for."""
+
+
+class Decoder(_Record):
+    """The decoder that a bundle ends with: from the network's maps to people.
+
+    Its kernels are the last launches. Limits are compiled in.
+    """
+
+    thresholds: int
+    """The tensor of numbers that may differ from photo to photo (`pose.kernel_decoder`)."""
+    defaults: tuple[float, float, float, float, float]
+    """What it holds unless the caller wants other numbers."""
+    outputs: dict[str, int]
+    max_peaks: int
+    max_people: int
+    samples: int
+
+
+class Plan(_Record):
+    """Everything that happens in one run of the network, decided when it was compiled."""
+
+    arenas: tuple[int, ...] = ()
+    """Bytes of each block of working memory."""
+    tensors: tuple[Tensor, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    inputs: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+    preparation: Preparation | None = None
+    decoder: Decoder | None = None
+
+
+class Model(_Record):
+    """The ONNX file that a bundle was compiled from."""
+
+    path: str
+    sha256: str
+
+
+class Target(_Record):
+    """What a bundle runs on.
+
+    `host` is the machine that CPU kernels were compiled for, a triple; "" is any.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    host: str
+    cpu_features: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    description: str
+
+
+class Comparison(_Record):
+    """How far a bundle's outputs are from onnxruntime's, as parts of their range."""
+
+    difference: float
+    """The largest."""
+    noise: float | None = None
+    """Of onnxruntime with and without its own optimisations, where the usual limit was exceeded."""
+    failures: tuple[str, ...] = ()
+    """The checks that failed and were overruled (`--on-fail warn`)."""
+
+
+class File(_Record):
+    """Size and hash of a file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """What a bundle is; written last, so that a folder with a manifest is whole."""
+
+    format: int
+    graphopt: str
+    tvm: str
+    target: Target
+    model: Model
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    macs: int
+    runs: dict[Stage, Place]
+    """Which stages there are from photo to people, and where each of their operators runs."""
+    files: dict[str, File]
+    comparison: Comparison | None = None
+    """None where the bundle could not be run when it was made, and in older ones."""
+
+
+class Bundle(_Record):
+    """A bundle that was read and checked."""
+
+    path: Path
+    manifest: Manifest
+    plan: Plan
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return (self.path / name).read_bytes()
+
+    def source(self) -> Path:
+        """The ONNX file that the bundle was compiled from.
+
+        Raises:
+            InputError: it is no longer there, or is another file by now.
+        """
+        path = Path(self.manifest.model.path)
+        try:
+            same = sha256(path.read_bytes()) == self.manifest.model.sha256
+        except OSError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{self.path} was compiled from {path}, which is gone or has changed",
+                hint="name the ONNX file instead of the bundle, or compile again",
+            )
+        return path
+
+
+def sha256(data: bytes) -> str:
+    """The hash that manifests carry."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path looks like a bundle: a folder with a manifest."""
+    return (path / "manifest.json").is_file()
+
+
+_NAMES = {
+    "manifest.json",
+    "plan.json",
+    "weights.bin",
+    "kernels.so",
+    "kernels.cl",
+    "pose.json",
+    "NOTICE",
+}
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a bundle where something would be lost, or that cannot be written.
+
+    Raises:
+        InputError: says what is there.
+    """
+    if path.exists():
+        others = {file.name for file in path.iterdir()} - _NAMES if path.is_dir() else set()
+        if not is_bundle(path) or others:
+            what = f"also holds {min(others)}" if is_bundle(path) else "is not a bundle"
+            raise InputError(
+                f"{path} exists and {what}", hint="give another folder to -o, or remove it"
+            )
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place for a folder that cannot be written.
+
+    Raises:
+        InputError: says why.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write {path}: {parent} is read-only")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that is at `path` afterwards, in place of what was there.
+
+    Yields:
+        An empty folder beside it. Where filling or moving it fails, nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+        fresh.mkdir()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle, whole or not at all; an older bundle at `path` is replaced.
+
+    Args:
+        manifest: its `files` is filled in here.
+        files: name to content.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        InputError: see `check_place`, or the disk is full; an older bundle stays as it was.
+    """
+    check_place(path)
+    sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
+    manifest = manifest.model_copy(update={"files": sized})
+    try:
+        with whole_folder(path) as fresh:
+            for name, data in files.items():
+                (fresh / name).write_bytes(data)
+            (fresh / "manifest.json").write_text(
+                manifest.model_dump_json(indent=1), encoding="utf-8"
+            )
+    except OSError as error:
+        raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
+    return manifest
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and check that every file is the one that was written.
+
+    Raises:
+        InputError: not a bundle, made by another format version, truncated or altered; says which.
+    """
+    if not is_bundle(path):
+        raise InputError(
+            f"{path} is not a bundle (no manifest.json in it)",
+            hint="graphopt compile MODEL.onnx -o BUNDLE makes one",
+        )
+    again = "compile it again: graphopt compile MODEL.onnx -o BUNDLE"
+    try:
+        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+        if manifest.format != FORMAT:
+            raise InputError(
+                f"{path} has bundle format {manifest.format}; this graphopt reads {FORMAT}",
+                hint=again,
+            )
+        if missing := {"plan.json", "weights.bin"} - manifest.files.keys():
+            raise InputError(
+                f"{path} is damaged: its manifest does not list {', '.join(sorted(missing))}",
+                hint=again,
+            )
+        for name, file in manifest.files.items():
+            data = (path / name).read_bytes()
+            if len(data) != file.bytes or sha256(data) != file.sha256:
+                raise InputError(
+                    f"{path / name} is damaged: not what its manifest says", hint=again
+                )
+        plan = Plan.model_validate_json((path / "plan.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path} is damaged: {where}: {first['msg']}", hint=again) from error
+    except OSError as error:
+        raise InputError(f"cannot read the bundle {path}: {error.strerror}", hint=again) from error
+    except ValueError as error:  # a null byte in a file's name
+        raise InputError(f"{path} is damaged: {error}", hint=again) from error
+    for what, told, planned in (
+        ("inputs", manifest.inputs, plan.inputs),
+        ("outputs", manifest.outputs, plan.outputs),
+    ):
+        if told != {name: plan.tensors[index].shape for name, index in planned.items()}:
+            raise InputError(
+                f"{path} is damaged: its manifest's {what} are not its plan's", hint=again
+            )
+    return Bundle(path=path, manifest=manifest, plan=plan)
