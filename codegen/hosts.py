@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from graphopt.devices.android import find_ndk
+from graphopt.codegen.android_sdk import find_ndk
 from graphopt.errors import GraphoptError, Unsupported, UsageError
 
 

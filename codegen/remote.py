@@ -11,14 +11,16 @@ import tvm
 from pydantic import ValidationError
 from tvm import relax, rpc
 
+from graphopt.codegen.records import Measured
 from graphopt.codegen.stages import Progress
 from graphopt.codegen.standard import DEVICES, MANIFEST
-from graphopt.devices.rpc_benchmark import Measured
 from graphopt.errors import InputError, Unsupported
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, serialised, sha256_of
-from graphopt.optimizer.verify import difference, sample_feeds
 from graphopt.runtime.bundle import Manifest
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.differences import difference
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.sample_inputs import sample_feeds
 
 
 def measure(

@@ -18,8 +18,8 @@ from graphopt.codegen.kernels import Choice
 from graphopt.codegen.stages import Progress, lower_network
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
+from graphopt.ir.arrays import Array
 from graphopt.runtime import bundle
-from graphopt.runtime.engine import Array
 from graphopt.runtime.runner import this_host
 
 MANIFEST = "graphopt_manifest"

@@ -25,8 +25,8 @@ from graphopt.codegen.kernels.conv import ConvSpec, Tile
 from graphopt.codegen.kernels.conv_block_sparse import random_index
 from graphopt.codegen.layout import use_our_kernels
 from graphopt.codegen.plan import pack_weights
+from graphopt.codegen.records import Candidates, Tuned
 from graphopt.codegen.targets import Target
-from graphopt.compiler.tuning_cache import Candidates, Tuned
 from graphopt.runtime.bundle import Launch, Plan, Tensor
 
 TILES = 4

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphopt.compiler.tuning_cache import Tuned
+from graphopt.codegen.records import Tuned
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
     ConvSpec,
     can_rewire,
@@ -32,7 +33,7 @@ from graphopt.ir.graph import (
     static_shape,
 )
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Edit: TypeAlias = Callable[[gs.Graph], None]
 """Makes a change that is known to be possible."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
     CONV_OPS,
     ConvSpec,
@@ -24,7 +25,6 @@ from graphopt.ir.graph import (
     remove_nodes,
 )
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
-from graphopt.runtime.engine import Array
 
 Floats = NDArray[np.float64]
 

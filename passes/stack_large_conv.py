@@ -23,10 +23,11 @@ from graphopt.fitting.stack import (
     product,
     write_stack,
 )
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import ConvSpec, emit, is_standard, label, only_consumer
 from graphopt.ir.onnx_io import copy_model, serialised
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Doubles: TypeAlias = NDArray[np.float64]
 

@@ -18,6 +18,7 @@ from graphopt.bench import benchmark, competitors
 from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.roofline import Peak
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
+from graphopt.ir.arrays import Array, Shape
 from graphopt.ir.onnx_io import load_model, save_model, sha256_of
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime.bundle import (
@@ -30,7 +31,7 @@ from graphopt.runtime.bundle import (
     read_bundle,
     write_bundle,
 )
-from graphopt.runtime.engine import Array, Engine, OnnxRuntimeEngine, Shape
+from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.runner import LayerTime
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ from PIL import Image
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.pose.estimate import Estimator
+from graphopt.pose.open import open_engine
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import (
     HEAT_WORTH,
@@ -25,7 +26,7 @@ from graphopt.pose.spec import (
     detect_pose_spec,
     read_pose_spec,
 )
-from graphopt.runtime.engine import OnnxRuntimeEngine, open_engine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.synthetic_images import natural_photo
 
 IMAGENET = (1 / 58.395, 1 / 57.12, 1 / 57.375)

@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy.sparse.csgraph import connected_components
 
 from graphopt.errors import InputError
+from graphopt.ir.arrays import Array, Shape
 from graphopt.pose.decode import (
     DecodeOptions,
     Person,
@@ -34,7 +35,6 @@ from graphopt.pose.preprocess import Placement
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.skeleton import COCO_PARTS, Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
-from graphopt.runtime.engine import Array, Shape
 
 STRIDE = 8
 SIDE = 46

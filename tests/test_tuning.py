@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from graphopt.cli import app
 from graphopt.codegen import kernels, tuning
 from graphopt.codegen.kernels.conv import ConvSpec
+from graphopt.codegen.records import Tuned
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.tuner import tune
 from graphopt.compiler.tuning_cache import (
-    Tuned,
     Tuning,
     find_tuning,
     read_tuning,

@@ -15,13 +15,15 @@ import numpy as np
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
-from graphopt.optimizer.verify import OutputError
+from graphopt.ir.arrays import Array
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.images import expand, read_photo
+from graphopt.pose.open import open_engine
 from graphopt.pose.preprocess import AS_IT_IS, arranged, extents, prepare
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.engine import Array, Engine, open_engine
+from graphopt.runtime.differences import OutputError
+from graphopt.runtime.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from pydantic import BaseModel, ConfigDict
 
+from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.block_structure import FINEST, density
 from graphopt.ir.graph import CONV_OPS, ConvSpec, Dim, infer_shapes, is_standard, label
 
@@ -162,3 +164,28 @@ _MACS: dict[str, Callable[[gs.Node, Shapes], int | None]] = {
     "Gemm": _matmul_macs,
     "MatMul": _matmul_macs,
 }
+
+
+class Totals(BaseModel):
+    """What a network costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: int
+    macs: int
+    kept_params: int
+    """Without those in blocks of zeros …"""
+    kept_macs: int
+    """… as here."""
+    bytes: int
+    nodes: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> Totals:
+        """The sums of a cost."""
+        return cls.model_validate(cost, from_attributes=True)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Parameters, multiply-adds and bytes as people read them."""
+        params = part_of_whole(self.kept_params, self.params)
+        return params, part_of_whole(self.kept_macs, self.macs), human(self.bytes)

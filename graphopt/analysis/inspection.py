@@ -11,16 +11,16 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphopt.analysis.cost import cost_of
+from graphopt.analysis.cost import Totals, cost_of
 from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import Bound, predict, total_ms
+from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind, distinct
 from graphopt.errors import GraphoptError
 from graphopt.ir.graph import Dim, static_shape
 from graphopt.ir.onnx_io import header_of, load_model
-from graphopt.optimizer.report import Totals, human, named_sizes
-from graphopt.optimizer.verify import example_shapes_if_any
 from graphopt.pose.spec import detect_pose_spec, usual_shapes
+from graphopt.runtime.sample_inputs import example_shapes_if_any
 
 
 class LayerEntry(BaseModel):

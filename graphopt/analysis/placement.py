@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
-from graphopt.optimizer.report import human, named_sizes
 from graphopt.runtime.bundle import Place, Stage, read_bundle
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import copy_model, serialised
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def largest_values(graph: gs.Graph, feeds: Iterable[Mapping[str, Array]]) -> dict[str, float]:

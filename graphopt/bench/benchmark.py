@@ -27,17 +27,19 @@ from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.roofline import Peak, measure_peak
 from graphopt.bench.stage_timing import Budget, measure_budget
 from graphopt.compiler.compile import compile_model
+from graphopt.display.numbers import named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.fitting.calibration import Calibration
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import header_of, load_model, save_model, sha256_of
-from graphopt.optimizer.report import named_sizes
-from graphopt.optimizer.verify import difference, sample_feeds
 from graphopt.pose.images import read_photo
 from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.engine import Array, Engine, OnnxRuntimeEngine
+from graphopt.runtime.differences import difference
+from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.runner import LayerTime, open_bundle
+from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.threads import usable_cores
 
 SUSPICIOUS = 1e-3

@@ -25,7 +25,8 @@ from typing import IO
 import numpy as np
 
 from graphopt.errors import GraphoptError, Unsupported, UsageError
-from graphopt.runtime.engine import Array, Engine, OnnxRuntimeEngine, Shape
+from graphopt.ir.arrays import Array, Shape
+from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Every input's extents, by name."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -26,8 +26,8 @@ from graphopt.ir.graph import ConvSpec, emit, label
 from graphopt.ir.onnx_io import load_model, replacing, save_model
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.engine import Array
-from graphopt.runtime.runner import LayerTime, device_name, open_bundle
+from graphopt.runtime.layer_times import layer_times
+from graphopt.runtime.runner import LayerTime, device_name
 from graphopt.runtime.threads import usable_cores
 
 # --- the network --------------------------------------------------------------------------------
@@ -177,42 +177,6 @@ def matched(kernels: Sequence[Work], times: Sequence[LayerTime]) -> list[tuple[W
 def _first_word(kernel: str) -> str | None:
     places = {word: kernel.find(word) for word in _KERNEL_WORDS if word in kernel}
     return min(places, key=places.__getitem__, default=None)
-
-
-class _Profiler(Protocol):
-    def profile(self, feeds: dict[str, Array], runs: int) -> list[LayerTime]: ...
-
-
-def layer_times(
-    bundle: Path,
-    *,
-    threads: int,
-    rounds: int = 12,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerTime]:
-    """The time of every layer, as little disturbed by other programs as can be.
-
-    A machine only ever makes a kernel slower than it is, so of the medians of several rounds the
-    smallest is taken.
-
-    Args:
-        bundle: the bundle's folder; its inputs are fed random numbers.
-        threads: CPU threads, as in `open_bundle`.
-        rounds: of 3 runs each.
-        progress: told each round.
-    """
-    engine = open_bundle(bundle, threads=threads)
-    rng = np.random.default_rng(0)
-    feeds: dict[str, Array] = {
-        name: rng.standard_normal(tuple(extent or 1 for extent in shape), dtype=np.float32)
-        for name, shape in engine.inputs.items()
-    }
-    best: list[LayerTime] = []
-    for number in range(rounds):
-        progress(f"round {number + 1} of {rounds}")
-        times = cast(_Profiler, engine).profile(feeds, 3)
-        best = [min(pair, key=lambda t: t.ms) for pair in zip(best or times, times, strict=True)]
-    return best
 
 
 # --- fitting ------------------------------------------------------------------------------------

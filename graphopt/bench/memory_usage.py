@@ -20,8 +20,9 @@ import numpy as np
 
 from graphopt.bench.competitors import Job, open_competitor
 from graphopt.errors import GraphoptError
+from graphopt.ir.arrays import Array
 from graphopt.runtime import child_process as child
-from graphopt.runtime.engine import Array, Engine
+from graphopt.runtime.engine import Engine
 
 RUNS = 3
 """Engines may take more memory in their second run than in their first."""

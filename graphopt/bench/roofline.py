@@ -14,8 +14,8 @@ from typing import Protocol, cast
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.arrays import Array
 from graphopt.runtime import child_process as child
-from graphopt.runtime.engine import Array
 from graphopt.runtime.runner import LayerTime, open_bundle
 
 RUNS = 100

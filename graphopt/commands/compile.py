@@ -138,9 +138,9 @@ def compile(
     """Compile a network with TVM into a bundle for one input size, and check it."""
     from graphopt.compiler.compile import WHY_NOT, compile_model
     from graphopt.compiler.tuning_cache import find_tuning
+    from graphopt.display.numbers import named_sizes
     from graphopt.display.tables import say
     from graphopt.ir.onnx_io import parse_input_shapes
-    from graphopt.optimizer.report import named_sizes
     from graphopt.pose.spec import choices
 
     output = output or model.with_suffix(".so" if format is Format.tvm else ".graphopt")
@@ -237,8 +237,8 @@ def _facts(manifest: Manifest, difference: float | str, size: int) -> dict[str, 
 
 def _library(model: Path, output: Path, given: Mapping[str, Any], json: str | None) -> None:
     from graphopt.compiler.tvm_library import compile_library
+    from graphopt.display.numbers import named_sizes
     from graphopt.display.tables import say
-    from graphopt.optimizer.report import named_sizes
 
     with shown("reading the network") as tell:
         done = compile_library(model, output, **given, progress=tell)

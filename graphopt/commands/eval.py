@@ -42,8 +42,8 @@ def eval(
     from graphopt.display.tables import say
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
+    from graphopt.pose.open import open_engine
     from graphopt.pose.spec import choices
-    from graphopt.runtime.engine import open_engine
 
     console = Console(stderr=True)
     opened, spec = open_engine(

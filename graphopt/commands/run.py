@@ -71,9 +71,9 @@ def run(
     from graphopt.pose.decode import DecodeOptions
     from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
     from graphopt.pose.images import usual_picture
+    from graphopt.pose.open import open_engine
     from graphopt.pose.sources import fetched
     from graphopt.pose.spec import choices
-    from graphopt.runtime.engine import open_engine
 
     console = Console(stderr=True)
     tracking: Tracking = "smooth" if smooth else "track" if track else "off"

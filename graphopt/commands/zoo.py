@@ -19,8 +19,8 @@ zoo_app = typer.Typer(
 @zoo_app.command("list", cls=Command)
 def list_networks(json: options.Json = None) -> None:
     """Every network with its parameters and multiply-adds at the input size it is known for."""
+    from graphopt.display.numbers import human
     from graphopt.display.tables import Grid, Kind, console, say
-    from graphopt.optimizer.report import human
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
@@ -60,9 +60,9 @@ def build_network(
 ) -> None:
     """Write a network as ONNX, BatchNormalization and all, with random weights to train from."""
     from graphopt.analysis.cost import cost_of
+    from graphopt.display.numbers import human
     from graphopt.display.tables import say
     from graphopt.ir.onnx_io import parse_input_shapes, save_model
-    from graphopt.optimizer.report import human
     from graphopt.zoo.catalogue import build, trained
 
     shapes = parse_input_shapes([input_shape] if input_shape else [])

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError, Unsupported
+from graphopt.ir.arrays import has_colours
 from graphopt.ir.graph import (
     constant,
     constant_of,
@@ -16,9 +17,11 @@ from graphopt.ir.graph import (
     static_shape,
 )
 from graphopt.ir.onnx_io import copy_model, fix_sizes, serialised
-from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS, difference, sample_feeds
+from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
 from graphopt.passes.canonicalize import Canonicalize
-from graphopt.runtime.engine import OnnxRuntimeEngine, has_colours
+from graphopt.runtime.differences import difference
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.sample_inputs import sample_feeds
 
 _SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}
 """Operators that are given a shape, and the input that holds it."""

@@ -26,24 +26,18 @@ from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.float32 import in_float32
 from graphopt.codegen.hosts import check_host
+from graphopt.codegen.records import Tuned
 from graphopt.codegen.static import check_sizes
 from graphopt.codegen.supported import check_operators
 from graphopt.codegen.targets import check_name
 from graphopt.compiler.batch import for_one_picture
-from graphopt.compiler.tuning_cache import Tuned
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
+from graphopt.ir.arrays import Array, Feeds, channels_last
 from graphopt.ir.onnx_io import fix_sizes, load_model, save_model, serialised, sha256_of
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.optimizer.pipeline import OnFail as PassOnFail
-from graphopt.optimizer.verify import (
-    APPROXIMATE_LIMIT,
-    Agreement,
-    Feeds,
-    agreement,
-    nudged,
-    sample_feeds,
-)
+from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.runtime import child_process as child
 from graphopt.runtime.bundle import (
@@ -59,7 +53,9 @@ from graphopt.runtime.bundle import (
     check_place,
     write_bundle,
 )
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine, channels_last
+from graphopt.runtime.differences import Agreement, agreement, nudged
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.sample_inputs import sample_feeds
 
 if TYPE_CHECKING:
     from graphopt.runtime.runner import BundleRunner

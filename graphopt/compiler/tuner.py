@@ -12,18 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.bench.device_profile import layer_times
+from graphopt.codegen.records import Candidates, Tuned
 from graphopt.codegen.targets import check_name
 from graphopt.compiler.compile import prepare, run_worker
-from graphopt.compiler.tuning_cache import (
-    Candidates,
-    Tuned,
-    Tuning,
-    read_tuning,
-    tuning_path,
-    write_tuning,
-)
+from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning
 from graphopt.ir.onnx_io import save_model
+from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.runner import device_name
 from graphopt.runtime.threads import usable_cores
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from graphopt.codegen.records import Tuned
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.onnx_io import replacing
 from graphopt.runtime.runner import device_name
@@ -22,35 +23,6 @@ FORMAT = 1
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tuned(_Record):
-    """One way to compute a convolution, see `graphopt.codegen.kernels.Choice`."""
-
-    kernel: str
-    tile: tuple[int, int, int]
-    """Blocks of filters, pixels, pixels a side of a Winograd square (1: direct)."""
-    work_group: int
-    ms: float = 0.0
-    """Measured milliseconds."""
-
-
-class Candidates(_Record):
-    """Ways to compute one convolution, the one that is taken unmeasured first.
-
-    Args:
-        key: the convolution, see `graphopt.codegen.kernels.conv.ConvSpec.key`.
-        layer: a node that it is.
-        count: layers of the network that are this convolution.
-        bundle: a bundle whose launches are the candidates.
-        choices: what they are.
-    """
-
-    key: str
-    layer: str
-    count: int
-    bundle: Path
-    choices: tuple[Tuned, ...]
 
 
 class Tuning(_Record):

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from graphopt.codegen.hosts import check_host
+from graphopt.codegen.records import Tuned
 from graphopt.codegen.targets import check_name, load_target
 from graphopt.compiler.compile import agreement_with_onnxruntime, disagreement, prepare, run_worker
-from graphopt.compiler.tuning_cache import Tuned
 from graphopt.errors import UsageError
 from graphopt.ir.onnx_io import replacing, save_model, sha256_of
-from graphopt.optimizer.verify import sample_feeds
 from graphopt.runtime.bundle import Manifest, Model
+from graphopt.runtime.sample_inputs import sample_feeds
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from graphopt.codegen.android_sdk import find_ndk, of_sdk
 from graphopt.errors import InputError, Unsupported
 from graphopt.runtime.bundle import Bundle, check_writable, read_bundle, sha256, whole_folder
 
@@ -21,7 +21,6 @@ SOURCES = Path(__file__).parents[1] / "codegen" / "device"
 
 PROGRAM, LIBRARY = "graphopt-run", "libgraphopt.so"
 _TEXTS = ("graphopt.h", "LICENSE", "NOTICE")
-_TOOLCHAIN = Path("build", "cmake", "android.toolchain.cmake")
 
 NO_NDK = (
     'install r26 or later: sdkmanager "ndk;27.2.12479018", or the zip of '
@@ -30,28 +29,10 @@ NO_NDK = (
 )
 
 
-def find_ndk() -> Path | None:
-    """The Android NDK; None where there is none.
-
-    It is what ANDROID_NDK_HOME or ANDROID_NDK_ROOT names, or else the newest of the SDK's
-    (ANDROID_HOME, ANDROID_SDK_ROOT).
-    """
-    named = [os.environ.get(name) for name in ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")]
-    places = [Path(name) for name in named if name] + _of_sdk("ndk")
-    return next((place.absolute() for place in places if (place / _TOOLCHAIN).is_file()), None)
-
-
 def find_cmake() -> str | None:
     """CMake, the one on the path or the newest of the Android SDK's; None where there is none."""
-    found = [shutil.which("cmake", path=place / "bin") for place in _of_sdk("cmake")]
+    found = [shutil.which("cmake", path=place / "bin") for place in of_sdk("cmake")]
     return next((path for path in (shutil.which("cmake"), *found) if path), None)
-
-
-def _of_sdk(part: str) -> list[Path]:
-    """The versions of a part of the Android SDK, the newest first."""
-    homes = [os.environ.get(name) for name in ("ANDROID_HOME", "ANDROID_SDK_ROOT")]
-    versions = [path for home in homes if home for path in Path(home, part).glob("[0-9]*")]
-    return sorted(versions, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])[::-1]
 
 
 def build_runner(progress: Callable[[str], None] = lambda _: None) -> Path:

@@ -182,7 +182,7 @@ def _cross_linker() -> str:
 
 
 def _ndk() -> str:
-    from graphopt.devices.android import find_ndk
+    from graphopt.codegen.android_sdk import find_ndk
 
     found = find_ndk()
     if found is None:

@@ -31,10 +31,10 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.pose.decode import Person, Poses
 from graphopt.pose.images import read_photo
+from graphopt.pose.open import bundled_spec
 from graphopt.pose.preprocess import extents
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Bundle, read_bundle, sha256
-from graphopt.runtime.engine import bundled_spec
 from graphopt.runtime.synthetic_images import natural_photo
 
 MACHINES = MappingProxyType({3: "x86", 40: "armeabi-v7a", 62: "x86_64", 183: "arm64-v8a"})

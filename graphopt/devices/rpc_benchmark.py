@@ -17,10 +17,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.bench.benchmark import SUSPICIOUS, Timing
+from graphopt.codegen.records import Measured
 from graphopt.compiler.compile import follow_worker
+from graphopt.display.numbers import named_sizes
 from graphopt.errors import InputError, UsageError
-from graphopt.optimizer.report import named_sizes
-from graphopt.runtime.bundle import Manifest
 
 PATIENCE: Mapping[str, int] = MappingProxyType(
     {"connect": 10, "upload": 300, "load": 60, "onnxruntime": 300, "run": 120, "round": 60}
@@ -31,15 +31,6 @@ says nothing."""
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measured(_Record):
-    """What the child process brings back."""
-
-    manifest: Manifest
-    ms: tuple[float, ...]
-    difference: float | None
-    not_compared: str
 
 
 class RemoteReport(_Record):

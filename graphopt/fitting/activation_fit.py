@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from graphopt.fitting.activation_surrogates import Doubles, Form
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import Walk, engine_of, part_of
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import constant, emit, sort_nodes
 from graphopt.ir.onnx_io import copy_model
-from graphopt.runtime.engine import Array
 
 _IMAGES = 60
 """To fit on, at most."""

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import constant, emit
-from graphopt.runtime.engine import Array
 
 Doubles = NDArray[np.float64]
 

@@ -16,10 +16,11 @@ import onnx_graphsurgeon as gs
 from PIL import Image
 
 from graphopt.errors import InputError
+from graphopt.ir.arrays import Array, Shape
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.engine import Array, Shape, as_type
+from graphopt.runtime.engine import as_type
 from graphopt.runtime.synthetic_images import natural_photo
 
 SYNTHETIC_WARNING = (

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from graphopt.fitting.layerwise_runner import engine_of
 from graphopt.fitting.patch_sampling import Sample
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import ConvSpec
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -35,9 +35,10 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
 from graphopt.fitting.distillation_data import Lesson, Lessons
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import copy_model, replacing, serialised
-from graphopt.optimizer.verify import heard
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.differences import heard
+from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.runner import cpu_features
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from graphopt.fitting.calibration import Calibration
+from graphopt.ir.arrays import Array
 from graphopt.pose.preprocess import prepare
-from graphopt.runtime.engine import Array, Engine
+from graphopt.runtime.engine import Engine
 
 SCALES = (0.75, 1.33)
 """How much smaller or larger people may be than they are at the network's usual height."""

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import emit, reads_of
 from graphopt.ir.onnx_io import copy_model, serialised
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 class Walk:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import ConvSpec
-from graphopt.runtime.engine import Array
 
 Floats = NDArray[np.float32]
 

@@ -39,12 +39,12 @@ from graphopt.fitting.layerwise_runner import (
 )
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
+from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import expand, extent, free, kept
+from graphopt.ir.changes import Skip
 from graphopt.ir.graph import ConvSpec, constant, is_standard, label, only_consumer
 from graphopt.ir.onnx_io import replacing
-from graphopt.optimizer.pass_contract import Skip
-from graphopt.optimizer.verify import output_error
-from graphopt.runtime.engine import Array
+from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 
 Floats = NDArray[np.float32]

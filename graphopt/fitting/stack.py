@@ -18,8 +18,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.fitting.factors import Kernel, Search
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import ConvSpec, constant, emit, remove_nodes
-from graphopt.runtime.engine import Array
 
 STARTS = 64
 """Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer

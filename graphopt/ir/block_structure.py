@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.runtime.engine import Array
+from graphopt.ir.arrays import Array
 
 Mask = NDArray[np.bool_]
 """Which blocks are kept, (blocks of filters, blocks of channels, kh, kw)."""

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from graphopt.errors import InputError
-from graphopt.runtime.engine import Array
+from graphopt.ir.arrays import Array
 
 Dim: TypeAlias = int | str | None
 """An extent: a number, the name of a dynamic dimension, or unknown."""

@@ -16,9 +16,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.errors import Unsupported
+from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import Block, kept
 from graphopt.ir.graph import constant, emit, remove_nodes
-from graphopt.runtime.engine import Array
 
 DOMAIN, NAME = "graphopt", "ExpandBlocks"
 VERSION = 1

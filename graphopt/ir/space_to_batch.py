@@ -18,6 +18,8 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.ir.arrays import Array
+from graphopt.ir.changes import Skip
 from graphopt.ir.graph import (
     ConvSpec,
     constant_of,
@@ -28,8 +30,6 @@ from graphopt.ir.graph import (
     label,
     remove_nodes,
 )
-from graphopt.optimizer.pass_contract import Skip
-from graphopt.runtime.engine import Array
 
 Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""

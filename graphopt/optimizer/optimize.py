@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt import __version__
 from graphopt.analysis.latency.device import load_device
+from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
@@ -28,7 +29,7 @@ from graphopt.optimizer.pipeline import (
 )
 from graphopt.optimizer.prune_to_target import TIMES, PruneToTarget, Targets
 from graphopt.optimizer.registry import PassType, find_passes
-from graphopt.optimizer.report import Report, named_sizes
+from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity import read_sensitivity
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 

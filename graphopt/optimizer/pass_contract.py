@@ -25,6 +25,8 @@ from typing import (
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.ir.changes import Change as Change
+from graphopt.ir.changes import Skip as Skip
 from graphopt.ir.graph import flaw_of, label, refresh_shapes, sort_nodes
 
 if TYPE_CHECKING:
@@ -54,22 +56,6 @@ def loosest(numerics: Iterable[Numerics]) -> Numerics:
     """What several promises together are worth; exact where there are none."""
     order = list(Numerics)
     return max(numerics, key=order.index, default=Numerics.EXACT)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A place that was rewritten."""
-
-    node: str
-    summary: str
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A place that looked right but was left alone, and why."""
-
-    node: str
-    reason: str
 
 
 @dataclass(frozen=True)

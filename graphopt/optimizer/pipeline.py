@@ -35,14 +35,10 @@ from graphopt.optimizer.pass_contract import (
     type_text,
 )
 from graphopt.optimizer.registry import Passes, PassType, find_passes
-from graphopt.optimizer.verify import (
-    APPROXIMATE_LIMIT,
-    Verifier,
-    example_shapes,
-    example_shapes_if_any,
-    output_error,
-)
+from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
+from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
 
 PRESETS: Mapping[str, str] = {
     # Same outputs, fewer nodes.

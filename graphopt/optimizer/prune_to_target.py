@@ -26,6 +26,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import judged_shapes, network_ms, time_of, work_of
+from graphopt.display.numbers import human
 from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
@@ -33,7 +34,6 @@ from graphopt.ir.block_structure import MEASURED
 from graphopt.ir.graph import label
 from graphopt.ir.onnx_io import replacing
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip
-from graphopt.optimizer.report import human
 from graphopt.optimizer.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
 from graphopt.sparsity.plan import PruningPlan, write_plan
 

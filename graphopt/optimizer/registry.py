@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from graphopt import passes
 from graphopt.errors import InputError
 from graphopt.optimizer.contract_check import fault_of, import_fault
 from graphopt.optimizer.pass_contract import Pass
@@ -90,8 +89,10 @@ def _say(problem: str) -> None:
 
 def _all(files: Sequence[Path]) -> Iterator[tuple[PassType | Broken, str, bool]]:
     """Each pass with where it is from, and whether the user named that file."""
-    for info in pkgutil.iter_modules(passes.__path__):
-        module = importlib.import_module(f"{passes.__name__}.{info.name}")
+    # By name, as those of others: nothing here knows which passes there are.
+    built_in = importlib.import_module("graphopt.passes")
+    for info in pkgutil.iter_modules(built_in.__path__):
+        module = importlib.import_module(f"{built_in.__name__}.{info.name}")
         for pass_type in _defined_in(module):
             yield pass_type, f"passes/{info.name}.py", False
     for point in entry_points(group=GROUP):

@@ -12,37 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphopt.analysis.cost import Cost
+from graphopt.analysis.cost import Totals
 from graphopt.analysis.latency.device import Device
+from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.optimizer.pipeline import PipelineResult, Step
 from graphopt.optimizer.verify import EXACT_LIMIT
-
-
-class Totals(BaseModel):
-    """What a network costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    params: int
-    macs: int
-    kept_params: int
-    """Without those in blocks of zeros …"""
-    kept_macs: int
-    """… as here."""
-    bytes: int
-    nodes: int
-
-    @classmethod
-    def of(cls, cost: Cost) -> Totals:
-        """The sums of a cost."""
-        return cls.model_validate(cost, from_attributes=True)
-
-    def cells(self) -> tuple[str, str, str]:
-        """Parameters, multiply-adds and bytes as people read them."""
-        params = _part(self.kept_params, self.params)
-        return params, _part(self.kept_macs, self.macs), human(self.bytes)
 
 
 class SkipEntry(BaseModel):
@@ -345,30 +321,9 @@ def _remarks(calibration: Calibration) -> Iterator[str]:
         yield SYNTHETIC_WARNING
 
 
-def _part(kept: int, whole: int) -> str:
-    """What is left of a number, where that is not all."""
-    some, every = human(kept), human(whole)
-    return every if some == every else f"{some} of {every}"
-
-
 def _milliseconds(ms: float | None) -> tuple[str]:
     return ("–" if ms is None else f"{ms:.1f}",)
 
 
 def _pose_cells(poses: PoseEntry | None) -> tuple[str, ...]:
     return ("–", "–") if poses is None else (f"{poses.mean_shift:.2f}", f"{poses.oks:.3f}")
-
-
-def human(count: int) -> str:
-    """A count with three significant digits and a suffix: 4.10 M."""
-    value = float(count)
-    for suffix in ("", " k", " M", " G"):
-        if value < 1000 or suffix == " G":
-            break
-        value /= 1000
-    return f"{count}" if not suffix else f"{value:.{max(0, 3 - len(str(int(value))))}f}{suffix}"
-
-
-def named_sizes(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Tensors and their shapes: data 1x3x368x656, …"""
-    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())

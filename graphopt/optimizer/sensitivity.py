@@ -31,14 +31,14 @@ from graphopt.fitting.layerwise_runner import Walk, bytes_of, engine_of, held, p
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
+from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.ir.graph import ConvSpec, constant, is_standard, label
 from graphopt.ir.onnx_io import copy_model, load_model, replacing
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.optimizer.verify import OutputError
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
-from graphopt.runtime.engine import Array
+from graphopt.runtime.differences import OutputError
 from graphopt.sparsity.eligible import NARROW, held_back
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 

@@ -9,9 +9,9 @@ from itertools import cycle
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.display.tables import Grid, Kind
-from graphopt.optimizer.report import human
 from graphopt.optimizer.sensitivity import Loss, Measured, Sensitivity
 from graphopt.sparsity.function_blocks import Role
 

@@ -19,9 +19,9 @@ from rich.text import Text
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import predict, total_ms
+from graphopt.display.numbers import human
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import InputError, UsageError
-from graphopt.optimizer.report import human
 from graphopt.paper.published import ACCURACY, TABLE_1
 from graphopt.zoo.blocks import Outputs
 from graphopt.zoo.catalogue import assemble, entry_of, trained

@@ -16,9 +16,9 @@ from rich.text import Text
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import network_ms, predict, total_ms
+from graphopt.display.numbers import human
 from graphopt.display.tables import Grid, Kind
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer.report import human
 from graphopt.paper.published import (
     ACCURACY,
     COUNTER,

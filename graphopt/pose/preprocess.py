@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graphopt.ir.arrays import Shape, channels_last
 from graphopt.pose.images import as_rgb
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime.engine import Shape, channels_last
 
 MAX_ASPECT = 8
 """A photo that is wider than this many times its height is scaled to this width instead, so that a

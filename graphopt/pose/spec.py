@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.ir.arrays import Shape, channels_last
 from graphopt.pose.maps import (
     AXES,
     Graph,
@@ -30,7 +31,6 @@ from graphopt.pose.maps import (
     MapSlice as MapSlice,
 )
 from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
-from graphopt.runtime.engine import Shape, channels_last
 from graphopt.runtime.synthetic_images import natural_photo
 
 METADATA_KEY = "graphopt.pose"

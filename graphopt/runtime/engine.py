@@ -8,34 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graphopt.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from graphopt.pose.spec import PoseSpec
-    from graphopt.runtime.bundle import Bundle
-
-Array = NDArray[np.generic]
-Shape = tuple[int | None, ...]
-"""A tensor's extents; None where any extent will do."""
-
-
-_COLOURS = (1, 3, 4)
-"""Channels of pictures: grey, colours, colours and a mask."""
-
-
-def channels_last(shape: Sequence[int | str | None]) -> bool:
-    """Whether a tensor of this shape is a picture as TensorFlow lays it out: [N,H,W,C]."""
-    return len(shape) == 4 and shape[3] in _COLOURS and shape[1] not in _COLOURS
-
-
-def has_colours(shape: Sequence[int | str | None]) -> bool:
-    """Whether a tensor of this shape can be a picture, [N,C,H,W] or [N,H,W,C]."""
-    return len(shape) == 4 and (shape[1] in _COLOURS or shape[3] in _COLOURS)
+from graphopt.errors import InputError
+from graphopt.ir.arrays import Array, Shape
 
 
 class Engine(Protocol):
@@ -125,71 +103,3 @@ def as_type(values: Array, dtype: np.dtype[Any]) -> Array:
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
     return values.astype(dtype)
-
-
-ENGINES = ("graphopt", "onnxruntime")
-"""What `--engine` takes."""
-
-
-def open_engine(
-    path: Path, *, engine: str | None = None, threads: int = 0, **choices: Any
-) -> tuple[Engine, PoseSpec]:
-    """Open a pose network: a compiled bundle (a folder) or an ONNX file.
-
-    Args:
-        path: the bundle or the file.
-        engine: one of `ENGINES`; by default graphopt for a bundle, onnxruntime for an ONNX file.
-            onnxruntime runs the network that a bundle was compiled from.
-        threads: CPU threads; with 0 a bundle takes every core that the process may use, and
-            onnxruntime chooses.
-        choices: what the user says about the network (`graphopt.pose.spec.choices`).
-
-    Raises:
-        InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
-    """
-    from graphopt.pose.spec import detect_pose_spec
-    from graphopt.runtime.bundle import read_bundle
-
-    if engine not in (None, *ENGINES):
-        raise UsageError(f"there is no engine {engine!r}", hint=f"one of {', '.join(ENGINES)}")
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if not path.is_dir():
-        if engine == "graphopt":
-            raise InputError(
-                f"{path} is an ONNX file; graphopt runs compiled bundles",
-                hint=f"compile it first: graphopt compile {path} -o BUNDLE",
-            )
-        spec = detect_pose_spec(path, **choices)
-        return OnnxRuntimeEngine(path, threads=threads), spec
-    if choices.pop("maps", None) is not None:
-        raise InputError(
-            "--maps: a bundle reads the maps that it was compiled for",
-            hint="compile the network again with --maps",
-        )
-    bundle = read_bundle(path)
-    spec = bundled_spec(bundle).with_choices(**choices)
-    if engine == "onnxruntime":
-        reference = OnnxRuntimeEngine(bundle.source(), threads=threads)
-        # The same input size as the bundle's, also where the ONNX file takes any.
-        reference.inputs = dict(bundle.manifest.inputs)
-        return reference, spec
-    from graphopt.runtime.runner import open_bundle
-
-    return open_bundle(path, threads=threads), spec
-
-
-def bundled_spec(bundle: Bundle) -> PoseSpec:
-    """How photos and people fit a bundle.
-
-    Raises:
-        InputError: it is none of a pose network.
-    """
-    from graphopt.pose.spec import read_pose_spec
-
-    if "pose.json" not in bundle.manifest.files:
-        raise InputError(
-            f"{bundle.path} was compiled from a network whose pose maps were not recognised",
-            hint="compile it again with --maps, --skeleton or both",
-        )
-    return read_pose_spec(bundle.path / "pose.json")

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import InputError, Unsupported
+from graphopt.ir.arrays import Array, Shape
 from graphopt.runtime.bundle import ALIGNMENT, Bundle, Launch, Stage, Tensor, read_bundle
-from graphopt.runtime.engine import Array, Shape, as_type
+from graphopt.runtime.engine import as_type
 from graphopt.runtime.threads import CpuThreads, Result, environment, tvm_ffi
 
 POCL_THREADS = ("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")

@@ -25,6 +25,7 @@ from onnx.reference.op_run import RuntimeContextError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
     ConvSpec,
     constant,
@@ -35,7 +36,6 @@ from graphopt.ir.graph import (
     reads_of,
 )
 from graphopt.ir.onnx_io import header_of
-from graphopt.runtime.engine import Array
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -17,8 +17,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.ir.arrays import Array
 from graphopt.ir.graph import refresh_shapes
-from graphopt.runtime.engine import Array
 
 Tensor: TypeAlias = gs.Variable
 """[N, channels, height, width]; until the network is whole, only the channels are known."""

@@ -23,8 +23,8 @@ from graphopt.compiler.compile import compile_model
 from graphopt.devices import android
 from graphopt.errors import InputError, Unsupported
 from graphopt.pose.estimate import Estimator
+from graphopt.pose.open import open_engine
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.engine import open_engine
 
 pytestmark = pytest.mark.android
 

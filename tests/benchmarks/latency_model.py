@@ -20,12 +20,13 @@ from scipy.stats import spearmanr
 
 from graphopt.analysis.latency.device import Device, load_device
 from graphopt.analysis.latency.predict import Work, time_of, work_of
-from graphopt.bench.device_profile import layer_times, matched
+from graphopt.bench.device_profile import matched
 from graphopt.compiler.compile import compile_model
 from graphopt.ir.graph import CONV_OPS, label
 from graphopt.ir.onnx_io import load_model, parse_input_shapes
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.threads import usable_cores
 
 

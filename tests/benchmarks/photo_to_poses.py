@@ -41,15 +41,17 @@ from PIL import Image
 from graphopt.bench.benchmark import SUSPICIOUS, Timing, line_up, measure
 from graphopt.bench.competitors import Job, open_competitor
 from graphopt.bench.postprocessing import by_pafprocess
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.optimizer.verify import sample_feeds
 from graphopt.pose.decode import Poses, decode, on_photo
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.images import expand, is_picture, read_photo
+from graphopt.pose.open import open_engine
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.engine import Array, Engine, open_engine
+from graphopt.runtime.engine import Engine
+from graphopt.runtime.sample_inputs import sample_feeds
 
 SIZE = "1,3,368,656"
 NUMPY, COMPILED = "graphopt, NumPy", "graphopt, compiled"

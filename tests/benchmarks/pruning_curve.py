@@ -34,14 +34,14 @@ from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import cost_of
 from graphopt.bench.benchmark import measure
+from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.ir.onnx_io import load_model, replacing, sha256_of
-from graphopt.optimizer.report import human
-from graphopt.optimizer.verify import sample_feeds
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
-from graphopt.runtime.engine import open_engine
+from graphopt.pose.open import open_engine
 from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.sample_inputs import sample_feeds
 
 DENSE = "dense"
 TITLES = {

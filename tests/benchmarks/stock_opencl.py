@@ -24,10 +24,11 @@ from graphopt.codegen.plan import make_plan
 from graphopt.codegen.targets import load_target
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.optimizer.verify import difference, sample_feeds
 from graphopt.runtime.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.sample_inputs import sample_feeds
 
 ROUNDS = 5
 

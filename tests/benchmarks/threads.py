@@ -25,11 +25,13 @@ import numpy as np
 from engines import graphopt
 
 from graphopt.bench.benchmark import measure, usual_feeds
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import read_photo
+from graphopt.pose.open import open_engine
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.engine import Array, OnnxRuntimeEngine, open_engine
+from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.runner import open_bundle
 
 AGREE = 0.1

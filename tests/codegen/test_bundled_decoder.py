@@ -16,7 +16,7 @@ from graphopt.errors import CheckFailed
 from graphopt.pose import fused
 from graphopt.pose.decode import DecodeOptions, Poses
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime.engine import open_engine
+from graphopt.pose.open import open_engine
 from graphopt.runtime.runner import open_bundle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -22,11 +22,11 @@ from PIL import Image
 from graphopt.pose.decode import DecodeOptions
 from graphopt.pose.estimate import Estimator, Result
 from graphopt.pose.kernel_decoder import thresholds
+from graphopt.pose.open import open_engine
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
 from graphopt.runtime.bundle import FORMAT, sha256
-from graphopt.runtime.engine import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = ROOT / "codegen" / "device"

@@ -16,8 +16,8 @@ from graphopt.cli import app
 from graphopt.codegen.halves import Halves
 from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.errors import InputError, Unsupported
+from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model
-from graphopt.runtime.engine import Array
 from graphopt.runtime.runner import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]

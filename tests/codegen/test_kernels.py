@@ -20,9 +20,9 @@ from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Ste
 from graphopt.codegen.plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
+from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, Block, expand
 from graphopt.runtime import bundle
-from graphopt.runtime.engine import Array
 from graphopt.runtime.runner import open_bundle
 
 SUM = Operand("step", -1)

@@ -12,8 +12,8 @@ import pytest
 
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import GraphoptError
+from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import Block, expand
-from graphopt.runtime.engine import Array
 
 Proto = Callable[..., onnx.ModelProto]
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]

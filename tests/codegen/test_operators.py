@@ -12,8 +12,8 @@ import pytest
 from graphopt.codegen.plan import check_memory
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import GraphoptError
+from graphopt.ir.arrays import Array
 from graphopt.runtime.bundle import Launch, Plan, Tensor
-from graphopt.runtime.engine import Array
 
 Proto = Callable[..., onnx.ModelProto]
 X = "float[1,3,10,12] x"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from graphopt.cli import main
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime.engine import open_engine
+from graphopt.pose.open import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = pytest.mark.parametrize(

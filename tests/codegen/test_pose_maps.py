@@ -15,7 +15,7 @@ from PIL import Image
 from graphopt.cli import main
 from graphopt.errors import InputError
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime.engine import open_engine
+from graphopt.pose.open import open_engine
 from graphopt.runtime.synthetic_images import natural_photo
 
 SHAPES = {"w": (8, 3, 8, 8), "wa": (19, 8, 1, 1), "wb": (38, 8, 1, 1)}

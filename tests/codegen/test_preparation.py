@@ -18,11 +18,11 @@ from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.open import open_engine
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table, tables
 from graphopt.pose.spec import Preprocess
 from graphopt.runtime.bundle import Plan, Tensor
-from graphopt.runtime.engine import open_engine
 from graphopt.runtime.runner import BundleRunner, open_bundle
 
 SIZE, SIDE = (64, 104), 300

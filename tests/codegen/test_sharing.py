@@ -14,7 +14,7 @@ from PIL import Image
 from graphopt.errors import InputError
 from graphopt.pose.decode import Poses
 from graphopt.pose.estimate import Estimator
-from graphopt.runtime.engine import open_engine
+from graphopt.pose.open import open_engine
 from graphopt.runtime.runner import BundleRunner, open_bundle
 
 ROOT = Path(__file__).resolve().parents[2]

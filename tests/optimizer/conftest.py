@@ -16,10 +16,10 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.ir.onnx_io import copy_model, load_model, save_model, to_proto
 from graphopt.optimizer.pass_contract import Outcome, Pass, options_of
 from graphopt.optimizer.registry import find_passes
-from graphopt.optimizer.verify import difference
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.zoo.catalogue import build
 

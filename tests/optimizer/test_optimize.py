@@ -16,11 +16,11 @@ import pytest
 
 from graphopt import __version__, cli
 from graphopt.analysis.inspection import inspect_models
+from graphopt.display.numbers import human
 from graphopt.errors import InputError
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.pipeline import PRESETS, format_pipeline
-from graphopt.optimizer.report import human
 
 MAIN = "from graphopt.cli import main; main()"
 

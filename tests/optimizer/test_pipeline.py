@@ -30,14 +30,9 @@ from graphopt.optimizer.pass_contract import (
 )
 from graphopt.optimizer.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
 from graphopt.optimizer.registry import find_passes
-from graphopt.optimizer.verify import (
-    Agreement,
-    Verifier,
-    agreement,
-    difference,
-    example_shapes,
-    sample_feeds,
-)
+from graphopt.optimizer.verify import Verifier
+from graphopt.runtime.differences import Agreement, agreement, difference
+from graphopt.runtime.sample_inputs import example_shapes, sample_feeds
 from graphopt.runtime.synthetic_images import natural_noise
 
 
@@ -607,8 +602,8 @@ def test_presets_on_trained_models(request, name, preset):
         assert len(folded.changes) == 99
     # An independent look, with onnxruntime's own optimizations on.
     from graphopt.ir.onnx_io import to_proto
-    from graphopt.optimizer.verify import sample_feeds
     from graphopt.runtime.engine import OnnxRuntimeEngine
+    from graphopt.runtime.sample_inputs import sample_feeds
 
     for feed in sample_feeds(graph, result.input_shapes):
         a, b = (

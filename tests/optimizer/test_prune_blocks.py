@@ -18,10 +18,10 @@ from graphopt.ir.graph import ConvSpec
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
-from graphopt.optimizer.verify import output_error
 from graphopt.passes.prune_blocks import PruneBlocks
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.differences import output_error
 
 Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]

@@ -25,10 +25,11 @@ from graphopt.ir.graph import emit, infer_shapes, refresh_shapes, static_shape
 from graphopt.ir.onnx_io import copy_model, runtime_accepts, to_proto
 from graphopt.optimizer.pass_contract import Context, Numerics
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS, difference
+from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 THOROUGH = bool(os.environ.get("GRAPHOPT_THOROUGH"))

@@ -18,10 +18,10 @@ from graphopt.ir.graph import ConvSpec, constant
 from graphopt.ir.onnx_io import copy_model, load_model
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
-from graphopt.optimizer.verify import output_error
 from graphopt.passes.reconstruct import Reconstruct
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 SPEC = PoseSpec(

@@ -20,10 +20,10 @@ from graphopt.fitting.activation_surrogates import Gate, Lines, Tail
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.pass_contract import Context
-from graphopt.optimizer.verify import output_error
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 X = "float[1,4,6,6] x"

@@ -20,8 +20,8 @@ from graphopt.optimizer.sensitivity import (
     sensitivity,
 )
 from graphopt.optimizer.sensitivity_report import findings
-from graphopt.optimizer.verify import OutputError
 from graphopt.pose.spec import HEAT_WORTH
+from graphopt.runtime.differences import OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 

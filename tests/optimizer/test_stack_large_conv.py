@@ -22,9 +22,9 @@ from graphopt.ir.graph import emit, infer_shapes
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import parse_pipeline
-from graphopt.optimizer.verify import difference
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
+from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.synthetic_images import natural_noise
 

@@ -16,8 +16,8 @@ from graphopt.ir.graph import emit, refresh_shapes
 from graphopt.ir.onnx_io import copy_model, load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
-from graphopt.optimizer.verify import difference
 from graphopt.passes.undilate_conv import UndilateConv
+from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 

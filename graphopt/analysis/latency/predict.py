@@ -38,7 +38,7 @@ from graphopt.ir.graph import (
     sort_nodes,
 )
 from graphopt.ir.onnx_io import copy_model, header_of
-from graphopt.optimizer.verify import bound_shapes
+from graphopt.runtime.sample_inputs import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
     "Celu": 1,
