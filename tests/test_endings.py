@@ -192,7 +192,7 @@ def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, ca
     ],
 )
 def test_a_crash_of_the_compiler_says_what_it_was(error, said, tmp_path, monkeypatch):
-    from graphopt.codegen import worker
+    from graphopt.codegen.jobs import compile_worker as worker
 
     def crash(*_: object) -> None:
         raise error

@@ -252,8 +252,8 @@ EPILOGUES = {
 
 @pytest.mark.parametrize("name", EPILOGUES)
 def test_fused_nodes_are_those_that_the_compiler_fuses(proto: Proto, name: str) -> None:
-    from graphopt.codegen.importer import import_onnx
-    from graphopt.codegen.regions import find_regions
+    from graphopt.codegen.importing.importer import import_onnx
+    from graphopt.codegen.lowering.fusion import find_regions
 
     body, expected = EPILOGUES[name]
     if "z =" not in body:

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
-from graphopt.codegen import kernels, tuning
-from graphopt.codegen.kernels.conv import ConvSpec
-from graphopt.codegen.records import Tuned
+from graphopt.codegen.jobs import tuning_candidates as tuning
+from graphopt.codegen.jobs.records import Tuned
+from graphopt.codegen.kernels.conv import choice as kernel_choice
+from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.tuner import tune
@@ -69,7 +70,7 @@ def network(tmp_path: Path) -> Path:
 
 def choice_of(kernel: str) -> Tuned:
     """A way to compute `SPEC` by that kernel, which is not the first one in line."""
-    choices = kernels.candidates(SPEC, load_target("cpu"))
+    choices = kernel_choice.candidates(SPEC, load_target("cpu"))
     last = [c for c in choices if c.kernel == kernel][-1]
     return Tuned(kernel=kernel, tile=last.tile, work_group=last.work_group)
 
@@ -120,7 +121,7 @@ def test_the_compiler_obeys(choice: Tuned, expected: str, network: Path, tmp_pat
 def test_each_algorithm_is_measured_and_the_usual_choice_first(name: str) -> None:
     target = load_target(name)
     choices = tuning.to_measure(SPEC, target)
-    assert choices[0] == kernels.candidates(SPEC, target)[0]
+    assert choices[0] == kernel_choice.candidates(SPEC, target)[0]
     algorithms = {(choice.kernel, choice.tile.square) for choice in choices}
     assert algorithms == {("conv_dense", 1), ("conv_winograd", 2), ("conv_winograd", 4)}
     assert len(set(choices)) == len(choices)
@@ -199,4 +200,4 @@ def test_sparse_kernels_are_measured_with_indices_of_their_own(tmp_path: Path) -
     (key,) = (key for key in read_tuning(file, "cpu").layers if "block=" in key)
     assert "kept=5" in key
     made = tuning.to_measure(replace(POINTWISE, block=Block(8, 4), kept=5), load_target("cpu"))
-    assert kernels.SPARSE in {choice.kernel for choice in made}
+    assert kernel_choice.SPARSE in {choice.kernel for choice in made}

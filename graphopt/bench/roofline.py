@@ -1,7 +1,7 @@
 """What this machine can do at most, measured: the yardstick of `graphopt bench --per-layer`.
 
 Two kernels, multiply-adds on registers alone and a copy between arrays that no cache holds, are
-compiled as a network's kernels are (`graphopt.codegen.peak`) and timed by the same runner.
+compiled as a network's kernels are (`codegen.jobs.roofline_kernels`) and timed by the same runner.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure_peak(target: str, threads: int) -> Peak:
     with TemporaryDirectory(prefix="graphopt-peak-") as folder:
         path = Path(folder) / "bundle"
         done = subprocess.run(
-            child.module("graphopt.codegen.peak", target, str(path)),
+            child.module("graphopt.codegen.jobs.roofline_kernels", target, str(path)),
             env=child.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

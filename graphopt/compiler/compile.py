@@ -1,7 +1,7 @@
 """The plain function behind `graphopt compile`: ONNX in, a checked bundle out.
 
-The compiler runs in a child process (`graphopt.codegen.worker`), so that this side never imports
-TVM, and a crash inside it becomes a message that names the layer.
+The compiler runs in a child process (`codegen.jobs.compile_worker`), so that this side never
+imports TVM, and a crash inside it becomes a message that names the layer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import onnx_graphsurgeon as gs
 
 from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
-from graphopt.codegen.float32 import in_float32
 from graphopt.codegen.hosts import check_host
-from graphopt.codegen.records import Tuned
-from graphopt.codegen.static import check_sizes
-from graphopt.codegen.supported import check_operators
+from graphopt.codegen.importing.float32 import in_float32
+from graphopt.codegen.importing.static_sizes import check_sizes
+from graphopt.codegen.importing.supported import check_operators
+from graphopt.codegen.jobs.records import Tuned
 from graphopt.codegen.targets import check_name
 from graphopt.compiler.batch import for_one_picture
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
@@ -85,7 +85,7 @@ Post = Literal["paf", "none"]
 OnFail = Literal["stop", "warn"]
 """What a comparison with onnxruntime that fails does."""
 
-WORKER = "graphopt.codegen.worker"
+WORKER = "graphopt.codegen.jobs.compile_worker"
 """The module that the child process runs."""
 
 _ERRORS: Mapping[int, type[GraphoptError]] = MappingProxyType(
@@ -147,7 +147,7 @@ def compile_model(
         path: the ONNX file.
         bundle: the folder to write; an older bundle there is replaced.
         target: a file name of `graphopt/codegen/targets`.
-        host: the machine that the bundle is for, see `graphopt.codegen.hosts`; "" is this one.
+        host: the machine that the bundle is for, see `codegen.hosts`; "" is this one.
         input_shapes: sizes to fix inputs at, see `graphopt.ir.onnx_io.load_model`.
         pose_choices: what the user says about the network, see `detect_pose_spec`.
         tuned: the fastest kernels that `graphopt tune` found (`compiler.tuning_cache.Tuning`).

@@ -1,7 +1,7 @@
 """The plain function behind `graphopt tune`: which kernels this machine runs fastest.
 
-Candidates are compiled by `graphopt.codegen.tuning`, a bundle for each convolution, and timed by
-the runner of bundles.
+Candidates are compiled by `jobs.tuning_candidates`, a bundle for each convolution, and timed
+by the runner of bundles.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.codegen.records import Candidates, Tuned
+from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.targets import check_name
 from graphopt.compiler.compile import prepare, run_worker
 from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from graphopt.codegen.records import Tuned
+from graphopt.codegen.jobs.records import Tuned
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.onnx_io import replacing
 from graphopt.runtime.runner import device_name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.codegen.hosts import check_host
-from graphopt.codegen.records import Tuned
+from graphopt.codegen.jobs.records import Tuned
 from graphopt.codegen.targets import check_name, load_target
 from graphopt.compiler.compile import agreement_with_onnxruntime, disagreement, prepare, run_worker
 from graphopt.errors import UsageError
@@ -66,7 +66,7 @@ def compile_library(
         path: the ONNX file.
         library: the file to write, NAME.so; an older one is replaced.
         target: a file name of `graphopt/codegen/targets`.
-        host: the machine that it is for, see `graphopt.codegen.hosts`; "" is this one.
+        host: the machine that it is for, see `graphopt.codegen.linking.linker`; "" is this one.
         input_shapes, pose_choices, tuned, progress: as in `compiler.compile.compile_model`.
 
     Raises:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from graphopt.codegen.android_sdk import find_ndk, of_sdk
+from graphopt.codegen.linking.android_sdk import find_ndk, of_sdk
 from graphopt.errors import InputError, Unsupported
 from graphopt.runtime.bundle import Bundle, check_writable, read_bundle, sha256, whole_folder
 

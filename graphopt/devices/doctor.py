@@ -170,19 +170,20 @@ def _program(*names: str) -> str:
 
 
 def _linker() -> str:
-    from graphopt.codegen.hosts import find_compiler
+    from graphopt.codegen.linking.linker import find_compiler
 
     return " ".join(find_compiler())
 
 
 def _cross_linker() -> str:
-    from graphopt.codegen.hosts import HOSTS, find_lld
+    from graphopt.codegen.hosts import HOSTS
+    from graphopt.codegen.linking.linker import find_lld
 
     return " ".join(find_lld(HOSTS["aarch64-linux-android"]))
 
 
 def _ndk() -> str:
-    from graphopt.codegen.android_sdk import find_ndk
+    from graphopt.codegen.linking.android_sdk import find_ndk
 
     found = find_ndk()
     if found is None:

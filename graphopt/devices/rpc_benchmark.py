@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.bench.benchmark import SUSPICIOUS, Timing
-from graphopt.codegen.records import Measured
+from graphopt.codegen.jobs.records import Measured
 from graphopt.compiler.compile import follow_worker
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import InputError, UsageError

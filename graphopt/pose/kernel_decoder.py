@@ -39,7 +39,7 @@ class FusedDecoder:
     """A decoder's bundle; called like `graphopt.pose.decode.decode`.
 
     Args:
-        engine: a bundle that `graphopt.codegen.decoder` wrote for the skeleton and the maps' size.
+        engine: a bundle that `lowering.decode_stage` wrote for the skeleton and the maps' size.
         compiled: the options that it was compiled for; others may differ in thresholds.
     """
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.codegen.decoder import write_decoder
+from graphopt.codegen.lowering.decode_stage import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.ir.arrays import Array
 from graphopt.pose.decode import DecodeOptions, Poses, decode

@@ -18,9 +18,10 @@ import onnx
 import tvm
 from tvm.relax.backend import gpu_generic
 
-from graphopt.codegen import machine_code, stages
-from graphopt.codegen.importer import import_onnx
-from graphopt.codegen.plan import make_plan
+from graphopt.codegen.importing.importer import import_onnx
+from graphopt.codegen.jobs import compile_network as stages
+from graphopt.codegen.linking import machine_code
+from graphopt.codegen.lowering.memory_plan import make_plan
 from graphopt.codegen.targets import load_target
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline

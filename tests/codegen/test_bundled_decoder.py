@@ -13,7 +13,7 @@ from PIL import Image
 from graphopt.bench.stage_timing import STAGES, measure_budget
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import CheckFailed
-from graphopt.pose import fused
+from graphopt.pose import kernel_decoder
 from graphopt.pose.decode import DecodeOptions, Poses
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
@@ -49,7 +49,7 @@ def test_the_people_are_those_of_the_numpy_decoder(
     target: str, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = look(bundle(target), "onnxruntime", max_people=3)
-    monkeypatch.setattr(fused, "_peaks", None)  # nothing is decoded here
+    monkeypatch.setattr(kernel_decoder, "_peaks", None)  # nothing is decoded here
     got = look(bundle(target))
     assert got.warnings == expected.warnings == ("more than 3 people; the weakest were left out",)
     assert len(got.people) == 3
@@ -73,7 +73,7 @@ def test_only_people_come_back(bundle: Callable[[str], Path]) -> None:
     engine = open_bundle(bundle("cpu"))
     feeds = {"image": np.zeros((1, 3, 256, 456), np.float32)}
     engine.begin(feeds)
-    found = engine.people(fused.thresholds(DecodeOptions()))
+    found = engine.people(kernel_decoder.thresholds(DecodeOptions()))
     assert set(found) == {"people", "worth", "found", "counts"}
     assert set(engine.run(feeds)) == set(engine.outputs)
     assert not any("find_" in layer.kernel for layer in engine.profile(feeds, 1))
@@ -114,7 +114,7 @@ def test_a_decoder_that_finds_others_is_refused(
     def none(*_: object) -> Poses:
         return Poses(())
 
-    monkeypatch.setattr(fused, "poses", none)
+    monkeypatch.setattr(kernel_decoder, "poses", none)
     shapes = {"image": (1, 3, 64, 64)}
     with pytest.raises(CheckFailed, match=r"find 0 of \d+ people"):
         compile_model(DEMO, tmp_path / "b", input_shapes=shapes)

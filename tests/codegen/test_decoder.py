@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.optimize import linear_sum_assignment
 
-from graphopt.codegen.decoder import write_decoder
+from graphopt.codegen.lowering.decode_stage import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.errors import InputError
 from graphopt.pose.decode import DecodeOptions, Poses, cubic, decode, detect, find_peaks

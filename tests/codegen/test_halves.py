@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from graphopt.analysis.ranges import largest_values
 from graphopt.cli import app
-from graphopt.codegen.halves import Halves
+from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
-from graphopt.codegen import hosts
 from graphopt.codegen.hosts import HOSTS
+from graphopt.codegen.linking import linker as hosts
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.tvm_library import compile_library
 from graphopt.errors import CheckFailed, InputError, Unsupported

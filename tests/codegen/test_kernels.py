@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import tvm
 
-from graphopt.codegen import kernels, machine_code
-from graphopt.codegen.kernel_bundle import write_kernels
-from graphopt.codegen.kernels import Choice, conv_block_sparse
-from graphopt.codegen.kernels.conv import ConvSpec, pack_channels
+from graphopt.codegen.kernels.conv import choice as kernel_choice
+from graphopt.codegen.kernels.conv import conv_block_sparse
+from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.template import ConvSpec, pack_channels
 from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
-from graphopt.codegen.plan import pack_weights
+from graphopt.codegen.linking import machine_code
+from graphopt.codegen.linking.kernel_bundle import write_kernels
+from graphopt.codegen.lowering.memory_plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.ir.arrays import Array
@@ -250,12 +252,12 @@ def check_meaning(
 @pytest.mark.parametrize("case", CASES)
 def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
     spec = CASES[case]
-    check_meaning(kernels.candidates(spec, target)[0], spec, target, tmp_path)
+    check_meaning(kernel_choice.candidates(spec, target)[0], spec, target, tmp_path)
 
 
 def winograd(spec: ConvSpec, target: Target, square: int) -> Choice:
     """The best choice among Winograd kernels of a size."""
-    choices = kernels.candidates(spec, target)
+    choices = kernel_choice.candidates(spec, target)
     return next(c for c in choices if c.kernel == "conv_winograd" and c.tile.square == square)
 
 
@@ -290,8 +292,8 @@ def block_sparse(
 ) -> tuple[Choice, ConvSpec]:
     """The best choice among block-sparse kernels."""
     spec = conv_block_sparse.punched(spec, weight, target, among)
-    choices = kernels.candidates(spec, target)
-    return next(c for c in choices if c.kernel == kernels.SPARSE), spec
+    choices = kernel_choice.candidates(spec, target)
+    return next(c for c in choices if c.kernel == kernel_choice.SPARSE), spec
 
 
 of_few_and_of_one_channel = pytest.mark.parametrize("block", [BLOCKS["8x4"], BLOCKS["16x1"]])
@@ -353,11 +355,13 @@ def test_sparse_only_where_it_pays(block: Block) -> None:
         weight = random_weight(spec)
         mask = np.random.default_rng(0).random(block.mask_shape(weight.shape)) < density
         weight *= expand(mask, block, weight.shape)
-        return kernels.choose(conv_block_sparse.punched(spec, weight, target), target, {}).kernel
+        return kernel_choice.choose(
+            conv_block_sparse.punched(spec, weight, target), target, {}
+        ).kernel
 
-    assert [kernel_at(d, (1, 1)) for d in (0.97, 0.7)] == ["conv_1x1", kernels.SPARSE]
+    assert [kernel_at(d, (1, 1)) for d in (0.97, 0.7)] == ["conv_1x1", kernel_choice.SPARSE]
     # Winograd's algorithm cannot leave out blocks, and is still faster than a half of the products.
-    assert [kernel_at(d, (3, 3)) for d in (0.6, 0.1)] == ["conv_winograd", kernels.SPARSE]
+    assert [kernel_at(d, (3, 3)) for d in (0.6, 0.1)] == ["conv_winograd", kernel_choice.SPARSE]
 
 
 def test_tuning_tells_densities_apart() -> None:
@@ -382,7 +386,9 @@ def test_vectors_of_every_width(case: str, unit: str, tmp_path: Path) -> None:
         spec = WINOGRAD["several tasks"]
         check_meaning(winograd(spec, target, 4), spec, target, tmp_path)
     else:
-        check_meaning(kernels.candidates(CASES[case], target)[0], CASES[case], target, tmp_path)
+        check_meaning(
+            kernel_choice.candidates(CASES[case], target)[0], CASES[case], target, tmp_path
+        )
 
 
 ON_STACK = {"avx2": r"vmovup[sd]\s+%ymm\d+, -?\d*\(%r[sb]p\)", "neon": r"st[rp]\s+q\d+, .*\[sp"}
@@ -399,7 +405,7 @@ def test_tiles_stay_in_registers(unit: str, kernel: str) -> None:
     }[unit]
     size = (3, 3) if kernel == "conv_dense" else (1, 1)
     spec = ConvSpec((96,), 96, (48, 48), size, epilogue=EPILOGUES["bias, relu, residual"])
-    choice = next(c for c in kernels.candidates(spec, target) if c.kernel == kernel)
+    choice = next(c for c in kernel_choice.candidates(spec, target) if c.kernel == kernel)
     module = tvm.IRModule({"k": choice.build(spec, target).with_attr("global_symbol", "k")})
     device = machine_code.tvm_target(target)
     assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
@@ -431,7 +437,7 @@ def test_half_precision_in_arithmetic(case: str, tmp_path: Path) -> None:
     # As a GPU would compute it, computed by this CPU, which rounds after each operation.
     target = replace(load_target("cpu"), arithmetic="float16")
     spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])
-    choice = kernels.candidates(spec, target)[0]
+    choice = kernel_choice.candidates(spec, target)[0]
     assert f'T.alloc_buffer((1,), "float16x{target.lanes}"' in choice.build(spec, target).script()
     check_meaning(choice, spec, target, tmp_path, tolerance=2e-2)
 
@@ -455,7 +461,9 @@ def test_input_as_an_image(case: str, tmp_path: Path) -> None:
     target = load_target("adreno")
     spec = {**CASES, **IN_HALF}[case]
     tolerance = 4e-3 if spec.half else 2e-5
-    check_meaning(kernels.candidates(spec, target)[0], spec, target, tmp_path, tolerance=tolerance)
+    check_meaning(
+        kernel_choice.candidates(spec, target)[0], spec, target, tmp_path, tolerance=tolerance
+    )
     (launch,) = bundle.read_bundle(tmp_path / "bundle").plan.launches
     # Single numbers are read of a planar input.
     assert len(launch.images) == (case != "planar")
@@ -466,7 +474,7 @@ def test_input_as_an_image(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", IN_HALF)
 def test_half_precision_in_memory(case: str, target: Target, tmp_path: Path) -> None:
     spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])
-    choice = kernels.candidates(spec, target)[0]
+    choice = kernel_choice.candidates(spec, target)[0]
     check_meaning(choice, spec, target, tmp_path, tolerance=4e-3)
 
 
@@ -491,7 +499,7 @@ def test_winograd_with_half_precision_in_memory(
     ],
 )
 def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, target: Target) -> None:
-    chosen = {kernels.candidates(spec, target)[0].kernel for spec in cases.values()}
+    chosen = {kernel_choice.candidates(spec, target)[0].kernel for spec in cases.values()}
     assert chosen == {name}
 
 
@@ -512,7 +520,9 @@ def test_each_template_takes_its_own(cases: dict[str, ConvSpec], name: str, targ
 )
 def test_winograd_where_it_pays(what: dict[str, Any], square: int) -> None:
     spec = ConvSpec((128,), 128, (46, 46), (3, 3), pads=(1, 1, 1, 1))
-    assert kernels.candidates(replace(spec, **what), load_target("cpu"))[0].tile.square == square
+    assert (
+        kernel_choice.candidates(replace(spec, **what), load_target("cpu"))[0].tile.square == square
+    )
 
 
 def test_functions_share_their_working_memory() -> None:
@@ -541,7 +551,7 @@ def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path)
     ramp = np.linspace(-200, 85, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
     spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((Step(operation, (SUM,)),)))
     identity = np.eye(16, dtype=np.float32)[:, :, None, None]
-    choice = kernels.candidates(spec, target)[0]
+    choice = kernel_choice.candidates(spec, target)[0]
     operands = [blocked(ramp, target.lanes, (16,)), choice.pack_weight(identity, spec, target)]
     out = spec.output_shape(target.lanes)
     got = run_kernel(choice.build(spec, target), operands, out, target, tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.codegen.plan import check_memory
+from graphopt.codegen.lowering.memory_plan import check_memory
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Array

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.bench.roofline import measure_peak
-from graphopt.codegen.peak import COPIED, SUMS, make_bundle
+from graphopt.codegen.jobs.roofline_kernels import COPIED, SUMS, make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import GraphoptError
 from graphopt.runtime.runner import open_bundle

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from graphopt.codegen.kernel_bundle import write_kernels
-from graphopt.codegen.preparation import can_prepare, with_preparation
+from graphopt.codegen.linking.kernel_bundle import write_kernels
+from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_preparation
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.pose.bundle_estimator import BundledEstimator

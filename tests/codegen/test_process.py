@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.codegen.peak import make_bundle
+from graphopt.codegen.jobs.roofline_kernels import make_bundle
 from graphopt.codegen.targets import load_target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt.codegen.peak import make_bundle
+from graphopt.codegen.jobs.roofline_kernels import make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import InputError
 from graphopt.runtime.runner import open_bundle

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.codegen.supported import IMPORTED, NOT_STATIC
+from graphopt.codegen.importing.supported import IMPORTED, NOT_STATIC
 from graphopt.compiler import compile as compiling
 from graphopt.compiler.compile import compile_model, prepare
 from graphopt.errors import Unsupported
@@ -16,7 +16,7 @@ X = "float[1,3,8,8] x"
 
 def test_the_list_is_what_the_importers_know():
     frontend = pytest.importorskip("tvm.relax.frontend.onnx.onnx_frontend")
-    from graphopt.codegen.importer import CONVERTERS
+    from graphopt.codegen.importing.importer import CONVERTERS
 
     assert set(frontend._get_convert_map()) | set(CONVERTERS) == IMPORTED
     assert NOT_STATIC < IMPORTED

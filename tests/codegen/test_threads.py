@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.codegen.peak import make_bundle
+from graphopt.codegen.jobs.roofline_kernels import make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import InputError

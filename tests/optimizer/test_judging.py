@@ -19,9 +19,8 @@ from graphopt.ir.graph import constant
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
 from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
-from graphopt.optimizer.verify import QUIET
 from graphopt.pose.spec import detect_pose_spec
-from graphopt.runtime.differences import OutputError
+from graphopt.runtime.differences import QUIET, OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"

@@ -33,7 +33,7 @@ _EPILOGUE = frozenset(
         "Tanh",
     ]
 )
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.regions`).
+"""What the compiler lets a convolution do before it stores (`graphopt.codegen.lowering.fusion`).
 BatchNormalization is there since compilers, ours too, fold it into the weights."""
 
 _INJECTIVE = _EPILOGUE | frozenset(

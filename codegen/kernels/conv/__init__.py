@@ -1,0 +1,1 @@
+"""Templates of convolutions, a file each, and the choice among them."""

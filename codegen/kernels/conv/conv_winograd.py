@@ -1,0 +1,379 @@
+"""Dense 3x3 convolution of stride 1 by Winograd's algorithm: F(4x4, 3x3), with a quarter of the
+products, or F(2x2, 3x3), with less than a half.
+
+The output is cut into squares of 4x4 (2x2) pixels. A square's output y, the filter g and the 6x6
+(4x4) input pixels d that it needs are related by (Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", CVPR 2016, section 4.1)
+
+    y = A^T [(G g G^T) * (B^T d B)] A
+
+so that the sum over input channels is, at each of 36 (16) frequencies, a product of two matrices:
+filters x channels times channels x tiles. A task transforms the input of some tiles, multiplies it
+at all frequencies by one group of filters after the other, and turns the products back into pixels,
+all in a scratch that stays in its core's cache (Zlateski et al., "The Anatomy of Efficient FFT and
+Winograd Convolutions on Modern CPUs", ICS 2019). A GPU does the three steps one after the other for
+the whole picture. A dilated convolution is one on every d-th pixel: its tiles are spread out.
+
+B^T and A^T interpolate at points. Those come in pairs +a, -a, which share their even and odd
+halves: each matrix is a sparse one and a butterfly, and that is how it is computed.
+
+Rounding: an output may be off by 1e-5 of the outputs' deviation, about twice the direct sum's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.conv import conv_dense
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, RegisterTile, Tile, blocks
+from graphopt.codegen.kernels.emit import (
+    Expr,
+    Vectors,
+    broadcast,
+    grid,
+    kernel,
+    neighbourhoods,
+    scratch,
+)
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.targets import Target
+
+Matrix = NDArray[np.float64]
+
+TAPS = 3
+POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
+"""Where polynomials are interpolated, beside infinity, for squares of so many pixels a side. No
+number in the transforms is above 2.9, where the usual points 0, 1, -1, 2, -2 bring an 8: that keeps
+rounding small."""
+
+TRANSFORM_COST = 14
+"""What transforming one vector of input pixels costs, there or back: as much as so many vector
+multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
+WEIGHT_COST = 4
+"""What fetching one vector of weights costs, once a task; they are too many for a core's cache."""
+LAUNCHES_COST = 1e6
+"""What two more launches cost on a GPU: about 0.1 ms on a phone."""
+CORES = 4
+"""A picture too small to keep so many cores busy is none for this kernel, whose tasks are large."""
+GAIN = 1.2
+"""How many times faster it must be by the estimate, to be worth weights of four times the size."""
+
+
+class Transforms(NamedTuple):
+    """F(m, 3), in one dimension; n = m + 2.
+
+    Args:
+        weight: G, (n, 3).
+        input: B^T, (n, n), in two factors; the first one is applied first.
+        output: A^T, (m, n), likewise.
+    """
+
+    weight: Matrix
+    input: tuple[Matrix, Matrix]
+    output: tuple[Matrix, Matrix]
+
+
+@cache
+def transforms(out: int) -> Transforms:
+    """Interpolation at `POINTS` and at infinity (Lavin and Gray, sections 2 and 4).
+
+    Args:
+        out: m, pixels a side of an output square.
+    """
+    points, inputs = np.array(POINTS[out]), out + TAPS - 1
+    others = [np.delete(points, i) for i in range(len(points))]
+    scale = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
+    powers = np.vander(points, inputs, increasing=True)
+    infinity = np.eye(inputs)[-1]
+    G = np.vstack([powers[:, :TAPS] / np.c_[scale], infinity[-TAPS:]])
+    B = [[*np.poly(rest)[::-1], 0] for rest in others]
+    BT = np.vstack([*B, np.poly(points)[::-1]])
+    AT = np.hstack([powers[:, :out].T, np.c_[infinity[-out:]]])
+    butterfly = np.eye(inputs)
+    for i in range(1, len(points), 2):
+        butterfly[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
+    halves = np.linalg.inv(butterfly)
+    # What rounding left of zeros must not become operations.
+    clean = [np.where(abs(m) < 1e-12, 0, m) for m in (halves @ BT, AT @ halves)]
+    return Transforms(G, (clean[0], butterfly), (butterfly, clean[1]))
+
+
+def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if the algorithm is not for that convolution."""
+    if spec.groups > 1 or spec.transposed or spec.planar:
+        return []
+    if spec.kernel != (TAPS, TAPS) or spec.strides != (1, 1):
+        return []
+    return [
+        Tile(filters, pixels, square)
+        for square in POINTS
+        for filters, pixels, _ in conv_dense.row_tiles(
+            spec, target, math.prod(_squares(spec, square))
+        )
+    ]
+
+
+def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector multiply-adds."""
+    inputs = blocks(spec.in_channels, target.lanes)
+    outputs = blocks((spec.out_channels,), target.lanes)
+    tiling = _tiling(spec, target, tile)
+    frequencies = (tile.square + TAPS - 1) ** 2
+    squares = tiling.per_task * tile.pixels
+    products = inputs * target.lanes * conv_dense.row_cost(spec, target, tile, squares)
+    transforms = TRANSFORM_COST * squares * (inputs + outputs)
+    weights = WEIGHT_COST * inputs * target.lanes * outputs
+    task = frequencies * (products + transforms + weights)
+    if target.kind == "gpu":
+        return GAIN * task + LAUNCHES_COST
+    return GAIN * task * max(tiling.tasks, CORES)
+
+
+class _Tiling(NamedTuple):
+    """How the picture is cut.
+
+    Args:
+        columns: squares beside each other.
+        per_task: register tiles of a task.
+        tasks: tasks, on a GPU one; the last one's squares may lie below the picture.
+    """
+
+    columns: int
+    per_task: int
+    tasks: int
+
+
+def _squares(spec: ConvSpec, side: int) -> tuple[int, int]:
+    """Rows and columns of squares of so many pixels a side."""
+    # With a dilation d, d x d squares are woven into one that is d times as large.
+    rows, columns = (
+        d * -(-extent // (d * side))
+        for extent, d in zip(spec.out_size, spec.dilations, strict=True)
+    )
+    return rows, columns
+
+
+def _tiling(spec: ConvSpec, target: Target, tile: Tile) -> _Tiling:
+    rows, columns = _squares(spec, tile.square)
+    count = -(-rows * columns // tile.pixels)
+    if target.kind == "gpu":
+        return _Tiling(columns, math.prod(neighbourhoods(count)), 1)
+    channels = blocks(spec.in_channels, target.lanes) * target.lanes
+    tile_bytes = 4 * tile.square**2 * tile.pixels * channels
+    # Enough tasks for a handful of cores, even where the cache could hold more.
+    per_task = max(1, min(target.cache_bytes // tile_bytes, -(-count // 8)))
+    return _Tiling(columns, per_task, -(-count // per_task))
+
+
+def _weight_shape(spec: ConvSpec, target: Target, tile: Tile) -> tuple[int, ...]:
+    frequencies, lanes = (tile.square + TAPS - 1) ** 2, target.lanes
+    groups = blocks((spec.out_channels,), lanes) // tile.filters
+    return (groups, frequencies, blocks(spec.in_channels, lanes), lanes, tile.filters, lanes)
+
+
+def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> Floats:
+    """(O, I, 3, 3) to (O groups, frequencies, I blocks, I lanes, filters of a tile, lanes)."""
+    G = transforms(tile.square).weight
+    transformed = (G @ weight.astype(np.float64) @ G.T).astype(np.float32)
+    packed = conv_dense.pack_weight(transformed, spec, target, tile)
+    shape = _weight_shape(spec, target, tile)
+    return np.ascontiguousarray(np.moveaxis(packed, 1, 3)).reshape(shape)
+
+
+def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
+    """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
+    # Half precision would lose too much: transforms take differences of large numbers.
+    target = replace(target, arithmetic="float32")
+    with kernel("conv_winograd") as get:
+        p = Parameters(spec, target, _weight_shape(spec, target, tile))
+        (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)
+    return get()
+
+
+def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
+    pixels, per_task = tile.pixels, tiling.per_task
+
+    @contextmanager
+    def each_square(task: Expr) -> Iterator[tuple[Expr, ...]]:
+        """Walk a task's squares: register tile, place in it, row and column of the output."""
+        with T.serial(0, per_task) as i, T.serial(0, pixels) as pixel:
+            yield i, pixel, *_place(spec, tile, tiling, (task * per_task + i) * pixels + pixel)
+
+    def transform_input(task: Expr) -> None:
+        with each_square(task) as (i, pixel, row, column):
+            window = _Window(spec, target, tile, p, row, column)
+
+            def transform(load: Callable[[Expr, int, int], Expr]) -> None:
+                with T.serial(0, in_blocks) as block:
+                    values = _both_ways(transforms(tile.square).input, partial(load, block))
+                    for frequency, value in enumerate(values):
+                        Vectors(inputs)[i, block, frequency, pixel] = value
+
+            with T.If(window.inside):
+                with T.Then():
+                    transform(window.load)
+                with T.Else():
+                    transform(window.load_padded)
+
+    def multiply(group: Expr) -> None:
+        # Weights of one frequency stay in the nearest cache for all register tiles of the task.
+        with T.serial(0, frequencies) as frequency, T.serial(0, per_task) as i:
+            sums = RegisterTile(target, filters, pixels)
+            with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
+                weights = [
+                    T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)
+                ]
+                for pixel in range(pixels):
+                    value = broadcast(inputs[i, block, frequency, pixel, lane], lanes)
+                    sums.add(pixel, weights, T.bind(value))
+            for f in range(filters):
+                for pixel in range(pixels):
+                    products[i, frequency, f, pixel] = sums.total(f, pixel)
+
+    def transform_output(task: Expr, group: Expr) -> None:
+        with each_square(task) as (i, pixel, row, column), T.serial(0, filters) as f:
+            load = partial(lambda f, y, x: products[i, y * side + x, f, pixel], f)
+            _store_square(spec, tile, p, load, group * filters + f, row, column)
+
+    with grid(target, tiling.tasks) as (task,):
+        inputs = scratch((per_task, in_blocks, frequencies, pixels, lanes))
+        products = Vectors(scratch((per_task, frequencies, filters, pixels, lanes)))
+        transform_input(task)
+        with T.serial(0, groups) as group:
+            multiply(group)
+            transform_output(task, group)
+
+
+def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
+    """Three launches, and all squares' inputs and products in the device's memory between them."""
+    tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
+    groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
+    pixels = tile.pixels
+    chunks, beside = neighbourhoods(tiling.per_task)
+    squares = beside * pixels
+    # Chunk by chunk: strides of the whole picture are often powers of two, which caches dislike.
+    inputs = Vectors(scratch((frequencies, chunks, in_blocks, squares, lanes)))
+    products = Vectors(scratch((frequencies, chunks, groups * filters, squares, lanes)))
+    with grid(target, chunks, in_blocks, squares) as (chunk, block, square):
+        place = _place(spec, tile, tiling, chunk * squares + square)
+        window = _Window(spec, target, tile, p, *place)
+        values = _both_ways(transforms(tile.square).input, partial(window.load_padded, block))
+        for number, value in enumerate(values):
+            inputs[number, chunk, block, square] = value
+    with grid(target, frequencies, chunks, groups, beside) as (frequency, chunk, group, i):
+        first = T.bind(i * pixels)
+        sums = RegisterTile(target, filters, pixels)
+        with T.serial(0, in_blocks) as block:
+            loaded = [
+                T.bind(inputs[frequency, chunk, block, first + pixel]) for pixel in range(pixels)
+            ]
+            for lane in range(lanes):
+                weights = [
+                    T.bind(p.weight[group, frequency, block, lane, f]) for f in range(filters)
+                ]
+                for pixel in range(pixels):
+                    value = broadcast(tirx.Shuffle([loaded[pixel]], [lane]), lanes)
+                    sums.add(pixel, weights, T.bind(value))
+        for f in range(filters):
+            for pixel in range(pixels):
+                at = frequency, chunk, group * filters + f, first + pixel
+                products[at] = sums.total(f, pixel)
+    with grid(target, chunks, groups * filters, squares) as (chunk, block, square):
+        load = partial(lambda c, b, n, y, x: products[y * side + x, c, b, n], chunk, block, square)
+        place = _place(spec, tile, tiling, chunk * squares + square)
+        _store_square(spec, tile, p, load, block, *place)
+
+
+def _place(spec: ConvSpec, tile: Tile, tiling: _Tiling, square: Expr) -> tuple[Expr, Expr]:
+    """Row and column of a square's first output; past the last one they are below the picture."""
+    square = T.bind(square)
+    place = tirx.floordiv(square, tiling.columns), tirx.floormod(square, tiling.columns)
+    row, column = (
+        T.bind(tirx.floordiv(n, d) * (d * tile.square) + tirx.floormod(n, d))
+        for n, d in zip(place, spec.dilations, strict=True)
+    )
+    return row, column
+
+
+class _Window:
+    """The input pixels of the square whose first output is at row, column."""
+
+    def __init__(
+        self, spec: ConvSpec, target: Target, tile: Tile, p: Parameters, row: Expr, column: Expr
+    ) -> None:
+        side = range(tile.square + TAPS - 1)
+        self._size, self._p, self._zeros = spec.size, p, broadcast(0.0, target.lanes)
+        (dy, dx), (top, left, *_) = spec.dilations, spec.pads
+        self._rows = [T.bind(row + y * dy - top) for y in side]
+        self._columns = [T.bind(column + x * dx - left) for x in side]
+        self.inside = tirx.all(self._is_inside(0, 0), self._is_inside(-1, -1))
+        """Whether none of them is padding."""
+
+    def _is_inside(self, y: int, x: int) -> Expr:
+        row, column = self._rows[y], self._columns[x]
+        return tirx.all(row >= 0, row < self._size[0], column >= 0, column < self._size[1])
+
+    def load(self, block: Expr, y: int, x: int) -> Expr:
+        """A block of channels of a pixel of a window that is `inside`."""
+        return self._p.vectors[0, block, self._rows[y], self._columns[x]]
+
+    def load_padded(self, block: Expr, y: int, x: int) -> Expr:
+        """The same of any window; the load itself is inside, since a branch would cost more."""
+        row = T.min(T.max(self._rows[y], 0), self._size[0] - 1)
+        column = T.min(T.max(self._columns[x], 0), self._size[1] - 1)
+        pixel = self._p.vectors[0, block, row, column]
+        return tirx.Select(self._is_inside(y, x), pixel, self._zeros)
+
+
+def _store_square(
+    spec: ConvSpec,
+    tile: Tile,
+    p: Parameters,
+    load: Callable[[int, int], Expr],
+    block: Expr,
+    row: Expr,
+    column: Expr,
+) -> None:
+    """Turn one block of filters' products for a square into pixels, and store those inside."""
+    for number, value in enumerate(_both_ways(transforms(tile.square).output, load)):
+        y = row + number // tile.square * spec.dilations[0]
+        x = column + number % tile.square * spec.dilations[1]
+        with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
+            p.store(value, block, y, x)
+
+
+def _both_ways(factors: Sequence[Matrix], load: Callable[[int, int], Expr]) -> Iterator[Expr]:
+    """A square's transform, down the columns and then along the rows, element by element."""
+    side = range(factors[0].shape[1])
+    columns = [_apply(factors, [T.bind(load(y, x)) for y in side]) for x in side]
+    for row in zip(*columns, strict=True):
+        yield from _apply(factors, row)
+
+
+def _apply(factors: Sequence[Matrix], vector: Sequence[Expr]) -> Sequence[Expr]:
+    """The product of the factors, last one first, with a vector."""
+    for factor in factors:
+        vector = [T.bind(_weighted_sum(row.tolist(), vector)) for row in factor]
+    return vector
+
+
+def _weighted_sum(weights: Sequence[float], values: Sequence[Expr]) -> Expr:
+    """The sum of weights * values, with no operation for zeros and ones."""
+    terms = [
+        value if weight == 1 else value * broadcast(weight, value.ty.dtype.lanes)
+        for weight, value in zip(weights, values, strict=True)
+        if weight
+    ]
+    return sum(terms[1:], terms[0])

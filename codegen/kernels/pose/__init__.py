@@ -1,0 +1,1 @@
+"""From photo to network input, and from maps to people."""

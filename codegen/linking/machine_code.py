@@ -1,0 +1,327 @@
+"""TIR kernels -> a shared library for a CPU, or OpenCL C for any device."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.pipeline import finalize_device_passes
+
+from graphopt.codegen.linking.linker import link
+from graphopt.codegen.targets import Target
+from graphopt.errors import GraphoptError
+from graphopt.runtime import bundle
+from graphopt.runtime.bundle import Plan, Tensor
+from graphopt.runtime.runner import this_host
+
+
+@dataclass(frozen=True)
+class DeviceCall:
+    """One OpenCL kernel launch inside a TIR function.
+
+    Args:
+        kernel: the kernel's name in the source.
+        arguments: for each kernel parameter, the function's parameter by position, or past those
+            the function's own working buffers.
+        grid: global work size.
+        group: local work size.
+        images: the kernel's parameters, by position, that are images of a buffer's memory.
+    """
+
+    kernel: str
+    arguments: tuple[int, ...]
+    grid: tuple[int, ...]
+    group: tuple[int, ...]
+    images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeviceFunction:
+    """A TIR function on an OpenCL device: its launches, and its working buffers' tensors."""
+
+    calls: tuple[DeviceCall, ...]
+    buffers: tuple[Tensor, ...]
+
+
+def tvm_target(target: Target, host: str = "") -> Any:
+    """TVM's own object for a target; `host` is the machine that a GPU belongs to, "" this one."""
+    device = tvm.target.Target(target.tvm)
+    if target.kind == "cpu":
+        return device
+    return tvm.target.Target(device, host={"kind": "llvm", **({"mtriple": host} if host else {})})
+
+
+def shared_library(
+    functions: Mapping[str, Any],
+    device: Any,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    host: str = "",
+) -> bytes:
+    """Compile with LLVM and link; each kernel is the symbol `__tvm_ffi_NAME`.
+
+    Args:
+        functions: TIR by name.
+        device: from `tvm_target`.
+        progress: told each function.
+        host: the machine that it is for, see `graphopt.codegen.linking.linker`.
+
+    Raises:
+        Unsupported: there is no linker on this machine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        objects: list[Path] = []
+        # One module a kernel, so that a crash inside LLVM is known by the kernel's name.
+        for name, function in functions.items():
+            progress(name)
+            module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
+            built = tvm.tirx.build(module, target=device, pipeline="s_tir")
+            objects.append(Path(folder) / f"{len(objects)}.o")
+            built.write_to_file(str(objects[-1]))
+        library = Path(folder) / "kernels.so"
+        link(objects, library, host)
+        return library.read_bytes()
+
+
+def description(target: Target) -> bundle.Target:
+    """What a bundle says of the target that it was compiled for."""
+    return bundle.Target(
+        name=target.name,
+        kind=target.kind,
+        host=(target.host or this_host()) if target.kind == "cpu" else "",
+        cpu_features=target.cpu_features,
+        extensions=target.extensions,
+        description=str(tvm.target.Target(target.tvm)),
+    )
+
+
+def compiled(
+    functions: Mapping[str, Any],
+    plan: Plan,
+    target: Target,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Plan, str, bytes]:
+    """The code of a plan's kernels.
+
+    Args:
+        functions: TIR by the name that the plan launches it by.
+        plan: what launches them.
+        target: what to compile for.
+        progress: told each function.
+
+    Returns:
+        The plan with the device's own launches, and the code file's name and content.
+    """
+    device = tvm_target(target)
+    with device:
+        if target.kind == "cpu":
+            return plan, "kernels.so", shared_library(functions, device, progress, host=target.host)
+        source, launches = opencl_source(functions, device, progress, images=target.images)
+        return with_launches(plan, launches), "kernels.cl", source
+
+
+LOWER = (
+    s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerCrossThreadReduction(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.LiftThreadBinding(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.UnifyThreadBinding(),
+    s_tir.transform.LowerMatchBuffer(),
+    s_tir.transform.StmtSimplify(),
+    s_tir.transform.LowerOpaqueBlock(),
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    s_tir.transform.LoopPartition(),
+    tirx.transform.VectorizeLoop(True),
+    s_tir.transform.InjectVirtualThread(),
+    tirx.transform.StorageRewrite(),
+    tirx.transform.UnrollLoop(),
+    s_tir.transform.RenormalizeSplitPattern(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+    s_tir.transform.RewriteUnsafeSelect(),
+    tirx.transform.CommonSubexprElim(),
+    tirx.transform.AnnotateEntryFunc(),
+    s_tir.transform.ThreadSync("shared"),
+    s_tir.transform.LowerThreadAllreduce(),
+    s_tir.transform.MergeSharedMemoryAllocations(),
+    tirx.transform.SplitHostDevice(),
+)
+"""TVM's lowering for devices, as far as the split: what is left of the host function is a list of
+launches, from which names, argument orders and work sizes can be read."""
+
+
+def opencl_source(
+    functions: Mapping[str, Any],
+    device: Any,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    images: bool = False,
+) -> tuple[bytes, dict[str, DeviceFunction]]:
+    """OpenCL C of all kernels, and how each function launches them.
+
+    Args:
+        functions: TIR by name.
+        device: from `tvm_target`.
+        progress: told each function.
+        images: our kernels read their first parameter as an image.
+    """
+    generate = tvm.get_global_func("target.build.opencl")
+    sources, launched = [], {}
+    for name, function in functions.items():
+        progress(name)
+        function = function.with_attrs({"global_symbol": name, "target": device})
+        module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
+        launched[name] = _read_host(module[name])
+        kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
+        source = generate(finalize_device_passes()(kernels), device).inspect_source("cl")
+        # TVM declares every kernel before it defines it; the definitions are enough. And it gives
+        # up where there is no arithmetic on halves, of which only loads and stores are needed.
+        lines = [x for x in source.splitlines() if not re.fullmatch(r"__kernel .*;|#error .*", x)]
+        source = _with_half_access("\n".join(lines))
+        if "tirx.is_scheduled" in function.attrs:
+            source = source.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(")
+            if images:
+                source, launched[name] = _with_images(source, launched[name])
+        sources.append(source)
+    return "\n".join([PRELUDE, *sources]).encode(), launched
+
+
+PRELUDE = """
+#define LOAD4(p) (*(__global const float4*)(p))
+#define STORE4(value, zero, p) (*(__global float4*)(p) = (value))
+#define LOAD_HALF(x) vload_half(0, &(x))
+#define STORE_HALF(value, x) vstore_half_rte(value, 0, &(x))
+#define LOAD_HALF4(p) vloada_half4(0, p)
+#define STORE_HALF4(value, zero, p) vstorea_half4_rte(value, zero, p)
+#define LOAD_AS_HALF4(p) (*(__global const half4*)(p))
+#define READ4(image, at) read_imagef(image, (at) >> 2)
+#define READ_AS_HALF4(image, at) read_imageh(image, (at) >> 2)
+"""
+"""In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
+that to the compiler, and PoCL calls them as functions, with all registers spilled."""
+
+
+def _with_half_access(source: str) -> str:
+    """Conversions from and to halves in memory, as calls that every device has.
+
+    What TVM prints for them needs cl_khr_fp16. The brackets that are replaced are as many as those
+    that replace them.
+    """
+    halves = re.findall(r"__global half\* restrict (\w+)", source)
+    for pointer in halves:
+        source = source.replace(f"convert_float({pointer}[", f"LOAD_HALF({pointer}[")
+    store = r"^( *)(\w+\[.*\]) = \(convert_half\((.*)\)\);$"
+    source = re.sub(store, r"\1STORE_HALF(\3, \2);", source, flags=re.MULTILINE)
+    source = source.replace("convert_float4(vload4(0,", "(LOAD_HALF4(")
+    # Loads that are left are of kernels whose arithmetic is in halves.
+    for pointer in halves:
+        source = source.replace(f"vload4(0, {pointer} + ", f"LOAD_AS_HALF4( {pointer} + ")
+    return source.replace("vstore4((convert_half4(", "STORE_HALF4(((")
+
+
+def _with_images(source: str, function: DeviceFunction) -> tuple[str, DeviceFunction]:
+    """The same kernels, which read the function's first parameter as a one-dimensional image.
+
+    The image's pixels are the vectors, so its rows need no alignment, as a picture's would. Where a
+    kernel reads single numbers (the planar first layer) it keeps its buffer.
+    """
+    calls = []
+    for call in function.calls:
+        this = rf"__kernel void {call.kernel}\((.*)\) "
+        head, signature, rest = re.split(this, source, maxsplit=1)
+        body, *others = re.split(r"(?=__kernel void )", rest, maxsplit=1)
+        parameters = signature.split(", ")
+        images = tuple(i for i, argument in enumerate(call.arguments) if argument == 0)
+        for i in images:
+            name = parameters[i].split()[-1]
+            load = rf"LOAD(?:_HALF|(_AS_HALF))?4\( {name} \+ "
+            if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(load, body)):
+                images = ()
+                break
+            body = re.sub(load, rf"READ\g<1>4({name}, ", body)
+            parameters[i] = f"__read_only image1d_buffer_t {name}"
+        defined = f"__kernel void {call.kernel}({', '.join(parameters)}) "
+        source = "".join([head, defined, body, *others])
+        calls.append(replace(call, images=images))
+    return source, replace(function, calls=tuple(calls))
+
+
+def _read_host(host: Any) -> DeviceFunction:
+    """The launches in a host function, which is straight-line code after the split."""
+    place = {parameter: i for i, parameter in enumerate(host.params)}
+    buffers: list[Tensor] = []
+    calls = []
+    for statement in getattr(host.body, "seq", [host.body]):
+        if isinstance(statement, tirx.DeclBuffer):
+            place[statement.buffer] = place[statement.data.args[0]]
+        elif isinstance(statement, tirx.AllocBuffer):
+            place[statement.buffer] = len(host.params) + len(buffers)
+            shape = tuple(int(extent) for extent in statement.buffer.shape)
+            # A buffer that is only used by vectors has vectors as elements by now: float32x4.
+            dtype, _, lanes = str(statement.buffer.dtype).partition("x")
+            buffers.append(Tensor(shape=(*shape, int(lanes or 1)), dtype=dtype, arena=None))
+        elif isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tvm.ir.Call):
+            calls.append(_read_launch(statement.value, place))
+        else:
+            raise GraphoptError(f"TVM made a host program that is no list of launches: {statement}")
+    return DeviceFunction(tuple(calls), tuple(buffers))
+
+
+def _read_launch(call: Any, place: Mapping[Any, int]) -> DeviceCall:
+    tags = [str(tag) for tag in call.attrs.launch_params]
+    name, *operands = call.args
+    values = dict(zip(tags, operands[len(operands) - len(tags) :], strict=True))
+    buffers = operands[: len(operands) - len(tags)]
+    # OpenCL's global size counts work-items, TVM's blockIdx groups.
+    used = [axis for axis in "xyz" if f"blockIdx.{axis}" in values or f"threadIdx.{axis}" in values]
+    group = tuple(int(values.get(f"threadIdx.{axis}", 1)) for axis in used)
+    blocks = tuple(int(values.get(f"blockIdx.{axis}", 1)) for axis in used)
+    return DeviceCall(
+        kernel=str(name.value),
+        arguments=tuple(place[buffer.args[0]] for buffer in buffers),
+        grid=tuple(b * g for b, g in zip(blocks, group, strict=True)) or (1,),
+        group=group or (1,),
+    )
+
+
+def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
+    """The plan with each function call replaced by the device's kernel launches.
+
+    Launches run one after the other, so all functions have their working buffers in the same
+    arenas.
+    """
+    tensors, launches = list(plan.tensors), []
+    working: dict[int, int] = {}
+    for launch in plan.launches:
+        function = functions[launch.kernel]
+        arguments = list(launch.arguments)
+        for arena, buffer in enumerate(function.buffers, start=len(plan.arenas)):
+            arguments.append(len(tensors))
+            tensors.append(buffer.model_copy(update={"arena": arena}))
+            size = int(np.prod(buffer.shape)) * np.dtype(buffer.dtype).itemsize
+            working[arena] = max(size, working.get(arena, 0))
+        for i, call in enumerate(function.calls):
+            step = {
+                "kernel": call.kernel,
+                "arguments": tuple(arguments[a] for a in call.arguments),
+                "grid": call.grid,
+                "group": call.group,
+                "images": call.images,
+                "layer": "" if i else launch.layer,
+                "macs": 0 if i else launch.macs,
+            }
+            launches.append(launch.model_copy(update=step))
+    arenas = (*plan.arenas, *working.values())
+    update = {"arenas": arenas, "tensors": tuple(tensors), "launches": tuple(launches)}
+    return plan.model_copy(update=update)

@@ -1,0 +1,216 @@
+"""Which element-wise operations can be done by the convolution that they follow.
+
+Starting at a convolution, a region grows over element-wise operations on its result, as long as in
+the end one value alone leaves it. That finds bias, any activation (also those that TVM's importer
+writes as several operations), residual additions and products, without a list of patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from graphopt.codegen.importing.relax_shapes import Expr, shape_of
+from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats, Operand, Step
+
+ZERO = Operand("scalar", 0.0)
+
+
+def _steps(operation: str) -> Callable[[Sequence[Operand], Any, int], list[Step]]:
+    return lambda operands, _attrs, _next: [Step(operation, tuple(operands))]
+
+
+def _leaky_relu(operands: Sequence[Operand], attrs: Any, following: int) -> list[Step]:
+    slope = Operand("scalar", float(attrs.alpha))
+    small = [Step("minimum", (operands[0], ZERO)), Step("maximum", (operands[0], ZERO))]
+    scaled = Step("multiply", (Operand("step", following), slope))
+    total = Step("add", (Operand("step", following + 1), Operand("step", following + 2)))
+    return [*small, scaled, total]
+
+
+def _abs(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
+    opposite = Step("subtract", (ZERO, operands[0]))
+    return [opposite, Step("maximum", (operands[0], Operand("step", following)))]
+
+
+def _silu(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
+    gate = Operand("step", following)
+    return [Step("sigmoid", (operands[0],)), Step("multiply", (operands[0], gate))]
+
+
+ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[Step]]] = {
+    "relax.add": _steps("add"),
+    "relax.subtract": _steps("subtract"),
+    "relax.multiply": _steps("multiply"),
+    "relax.divide": _steps("divide"),
+    "relax.maximum": _steps("maximum"),
+    "relax.minimum": _steps("minimum"),
+    "relax.abs": _abs,
+    "relax.exp": _steps("exp"),
+    "relax.sigmoid": _steps("sigmoid"),
+    "relax.tanh": _steps("tanh"),
+    "relax.nn.relu": lambda operands, _a, _n: [Step("maximum", (operands[0], ZERO))],
+    "relax.negative": lambda operands, _a, _n: [Step("subtract", (ZERO, operands[0]))],
+    "relax.nn.leakyrelu": _leaky_relu,
+    "relax.nn.silu": _silu,
+}
+"""Relax operators as epilogue steps: (operands, attributes, number of the next step) -> steps."""
+
+
+def is_elementwise(value: Expr) -> bool:
+    """Whether a binding's value is an element-wise operator that an epilogue knows."""
+    return isinstance(value, relax.Call) and getattr(value.op, "name", None) in ELEMENTWISE
+
+
+@dataclass
+class Region:
+    """A convolution and what it does besides.
+
+    Args:
+        call: the convolution, a call of an operator of `CONVOLUTIONS`.
+        result: the one variable that leaves the region.
+        members: all variables of the region, in order, the convolution first.
+        epilogue: the operations after the convolution.
+        channels: the epilogue's vectors, (C,) each.
+        tensors: variables of the result's shape that the epilogue reads.
+    """
+
+    call: Expr
+    result: Expr
+    members: list[Expr] = field(default_factory=list)
+    epilogue: Epilogue = NOTHING
+    channels: list[Floats] = field(default_factory=list)
+    tensors: list[Expr] = field(default_factory=list)
+
+
+class _Growing:
+    """The epilogue so far, while a region grows over it."""
+
+    def __init__(self, conv: Expr) -> None:
+        self.shape = shape_of(conv)
+        self.steps: list[Step] = []
+        self.channels: list[Floats] = []
+        self.tensors: list[Expr] = []
+        self.operand_of: dict[Expr, Operand] = {conv: Operand("step", -1)}
+
+    def _operand(self, expr: Expr) -> Operand | None:
+        if expr in self.operand_of:
+            return self.operand_of[expr]
+        if isinstance(expr, tvm.ir.GenericConst):
+            value = expr.value.numpy()
+            if value.dtype != np.float32:
+                return None
+            if value.size == 1:
+                return Operand("scalar", float(value.item()))
+            # (C,1,1) and (1,C,1,1) broadcast along the channels of an NCHW tensor.
+            if value.size == self.shape[1] and value.shape[-3:] == (self.shape[1], 1, 1):
+                self.channels.append(value.reshape(-1))
+                return Operand("channel", len(self.channels) - 1)
+            return None
+        if isinstance(expr, relax.Var) and shape_of(expr) == self.shape:
+            self.tensors.append(expr)
+            self.operand_of[expr] = Operand("tensor", len(self.tensors) - 1)
+            return self.operand_of[expr]
+        return None
+
+    def absorb(self, variable: Expr, call: Expr) -> bool:
+        """Append one element-wise call; False, and nothing changed, if an operand does not fit."""
+        channels, tensors = len(self.channels), len(self.tensors)
+        operands = [self._operand(argument) for argument in call.args]
+        if shape_of(variable) != self.shape or any(operand is None for operand in operands):
+            for tensor in self.tensors[tensors:]:
+                del self.operand_of[tensor]
+            del self.channels[channels:], self.tensors[tensors:]
+            return False
+        known = [operand for operand in operands if operand is not None]
+        self.steps += ELEMENTWISE[call.op.name](known, call.attrs, len(self.steps))
+        self.operand_of[variable] = Operand("step", len(self.steps) - 1)
+        return True
+
+
+def find_regions(bindings: Sequence[Any], outputs: Sequence[Expr]) -> list[Region]:
+    """The regions of a function's bindings, disjoint, in order of their convolutions.
+
+    Args:
+        bindings: Relax `VarBinding`s in execution order.
+        outputs: the variables that the function returns.
+    """
+    place = {binding.var: i for i, binding in enumerate(bindings)}
+    users: dict[Expr, list[Expr]] = {binding.var: [] for binding in bindings}
+    for binding in bindings:
+        for used in relax.analysis.free_vars(binding.value):
+            if used in users:
+                users[used].append(binding.var)
+    taken: set[Expr] = set()
+    regions = []
+    # Backwards: of two convolutions that meet in an addition, the later takes it as its residual.
+    for binding in reversed(bindings):
+        if is_convolution(binding.value):
+            region = _grow(binding.var, bindings, place, users, set(outputs), taken)
+            taken.update(region.members)
+            regions.append(region)
+    return regions[::-1]
+
+
+CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose")
+
+
+def is_convolution(value: Expr) -> bool:
+    """Whether a binding's value is a 2-D convolution, or a transposed one, of constant weights."""
+    return (
+        isinstance(value, relax.Call)
+        and getattr(value.op, "name", None) in CONVOLUTIONS
+        and isinstance(value.args[1], tvm.ir.GenericConst)
+    )
+
+
+def _grow(
+    conv: Expr,
+    bindings: Sequence[Any],
+    place: Mapping[Expr, int],
+    users: Mapping[Expr, list[Expr]],
+    outputs: set[Expr],
+    taken: set[Expr],
+) -> Region:
+    growing = _Growing(conv)
+    call = bindings[place[conv]].value
+    members = [conv]
+    best = Region(call, conv, [conv])
+    refused: set[Expr] = set()
+    while True:
+        inside = set(members)
+        leaving = [
+            m for m in members if m in outputs or any(user not in inside for user in users[m])
+        ]
+        if len(leaving) == 1 and leaving[0] is members[-1]:
+            best = Region(
+                call,
+                members[-1],
+                list(members),
+                Epilogue(tuple(growing.steps)),
+                list(growing.channels),
+                list(growing.tensors),
+            )
+        candidates = sorted(
+            (
+                user
+                for member in members
+                for user in users[member]
+                if user not in inside
+                and user not in refused
+                and user not in taken
+                and is_elementwise(bindings[place[user]].value)
+            ),
+            key=lambda v: place[v],
+        )
+        if not candidates:
+            return best
+        if growing.absorb(candidates[0], bindings[place[candidates[0]]].value):
+            members.append(candidates[0])
+        else:
+            refused.add(candidates[0])

@@ -1,0 +1,563 @@
+"""Relax -> Relax: convolutions become calls of our kernels, activations become channel-blocked.
+
+Every 4-D tensor may exist planar, (1, C, H, W), or blocked, (1, blocks, H, W, lanes), or both; a
+form is made when it is first asked for. Operators that can work on blocked tensors (element-wise,
+pooling, resizing, concatenation) follow their inputs; whatever else there is gets planar tensors
+and stays with TVM. Our kernels may store blocked tensors in half precision; TVM's see float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, te, tirx, topi
+
+from graphopt.codegen.importing.relax_shapes import shape_of
+from graphopt.codegen.importing.resampling import resample
+from graphopt.codegen.kernels.conv import choice as kernel_choice
+from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.conv_block_sparse import punched
+from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.emit import in_half
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.lowering.fusion import ELEMENTWISE, Region, find_regions
+from graphopt.codegen.lowering.mixed_precision import Halves
+from graphopt.codegen.lowering.schedule import columns_at_once
+from graphopt.codegen.targets import Target
+from graphopt.errors import Unsupported
+
+Expr = Any
+Runs = tuple[int, ...]
+"""Channels of a blocked tensor: runs that each start a new block (see `ConvSpec.in_channels`)."""
+
+
+class Layer(NamedTuple):
+    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds, the spec."""
+
+    kernel: str
+    node: str
+    macs: int
+    spec: ConvSpec
+
+
+@dataclass
+class _Forms:
+    """The forms in which a tensor exists so far."""
+
+    planar: Expr | None = None
+    blocked: Expr | None = None
+    half: Expr | None = None
+    """Blocked, as float16."""
+    runs: Runs = ()
+    """Of `blocked` and `half`."""
+
+
+def use_our_kernels(
+    module: tvm.IRModule,
+    target: Target,
+    node_of: dict[str, str],
+    measured: Mapping[str, Choice] = MappingProxyType({}),
+    halves: Halves | None = None,
+) -> tuple[tvm.IRModule, list[Layer]]:
+    """Rewrite `main` of an imported network.
+
+    Args:
+        module: from `importer.import_onnx`.
+        target: gives the lanes of a block and the kernels' tiles.
+        node_of: variable name to ONNX node name.
+        measured: which kernel is fastest, by `ConvSpec.key`, where that is known.
+        halves: which tensors are stored in half precision; None: none.
+
+    Returns:
+        The new module, and the calls of our kernels in execution order.
+
+    Raises:
+        Unsupported: a batch size other than 1.
+    """
+    return _Rewrite(module, target, node_of, measured, halves).run()
+
+
+class _Rewrite:
+    def __init__(
+        self,
+        module: tvm.IRModule,
+        target: Target,
+        node_of: dict[str, str],
+        measured: Mapping[str, Choice],
+        halves: Halves | None,
+    ) -> None:
+        self._module = module
+        self._target = target
+        self._node_of = node_of
+        self._measured = measured
+        self._halves = halves
+        self._builder = relax.BlockBuilder()
+        self._forms: dict[Expr, _Forms] = {}
+        self._built: dict[ConvSpec, Expr] = {}
+        self._layers: list[Layer] = []
+        self._to_halve: set[Expr] = set()
+
+    def run(self) -> tuple[tvm.IRModule, list[Layer]]:
+        main = self._module["main"]
+        bindings = [binding for block in main.body.blocks for binding in block.bindings]
+        outputs = [main.body.body]
+        if bindings and isinstance(bindings[-1].value, relax.Tuple):
+            outputs = list(bindings.pop().value.fields)
+        regions = {
+            region.result: (region, spec)
+            for region in find_regions(bindings, outputs)
+            if (spec := _conv_spec(region)) is not None
+        }
+        absorbed = {member for region, _ in regions.values() for member in region.members}
+        if self._halves:
+            own = {
+                binding.var
+                for binding in bindings
+                if binding.var in regions
+                or (binding.var not in absorbed and _may_be_halved(binding.value))
+            }
+            self._to_halve = {v for v in own - set(outputs) if self._fits_half(v, self._halves)}
+        for parameter in main.params:
+            self._forms[parameter] = _Forms(planar=parameter)
+        with self._builder.function("main", params=list(main.params)):
+            with self._builder.dataflow():
+                for binding in bindings:
+                    if binding.var in regions:
+                        self._convolution(*regions[binding.var])
+                    elif binding.var not in absorbed:
+                        self._forms[binding.var] = self._other(binding.var, binding.value)
+                planar = [self._planar(output) for output in outputs]
+                result = self._builder.emit_output(relax.Tuple(planar))
+            self._builder.emit_func_output(result)
+        return self._builder.get(), self._layers
+
+    # The forms of a tensor
+
+    def _planar(self, variable: Expr) -> Expr:
+        if isinstance(variable, tvm.ir.GenericConst):
+            return variable
+        forms = self._forms[variable]
+        if forms.planar is None:
+            forms.planar = self._builder.emit_te(
+                _unpack,
+                self._blocked(variable),
+                shape_of(variable),
+                forms.runs,
+                primfunc_name_hint="unpack",
+            )
+        return forms.planar
+
+    def _blocked(self, variable: Expr, runs: Runs | None = None) -> Expr:
+        """The blocked form; with `runs`, of exactly those runs of channels."""
+        forms = self._forms[variable]
+        wanted = runs or forms.runs or (shape_of(variable)[1],)
+        if forms.runs == wanted and forms.half is not None and forms.blocked is None:
+            # Not kept: a conversion of its own can become part of every kernel that asks for one.
+            return self._builder.emit(relax.op.astype(forms.half, "float32"))
+        if forms.blocked is None or forms.runs != wanted:
+            planar = self._planar(variable)
+            forms.blocked = self._builder.emit_te(
+                _pack, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
+            )
+            forms.runs, forms.half = wanted, None
+        return forms.blocked
+
+    def _stored(self, variable: Expr, runs: Runs | None = None) -> Expr:
+        """The blocked form that our kernels read: half where that was chosen."""
+        forms = self._forms[variable]
+        if variable not in self._to_halve:
+            return self._blocked(variable, runs)
+        if forms.half is None or (runs or forms.runs) != forms.runs:
+            blocked = self._blocked(variable, runs)
+            forms.half = self._builder.emit_te(_halve, blocked, primfunc_name_hint="halve")
+        return forms.half
+
+    def _fits_half(self, variable: Expr, halves: Halves) -> bool:
+        return halves.holds(self._node_of.get(variable.name, ""), math.prod(shape_of(variable)))
+
+    def _is_blocked(self, expr: Expr) -> bool:
+        return isinstance(expr, relax.Var) and bool(self._forms[expr].runs)
+
+    # Convolutions
+
+    def _convolution(self, region: Region, spec: ConvSpec) -> None:
+        source = region.call.args[0]
+        lanes = self._target.lanes
+        if spec.groups > 1 and not spec.depthwise:
+            x = self._stored(source, spec.in_channels)
+        elif self._is_blocked(source):
+            spec = replace(spec, in_channels=self._forms[source].runs)
+            x = self._stored(source)
+        elif sum(spec.in_channels) < lanes and not (spec.depthwise or spec.transposed):
+            # A photo's three channels would leave most of a block empty.
+            spec = replace(spec, planar=True)
+            x = self._planar(source)
+        else:
+            x = self._stored(source)
+        dense_weight = _weight(region.call)
+        spec = punched(spec, dense_weight, self._target)
+        choice = kernel_choice.choose(spec, self._target, self._measured)
+        packed = choice.pack_weight(dense_weight, spec, self._target)
+        index = choice.pack_index(dense_weight, spec, self._target)
+        node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
+        weight = self._halves.weight(packed, node) if self._halves else packed
+        tensors = [self._stored(tensor, spec.out_runs) for tensor in region.tensors]
+        operands = {
+            "x": x,
+            "weight": relax.const(weight),
+            **({} if index is None else {"index": relax.const(index)}),
+            **{
+                f"channel{n}": relax.const(pack_channels(v, lanes, spec.out_runs))
+                for n, v in enumerate(region.channels)
+            },
+            **{f"tensor{n}": tensor for n, tensor in enumerate(tensors)},
+        }
+        half = {name for name, operand in operands.items() if operand.ty.dtype == "float16"}
+        if region.result in self._to_halve:
+            half.add("y")
+        spec = replace(spec, half=frozenset(half))
+        # Dense kernels are the same whatever is zero.
+        built = spec if index is not None else replace(spec, block=None, kept=0)
+        function = self._kernel(built, choice)
+        self._layers.append(Layer(function.name_hint, node, built.macs, spec))
+        out = relax.TensorType(spec.output_shape(lanes), spec.dtype("y"))
+        result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
+        form = "half" if "y" in spec.half else "blocked"
+        self._forms[region.result] = _Forms(**{form: result}, runs=spec.out_runs)
+
+    def _kernel(self, spec: ConvSpec, choice: Choice) -> Expr:
+        """The function that computes a convolution; equal convolutions share one."""
+        if spec not in self._built:
+            name = f"{choice.kernel}{'_half' * bool(spec.half)}_{len(self._built)}"
+            self._built[spec] = self._builder.add_func(choice.build(spec, self._target), name)
+        return self._built[spec]
+
+    # Everything else
+
+    def _other(self, variable: Expr, value: Expr) -> _Forms:
+        """Emit a binding that belongs to no kernel of ours."""
+        name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
+        if name == "relax.call_dps_packed":
+            return self._resample(value)
+        if name == "relax.matmul" and self._target.kind == "cpu" and _has_weight(value):
+            return _Forms(planar=self._product(value))
+        rule = _BLOCKED_RULES.get(name)
+        if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
+            blocked = rule(self, value)
+            if blocked is not None:
+                expr, runs = blocked
+                return _Forms(blocked=self._builder.emit(expr), runs=runs)
+        return _Forms(planar=self._builder.emit(self._with_planar_inputs(value)))
+
+    def _with_planar_inputs(self, value: Expr) -> Expr:
+        """The same expression over planar tensors, calling functions of the new module."""
+
+        def visit(expr: Expr) -> Expr:
+            if isinstance(expr, relax.Var) and expr in self._forms:
+                return self._planar(expr)
+            if isinstance(expr, relax.Tuple):
+                return relax.Tuple([visit(f) for f in expr.fields])
+            if isinstance(expr, relax.TupleGetItem):
+                return relax.TupleGetItem(visit(expr.tuple_value), expr.index)
+            if isinstance(expr, relax.GlobalVar):
+                return self._builder.add_func(self._module[expr], expr.name_hint)
+            return expr
+
+        if isinstance(value, relax.Call):
+            arguments = [visit(argument) for argument in value.args]
+            return relax.Call(value.op, arguments, value.attrs, value.ty_args)
+        return visit(value)
+
+    def _elementwise(self, call: Expr) -> tuple[Expr, Runs] | None:
+        """Element-wise over blocked tensors; constants of one value a channel are blocked too."""
+        lead = next(a for a in call.args if self._is_blocked(a))
+        runs = self._forms[lead].runs
+        channels = sum(runs)
+        arguments = []
+        for argument in call.args:
+            if isinstance(argument, tvm.ir.GenericConst):
+                value = argument.value.numpy()
+                if value.size == 1:
+                    arguments.append(relax.const(value.reshape(())))
+                    continue
+                shape = (1,) * (4 - value.ndim) + value.shape
+                if shape[:2] != (1, channels):
+                    return None
+                packed = pack_channels(value.reshape(shape)[0], self._target.lanes, runs)
+                # Lanes past the last channel must stay finite, so nothing is divided by zero.
+                if call.op.name == "relax.divide":
+                    packed[_empty_lanes(runs, self._target.lanes)] = 1.0
+                arguments.append(relax.const(packed[None]))
+            elif len(argument.ty.shape) == 4 and shape_of(argument)[:2] == (1, channels):
+                arguments.append(self._blocked(argument, runs))
+            else:
+                return None
+        return relax.Call(call.op, arguments, call.attrs, call.ty_args), runs
+
+    def _concatenate(self, call: Expr) -> tuple[Expr, Runs] | None:
+        parts = list(call.args[0].fields)
+        if int(call.attrs.axis) not in (1, -3) or any(len(p.ty.shape) != 4 for p in parts):
+            return None
+        tensors, runs = [], []
+        for part in parts:
+            if isinstance(part, tvm.ir.GenericConst):
+                value = part.value.numpy()
+                packed = pack_channels(value[0], self._target.lanes)
+                tensors.append(relax.const(packed[None]))
+                runs.append(value.shape[1])
+            else:
+                tensors.append(self._blocked(part))
+                runs += self._forms[part].runs
+        return relax.op.concat(tensors, axis=1), tuple(runs)
+
+    def _slice(self, call: Expr) -> tuple[Expr, Runs] | None:
+        """Of rows and columns, and of channels where the slice starts at the start of a block."""
+        x, runs, lanes = call.args[0], self._forms[call.args[0]].runs, self._target.lanes
+        axes, begin, end, *rest = ([int(v.value) for v in part.fields] for part in call.args[1:])
+        steps = rest[0] if rest else [1] * len(axes)
+        shape = shape_of(x)
+        axes = [axis % 4 for axis in axes]
+        if 0 in axes:
+            return None
+        for i, axis in enumerate(axes):
+            if axis == 1:
+                first, last, _ = slice(begin[i], end[i]).indices(shape[1])
+                found = _blocks_of(runs, first, last, lanes) if steps[i] == 1 else None
+                if found is None:
+                    return None
+                begin[i], runs = found
+                end[i] = begin[i] + blocks(runs, lanes)
+        return relax.op.strided_slice(self._blocked(x), axes, begin, end, steps), runs
+
+    def _product(self, call: Expr) -> Expr:
+        """A matrix product whose weight lies as a CPU reads it: by columns computed at once."""
+        weight = call.args[1].value.numpy()
+        inner, columns = weight.shape
+        width = columns_at_once(columns, self._target.lanes)
+        packed = weight.reshape(inner, -1, width).swapaxes(0, 1)
+        return self._builder.emit_te(
+            _matmul,
+            self._planar(call.args[0]),
+            relax.const(np.ascontiguousarray(packed)),
+            primfunc_name_hint="matmul",
+        )
+
+    def _resample(self, call: Expr) -> _Forms:
+        """What `resampling.resize` left, on the input as it lies."""
+        x, *tables = call.args[1].fields
+        axes = [int(axis) for axis in call.args[0].global_symbol.split(".")[2:]]
+        runs = self._forms[x].runs if self._is_blocked(x) and set(axes) <= {2, 3} else ()
+        source = self._blocked(x) if runs else self._planar(x)
+        result = self._builder.emit_te(
+            resample, source, axes, *tables, primfunc_name_hint="resample"
+        )
+        return _Forms(blocked=result, runs=runs) if runs else _Forms(planar=result)
+
+    def _pool(self, call: Expr) -> tuple[Expr, Runs] | None:
+        runs = self._forms[call.args[0]].runs
+        a = call.attrs
+        operator = {
+            "relax.nn.max_pool2d": relax.op.nn.max_pool2d,
+            "relax.nn.avg_pool2d": relax.op.nn.avg_pool2d,
+        }[call.op.name]
+        layout = f"NCHW{self._target.lanes}c"
+        pooled = operator(
+            self._blocked(call.args[0]),
+            pool_size=list(a.pool_size),
+            strides=list(a.strides),
+            padding=list(a.padding),
+            dilation=list(a.dilation),
+            ceil_mode=bool(a.ceil_mode),
+            count_include_pad=bool(a.count_include_pad),
+            layout=layout,
+            out_layout=layout,
+        )
+        return pooled, runs
+
+    def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
+        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
+            return None
+        mean = self._builder.call_te(_mean, self._stored(call.args[0]))
+        return mean, self._forms[call.args[0]].runs
+
+
+_BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {
+    **dict.fromkeys(ELEMENTWISE, _Rewrite._elementwise),
+    "relax.concat": _Rewrite._concatenate,
+    "relax.nn.max_pool2d": _Rewrite._pool,
+    "relax.nn.avg_pool2d": _Rewrite._pool,
+    "relax.mean": _Rewrite._mean,
+    "relax.strided_slice": _Rewrite._slice,
+}
+"""Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""
+
+
+def _may_be_halved(value: Expr) -> bool:
+    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
+    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
+
+
+def _conv_spec(region: Region) -> ConvSpec | None:
+    """What our kernels must compute for a region; None where they cannot."""
+    attrs = region.call.attrs
+    batch, channels, height, width = shape_of(region.call.args[0])
+    transposed = _is_transposed(region.call)
+    weight = _weight(region.call)
+    if batch != 1:
+        raise Unsupported(
+            f"the batch size is {batch}, but a bundle processes one photo at a time",
+            hint="--input-shape 1,3,HEIGHT,WIDTH",
+        )
+    if str(region.call.args[0].ty.dtype) != "float32":
+        return None
+    if attrs.data_layout != "NCHW":
+        return None
+    top, left, bottom, right = (int(v) for v in attrs.padding)
+    if transposed:
+        bottom -= int(attrs.output_padding[0])
+        right -= int(attrs.output_padding[1])
+    return ConvSpec(
+        in_channels=(channels,),
+        out_channels=weight.shape[0],
+        size=(height, width),
+        kernel=weight.shape[2:],
+        strides=(int(attrs.strides[0]), int(attrs.strides[1])),
+        pads=(top, left, bottom, right),
+        dilations=(int(attrs.dilation[0]), int(attrs.dilation[1])),
+        groups=int(attrs.groups),
+        transposed=transposed,
+        epilogue=region.epilogue,
+    )
+
+
+def _is_transposed(call: Expr) -> bool:
+    return bool(call.op.name == "relax.nn.conv2d_transpose")
+
+
+def _weight(call: Expr) -> Floats:
+    """A convolution's weight as (O, I of a group, kh, kw)."""
+    weight: Floats = call.args[1].value.numpy()
+    if not _is_transposed(call):
+        return weight
+    # ONNX and Relax write a transposed convolution's as (I, O of a group, kh, kw).
+    groups = int(call.attrs.groups)
+    apart = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(-1, *apart.shape[2:]))
+
+
+def _flat(arguments: Sequence[Expr]) -> list[Expr]:
+    return [
+        leaf
+        for a in arguments
+        for leaf in (a.fields if isinstance(a, relax.Tuple) else [a])
+        if isinstance(leaf, (relax.Var, tvm.ir.GenericConst))
+    ]
+
+
+def _blocks_of(runs: Runs, first: int, last: int, lanes: int) -> tuple[int, Runs] | None:
+    """The first block, and the runs, of channels `first` to `last`; None if they start inside one.
+
+    >>> _blocks_of((16, 20), 8, 24, 8)
+    (1, (8, 8))
+    """
+    start = block = begin = 0
+    found: list[int] = []
+    for run in runs:
+        inside, until = max(first - start, 0), min(last - start, run)
+        if inside < until:
+            if inside % lanes:
+                return None
+            begin = begin if found else block + inside // lanes
+            found.append(until - inside)
+        start += run
+        block += blocks((run,), lanes)
+    return (begin, tuple(found)) if found else None
+
+
+def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
+    """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
+    channels = np.ones((sum(runs), 1, 1), np.float32)
+    return np.equal(pack_channels(channels, lanes, runs), 0)
+
+
+def _has_weight(call: Expr) -> bool:
+    """Whether a matrix product is of some rows and a constant matrix, both float32."""
+    x, weight = call.args
+    if not isinstance(weight, tvm.ir.GenericConst) or str(x.ty.dtype) != "float32":
+        return False
+    return len(x.ty.shape) >= 2 and weight.value.numpy().ndim == 2
+
+
+def _matmul(x: Expr, packed: Expr) -> Expr:
+    """(…, rows, inner) times the matrix that (parts, inner, width) is by columns."""
+    parts, inner, width = (int(extent) for extent in packed.shape)
+    k = te.reduce_axis((0, inner), "k")
+
+    def value(*index: Expr) -> Expr:
+        *rows, column = index
+        return te.sum(x(*rows, k) * packed[column // width, k, column % width], axis=k)
+
+    return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
+
+
+def _mean(x: Expr) -> Expr:
+    """The mean over all pixels; TVM would not make the conversion from halves part of its own."""
+    total = topi.sum(x.astype("float32"), axis=[2, 3], keepdims=True)
+    return total / (x.shape[2] * x.shape[3]).astype("float32")
+
+
+def _halve(x: Expr) -> Expr:
+    """The same as float16."""
+
+    def value(*index: Expr) -> Expr:
+        return in_half(x[index], tirx.const).astype("float16")
+
+    return te.compute(x.shape, value, name="halve")
+
+
+def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:
+    """(1, C, H, W) to (1, blocks, H, W, lanes), zeros where there is no channel."""
+    height, width = x.shape[2], x.shape[3]
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        result = tirx.FloatImm("float32", 0.0)
+        first_block = first_channel = 0
+        for run in runs:
+            channel = (block - first_block) * lanes + lane
+            here = tirx.all(block >= first_block, channel < run)
+            source = tirx.min(tirx.max(first_channel + channel, 0), sum(runs) - 1)
+            element = x[n, source, row, column]
+            # Later runs win, since `here` is true of every run before them as far as it reaches.
+            result = tirx.if_then_else(here, element, result)
+            first_block += blocks((run,), lanes)
+            first_channel += run
+        return result
+
+    return te.compute((1, blocks(runs, lanes), height, width, lanes), value, name="pack")
+
+
+def _unpack(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
+    """(1, blocks, H, W, lanes) to (1, C, H, W)."""
+    lanes = int(x.shape[4])
+
+    def value(n: Expr, channel: Expr, row: Expr, column: Expr) -> Expr:
+        # Where a channel lies: in the last run that starts at or before it.
+        block, lane = channel // lanes, channel % lanes
+        first_block = first_channel = 0
+        for run in runs:
+            inner = channel - first_channel
+            started = channel >= first_channel
+            block = tirx.if_then_else(started, first_block + inner // lanes, block)
+            lane = tirx.if_then_else(started, inner % lanes, lane)
+            first_block += blocks((run,), lanes)
+            first_channel += run
+        return x[n, block, row, column, lane]
+
+    return te.compute(tuple(shape), value, name="unpack")
