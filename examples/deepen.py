@@ -17,10 +17,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.ir.graph import ConvSpec, emit, is_standard, label, only_consumer, scalar_of
+from graphopt.ir.graph import Convolution, emit, is_standard, label, only_consumer, scalar_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
-Site: TypeAlias = tuple[gs.Node, gs.Node, ConvSpec]
+Site: TypeAlias = tuple[gs.Node, gs.Node, Convolution]
 """A convolution, the activation behind it, and what the convolution is."""
 
 
@@ -51,7 +51,7 @@ class Deepen(Pass[Site]):
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in list(graph.nodes):
-            spec = ConvSpec.of(node)
+            spec = Convolution.of(node)
             if spec is None or spec.op != "Conv" or not fnmatch(label(node), self.layers):
                 continue
             if spec.kernel != (1, 1) or spec.group > 1 or spec.in_channels != spec.out_channels:

@@ -17,7 +17,7 @@ from pydantic import Field
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
-    ConvSpec,
+    Convolution,
     can_rewire,
     constant_of,
     inline_branch,
@@ -471,7 +471,7 @@ def _relu(node: gs.Node) -> Source:
 
 def _conv(node: gs.Node) -> Source:
     """Padding where every reader understands it: as explicit pads of the convolution itself."""
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     if spec is None or spec.pads is None:
         return None
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":

@@ -15,12 +15,12 @@ from graphopt.fitting.distill import DistillOptions, DistillReport, distill
 from graphopt.ir.graph import constant_of, label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 
-Layer = tuple[gs.Node, gs.Node]
+TrainableLayer = tuple[gs.Node, gs.Node]
 """A node of the graph, and the same node with trained weights."""
 
 
 @dataclass(frozen=True)
-class Distill(Pass[Layer]):
+class Distill(Pass[TrainableLayer]):
     """Train the changed network to give the original's outputs, from photos without labels.
 
     Rewrite:
@@ -66,7 +66,7 @@ class Distill(Pass[Layer]):
     def needs_images(self) -> bool:
         return True
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Layer]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Pass[TrainableLayer]:
         if context.original is None or context.calibration is None:
             raise InputError(
                 "there are no photos to train on", hint="give a folder of them with --calib"
@@ -89,10 +89,10 @@ class Distill(Pass[Layer]):
         )
         return _Trained(**vars(self), trained=trained, report=report)
 
-    def match(self, graph: gs.Graph) -> Iterator[Layer | Skip]:
+    def match(self, graph: gs.Graph) -> Iterator[TrainableLayer | Skip]:
         yield from (Skip(label(n), "trained on photos only") for n in graph.nodes if n.op == "Conv")
 
-    def rewrite(self, graph: gs.Graph, site: Layer) -> Change | Skip:  # noqa: ARG002
+    def rewrite(self, graph: gs.Graph, site: TrainableLayer) -> Change | Skip:  # noqa: ARG002
         node, trained = site
         for position in (1, 2)[: len(node.inputs) - 1]:
             node.inputs[position].values = constant_of(trained.inputs[position])
@@ -106,7 +106,7 @@ class _Trained(Distill):
     trained: gs.Graph = field(kw_only=True)
     report: DistillReport = field(kw_only=True)
 
-    def match(self, graph: gs.Graph) -> Iterator[Layer | Skip]:
+    def match(self, graph: gs.Graph) -> Iterator[TrainableLayer | Skip]:
         errors = f"error on held-out crops {self.report.before:.4f} to {self.report.after:.4f}"
         twins = {node.outputs[0].name: node for node in self.trained.nodes}
         for node in list(graph.nodes):

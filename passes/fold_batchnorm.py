@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
     CONV_OPS,
-    ConvSpec,
+    Convolution,
     absorb,
     constant,
     constant_of,
@@ -267,7 +267,7 @@ def _channels(values: Floats, count: int) -> Floats | None:
     return np.broadcast_to(values, (count,)) if values.size in (1, count) else None
 
 
-def _grouped(spec: ConvSpec) -> tuple[Floats, int, int]:
+def _grouped(spec: Convolution) -> tuple[Floats, int, int]:
     """The weight with the group as an axis of its own, and the axes of output and input channels.
 
     Conv: (group, out / group, in / group, *kernel). ConvTranspose: (group, in / group, out / group,
@@ -287,7 +287,7 @@ def _along(values: Floats, weight: Floats, group: int, axis: int) -> Floats:
 
 
 def _scaled_conv(linear: gs.Node, affine: Affine) -> Weights | str:
-    spec = ConvSpec.of(linear)
+    spec = Convolution.of(linear)
     if spec is None:
         return NOT_CONSTANT
     scale = _channels(affine.scale, spec.out_channels)
@@ -303,7 +303,7 @@ def _scaled_conv(linear: gs.Node, affine: Affine) -> Weights | str:
 
 
 def _fed_conv(linear: gs.Node, affine: Affine) -> Weights | str:
-    spec = ConvSpec.of(linear)
+    spec = Convolution.of(linear)
     if spec is None:
         return NOT_CONSTANT
     scale = _channels(affine.scale, spec.in_channels)

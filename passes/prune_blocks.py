@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.layerwise_runner import engine_of, part_of
-from graphopt.ir.block_structure import BLOCKS, BlockName, expand, kept, sums, without
-from graphopt.ir.graph import ConvSpec, constant, is_standard, label
+from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
+from graphopt.ir.block_structure import BLOCKS, BlockName, expand, kept_mask, sums, without
+from graphopt.ir.graph import Convolution, constant, is_standard, label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.eligible import NARROW, held_back
+from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.plan import PruningPlan, plan_for
 
 Doubles = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Site:
     """A convolution to prune."""
 
     node: gs.Node
-    spec: ConvSpec
+    spec: Convolution
     ratio: float
     """The part of its blocks that goes."""
     block: BlockName
@@ -88,14 +88,14 @@ class PruneBlocks(Pass[Site]):
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         plan = plan_for(graph, self.plan) if self.plan else None
-        reasons = held_back(graph, self.narrow)
+        reasons = ineligible_reasons(graph, self.narrow)
         for node in list(graph.nodes):
             if is_standard(node, "Conv"):
                 reason = reasons.get(id(node))
                 yield Skip(label(node), reason) if reason else self._site(node, plan)
 
     def _site(self, node: gs.Node, plan: PruningPlan | None) -> Site | Skip:
-        name, spec = label(node), ConvSpec.of(node)
+        name, spec = label(node), Convolution.of(node)
         assert spec is not None
         if plan is None:
             return Site(node, spec, self.ratio, self.block)
@@ -111,17 +111,19 @@ class PruneBlocks(Pass[Site]):
         """Prune one site; `energy` is the mean square of each channel that it reads."""
         node, weight, block = site.node, site.spec.weight, BLOCKS[site.block]
         scores = sums(weight.astype(np.float64) ** 2 * energy[:, None, None], block)
-        present = kept(weight, block)
-        gone = int(site.ratio * scores.size + 1e-9)
-        if gone <= np.count_nonzero(~present):
+        present = kept_mask(weight, block)
+        num_pruned = int(site.ratio * scores.size + 1e-9)
+        if num_pruned <= np.count_nonzero(~present):
             was = np.count_nonzero(~present)
             return Skip(label(node), f"{was} of {scores.size} blocks are zero already")
-        mask = without(present, scores, gone)
+        mask = without(present, scores, num_pruned)
         values = np.where(expand(mask, block, weight.shape), weight, 0).astype(weight.dtype)
         # A constant of its own: others may share the weight.
         node.inputs[1] = constant(graph, node.inputs[1].name, values)
         lost = scores[~mask].sum() / max(scores.sum(), 1e-30)
-        summary = f"{gone} of {scores.size} blocks of {site.block} go, with {lost:.1%} of {worth}"
+        summary = (
+            f"{num_pruned} of {scores.size} blocks of {site.block} go, with {lost:.1%} of {worth}"
+        )
         return Change(label(node), summary)
 
 
@@ -143,7 +145,7 @@ def mean_squares(
     names = sorted({site.node.inputs[0].name for site in sites})
     if not names:
         return {}
-    engine = engine_of(part_of(graph, outputs=names))
+    engine = make_session(extract_subgraph(graph, outputs=names))
     images = calibration.fitting[:PHOTOS]
     totals: dict[str, Doubles] = {}
     for feed in calibration.feeds(images):

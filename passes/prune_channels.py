@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.layerwise_runner import engine_of, part_of
-from graphopt.ir.graph import ConvSpec, constant
+from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
+from graphopt.ir.graph import Convolution, constant
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap, is_even
-from graphopt.sparsity.channel_selection import Reading, eliminate
+from graphopt.sparsity.channel_selection import ChannelConsumer, eliminate
 from graphopt.sparsity.plan import PruningPlan, plan_for
 
 Doubles = NDArray[np.float64]
@@ -124,23 +124,23 @@ class PruneChannels(Pass[Site]):
         count = len(group.classes)
         dead = _dead(site)
         wanted = max(int(site.ratio * count + 1e-9), len(dead))
-        gone = count - self.multiple * max(-(-(count - wanted) // self.multiple), 1)
+        num_pruned = count - self.multiple * max(-(-(count - wanted) // self.multiple), 1)
         if not wanted:
             return Skip(group.name, self._why_none(count))
-        if gone <= 0:
+        if num_pruned <= 0:
             reason = f"{wanted} of its {count} channels could go"
             return Skip(
                 group.name, f"{reason}, which leaves no smaller multiple of {self.multiple}"
             )
-        dead = dead[:gone]
+        dead = dead[:num_pruned]
         _fold(graph, site, dead)
         channels.remove(dead)
-        summary = f"{gone} of {count} channels go"
+        summary = f"{num_pruned} of {count} channels go"
         if len(dead):
             summary += f", {len(dead)} of them dead"
-        if len(dead) < gone:
+        if len(dead) < num_pruned:
             alive = np.setdiff1d(group.classes, dead)
-            lost = self._eliminate(graph, site, alive, gone - len(dead))
+            lost = self._eliminate(graph, site, alive, num_pruned - len(dead))
             summary += f", with {lost:.1%} of {self._worth}"
         if len(group.names) > 1:
             summary += f", also from {', '.join(group.names[1:])}"
@@ -152,17 +152,17 @@ class PruneChannels(Pass[Site]):
         narrow = f"it is narrow, {count} channels, and " if self.ratio else ""
         return f"{narrow}none of its channels is dead"
 
-    def _eliminate(self, graph: gs.Graph, site: Site, alive: Indices, gone: int) -> float:
+    def _eliminate(self, graph: gs.Graph, site: Site, alive: Indices, num_pruned: int) -> float:
         """Remove those of `alive` that are missed least; the part of their worth that is lost."""
         readings = [
-            Reading(
+            ChannelConsumer(
                 self._system(site, tensor),
                 [_spec(node) for node in nodes],
                 alive[:, None] == site.channels.classes[id(tensor)],
             )
             for tensor, nodes in site.group.readers
         ]
-        chosen, lost = eliminate(readings, gone)
+        chosen, lost = eliminate(readings, num_pruned)
         for (_, nodes), reading in zip(site.group.readers, readings, strict=True):
             for node, spec in zip(nodes, reading.refitted(), strict=True):
                 _write(graph, node, spec)
@@ -170,7 +170,7 @@ class PruneChannels(Pass[Site]):
         return lost
 
     def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        """See `Reading`: as if channels were uncorrelated, and as strong as their filters."""
+        """See `ChannelConsumer`: as if channels were uncorrelated, as strong as their filters."""
         classes = site.channels.classes
         strength = np.zeros(site.channels.count)
         for node in site.group.producers:
@@ -207,7 +207,7 @@ def mean_products(
     names = sorted({tensor.name for site in sites for tensor, _ in site.group.readers})
     if not names:
         return {}
-    engine = engine_of(part_of(graph, outputs=names))
+    engine = make_session(extract_subgraph(graph, outputs=names))
     images = calibration.fitting[:PHOTOS]
     totals: dict[str, Doubles] = {}
     for feed in calibration.feeds(images):
@@ -219,8 +219,8 @@ def mean_products(
     return totals
 
 
-def _spec(node: gs.Node) -> ConvSpec:
-    spec = ConvSpec.of(node)
+def _spec(node: gs.Node) -> Convolution:
+    spec = Convolution.of(node)
     assert spec is not None
     return spec
 
@@ -254,7 +254,7 @@ def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
                 _write(graph, node, replace(spec, bias=bias.astype(spec.weight.dtype)))
 
 
-def _write(graph: gs.Graph, node: gs.Node, spec: ConvSpec) -> None:
+def _write(graph: gs.Graph, node: gs.Node, spec: Convolution) -> None:
     """Put a convolution's weight and bias into its node."""
     name = node.inputs[1].name
     values = {name: spec.weight, f"{name}.bias": spec.bias}

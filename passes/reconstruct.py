@@ -12,7 +12,7 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.reconstruct import Reconstruction
-from graphopt.ir.graph import ConvSpec, label
+from graphopt.ir.graph import Convolution, label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, option
 
 
@@ -88,7 +88,7 @@ class Reconstruct(Pass[gs.Node]):
 
     def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:
         for node in graph.nodes:
-            spec = ConvSpec.of(node)
+            spec = Convolution.of(node)
             if spec is not None and spec.op == "Conv":
                 yield node
 

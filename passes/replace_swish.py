@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
-from graphopt.fitting.activation_fit import Fit, Place, fit_in_order
+from graphopt.fitting.activation_fit import ActivationSite, FittedActivation, fit_in_order
 from graphopt.fitting.activation_matching import KINDS, Found, find_activations
 from graphopt.fitting.activation_surrogates import Gate
 from graphopt.ir.graph import (
@@ -126,7 +126,7 @@ class ReplaceSwish(Pass[Found]):
             )
         known = original.tensors()
         places = [
-            Place(site.x.name, site.y.name, site.smooth_form if self.smooth else site.form)
+            ActivationSite(site.x.name, site.y.name, site.smooth_form if self.smooth else site.form)
             for site in self.match(copy_model(graph))
             if isinstance(site, Found) and _comparable(site.x, known.get(site.y.name))
         ]
@@ -179,7 +179,7 @@ class ReplaceSwish(Pass[Found]):
 class _Fitted(ReplaceSwish):
     """The pass with its forms fitted."""
 
-    fits: Mapping[str, Fit] = field(kw_only=True)
+    fits: Mapping[str, FittedActivation] = field(kw_only=True)
     """By the name of a site's output."""
 
     def rewrite(self, graph: gs.Graph, site: Found) -> Change | Skip:
@@ -238,8 +238,8 @@ def _times(graph: gs.Graph, x: gs.Tensor, factor: float, out: gs.Tensor | str) -
 
 def _write_hard_swish(graph: gs.Graph, site: Found) -> None:
     # c * x * gate(a * x) = c / a * hardswish(a * x)
-    y, factor = site.y, site.scale / site.bend
-    scaled = _times(graph, site.x, site.bend, f"{y.name}.scaled")
+    y, factor = site.y, site.scale / site.beta
+    scaled = _times(graph, site.x, site.beta, f"{y.name}.scaled")
     if factor == 1.0:
         emit(graph, "HardSwish", scaled, out=y)
     else:
@@ -248,9 +248,9 @@ def _write_hard_swish(graph: gs.Graph, site: Found) -> None:
 
 def _write_hardtanh(graph: gs.Graph, site: Found) -> None:
     y = site.y
-    if site.scale == site.bend == 1.0:
+    if site.scale == site.beta == 1.0:
         emit(graph, "Clip", site.x, -1.0, 1.0, out=y)
         return
-    scaled = _times(graph, site.x, site.bend, f"{y.name}.scaled")
+    scaled = _times(graph, site.x, site.beta, f"{y.name}.scaled")
     clipped = emit(graph, "Clip", scaled, -1.0, 1.0, out=f"{y.name}.clipped")
-    _times(graph, clipped, site.scale / site.bend, y)
+    _times(graph, clipped, site.scale / site.beta, y)

@@ -24,7 +24,7 @@ from graphopt.fitting.stack import (
     write_stack,
 )
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import ConvSpec, emit, is_standard, label, only_consumer
+from graphopt.ir.graph import Convolution, emit, is_standard, label, only_consumer
 from graphopt.ir.onnx_io import copy_model, serialised
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -47,7 +47,7 @@ class Site:
     """A convolution to replace."""
 
     node: gs.Node
-    spec: ConvSpec
+    spec: Convolution
     depth: int
     """Convolutions of the stack."""
     width: int
@@ -165,7 +165,7 @@ class StackLargeConv(Pass[Site]):
 
     def _site(self, node: gs.Node) -> Site | str | None:
         """The site that a convolution is; or why it is none, if it looks like one."""
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         shape = node.inputs[1].shape
         if shape is None or len(shape) != 4 or not all(isinstance(d, int) for d in shape[2:]):
             return None
@@ -188,7 +188,7 @@ class StackLargeConv(Pass[Site]):
             return f"{site.depth} 3x3 would take {after} multiply-adds a pixel instead of {before}"
         return site
 
-    def _width(self, spec: ConvSpec) -> int:
+    def _width(self, spec: Convolution) -> int:
         return spec.out_channels if spec.depthwise else self.width or spec.out_channels
 
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
@@ -319,7 +319,7 @@ def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dic
     return result
 
 
-def _patches(x: Array, spec: ConvSpec, rng: np.random.Generator) -> Doubles:
+def _patches(x: Array, spec: Convolution, rng: np.random.Generator) -> Doubles:
     """What the filters see at random places: [group, places, values]."""
     assert spec.pads is not None
     top, left, bottom, right = spec.pads

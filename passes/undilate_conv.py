@@ -15,11 +15,11 @@ from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import network_ms, rewritten_ms
 from graphopt.errors import InputError
 from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
-from graphopt.ir.graph import ConvSpec, constant, label, producer_of
+from graphopt.ir.graph import Convolution, constant, label, producer_of
 from graphopt.ir.space_to_batch import (
     UNSIZED,
+    DilatedRegion,
     Mosaic,
-    Region,
     find_regions,
     image_size,
     is_dilated,
@@ -37,7 +37,7 @@ class Single:
     """A convolution to replace by a stack."""
 
     node: gs.Node
-    spec: ConvSpec
+    spec: Convolution
     depth: int
     """Convolutions of the stack."""
     width: int
@@ -53,7 +53,7 @@ class Block:
     """The dilated one."""
 
 
-Site: TypeAlias = Region | Single | Block
+Site: TypeAlias = DilatedRegion | Single | Block
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class UndilateConv(Pass[Site]):
 
     def _apply(self, graph: gs.Graph, site: Site, *, fit: bool) -> Change | Skip:
         """Rewrite a site; without `fit` only to see what that would cost."""
-        if isinstance(site, Region):
+        if isinstance(site, DilatedRegion):
             return _split(graph, site)
         return _widen(graph, site) if isinstance(site, Block) else self._stack(graph, site, fit=fit)
 
@@ -263,12 +263,12 @@ def _is_unsized(node: gs.Node) -> bool:
 
 def _names(site: Site) -> tuple[str, ...]:
     """Of the outputs of the dilated convolutions of a site."""
-    if isinstance(site, Region):
+    if isinstance(site, DilatedRegion):
         return tuple(node.outputs[0].name for node in site.nodes if is_dilated(node))
     return (site.node.outputs[0].name,)
 
 
-def _split(graph: gs.Graph, region: Region) -> Change:
+def _split(graph: gs.Graph, region: DilatedRegion) -> Change:
     convs = [node for node in region.nodes if is_dilated(node)]
     Mosaic(graph, region).emit()
     summary = f"plain on {'x'.join(map(str, region.dilation))} phases"
@@ -285,7 +285,7 @@ def _block(node: gs.Node) -> Block | str:
     chain = [node]
     while len(chain) < 3 and (before := _conv_before(chain[-1])) is not None:
         chain.append(before)
-    specs = [spec for spec in map(plain_conv, chain) if isinstance(spec, ConvSpec)]
+    specs = [spec for spec in map(plain_conv, chain) if isinstance(spec, Convolution)]
     shapes = [(spec.kernel, spec.strides, spec.group) for spec in specs]
     if shapes != [((k, k), (1, 1), 1) for k in (3, 3, 1)]:
         return "it does not end a block [1x1, 3x3, dilated 3x3]"
@@ -307,7 +307,7 @@ def _conv_before(node: gs.Node) -> gs.Node | None:
 def _widen(graph: gs.Graph, block: Block) -> Change:
     """The 1x1 amid zeros, and the dilated kernel without its gaps."""
     for node in (block.first, block.node):
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         assert spec is not None
         weight = spec.weight
         if spec.kernel == (1, 1):

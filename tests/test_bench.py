@@ -23,10 +23,10 @@ from graphopt.ir.onnx_io import load_model, save_model, sha256_of
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime.bundle import (
     FORMAT,
+    BundleTarget,
     Manifest,
     Model,
     Plan,
-    Target,
     Tensor,
     read_bundle,
     write_bundle,
@@ -346,7 +346,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         format=FORMAT,
         graphopt="0",
         tvm="0",
-        target=Target(name="cpu", kind="cpu", host="", description=""),
+        target=BundleTarget(name="cpu", kind="cpu", host="", description=""),
         model=Model(path=str(model), sha256=sha256_of(model)),
         inputs={"image": SIZE},
         outputs={},

@@ -10,7 +10,15 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.runtime import bundle
-from graphopt.runtime.bundle import FORMAT, Manifest, Model, Plan, Target, read_bundle, write_bundle
+from graphopt.runtime.bundle import (
+    FORMAT,
+    BundleTarget,
+    Manifest,
+    Model,
+    Plan,
+    read_bundle,
+    write_bundle,
+)
 
 PLAN = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
 FILES = {"plan.json": PLAN.model_dump_json().encode(), "weights.bin": b"1234"}
@@ -21,7 +29,7 @@ def manifest(**changes: object) -> Manifest:
         "format": FORMAT,
         "graphopt": "0",
         "tvm": "0",
-        "target": Target(name="cpu", kind="cpu", host="", description=""),
+        "target": BundleTarget(name="cpu", kind="cpu", host="", description=""),
         "model": Model(path="", sha256=""),
         "inputs": {},
         "outputs": {},

@@ -17,7 +17,7 @@ from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import (
-    HEAT_WORTH,
+    HEAT_IMPORTANCE,
     METADATA_KEY,
     MapSlice,
     PoseSpec,
@@ -309,13 +309,13 @@ def test_what_errors_are_worth() -> None:
         paf=MapSlice(output="fields", count=38),
         stride=8,
     )
-    worth = spec.worth({"maps": 30, "fields": 38, "other": 4})
-    assert np.flatnonzero(worth["maps"]).tolist() == list(range(2, 20))
-    assert worth["maps"].sum() == pytest.approx(HEAT_WORTH)
-    assert np.unique(worth["fields"]) == pytest.approx([(1 - HEAT_WORTH) / 38])
-    assert not worth["other"].any()
+    importance = spec.importance({"maps": 30, "fields": 38, "other": 4})
+    assert np.flatnonzero(importance["maps"]).tolist() == list(range(2, 20))
+    assert importance["maps"].sum() == pytest.approx(HEAT_IMPORTANCE)
+    assert np.unique(importance["fields"]) == pytest.approx([(1 - HEAT_IMPORTANCE) / 38])
+    assert not importance["other"].any()
     single = spec.model_copy(update={"paf": None})
-    assert single.worth({"maps": 30})["maps"].sum() == pytest.approx(1)
+    assert single.importance({"maps": 30})["maps"].sum() == pytest.approx(1)
 
 
 def rebuilt(
@@ -464,7 +464,7 @@ def test_maps_whose_channels_come_last(size: tuple[int, int]) -> None:
     other = detect_pose_spec(last_channels(size, "b, a"))
     assert (other.heat.first, other.heat.layout) == (38, "nhwc")
     with pytest.raises(Unsupported, match="channels come last in y"):
-        spec.worth({"y": 57})
+        spec.importance({"y": 57})
 
 
 def test_a_shape_that_reads_both_ways_is_refused() -> None:

@@ -21,12 +21,12 @@ from graphopt.pose.decode import (
     assign_limbs,
     cubic,
     decode,
+    decode_single_person,
     find_maxima,
     find_peaks,
     group_people,
     refine,
     score_limbs,
-    the_only_person,
 )
 from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator, Job
@@ -288,10 +288,10 @@ def test_a_peak_is_in_one_pair_of_a_limb_at_most() -> None:
 def test_one_person_networks_take_each_maximum() -> None:
     heat = draw_maps([figure(180, 80)])["heat"][0, :18]
     heat[4] = 0.02
-    (person,) = the_only_person(find_maxima(heat, OPTIONS), COCO18, OPTIONS)
+    (person,) = decode_single_person(find_maxima(heat, OPTIONS), COCO18, OPTIONS)
     assert (person.keypoints[4] == 0).all()
     assert np.delete(person.keypoints[:, 2], 4).min() > 0.9
-    assert the_only_person(find_maxima(np.zeros_like(heat), OPTIONS), COCO18, OPTIONS) == []
+    assert decode_single_person(find_maxima(np.zeros_like(heat), OPTIONS), COCO18, OPTIONS) == []
 
 
 # --- photos to results --------------------------------------------------------------------------

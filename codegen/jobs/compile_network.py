@@ -25,10 +25,10 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.importer import import_onnx
-from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.lowering.decode_stage import can_decode, with_decoder
-from graphopt.codegen.lowering.lower_convolutions import Layer, use_our_kernels
+from graphopt.codegen.lowering.lower_convolutions import LoweredLayer, use_our_kernels
 from graphopt.codegen.lowering.memory_plan import copy_inputs, make_plan
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_preparation
@@ -84,7 +84,7 @@ MEMORY = (
 def compile_network(
     model: onnx.ModelProto,
     target: Target,
-    measured: Mapping[str, Choice] = MappingProxyType({}),
+    measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     largest: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
     *,
@@ -140,10 +140,10 @@ def compile_network(
 def lower_network(
     model: onnx.ModelProto,
     target: Target,
-    measured: Mapping[str, Choice] = MappingProxyType({}),
+    measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     largest: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
-) -> tuple[tvm.IRModule, list[Layer], tuple[str, ...]]:
+) -> tuple[tvm.IRModule, list[LoweredLayer], tuple[str, ...]]:
     """A network as a list of kernel calls, under the current TVM target.
 
     Args:

@@ -13,7 +13,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Measured(_Record):
+class RpcTiming(_Record):
     """What the child process brings back."""
 
     manifest: Manifest

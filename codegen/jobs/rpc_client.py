@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tvm import relax, rpc
 
 from graphopt.codegen.jobs.compile_network import Progress
-from graphopt.codegen.jobs.records import Measured
+from graphopt.codegen.jobs.records import RpcTiming
 from graphopt.codegen.jobs.tvm_library import DEVICES, MANIFEST
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
@@ -30,7 +30,7 @@ def measure(
     rounds: int,
     warmup_rounds: int,
     progress: Progress,
-) -> Measured:
+) -> RpcTiming:
     """Time a library where a server listens, and compare its outputs with onnxruntime's here.
 
     A round is a run that is not counted and one that is.
@@ -81,7 +81,7 @@ def measure(
     for number in range(warmup_rounds + rounds):
         progress("round", f"{number + 1} of {warmup_rounds + rounds}")
         seconds += once("main").results
-    return Measured(
+    return RpcTiming(
         manifest=manifest,
         ms=tuple(1e3 * s for s in seconds[warmup_rounds:]),
         difference=worst,

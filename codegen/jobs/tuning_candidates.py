@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from graphopt.codegen.importing.importer import import_onnx
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.kernels.conv import choice as kernel_choice
-from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import random_index
 from graphopt.codegen.kernels.conv.template import ConvSpec, Tile
 from graphopt.codegen.linking import machine_code
@@ -36,10 +36,10 @@ WORK_GROUPS = (16, 32, 128, 256)
 """Tried beside the target's own, with each algorithm's first candidate."""
 
 
-def as_choices(layers: Mapping[str, Tuned]) -> dict[str, Choice]:
+def as_choices(layers: Mapping[str, Tuned]) -> dict[str, KernelChoice]:
     """What a tuning file says, as choices."""
     return {
-        key: Choice(tuned.kernel, Tile(*tuned.tile), tuned.work_group)
+        key: KernelChoice(tuned.kernel, Tile(*tuned.tile), tuned.work_group)
         for key, tuned in layers.items()
     }
 
@@ -86,13 +86,13 @@ def make_bundles(
     return results
 
 
-def to_measure(spec: ConvSpec, target: Target) -> list[Choice]:
+def to_measure(spec: ConvSpec, target: Target) -> list[KernelChoice]:
     """The candidates worth measuring, the one that is taken unmeasured first."""
     first = kernel_choice.candidates(spec, target)[0]
     chosen = [first]
     possible = kernel_choice.candidates(spec, kernel_choice.wider(target))
 
-    def algorithm(choice: Choice) -> tuple[str, int]:
+    def algorithm(choice: KernelChoice) -> tuple[str, int]:
         return choice.kernel, choice.tile.square
 
     for _, group in groupby(sorted(possible, key=algorithm), key=algorithm):
@@ -103,7 +103,9 @@ def to_measure(spec: ConvSpec, target: Target) -> list[Choice]:
     return list(dict.fromkeys(chosen))
 
 
-def _make_bundle(spec: ConvSpec, choices: Sequence[Choice], target: Target, path: Path) -> None:
+def _make_bundle(
+    spec: ConvSpec, choices: Sequence[KernelChoice], target: Target, path: Path
+) -> None:
     functions = {f"candidate_{i}": choice.build(spec, target) for i, choice in enumerate(choices)}
     rng = np.random.default_rng(0)
     shapes = [

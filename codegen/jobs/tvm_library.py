@@ -13,7 +13,7 @@ from tvm import relax
 
 from graphopt import __version__
 from graphopt.codegen.jobs.compile_network import Progress, lower_network
-from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.linking.linker import link
 from graphopt.codegen.targets import Target
@@ -42,7 +42,7 @@ def write_library(
     source: bundle.Model,
     path: Path,
     host: str = "",
-    measured: Mapping[str, Choice] = MappingProxyType({}),
+    measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     progress: Progress = lambda *_: None,
 ) -> bundle.Manifest:
     """Compile a network; the library's `main` takes its inputs and returns its outputs, in order.
@@ -105,7 +105,7 @@ DEVICES = {"cpu": "cpu", "gpu": "opencl"}
 
 
 def run_library(
-    path: Path, target: bundle.Target, inputs: Sequence[Sequence[Array]]
+    path: Path, target: bundle.BundleTarget, inputs: Sequence[Sequence[Array]]
 ) -> Iterator[tuple[Array, ...]]:
     """A library's outputs on this machine, for one set of inputs after the other.
 

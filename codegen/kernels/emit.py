@@ -171,7 +171,7 @@ NEIGHBOURS = 16
 stays in a cache."""
 
 
-def neighbourhoods(tiles: int) -> tuple[int, int]:
+def tile_chunks(tiles: int) -> tuple[int, int]:
     """Tiles cut into chunks of about equal size: how many chunks, and tiles in each."""
     chunks = -(-tiles // NEIGHBOURS)
     return chunks, -(-tiles // chunks)

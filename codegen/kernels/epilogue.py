@@ -1,7 +1,7 @@
 """What happens to a convolution's sum before it is stored: bias, activation, residual, gate.
 
 An epilogue is a small straight-line program over one output element. Because it is data, equal
-epilogues make equal kernels (compiled once), and NumPy can run it as the kernel's meaning.
+epilogues make equal kernels (compiled once), and NumPy can run it as the kernel's reference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Operand(NamedTuple):
     value: float | int
 
 
-class Step(NamedTuple):
+class EpilogueStep(NamedTuple):
     """One operation, named as in `OPERATIONS`, of one or two operands."""
 
     operation: str
@@ -40,9 +40,9 @@ class Step(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An element-wise operation: its meaning in NumPy, and its TIR for vectors on a target."""
+    """An element-wise operation: its reference in NumPy, and its TIR for vectors on a target."""
 
-    meaning: Callable[..., Any]
+    reference: Callable[..., Any]
     emit: Callable[..., Expr]
 
 
@@ -110,7 +110,7 @@ OPERATIONS: dict[str, Operation] = {
 class Epilogue:
     """Steps over the convolution's sum; the last one's result is stored (none: the sum itself)."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[EpilogueStep, ...] = ()
 
     def count(self, kind: str) -> int:
         """How many `channel` or `tensor` parameters the steps read."""
@@ -127,7 +127,7 @@ class Epilogue:
             results.append(apply(OPERATIONS[step.operation], operands))
         return results[-1] if results else total
 
-    def meaning(
+    def reference(
         self, total: Floats, channels: Sequence[Floats], tensors: Sequence[Floats]
     ) -> Floats:
         """The epilogue of a whole tensor.
@@ -145,7 +145,7 @@ class Epilogue:
                 return channels[int(operand.value)][None, :, None, None]
             return tensors[int(operand.value)]
 
-        result: Floats = self._run(fetch, lambda op, xs: op.meaning(*xs), total)
+        result: Floats = self._run(fetch, lambda op, xs: op.reference(*xs), total)
         return result.astype(np.float32)
 
     def emit(

@@ -90,9 +90,9 @@ def shared_library(
         return library.read_bytes()
 
 
-def description(target: Target) -> bundle.Target:
+def description(target: Target) -> bundle.BundleTarget:
     """What a bundle says of the target that it was compiled for."""
-    return bundle.Target(
+    return bundle.BundleTarget(
         name=target.name,
         kind=target.kind,
         host=(target.host or this_host()) if target.kind == "cpu" else "",

@@ -16,34 +16,37 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
-from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats, Operand, Step
+from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, EpilogueStep, Floats, Operand
 
 ZERO = Operand("scalar", 0.0)
 
 
-def _steps(operation: str) -> Callable[[Sequence[Operand], Any, int], list[Step]]:
-    return lambda operands, _attrs, _next: [Step(operation, tuple(operands))]
+def _steps(operation: str) -> Callable[[Sequence[Operand], Any, int], list[EpilogueStep]]:
+    return lambda operands, _attrs, _next: [EpilogueStep(operation, tuple(operands))]
 
 
-def _leaky_relu(operands: Sequence[Operand], attrs: Any, following: int) -> list[Step]:
+def _leaky_relu(operands: Sequence[Operand], attrs: Any, following: int) -> list[EpilogueStep]:
     slope = Operand("scalar", float(attrs.alpha))
-    small = [Step("minimum", (operands[0], ZERO)), Step("maximum", (operands[0], ZERO))]
-    scaled = Step("multiply", (Operand("step", following), slope))
-    total = Step("add", (Operand("step", following + 1), Operand("step", following + 2)))
+    small = [
+        EpilogueStep("minimum", (operands[0], ZERO)),
+        EpilogueStep("maximum", (operands[0], ZERO)),
+    ]
+    scaled = EpilogueStep("multiply", (Operand("step", following), slope))
+    total = EpilogueStep("add", (Operand("step", following + 1), Operand("step", following + 2)))
     return [*small, scaled, total]
 
 
-def _abs(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
-    opposite = Step("subtract", (ZERO, operands[0]))
-    return [opposite, Step("maximum", (operands[0], Operand("step", following)))]
+def _abs(operands: Sequence[Operand], _attrs: Any, following: int) -> list[EpilogueStep]:
+    opposite = EpilogueStep("subtract", (ZERO, operands[0]))
+    return [opposite, EpilogueStep("maximum", (operands[0], Operand("step", following)))]
 
 
-def _silu(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Step]:
+def _silu(operands: Sequence[Operand], _attrs: Any, following: int) -> list[EpilogueStep]:
     gate = Operand("step", following)
-    return [Step("sigmoid", (operands[0],)), Step("multiply", (operands[0], gate))]
+    return [EpilogueStep("sigmoid", (operands[0],)), EpilogueStep("multiply", (operands[0], gate))]
 
 
-ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[Step]]] = {
+ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[EpilogueStep]]] = {
     "relax.add": _steps("add"),
     "relax.subtract": _steps("subtract"),
     "relax.multiply": _steps("multiply"),
@@ -54,8 +57,8 @@ ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[Step]]] =
     "relax.exp": _steps("exp"),
     "relax.sigmoid": _steps("sigmoid"),
     "relax.tanh": _steps("tanh"),
-    "relax.nn.relu": lambda operands, _a, _n: [Step("maximum", (operands[0], ZERO))],
-    "relax.negative": lambda operands, _a, _n: [Step("subtract", (ZERO, operands[0]))],
+    "relax.nn.relu": lambda operands, _a, _n: [EpilogueStep("maximum", (operands[0], ZERO))],
+    "relax.negative": lambda operands, _a, _n: [EpilogueStep("subtract", (ZERO, operands[0]))],
     "relax.nn.leakyrelu": _leaky_relu,
     "relax.nn.silu": _silu,
 }
@@ -68,7 +71,7 @@ def is_elementwise(value: Expr) -> bool:
 
 
 @dataclass
-class Region:
+class FusedRegion:
     """A convolution and what it does besides.
 
     Args:
@@ -93,7 +96,7 @@ class _Growing:
 
     def __init__(self, conv: Expr) -> None:
         self.shape = shape_of(conv)
-        self.steps: list[Step] = []
+        self.steps: list[EpilogueStep] = []
         self.channels: list[Floats] = []
         self.tensors: list[Expr] = []
         self.operand_of: dict[Expr, Operand] = {conv: Operand("step", -1)}
@@ -133,7 +136,7 @@ class _Growing:
         return True
 
 
-def find_regions(bindings: Sequence[Any], outputs: Sequence[Expr]) -> list[Region]:
+def find_regions(bindings: Sequence[Any], outputs: Sequence[Expr]) -> list[FusedRegion]:
     """The regions of a function's bindings, disjoint, in order of their convolutions.
 
     Args:
@@ -176,11 +179,11 @@ def _grow(
     users: Mapping[Expr, list[Expr]],
     outputs: set[Expr],
     taken: set[Expr],
-) -> Region:
+) -> FusedRegion:
     growing = _Growing(conv)
     call = bindings[place[conv]].value
     members = [conv]
-    best = Region(call, conv, [conv])
+    best = FusedRegion(call, conv, [conv])
     refused: set[Expr] = set()
     while True:
         inside = set(members)
@@ -188,7 +191,7 @@ def _grow(
             m for m in members if m in outputs or any(user not in inside for user in users[m])
         ]
         if len(leaving) == 1 and leaving[0] is members[-1]:
-            best = Region(
+            best = FusedRegion(
                 call,
                 members[-1],
                 list(members),

@@ -22,12 +22,12 @@ from tvm import relax, te, tirx, topi
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resample
 from graphopt.codegen.kernels.conv import choice as kernel_choice
-from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import punched
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
 from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.lowering.fusion import ELEMENTWISE, Region, find_regions
+from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
 from graphopt.codegen.targets import Target
@@ -38,7 +38,7 @@ Runs = tuple[int, ...]
 """Channels of a blocked tensor: runs that each start a new block (see `ConvSpec.in_channels`)."""
 
 
-class Layer(NamedTuple):
+class LoweredLayer(NamedTuple):
     """A call of one of our kernels: the function's name, the ONNX node, multiply-adds, the spec."""
 
     kernel: str
@@ -63,9 +63,9 @@ def use_our_kernels(
     module: tvm.IRModule,
     target: Target,
     node_of: dict[str, str],
-    measured: Mapping[str, Choice] = MappingProxyType({}),
+    measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     halves: Halves | None = None,
-) -> tuple[tvm.IRModule, list[Layer]]:
+) -> tuple[tvm.IRModule, list[LoweredLayer]]:
     """Rewrite `main` of an imported network.
 
     Args:
@@ -90,7 +90,7 @@ class _Rewrite:
         module: tvm.IRModule,
         target: Target,
         node_of: dict[str, str],
-        measured: Mapping[str, Choice],
+        measured: Mapping[str, KernelChoice],
         halves: Halves | None,
     ) -> None:
         self._module = module
@@ -101,10 +101,10 @@ class _Rewrite:
         self._builder = relax.BlockBuilder()
         self._forms: dict[Expr, _Forms] = {}
         self._built: dict[ConvSpec, Expr] = {}
-        self._layers: list[Layer] = []
+        self._layers: list[LoweredLayer] = []
         self._to_halve: set[Expr] = set()
 
-    def run(self) -> tuple[tvm.IRModule, list[Layer]]:
+    def run(self) -> tuple[tvm.IRModule, list[LoweredLayer]]:
         main = self._module["main"]
         bindings = [binding for block in main.body.blocks for binding in block.bindings]
         outputs = [main.body.body]
@@ -187,7 +187,7 @@ class _Rewrite:
 
     # Convolutions
 
-    def _convolution(self, region: Region, spec: ConvSpec) -> None:
+    def _convolution(self, region: FusedRegion, spec: ConvSpec) -> None:
         source = region.call.args[0]
         lanes = self._target.lanes
         if spec.groups > 1 and not spec.depthwise:
@@ -226,13 +226,13 @@ class _Rewrite:
         # Dense kernels are the same whatever is zero.
         built = spec if index is not None else replace(spec, block=None, kept=0)
         function = self._kernel(built, choice)
-        self._layers.append(Layer(function.name_hint, node, built.macs, spec))
+        self._layers.append(LoweredLayer(function.name_hint, node, built.macs, spec))
         out = relax.TensorType(spec.output_shape(lanes), spec.dtype("y"))
         result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
         form = "half" if "y" in spec.half else "blocked"
         self._forms[region.result] = _Forms(**{form: result}, runs=spec.out_runs)
 
-    def _kernel(self, spec: ConvSpec, choice: Choice) -> Expr:
+    def _kernel(self, spec: ConvSpec, choice: KernelChoice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
         if spec not in self._built:
             name = f"{choice.kernel}{'_half' * bool(spec.half)}_{len(self._built)}"
@@ -404,7 +404,7 @@ def _may_be_halved(value: Expr) -> bool:
     return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
 
 
-def _conv_spec(region: Region) -> ConvSpec | None:
+def _conv_spec(region: FusedRegion) -> ConvSpec | None:
     """What our kernels must compute for a region; None where they cannot."""
     attrs = region.call.attrs
     batch, channels, height, width = shape_of(region.call.args[0])

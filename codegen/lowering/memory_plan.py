@@ -13,7 +13,7 @@ from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.kernels import copy
-from graphopt.codegen.lowering.lower_convolutions import Layer
+from graphopt.codegen.lowering.lower_convolutions import LoweredLayer
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.runtime.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
@@ -73,7 +73,7 @@ def copy_inputs(module: tvm.IRModule, target: Target) -> tvm.IRModule:
 
 
 class _Planner:
-    def __init__(self, module: tvm.IRModule, layers: Sequence[Layer]) -> None:
+    def __init__(self, module: tvm.IRModule, layers: Sequence[LoweredLayer]) -> None:
         self._module = module
         self._layers = list(layers)
         self._constants: dict[int, NDArray[np.generic]] = {}
@@ -231,7 +231,10 @@ def check_memory(plan: Plan) -> None:
 
 
 def make_plan(
-    module: tvm.IRModule, layers: Sequence[Layer], inputs: Sequence[str], outputs: Sequence[str]
+    module: tvm.IRModule,
+    layers: Sequence[LoweredLayer],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
 ) -> tuple[Plan, bytes, dict[str, Any]]:
     """Read the plan off a lowered module.
 

@@ -19,7 +19,7 @@ from graphopt.ir.arrays import Array
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.images import expand, read_photo
 from graphopt.pose.open import open_engine
-from graphopt.pose.preprocess import AS_IT_IS, arranged, extents, prepare
+from graphopt.pose.preprocess import IDENTITY, arranged, extents, prepare
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.differences import OutputError
@@ -168,4 +168,4 @@ def compare_files(
 
 def people_in(outputs: Mapping[str, Array], spec: PoseSpec) -> Sequence[Person]:
     """The people in a network's outputs, in pixels of its input."""
-    return decode(outputs, spec, AS_IT_IS).people
+    return decode(outputs, spec, IDENTITY).people

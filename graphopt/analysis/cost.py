@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict
 
 from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.block_structure import FINEST, density
-from graphopt.ir.graph import CONV_OPS, ConvSpec, Dim, infer_shapes, is_standard, label
+from graphopt.ir.graph import CONV_OPS, Convolution, Dim, infer_shapes, is_standard, label
 
 Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCost:
     """One node's cost."""
 
     name: str
@@ -48,7 +48,7 @@ class Layer:
 class Cost:
     """A network's cost."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCost, ...]
 
     @property
     def params(self) -> int:
@@ -100,7 +100,7 @@ def cost_of(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]] | None = 
     return Cost(tuple(_layer(node, shapes, counted) for node in graph.nodes))
 
 
-def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> Layer:
+def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> LayerCost:
     params = size = 0
     for tensor in node.inputs:
         if isinstance(tensor, gs.Constant) and tensor.name not in counted:
@@ -111,7 +111,7 @@ def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> Layer:
     count = _MACS.get(node.op) if is_standard(node) else None
     conv = is_standard(node, *CONV_OPS)
     kernel = tuple((shapes.get(node.inputs[1].name) or ())[2:]) if conv else ()
-    return Layer(
+    return LayerCost(
         name=label(node),
         op=node.op if is_standard(node) else f"{node.domain}.{node.op}",
         kernel=tuple(dim for dim in kernel if isinstance(dim, int)),
@@ -131,7 +131,7 @@ def kept_part(node: gs.Node) -> float:
 
     A weight of nothing but zeros stands for one that is not known.
     """
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
         return 1.0
     return density(spec.weight.astype(np.float32, copy=False), FINEST) if spec.weight.any() else 1.0

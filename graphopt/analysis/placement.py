@@ -15,7 +15,7 @@ from graphopt.runtime.bundle import Place, Stage, read_bundle
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
 
-class Step(BaseModel):
+class PlacedStep(BaseModel):
     """A kernel's launch, or a stage that has none.
 
     `layer` is the ONNX node, or the kernel's own name where it computes none.
@@ -30,7 +30,7 @@ class Step(BaseModel):
     runs_on: Place
 
 
-class Placement(BaseModel):
+class DevicePlacement(BaseModel):
     """A bundle's steps in order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Placement(BaseModel):
     host: str
     """The machine that CPU kernels were compiled for; "" is any."""
     inputs: dict[str, tuple[int, ...]]
-    steps: tuple[Step, ...]
+    steps: tuple[PlacedStep, ...]
 
     def __rich__(self) -> RenderableType:
         """Steps, and how many run where."""
@@ -64,7 +64,7 @@ class Placement(BaseModel):
         return Group(table, Text(f"{target}; steps: {counts}"))
 
 
-def placement(path: Path) -> Placement:
+def placement(path: Path) -> DevicePlacement:
     """Where a bundle's steps run.
 
     Raises:
@@ -72,16 +72,16 @@ def placement(path: Path) -> Placement:
     """
     bundle = read_bundle(path)
     target, runs = bundle.manifest.target, bundle.manifest.runs
-    steps: list[Step] = []
+    steps: list[PlacedStep] = []
     for stage in STAGES:
         if runs.get(stage) == "host":
-            steps.append(Step(stage=stage, layer="", kernel="", macs=0, runs_on="host"))
+            steps.append(PlacedStep(stage=stage, layer="", kernel="", macs=0, runs_on="host"))
         layer = ""
         for launch in (launch for launch in bundle.plan.launches if launch.stage == stage):
             # Launches without a layer belong to the one before.
             layer = launch.layer or layer or launch.kernel
             steps.append(
-                Step(
+                PlacedStep(
                     stage=stage,
                     layer=layer,
                     kernel=launch.kernel,
@@ -89,7 +89,7 @@ def placement(path: Path) -> Placement:
                     runs_on=target.kind,
                 )
             )
-    return Placement(
+    return DevicePlacement(
         bundle=str(path),
         target=target.name,
         host=target.host,

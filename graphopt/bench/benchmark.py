@@ -67,7 +67,7 @@ class Timing(_Record):
         return cls(median_ms=middle, p10_ms=low, p90_ms=high)
 
 
-class Layer(_Record):
+class LayerTiming(_Record):
     """One layer of graphopt's: what it does, how long it takes, how near that is to the peak."""
 
     layer: str
@@ -87,7 +87,7 @@ class Layer(_Record):
     """1e9 bytes a second. Above the peak, they came from a cache."""
 
     @classmethod
-    def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[Layer, ...]:
+    def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[LayerTiming, ...]:
         """All layers of a network, from their times."""
         total = sum(layer.ms for layer in times)
         layers = []
@@ -133,7 +133,7 @@ class BenchReport(_Record):
     """The most bytes that a process holds which loads and runs nothing but that engine."""
     bundle_bytes: int
     """Of all files of graphopt's bundle."""
-    layers: tuple[Layer, ...] | None = None
+    layers: tuple[LayerTiming, ...] | None = None
     peak: Peak | None = None
     """Measured with the layers, on as many threads."""
     budget: Budget | None = None
@@ -199,7 +199,7 @@ def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
     yield Text(photo, style="dim")
 
 
-def _layer_table(layers: Sequence[Layer]) -> Grid:
+def _layer_table(layers: Sequence[LayerTiming]) -> Grid:
     numbers = ("ms", "share", "GFLOP/s", "of peak", "GB/s")
     columns = {"layer": Kind.NAME, "kernel": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
     table = Grid(columns, title="graphopt, layer by layer")
@@ -423,7 +423,7 @@ def bench(
             progress("measuring the machine's peak")
             peak = measure_peak(manifest.target.name, threads)
             progress("measuring layers")
-            layers = Layer.of(subject.profile(feeds, rounds), peak)
+            layers = LayerTiming.of(subject.profile(feeds, rounds), peak)
     timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
     return BenchReport(
         engines=timings,

@@ -22,7 +22,7 @@ from scipy.optimize import least_squares
 from graphopt.analysis.latency.device import Device, Figure, LayerClass
 from graphopt.analysis.latency.predict import Work, time_of, work_of
 from graphopt.compiler.compile import compile_model
-from graphopt.ir.graph import ConvSpec, emit, label
+from graphopt.ir.graph import Convolution, emit, label
 from graphopt.ir.onnx_io import load_model, replacing, save_model
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle
@@ -308,7 +308,7 @@ def profile_machine(
 def _winograd_channels(graph: gs.Graph, times: Sequence[LayerTime]) -> Figure | None:
     """The fewest channels that the compiler took Winograd's algorithm for; None: it did not."""
     layers = {time.layer for time in times if time.kernel.startswith("conv_winograd")}
-    specs = [ConvSpec.of(node) for node in graph.nodes if label(node) in layers]
+    specs = [Convolution.of(node) for node in graph.nodes if label(node) in layers]
     channels = [min(spec.in_channels, spec.out_channels) for spec in specs if spec is not None]
     if not channels:
         return None

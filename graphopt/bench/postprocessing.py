@@ -26,7 +26,7 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.pose.baseline_decoders import by_centres, by_tags, draw_offsets, draw_tags
 from graphopt.pose.decode import DecodeOptions, Person, Poses, decode
 from graphopt.pose.kernel_decoder import FusedDecoder
-from graphopt.pose.preprocess import AS_IT_IS
+from graphopt.pose.preprocess import IDENTITY
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
@@ -195,7 +195,7 @@ def compare_post_processing(
 
 def _by_fields(skeleton: Skeleton, decoder: Callable[..., Poses], scene: Scene) -> People:
     maps = {"heat": scene.heat[None], "paf": scene.paf[None]}
-    poses = decoder(maps, _spec(skeleton), AS_IT_IS)
+    poses = decoder(maps, _spec(skeleton), IDENTITY)
     return [person.keypoints for person in poses.people]
 
 

@@ -42,6 +42,7 @@ from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.runtime import child_process as child
 from graphopt.runtime.bundle import (
     FORMAT,
+    BundleTarget,
     Comparison,
     Decoder,
     Manifest,
@@ -49,7 +50,6 @@ from graphopt.runtime.bundle import (
     Place,
     Plan,
     Stage,
-    Target,
     check_place,
     write_bundle,
 )
@@ -175,7 +175,7 @@ def compile_model(
     if calib is not None and not fp16:
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     failures: list[str] = []
-    network = prepare(
+    network = prepare_network(
         path, input_shapes, pose_choices or {}, progress, failures if on_fail == "warn" else None
     )
     graph, pose, remarks = network.graph, network.pose, list(network.remarks)
@@ -203,7 +203,7 @@ def compile_model(
         run_worker(work, task, progress)
         description = json.loads((work / "description.json").read_text())
         plan = Plan.model_validate_json((work / "plan.json").read_bytes())
-        made_for = Target(**description["target"])
+        made_for = BundleTarget(**description["target"])
         runs = _places(plan, made_for.kind, pose, post)
         if require_full_gpu:
             _check_places(runs)
@@ -311,7 +311,7 @@ def _notice(path: Path, tvm: str) -> str:
     )
 
 
-def prepare(
+def prepare_network(
     path: Path,
     input_shapes: Mapping[str, Sequence[int]] | None,
     pose_choices: Mapping[str, Any],
@@ -349,7 +349,7 @@ def prepare(
 
 
 class Prepared(NamedTuple):
-    """What `prepare` makes of a file.
+    """What `prepare_network` makes of a file.
 
     Args:
         graph: the network.
@@ -549,19 +549,19 @@ def _check_decoder(
     """
     from graphopt.pose.decode import DecodeOptions, decode
     from graphopt.pose.kernel_decoder import limited, poses, thresholds
-    from graphopt.pose.preprocess import AS_IT_IS
+    from graphopt.pose.preprocess import IDENTITY
 
     options = limited(DecodeOptions(), decoder)
 
     def asked(maps: Feeds) -> list[Array]:
-        people = decode(maps, pose, AS_IT_IS, options).people
+        people = decode(maps, pose, IDENTITY, options).people
         return [person.keypoints for person in people]
 
     people = same = 0
     maps = []
     for feeds in inputs:
         engine.begin(feeds)
-        got = poses(engine.people(thresholds(options)), pose, AS_IT_IS, options).people
+        got = poses(engine.people(thresholds(options)), pose, IDENTITY, options).people
         found, expected = [person.keypoints for person in got], asked(engine.maps())
         maps.append((engine.maps(), expected))
         people += max(len(found), len(expected))

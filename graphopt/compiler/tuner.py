@@ -14,7 +14,7 @@ from pathlib import Path
 
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.targets import check_name
-from graphopt.compiler.compile import prepare, run_worker
+from graphopt.compiler.compile import prepare_network, run_worker
 from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning
 from graphopt.ir.onnx_io import save_model
 from graphopt.runtime.layer_times import layer_times
@@ -75,7 +75,7 @@ def tune(
     device = device_name(target, threads)
     file = output or tuning_path(target, device)
     known = read_tuning(file, target).layers if file.exists() else {}
-    graph = prepare(path, input_shapes, {}, progress).graph
+    graph = prepare_network(path, input_shapes, {}, progress).graph
     with tempfile.TemporaryDirectory(prefix="graphopt-tune-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")

@@ -19,7 +19,12 @@ import numpy as np
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.codegen.targets import check_name, load_target
-from graphopt.compiler.compile import agreement_with_onnxruntime, disagreement, prepare, run_worker
+from graphopt.compiler.compile import (
+    agreement_with_onnxruntime,
+    disagreement,
+    prepare_network,
+    run_worker,
+)
 from graphopt.errors import UsageError
 from graphopt.ir.onnx_io import replacing, save_model, sha256_of
 from graphopt.runtime.bundle import Manifest, Model
@@ -79,7 +84,7 @@ def compile_library(
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
-    network = prepare(path, input_shapes, pose_choices or {}, progress)
+    network = prepare_network(path, input_shapes, pose_choices or {}, progress)
     graph, remarks = network.graph, list(network.remarks)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)

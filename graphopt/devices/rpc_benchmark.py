@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.bench.benchmark import SUSPICIOUS, Timing
-from graphopt.codegen.jobs.records import Measured
+from graphopt.codegen.jobs.records import RpcTiming
 from graphopt.compiler.compile import follow_worker
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import InputError, UsageError
@@ -111,7 +111,7 @@ def bench_library(
                 f"no result from {server}, in phase {failure}",
                 hint="is it a TVM server of version 0.27, still running and free for others?",
             )
-        measured = Measured.model_validate_json((work / "measured.json").read_bytes())
+        measured = RpcTiming.model_validate_json((work / "measured.json").read_bytes())
     compared = measured.difference is not None
     return RemoteReport(
         engines={"graphopt": Timing.of(np.array(measured.ms))},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphopt.fitting.activation_surrogates import Doubles, Form
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.layerwise_runner import Walk, engine_of, part_of
+from graphopt.fitting.layerwise_runner import LayerwiseRunner, extract_subgraph, make_session
 from graphopt.ir.arrays import Array
 from graphopt.ir.graph import constant, emit, sort_nodes
 from graphopt.ir.onnx_io import copy_model
@@ -26,7 +26,7 @@ _POSITIONS = 32
 
 
 @dataclass(frozen=True)
-class Place:
+class ActivationSite:
     """An activation in a network: it makes `y` of `x`, both [1,C,…], and is to become a form."""
 
     x: str
@@ -35,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedActivation:
     """What became of a place."""
 
     form: Form
@@ -48,13 +48,13 @@ class Fit:
 
 def fit_in_order(
     graph: gs.Graph,
-    places: Sequence[Place],
+    places: Sequence[ActivationSite],
     original: gs.Graph,
     calibration: Calibration,
     *,
     max_error: float = math.inf,
     progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, Fit]:
+) -> dict[str, FittedActivation]:
     """Fit a form to each place, from what the changed network feeds it to what the original makes.
 
     Places that would err by more than `max_error` stay; those that follow are fitted behind that.
@@ -64,7 +64,7 @@ def fit_in_order(
         places: where they are; the original has a tensor of each `y`'s name and shape.
         original: whose outputs are the targets.
         calibration: images to fit on, and others to judge by.
-        max_error: the largest error that is accepted, see `Fit`.
+        max_error: the largest error that is accepted, see `FittedActivation`.
         progress: told what is being fitted.
 
     Returns:
@@ -77,7 +77,7 @@ def fit_in_order(
     targets = _sampled(original, [place.y for place in places], calibration.feeds(images))
     scratch = copy_model(graph)
     trials = _prepared(scratch, places, {y: len(found[0].values) for y, found in targets.items()})
-    walk = Walk(scratch, [trial.head for trial in trials], calibration.feeds(images))
+    walk = LayerwiseRunner(scratch, [trial.head for trial in trials], calibration.feeds(images))
     fits = {}
     for count, trial in enumerate(trials, 1):
         progress(f"{trial.place.y}: {count} of {len(trials)}")
@@ -88,7 +88,7 @@ def fit_in_order(
         end = len(fitting)
         form = trial.place.start.fitted(_joined(seen[:end]), _joined(wanted[:end]))
         error = _error(form(_joined(seen[end:])), _joined(wanted[end:]))
-        fit = fits[trial.place.y] = Fit(form, error, error <= max_error)
+        fit = fits[trial.place.y] = FittedActivation(form, error, error <= max_error)
         trial.settle(fit)
     return fits
 
@@ -97,20 +97,20 @@ def fit_in_order(
 class _Trial:
     """A place in the scratch copy: activation and form side by side, and a choice between them."""
 
-    place: Place
+    place: ActivationSite
     head: gs.Node
     """The form's first node."""
     numbers: Sequence[gs.Constant]
     choice: gs.Constant
 
-    def settle(self, fit: Fit) -> None:
+    def settle(self, fit: FittedActivation) -> None:
         for tensor, values in zip(self.numbers, fit.form.arrays(self.head.inputs[0]), strict=True):
             tensor.values = values
         self.choice.values = np.array(fit.kept)
 
 
 def _prepared(
-    graph: gs.Graph, places: Iterable[Place], channels: Mapping[str, int]
+    graph: gs.Graph, places: Iterable[ActivationSite], channels: Mapping[str, int]
 ) -> list[_Trial]:
     """Write the forms beside the activations; the trials in topological order."""
     tensors = graph.tensors()
@@ -151,7 +151,7 @@ def _sampled(
 ) -> dict[str, list[_Sample]]:
     """Random positions of each named tensor, for each input."""
     rng = np.random.default_rng(0)
-    engine = engine_of(part_of(graph, outputs=names))
+    engine = make_session(extract_subgraph(graph, outputs=names))
     samples: dict[str, list[_Sample]] = {name: [] for name in names}
     for feed in feeds:
         for name, values in engine.run(feed).items():

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import scipy.special
 
-from graphopt.fitting.activation_surrogates import Doubles, Form, Gate, Lines, Tail
+from graphopt.fitting.activation_surrogates import Doubles, Form, Gate, PiecewiseLinear, PowerTail
 from graphopt.ir.graph import only_consumer, scalar_of
 from graphopt.ir.pointwise import pointwise
 
@@ -23,18 +23,18 @@ _GRID = np.concatenate([[-40.0, -20.0], np.linspace(-8, 8, 161), [20.0, 40.0]])
 
 @dataclass(frozen=True)
 class Activation:
-    """scale * curve(x, bend): a curve that tends to x on the right, with at most one parameter."""
+    """scale * curve(x, beta): a curve that tends to x on the right, with at most one parameter."""
 
     kind: str
     """As the pass's option names it."""
     title: str
     curve: Callable[[Doubles, float], Doubles]
     measure: Callable[[Function], tuple[float, float]]
-    """Scale and bend, read off a function as if it were this activation."""
+    """Scale and beta, read off a function as if it were this activation."""
     form: Callable[[float, float], Form]
-    """What takes its place, unfitted, for a scale and a bend."""
+    """What takes its place, unfitted, for a scale and a beta."""
     tail: tuple[int, float, float] | None = None
-    """Power, slope and height of a `Tail` that comes nearer, for bend 1, where there is one."""
+    """Power, slope and height of a `PowerTail` that comes nearer, for beta 1, if there is one."""
 
 
 def _scale(function: Function) -> float:
@@ -53,7 +53,7 @@ def _by_rise(function: Function) -> tuple[float, float]:
 
 
 def _by_slope(function: Function) -> tuple[float, float]:
-    """Of a Sigmoid: sigmoid(bend) + sigmoid(-bend) is one."""
+    """Of a Sigmoid: sigmoid(beta) + sigmoid(-beta) is one."""
     left, right = function(np.array([-1.0, 1.0]))
     return float(right - left), float(scipy.special.logit(right / (right - left)))
 
@@ -65,12 +65,12 @@ def _by_depth(function: Function) -> tuple[float, float]:
 
 
 def _lines(*numbers: float) -> Callable[[float, float], Form]:
-    return lambda scale, bend: Lines.plain([scale * bend * n for n in numbers], scale)
+    return lambda scale, beta: PiecewiseLinear.plain([scale * beta * n for n in numbers], scale)
 
 
 def _gate(*numbers: float) -> Callable[[float, float], Form]:
     slope, offset = numbers
-    return lambda scale, bend: Gate.plain([slope * bend, offset], scale)
+    return lambda scale, beta: Gate.plain([slope * beta, offset], scale)
 
 
 ACTIVATIONS: Sequence[Activation] = (
@@ -107,11 +107,11 @@ KINDS = tuple(dict.fromkeys(activation.kind for activation in ACTIVATIONS))
 
 @dataclass(frozen=True)
 class Found:
-    """An activation in a graph: y = scale * curve(x, bend)."""
+    """An activation in a graph: y = scale * curve(x, beta)."""
 
     activation: Activation
     scale: float
-    bend: float
+    beta: float
     x: gs.Tensor
     y: gs.Tensor
     nodes: tuple[gs.Node, ...]
@@ -120,16 +120,16 @@ class Found:
     @property
     def form(self) -> Form:
         """What takes its place, unfitted."""
-        return self.activation.form(self.scale, self.bend)
+        return self.activation.form(self.scale, self.beta)
 
     @property
     def smooth_form(self) -> Form:
         """The same without corners where there is such a form."""
-        if self.activation.tail is None or self.bend <= 0:
+        if self.activation.tail is None or self.beta <= 0:
             return self.form
         power, slope, height = self.activation.tail
-        numbers = np.array([slope * self.bend, height])[:, None, None]
-        return Tail(numbers, self.scale, power)
+        numbers = np.array([slope * self.beta, height])[:, None, None]
+        return PowerTail(numbers, self.scale, power)
 
 
 def find_activations(graph: gs.Graph) -> dict[int, Found]:
@@ -161,13 +161,13 @@ def _scales_shared(graph: gs.Graph, node: gs.Node) -> bool:
 
 
 def recognised(function: Function) -> tuple[Activation, float, float] | None:
-    """The activation that a function is, its scale and its bend."""
+    """The activation that a function is, its scale and its beta."""
     with np.errstate(all="ignore"):
         made = function(_GRID)
         for activation in ACTIVATIONS:
-            scale, bend = activation.measure(function)
-            expected = scale * np.asarray(activation.curve(_GRID, bend))
+            scale, beta = activation.measure(function)
+            expected = scale * np.asarray(activation.curve(_GRID, beta))
             near = np.abs(made - expected).max() <= _TOLERANCE * abs(scale)
-            if near and scale and bend:
-                return activation, round(scale, 6), round(bend, 6)
+            if near and scale and beta:
+                return activation, round(scale, 6), round(beta, 6)
     return None

@@ -163,7 +163,7 @@ class Gate(Form):
 
 
 @dataclass(frozen=True)
-class Tail(Form):
+class PowerTail(Form):
     """scale * (max(x, 0) - |x| * max(height - slope * |x|, 0)^power): two numbers, ten operators.
 
     For x * g(x) where g(x) + g(-x) = 1, as Swish and GELU are: what they lack to the right of zero
@@ -222,7 +222,7 @@ class Tail(Form):
 
 
 @dataclass(frozen=True)
-class Lines(Form):
+class PiecewiseLinear(Form):
     """max(scale * x, slope * x + offset, floor): three numbers, four operators, scale > 0."""
 
     def __call__(self, x: Doubles) -> Doubles:
@@ -242,7 +242,7 @@ class Lines(Form):
         slope = self.numbers[0]
         return np.asarray((slope > 0) & (slope < self.scale))
 
-    def near(self, x: Doubles, y: Doubles) -> Lines:
+    def near(self, x: Doubles, y: Doubles) -> PiecewiseLinear:
         """The straight line through what it sees, and a floor at the lowest tenth."""
         line = _regression([x, np.ones_like(x)], y)
         floor = np.quantile(y, 0.1, axis=1, keepdims=True)

@@ -16,10 +16,10 @@ import onnx_graphsurgeon as gs
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.fitting.layerwise_runner import engine_of
+from graphopt.fitting.layerwise_runner import make_session
 from graphopt.fitting.patch_sampling import Sample
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import ConvSpec
+from graphopt.ir.graph import Convolution
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Floats = NDArray[np.float32]
@@ -28,12 +28,12 @@ STEPS = 8
 """Of conjugate gradients; the guard on held-out images judges what they are worth."""
 
 
-def adjoint_exists(spec: ConvSpec) -> bool:
+def adjoint_exists(spec: Convolution) -> bool:
     """Whether a gradient can be led back through a convolution here: stride 1, known pads."""
     return len(spec.kernel) == 2 and set(spec.strides) == {1} and spec.pads is not None
 
 
-def chain_engine(chain: Sequence[ConvSpec], *, adjoint: bool = False) -> OnnxRuntimeEngine:
+def chain_engine(chain: Sequence[Convolution], *, adjoint: bool = False) -> OnnxRuntimeEngine:
     """The convolutions in a row, or the adjoint of their linear part: `x` to `y`."""
     first = gs.Variable("x", np.float32, [1, None, None, None])
     nodes, tensor = [], first
@@ -51,7 +51,7 @@ def chain_engine(chain: Sequence[ConvSpec], *, adjoint: bool = False) -> OnnxRun
         op = "ConvTranspose" if adjoint else "Conv"
         nodes.append(gs.Node(op, f"n{index}", attributes, inputs, [tensor]))
     tensor.name = "y"
-    return engine_of(gs.Graph(nodes, [first], [tensor], opset=13, ir_version=7))
+    return make_session(gs.Graph(nodes, [first], [tensor], opset=13, ir_version=7))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Through:
         samples: the target of the last one, at some positions of each image.
     """
 
-    chain: Sequence[ConvSpec]
+    chain: Sequence[Convolution]
     inputs: Sequence[Array]
     samples: Sequence[Sample]
 
@@ -132,6 +132,6 @@ class Through:
         return slope
 
 
-def unpacked(solution: Doubles, spec: ConvSpec) -> tuple[Doubles, Doubles]:
+def unpacked(solution: Doubles, spec: Convolution) -> tuple[Doubles, Doubles]:
     """[group, K+1, filters] as a convolution's weight and bias."""
     return solution[:, :-1].transpose(0, 2, 1).reshape(spec.weight.shape), solution[:, -1].ravel()

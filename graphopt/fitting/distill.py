@@ -37,7 +37,7 @@ from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, u
 from graphopt.fitting.distillation_data import Lesson, Lessons
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import copy_model, replacing, serialised
-from graphopt.runtime.differences import heard
+from graphopt.runtime.differences import floored_variance
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.runner import cpu_features
 
@@ -95,7 +95,7 @@ class DistillReport:
     """What came of training.
 
     Errors are mean squared differences from the original's outputs on held-out crops, each channel
-    relative to its variance; what a decoder does not read counts nothing (`PoseSpec.worth`).
+    relative to its variance; what a decoder does not read counts nothing (`PoseSpec.importance`).
     """
 
     before: float
@@ -198,9 +198,11 @@ class _Trainer:
             name: np.concatenate([lesson.targets[name] for lesson in self._held_out])
             for name in self._held_out[0].targets
         }
-        worth = lessons.calibration.spec.worth({n: v.shape[1] for n, v in targets.items()})
+        importance = lessons.calibration.spec.importance(
+            {n: v.shape[1] for n, v in targets.items()}
+        )
         self._weights = {
-            name: torch.from_numpy(_weights(values, worth[name]))
+            name: torch.from_numpy(_weights(values, importance[name]))
             for name, values in targets.items()
         }
         rates = self._rates()
@@ -324,7 +326,7 @@ class _Trainer:
         return {k: v.detach().clone() for k, v in self._student.values.state_dict().items()}
 
 
-def _weights(targets: Array, worth: NDArray[np.float32]) -> NDArray[np.float32]:
+def _weights(targets: Array, importance: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a squared error counts, to be broadcast to targets [N,C,H,W]: in the mean over them.
 
     An error of a channel is relative to its variance; else the background's heat map, with its
@@ -332,11 +334,11 @@ def _weights(targets: Array, worth: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         targets: what outputs should be.
-        worth: of each channel [C].
+        importance: of each channel [C].
     """
     axes = tuple(axis for axis in range(targets.ndim) if axis != 1)
-    variance = heard(targets.var(axis=axes, keepdims=True, dtype=np.float64)) + 1e-12
-    return np.asarray(worth.reshape(variance.shape) * len(worth) / variance, np.float32)
+    variance = floored_variance(targets.var(axis=axes, keepdims=True, dtype=np.float64)) + 1e-12
+    return np.asarray(importance.reshape(variance.shape) * len(importance) / variance, np.float32)
 
 
 class _Rate(NamedTuple):

@@ -14,7 +14,7 @@ from graphopt.ir.onnx_io import copy_model, serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
-class Walk:
+class LayerwiseRunner:
     """A network that is run over many images up to one node after another.
 
     Between two nodes only those tensors are held that a later one needs, so that nothing is
@@ -26,7 +26,7 @@ class Walk:
     ) -> None:
         self._graph = graph
         self._order = {id(node): index for index, node in enumerate(graph.nodes)}
-        self._held = dict(zip(map(id, stops), held(graph, stops), strict=True))
+        self._held = dict(zip(map(id, stops), live_tensors(graph, stops), strict=True))
         self._values: list[Mapping[str, Array]] = []
         self._feeds: Iterable[Mapping[str, Array]] = feeds
         self._position = 0
@@ -46,20 +46,20 @@ class Walk:
         engine = None
         for values in known:
             if outputs and engine is None:
-                part = part_of(
+                part = extract_subgraph(
                     self._graph,
                     nodes=slice(self._position, stop),
                     inputs=sorted(values),
                     outputs=outputs,
                 )
-                engine = engine_of(part)
+                engine = make_session(part)
             made = engine.run({n: values[n] for n in engine.inputs}) if engine else {}
             advanced.append({n: v for n, v in values.items() if n in needed} | made)
         self._values, self._position = advanced, stop
         return [values[node.inputs[0].name] for values in advanced]
 
 
-def held(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
+def live_tensors(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
     """For each stop, in order, the tensors that it or a node between it and the last stop reads."""
     order = {id(node): index for index, node in enumerate(graph.nodes)}
     positions = [order[id(node)] for node in stops]
@@ -72,7 +72,7 @@ def held(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
     return names
 
 
-def part_of(
+def extract_subgraph(
     graph: gs.Graph,
     *,
     outputs: Sequence[str],
@@ -101,7 +101,7 @@ def part_of(
     return part
 
 
-def engine_of(graph: gs.Graph) -> OnnxRuntimeEngine:
+def make_session(graph: gs.Graph) -> OnnxRuntimeEngine:
     """A graph that is ready to run."""
     with serialised(graph) as model:
         return OnnxRuntimeEngine(model)
@@ -110,12 +110,12 @@ def engine_of(graph: gs.Graph) -> OnnxRuntimeEngine:
 def shapes_of(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor that a graph's nodes make, and of its inputs; none is kept."""
     names = [t.name for node in graph.nodes for t in node.outputs if t.name]
-    part = part_of(graph, outputs=names)
+    part = extract_subgraph(graph, outputs=names)
     made = part.outputs
     part.outputs = [emit(part, "Shape", tensor, out=f"{tensor.name}.shape") for tensor in made]
     for shape in part.outputs:
         shape.dtype = np.dtype(np.int64)
-    found = zip(names, engine_of(part).run(feed).values(), strict=True)
+    found = zip(names, make_session(part).run(feed).values(), strict=True)
     known = {name: values.shape for name, values in feed.items()}
     return known | {name: tuple(extents.tolist()) for name, extents in found}
 
@@ -125,7 +125,7 @@ def bytes_of(shape: Sequence[int]) -> int:
     return 4 * math.prod(shape)
 
 
-def in_parts(
+def batch_by_bytes(
     names: Iterable[str], shapes: Mapping[str, Sequence[int]], memory: int
 ) -> Iterator[list[str]]:
     """Tensors in order, as many at a time as fit into so many bytes, one at least."""

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from graphopt.ir.block_structure import Block, Mask, free
-from graphopt.ir.graph import ConvSpec
+from graphopt.ir.block_structure import Block, Mask, trainable_mask
+from graphopt.ir.graph import Convolution
 from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
 Floats = NDArray[np.float32]
@@ -32,7 +32,7 @@ class LeastSquares:
         ridge: pull toward the present weights, relative to the mean square of what it sees.
     """
 
-    def __init__(self, spec: ConvSpec, ridge: float) -> None:
+    def __init__(self, spec: Convolution, ridge: float) -> None:
         weight = spec.weight.reshape(spec.group, spec.out_channels // spec.group, -1)
         bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias
         bias = bias.reshape(spec.group, -1, 1)
@@ -46,7 +46,7 @@ class LeastSquares:
         self._ridge = ridge
         self._seen: list[tuple[Floats, Floats]] = []
         self._shape = spec.weight.shape
-        self.restrict(free(spec.weight))
+        self.restrict(trainable_mask(spec.weight))
 
     def add(self, patches: Floats, target: Floats) -> None:
         """Take in patches [group, positions, K+1] and their targets [group, positions, filters]."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import ConvSpec
+from graphopt.ir.graph import Convolution
 
 Floats = NDArray[np.float32]
 
@@ -100,7 +100,7 @@ class Sample:
         grouped: Floats = self.values.reshape(len(self.values), group, -1).transpose(1, 0, 2)
         return grouped
 
-    def patches(self, values: Array, spec: ConvSpec) -> Floats:
+    def patches(self, values: Array, spec: Convolution) -> Floats:
         """What the filters see there, and a one for the bias: [group, positions, K+1]."""
         assert spec.pads is not None
         top, left, bottom, right = spec.pads

@@ -29,20 +29,20 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.chained_least_squares import Through, adjoint_exists, unpacked
 from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
 from graphopt.fitting.layerwise_runner import (
-    Walk,
+    LayerwiseRunner,
+    batch_by_bytes,
     bytes_of,
-    engine_of,
-    held,
-    in_parts,
-    part_of,
+    extract_subgraph,
+    live_tensors,
+    make_session,
     shapes_of,
 )
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
 from graphopt.ir.arrays import Array
-from graphopt.ir.block_structure import expand, extent, free, kept
+from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mask
 from graphopt.ir.changes import Skip
-from graphopt.ir.graph import ConvSpec, constant, is_standard, label, only_consumer
+from graphopt.ir.graph import Convolution, constant, is_standard, label, only_consumer
 from graphopt.ir.onnx_io import replacing
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
@@ -199,7 +199,7 @@ class Reconstruction:
         self._replaced: list[tuple[gs.Node, list[gs.Tensor]]] = []
         self.before = output_error(graph, original, self._judged()) if nodes else 0.0
         """Error of the network's outputs on held-out images, before any fit, if there is one."""
-        self._walk: Walk | None = None
+        self._walk: LayerwiseRunner | None = None
         self._samples: dict[str, list[Sample]] = {}
 
     @property
@@ -233,12 +233,12 @@ class Reconstruction:
         if not self._nodes:
             return
         self._samples = self._sample_targets()
-        self._walk = Walk(self._graph, self._nodes, self._feeds())
+        self._walk = LayerwiseRunner(self._graph, self._nodes, self._feeds())
         yield from self._nodes
 
     def fit(self, node: gs.Node) -> LayerFit:
         """Fit one node's weights and bias, and put them into the graph where they are better."""
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         assert spec is not None
         assert self._walk is not None
         number = 1 + next(i for i, other in enumerate(self._nodes) if other is node)
@@ -260,7 +260,7 @@ class Reconstruction:
             self._put(node, *found.values)
         return LayerFit(label(node), found.before, found.after)
 
-    def _fit_directly(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
+    def _fit_directly(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
         ours, theirs = node.outputs[0], self._original.tensors()[node.outputs[0].name]
@@ -272,18 +272,18 @@ class Reconstruction:
         system, judged = LeastSquares(spec, self._ridge), pairs[self.count :]
         for pair in pairs[: self.count]:
             system.add(*pair)
-        if self._masks == "choose" and spec.group == 1 and not free(spec.weight).all():
+        if self._masks == "choose" and spec.group == 1 and not trainable_mask(spec.weight).all():
             block = extent(spec.weight)
-            gone = int(np.count_nonzero(~kept(spec.weight, block)))
-            (mask,) = system.masks(block, [gone])
+            num_pruned = int(np.count_nonzero(~kept_mask(spec.weight, block)))
+            (mask,) = system.masks(block, [num_pruned])
             system.restrict(expand(mask, block, spec.weight.shape))
         old, new = system.present, system.solve(rectified=rectified)
         before, after = (_error(s, judged, rectified=rectified) for s in (old, new))
         return _Found.of(spec, new, before, after)
 
-    def _fit_through(self, node: gs.Node, spec: ConvSpec, inputs: Sequence[Array]) -> _Found:
+    def _fit_through(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> _Found:
         """Fit a convolution whose target lies behind others."""
-        chain = [s for s in map(ConvSpec.of, self._chains[id(node)]) if s is not None]
+        chain = [s for s in map(Convolution.of, self._chains[id(node)]) if s is not None]
         samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
         used = min(self.count, THROUGH_IMAGES)
         start = LeastSquares(spec, self._ridge).present
@@ -298,7 +298,7 @@ class Reconstruction:
         chain = [node]
         while chain[-1].outputs[0].name not in counterparts:
             reader = only_consumer(self._graph, chain[-1].outputs[0])
-            spec = None if reader is None else ConvSpec.of(reader)
+            spec = None if reader is None else Convolution.of(reader)
             if reader is None or spec is None or not adjoint_exists(spec):
                 return []
             chain.append(reader)
@@ -321,7 +321,7 @@ class Reconstruction:
         counterparts = self._original.tensors()
         sites: list[tuple[gs.Node, str, str | None]] = []
         for node in self._graph.nodes:
-            spec = ConvSpec.of(node)
+            spec = Convolution.of(node)
             if spec is not None and spec.op == "Conv":
                 chain = self._chain_from(node, counterparts)
                 name = (chain or [node])[-1].outputs[0].name
@@ -330,7 +330,7 @@ class Reconstruction:
                     reason = "the original has no tensor of that name to fit it to"
                 elif len(spec.kernel) != 2 or spec.pads is None:
                     reason = "only two-dimensional convolutions with explicit pads are fitted"
-                elif len(chain) > 1 and not free(spec.weight).all():
+                elif len(chain) > 1 and not trainable_mask(spec.weight).all():
                     reason = f"zero blocks cannot be kept in a fit to {name}, behind other ones"
                 elif len(chain) > 1:
                     self._chains[id(node)] = chain
@@ -349,16 +349,16 @@ class Reconstruction:
         shapes = shapes_of(self._graph, probe)
         sizes = (
             sum(bytes_of(shapes[n]) for n in names if n in shapes)
-            for names in held(self._graph, nodes)
+            for names in live_tensors(self._graph, nodes)
         )
         return skips, nodes, float(max(sizes, default=0))
 
     def _errors(self, probe: Mapping[str, Array], names: Iterable[str]) -> dict[str, float | None]:
         """How far tensors are from the original's of the same name; None if shapes differ."""
         errors: dict[str, float | None] = {}
-        for part in in_parts(names, shapes_of(self._original, probe), AT_ONCE):
+        for part in batch_by_bytes(names, shapes_of(self._original, probe), AT_ONCE):
             ours, theirs = (
-                engine_of(part_of(graph, outputs=part)).run(probe)
+                make_session(extract_subgraph(graph, outputs=part)).run(probe)
                 for graph in (self._graph, self._original)
             )
             for name in part:
@@ -382,8 +382,8 @@ class Reconstruction:
         shown = [tensor.name for tensor in self._original.outputs]
         shapes = shapes_of(self._original, next(self._judged()))
         samples: dict[str, list[Sample]] = {name: [] for name in names}
-        for part in in_parts(names, shapes, AT_ONCE):
-            engine = engine_of(part_of(self._original, outputs=sorted({*part, *shown})))
+        for part in batch_by_bytes(names, shapes, AT_ONCE):
+            engine = make_session(extract_subgraph(self._original, outputs=sorted({*part, *shown})))
             for feed in self._feeds():
                 values = engine.run(feed)
                 where = salience([values[name] for name in shown])
@@ -403,7 +403,7 @@ class _Found:
     """Weight and bias."""
 
     @classmethod
-    def of(cls, spec: ConvSpec, solution: Doubles, before: float, after: float) -> _Found:
+    def of(cls, spec: Convolution, solution: Doubles, before: float, after: float) -> _Found:
         """From a solution [group, unknowns + 1, filters]."""
         weight, bias = (part.astype(spec.weight.dtype) for part in unpacked(solution, spec))
         return cls(before, after, (weight, bias) if after < before else None)

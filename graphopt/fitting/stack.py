@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.fitting.factors import Kernel, Search
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import ConvSpec, constant, emit, remove_nodes
+from graphopt.ir.graph import Convolution, constant, emit, remove_nodes
 
 STARTS = 64
 """Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer
@@ -79,7 +79,7 @@ def write_stack(
             otherwise all is padded before the first one.
         between: adds what stands between two convolutions.
     """
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     assert spec is not None
     assert spec.pads is not None
     depth = len(stack.factors)

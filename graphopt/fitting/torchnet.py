@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 
 from graphopt.errors import Unsupported
-from graphopt.ir.block_structure import free
+from graphopt.ir.block_structure import trainable_mask
 from graphopt.ir.graph import constant_of, is_standard, label
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
@@ -388,7 +388,7 @@ class TorchNet(nn.Module):  # type: ignore[misc]
                     self.parameter_names[tensor.name] = key
                     self.values[key] = nn.Parameter(_channels_last(values))
                     if node.op == "Conv" and position == 1 and values.ndim == 4:
-                        mask = free(values)
+                        mask = trainable_mask(values)
                         if not mask.all():
                             self.masks[key] = _channels_last(mask).to(self.values[key].dtype)
                 elif not trained:

@@ -61,17 +61,17 @@ def sums(values: NDArray[np.floating[Any]], block: Block) -> NDArray[np.float64]
     return np.add.reduceat(np.add.reduceat(wide, filters, axis=0), channels, axis=1)
 
 
-def kept(weight: Array, block: Block) -> Mask:
+def kept_mask(weight: Array, block: Block) -> Mask:
     """The blocks of a weight that hold anything but zeros."""
     return sums(np.asarray(weight != 0, np.float32), block) > 0
 
 
-def without(mask: Mask, worth: NDArray[np.floating[Any]], gone: int) -> Mask:
-    """A mask of which `gone` blocks are dropped: those that are already, then the least worth."""
-    # What is worth nothing may still be there.
-    order = np.argsort(np.where(mask, worth, -1), axis=None, kind="stable")
+def without(mask: Mask, importance: NDArray[np.floating[Any]], num_pruned: int) -> Mask:
+    """Drop `num_pruned` blocks of a mask: those that are dropped already, then the least important."""
+    # What is of no importance may still be there.
+    order = np.argsort(np.where(mask, importance, -1), axis=None, kind="stable")
     left = np.ones(mask.shape, bool)
-    left.flat[order[:gone]] = False
+    left.flat[order[:num_pruned]] = False
     return left
 
 
@@ -89,15 +89,15 @@ def extent(weight: Array) -> Block:
     return max(fitting, default=FINEST) if zeros else FINEST
 
 
-def free(weight: Array) -> Mask:
+def trainable_mask(weight: Array) -> Mask:
     """The numbers of a weight (O, I, kh, kw) that lie in no zero block of its `extent`.
 
     They may be fitted and trained; the others stay zero.
     """
     block = extent(weight)
-    return expand(kept(weight, block), block, weight.shape)
+    return expand(kept_mask(weight, block), block, weight.shape)
 
 
 def density(weight: Array, block: Block) -> float:
     """The part of a weight's numbers that lie in blocks that are kept."""
-    return float(expand(kept(weight, block), block, weight.shape).mean())
+    return float(expand(kept_mask(weight, block), block, weight.shape).mean())

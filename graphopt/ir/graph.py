@@ -108,7 +108,7 @@ def reads_of(node: gs.Node) -> Iterator[gs.Tensor]:
 
 
 @dataclass(frozen=True)
-class ConvSpec:
+class Convolution:
     """A convolution (`Conv`, `ConvTranspose`) with constant weights, every default spelled out.
 
     Spatial tuples have one entry for each spatial dimension; `pads` has two, in ONNX's order:
@@ -159,7 +159,7 @@ class ConvSpec:
         return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in steps)
 
     @classmethod
-    def of(cls, node: gs.Node) -> ConvSpec | None:
+    def of(cls, node: gs.Node) -> Convolution | None:
         """Read a node; None when it is no convolution, or its weight or bias is not constant."""
         if not is_standard(node, *CONV_OPS):
             return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
-from graphopt.ir.block_structure import Block, kept
+from graphopt.ir.block_structure import Block, kept_mask
 from graphopt.ir.graph import constant, emit, remove_nodes
 
 DOMAIN, NAME = "graphopt", "ExpandBlocks"
@@ -103,7 +103,7 @@ class Packed(NamedTuple):
 
 def pack(weight: Array, block: Block, dtype: type[np.floating]) -> Packed:
     """Keep what is not zero of a weight (O, I, kh, kw)."""
-    mask = kept(weight, block)
+    mask = kept_mask(weight, block)
     o, i, kh, kw = mask.shape
     padded = np.zeros((o * block.filters, i * block.channels, kh, kw), dtype)
     padded[: weight.shape[0], : weight.shape[1]] = weight

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from graphopt.ir.arrays import Array
 from graphopt.ir.changes import Skip
 from graphopt.ir.graph import (
-    ConvSpec,
+    Convolution,
     constant_of,
     emit,
     input_of,
@@ -51,7 +51,7 @@ Place: TypeAlias = tuple[Span, Span]
 
 
 @dataclass
-class Region:
+class DilatedRegion:
     """Convolutions of one dilation, and what stands between them, that share a split and a merge.
 
     Args:
@@ -108,9 +108,9 @@ _POINTWISE = frozenset(
 """Operators that compute each element of their result from the elements at the same place."""
 
 
-def find_regions(graph: gs.Graph) -> Iterator[Region | Skip]:
+def find_regions(graph: gs.Graph) -> Iterator[DilatedRegion | Skip]:
     """The regions of a graph's dilated convolutions; a `Skip` for each that is in none."""
-    regions: list[Region] = []
+    regions: list[DilatedRegion] = []
     for node in graph.nodes:
         if not is_standard(node):
             continue
@@ -134,9 +134,9 @@ def is_dilated(node: gs.Node) -> bool:
     )
 
 
-def plain_conv(node: gs.Node) -> ConvSpec | str:
+def plain_conv(node: gs.Node) -> Convolution | str:
     """A convolution of images by constant weights; or what it is instead."""
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     if node.op != "Conv":
         return "it is transposed"
     if spec is None:
@@ -146,13 +146,13 @@ def plain_conv(node: gs.Node) -> ConvSpec | str:
     return spec
 
 
-def reach_of(spec: ConvSpec) -> Pair:
+def reach_of(spec: Convolution) -> Pair:
     """From the first tap of a kernel to the last one."""
     height, width = ((k - 1) * d for k, d in zip(spec.kernel, spec.dilations, strict=True))
     return height, width
 
 
-def _phase_conv(node: gs.Node) -> ConvSpec | str:
+def _phase_conv(node: gs.Node) -> Convolution | str:
     """A dilated convolution that can be computed in phases; or why it cannot."""
     spec = plain_conv(node)
     if isinstance(spec, str):
@@ -175,7 +175,7 @@ def image_size(x: gs.Tensor) -> Pair | None:
 
 def _is_pixelwise(node: gs.Node) -> bool:
     """Whether a node is a convolution that reads one pixel at a time."""
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     return (
         spec is not None
         and spec.op == "Conv"
@@ -185,12 +185,12 @@ def _is_pixelwise(node: gs.Node) -> bool:
     )
 
 
-def _add_conv(regions: list[Region], node: gs.Node, spec: ConvSpec) -> None:
+def _add_conv(regions: list[DilatedRegion], node: gs.Node, spec: Convolution) -> None:
     """Let a dilated convolution join the region that its input is in, or found one."""
     x, (dh, dw) = node.inputs[0], spec.dilations
     region = next((r for r in regions if id(x) in r.places and r.dilation == (dh, dw)), None)
     if region is None:
-        region = Region((dh, dw))
+        region = DilatedRegion((dh, dw))
         regions.append(region)
         size = image_size(x)
         assert size is not None
@@ -209,7 +209,7 @@ def _add_conv(regions: list[Region], node: gs.Node, spec: ConvSpec) -> None:
     region.nodes.append(node)
 
 
-def _add_pointwise(regions: list[Region], node: gs.Node) -> None:
+def _add_pointwise(regions: list[DilatedRegion], node: gs.Node) -> None:
     """Let a node join the region that all its inputs are in, at the same place."""
     if node.op == "Conv":
         if not _is_pixelwise(node):
@@ -242,7 +242,7 @@ def _same_everywhere(tensor: gs.Tensor) -> bool:
     return values is not None and values.ndim <= 4 and {*values.shape[-2:]} <= {1}
 
 
-def _drop_loose_ends(region: Region) -> None:
+def _drop_loose_ends(region: DilatedRegion) -> None:
     """Leave only what some convolution of the region needs, or is."""
     needed: set[int] = set()
     kept: list[gs.Node] = []
@@ -263,7 +263,7 @@ class Mosaic:
     pixels from r * `extent` on; the first `lead` pixels of the padded input are zeros.
     """
 
-    def __init__(self, graph: gs.Graph, region: Region) -> None:
+    def __init__(self, graph: gs.Graph, region: DilatedRegion) -> None:
         self._graph = graph
         self._region = region
         axes = [
@@ -331,7 +331,7 @@ class Mosaic:
         attrs = dict(node.attrs)
         inputs = [self._phases.get(id(t), t) for t in node.inputs]
         if is_dilated(node):
-            spec = ConvSpec.of(node)
+            spec = Convolution.of(node)
             assert spec is not None
             assert spec.pads is not None
             inputs[0] = self._without_gaps(node.inputs[0])

@@ -152,7 +152,7 @@ def _build(pass_type: PassType, text: str) -> Pass[Any]:
 
 
 @dataclass(frozen=True)
-class Step:
+class PassStep:
     """One pass of a run."""
 
     name: str
@@ -182,7 +182,7 @@ class PipelineResult:
     """What a pipeline made of a network."""
 
     graph: gs.Graph
-    steps: tuple[Step, ...]
+    steps: tuple[PassStep, ...]
     before: Cost
     after: Cost
     ms_before: float | None
@@ -288,7 +288,7 @@ class _Run:
             context, original=context.original or copy_model(graph), progress=progress
         )
         self._current = self._approved = copy_model(graph)
-        self._steps: list[Step] = []
+        self._steps: list[PassStep] = []
         self._found: _Judgement | None = None
         """Of the current graph, where each is judged and no pass was just taken back."""
         if verify == "each":
@@ -365,7 +365,7 @@ class _Run:
             self._waiting, self._approved = 0, graph
             self._keep(graph)
         self._steps.append(
-            Step(
+            PassStep(
                 name=str(chosen),
                 numerics=numerics,
                 changes=outcome.changes,

@@ -17,7 +17,7 @@ from graphopt.analysis.latency.device import Device
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
-from graphopt.optimizer.pipeline import PipelineResult, Step
+from graphopt.optimizer.pipeline import PassStep, PipelineResult
 from graphopt.optimizer.verify import EXACT_LIMIT
 
 
@@ -67,7 +67,7 @@ class PassEntry(BaseModel):
     reverted: bool = Field(exclude=True)
 
     @classmethod
-    def of(cls, step: Step) -> PassEntry:
+    def of(cls, step: PassStep) -> PassEntry:
         """The entry of one step."""
         return cls(
             name=step.name,

@@ -27,19 +27,26 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.chained_least_squares import unpacked
 from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
-from graphopt.fitting.layerwise_runner import Walk, bytes_of, engine_of, held, part_of, shapes_of
+from graphopt.fitting.layerwise_runner import (
+    LayerwiseRunner,
+    bytes_of,
+    extract_subgraph,
+    live_tensors,
+    make_session,
+    shapes_of,
+)
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
-from graphopt.ir.graph import ConvSpec, constant, is_standard, label
+from graphopt.ir.graph import Convolution, constant, is_standard, label
 from graphopt.ir.onnx_io import copy_model, load_model, replacing
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
-from graphopt.pose.spec import HEAT_WORTH, PoseSpec, detect_pose_spec
+from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec, detect_pose_spec
 from graphopt.runtime.differences import OutputError
-from graphopt.sparsity.eligible import NARROW, held_back
+from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 
 Floats = NDArray[np.float32]
@@ -64,14 +71,14 @@ class Loss(_Record):
     ratio: Annotated[float, Field(gt=0, lt=1)]
     error: float
     """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
-    weighed as `graphopt.pose.spec.HEAT_WORTH` says."""
+    weighed as `graphopt.pose.spec.HEAT_IMPORTANCE` says."""
     shift: float
     """Mean distance that key points move by, in pixels of the input."""
     oks: float
     """Mean object key-point similarity to the dense network's people."""
 
 
-class Measured(_Record):
+class LayerLosses(_Record):
     """A layer or a function block, pruned by several ratios with all else dense."""
 
     name: str
@@ -81,7 +88,7 @@ class Measured(_Record):
     losses: tuple[Loss, ...]
 
 
-class Layer(Measured):
+class LayerSensitivity(LayerLosses):
     """A convolution."""
 
     function_block: str
@@ -96,9 +103,9 @@ class Sensitivity(_Record):
     """How many photos it was judged on."""
     people: int
     """That the dense network found in them."""
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSensitivity, ...]
     """In the order of the graph."""
-    function_blocks: tuple[Measured, ...]
+    function_blocks: tuple[LayerLosses, ...]
     remarks: tuple[str, ...] = ()
     """What a user should know of the photos, a sentence each."""
 
@@ -167,13 +174,13 @@ def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
     Those that pruning by blocks is for, without those that make maps, and those whose weights
     others share.
     """
-    reasons = held_back(graph)
+    reasons = ineligible_reasons(graph)
     return [
         node
         for node in graph.nodes
         if is_standard(node, "Conv")
         and id(node) not in reasons
-        and (spec := ConvSpec.of(node)) is not None
+        and (spec := Convolution.of(node)) is not None
         and spec.pads is not None
         and label(node) not in blocks.predictors
         and label(node) in blocks.of
@@ -218,13 +225,13 @@ def sensitivity(
     fitting, held_out = _images(graph, nodes, calibration)
     judge = _Judge(graph, calibration, held_out)
     feeds = calibration.feeds([*fitting, *held_out])
-    walk = Walk(graph, [*nodes, graph.nodes[-1]], feeds)
-    engine = engine_of(part_of(graph, outputs=judge.outputs))
+    walk = LayerwiseRunner(graph, [*nodes, graph.nodes[-1]], feeds)
+    engine = make_session(extract_subgraph(graph, outputs=judge.outputs))
     where = [salience([*engine.run(feed).values()]) for feed in calibration.feeds(fitting)]
     kept = None
     if work is not None:
         kept = _Kept(work, fingerprint([graph], calibration, [*ratios, block, seed]))
-    layers: list[Layer] = []
+    layers: list[LayerSensitivity] = []
     pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
     for number, node in enumerate(nodes, 1):
         progress(f"sensitivity: {number} of {len(nodes)} ({label(node)})")
@@ -234,7 +241,7 @@ def sensitivity(
             for ratio, weights in zip(ratios, fits, strict=True):
                 pruned[ratio][layer.name] = weights
             continue
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         assert spec is not None
         seen = walk.advance_to(node)
         system = _system(spec, seen[: len(fitting)], where, seed)
@@ -246,7 +253,7 @@ def sensitivity(
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
         layers.append(
-            Layer(
+            LayerSensitivity(
                 name=label(node),
                 params=spec.weight.size,
                 macs=macs[label(node)],
@@ -267,13 +274,13 @@ def sensitivity(
 
 def _whole_blocks(
     graph: gs.Graph,
-    layers: Sequence[Layer],
+    layers: Sequence[LayerSensitivity],
     pruned: Mapping[float, Mapping[str, _Weights]],
     judge: _Judge,
     progress: Callable[[str], None],
-) -> Iterator[Measured]:
+) -> Iterator[LayerLosses]:
     """All layers of a function block at a time, each pruned and fitted as it was alone."""
-    members: dict[str, list[Layer]] = defaultdict(list)
+    members: dict[str, list[LayerSensitivity]] = defaultdict(list)
     for layer in layers:
         members[layer.function_block].append(layer)
     for number, (name, group) in enumerate(members.items(), 1):
@@ -281,9 +288,9 @@ def _whole_blocks(
         losses = []
         for ratio, weights in pruned.items():
             chosen = {layer.name: weights[layer.name] for layer in group}
-            engine = engine_of(_with_weights(graph, chosen))
+            engine = make_session(_with_weights(graph, chosen))
             losses.append(judge.loss(ratio, map(engine.run, judge.feeds())))
-        yield Measured(
+        yield LayerLosses(
             name=name,
             params=sum(layer.params for layer in group),
             macs=sum(layer.macs for layer in group),
@@ -310,7 +317,7 @@ class _Kept:
     def _file(self, number: int) -> Path:
         return place(self._work, f"{self._owner[:16]}", LAYERS.replace("*", f"*-{number}"))
 
-    def read(self, number: int) -> tuple[Layer, list[_Weights]] | None:
+    def read(self, number: int) -> tuple[LayerSensitivity, list[_Weights]] | None:
         """A layer, and its weights by each ratio; None where it was not measured."""
         file = self._file(number)
         if not file.exists():
@@ -318,14 +325,14 @@ class _Kept:
         try:
             with np.load(file) as held:
                 text, *arrays = held.values()
-            layer = Layer.model_validate_json(text.tobytes())
+            layer = LayerSensitivity.model_validate_json(text.tobytes())
             pairs = zip(arrays[::2], arrays[1::2], strict=True)
             fits = [_Weights(*pair) for pair in pairs]
         except (OSError, ValueError, BadZipFile) as error:
             raise unreadable(file) from error
         return layer, fits
 
-    def write(self, number: int, layer: Layer, fits: Sequence[_Weights]) -> None:
+    def write(self, number: int, layer: LayerSensitivity, fits: Sequence[_Weights]) -> None:
         """Keep a layer."""
         text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
         with replacing(self._file(number)) as fresh, fresh.open("wb") as file:
@@ -333,7 +340,7 @@ class _Kept:
 
 
 def _system(
-    spec: ConvSpec, inputs: Sequence[Array], where: Sequence[Floats | None], seed: int
+    spec: Convolution, inputs: Sequence[Array], where: Sequence[Floats | None], seed: int
 ) -> LeastSquares:
     """What a layer makes when it is dense, at random positions of each image, as a fit to it."""
     unknowns = spec.weight[0].size + 1
@@ -349,7 +356,12 @@ def _system(
 
 
 def _pruned(
-    spec: ConvSpec, system: LeastSquares, block: Block, ratios: Sequence[float], *, rectified: bool
+    spec: Convolution,
+    system: LeastSquares,
+    block: Block,
+    ratios: Sequence[float],
+    *,
+    rectified: bool,
 ) -> Iterator[_Weights]:
     """A layer without the blocks that it can best do without, and the rest fitted, by each ratio.
 
@@ -378,7 +390,7 @@ def _images(
     shapes = shapes_of(graph, probe)
     sizes = (
         sum(bytes_of(shapes[name]) for name in names if name in shapes)
-        for names in held(graph, [*nodes, graph.nodes[-1]])
+        for names in live_tensors(graph, [*nodes, graph.nodes[-1]])
     )
     images = len(calibration.fitting) + len(calibration.held_out)
     share = min(1.0, PHOTOS / images, MEMORY / (max(sizes) * images))
@@ -398,7 +410,7 @@ class _Judge:
         self._spec, self._calibration, self._photos = calibration.spec, calibration, images
         read = [maps for maps in (self._spec.heat, self._spec.paf) if maps is not None]
         self.outputs = sorted({maps.output for maps in read})
-        engine = engine_of(part_of(graph, outputs=self.outputs))
+        engine = make_session(extract_subgraph(graph, outputs=self.outputs))
         self._expected = [engine.run(feed) for feed in self.feeds()]
         self._found: list[Sequence[Person]] = [people_in(e, self._spec) for e in self._expected]
 
@@ -438,7 +450,7 @@ def _together(errors: Mapping[str, float]) -> float:
     """One error for both kinds of maps, or that of the heat maps where there are no others."""
     if "paf" not in errors:
         return errors["heat"]
-    return HEAT_WORTH * errors["heat"] + (1 - HEAT_WORTH) * errors["paf"]
+    return HEAT_IMPORTANCE * errors["heat"] + (1 - HEAT_IMPORTANCE) * errors["paf"]
 
 
 class _Tail:
@@ -460,7 +472,7 @@ class _Tail:
     ) -> None:
         start = next(i for i, other in enumerate(graph.nodes) if other is node)
         made = {tensor.name for later in graph.nodes[start:] for tensor in later.outputs}
-        part = part_of(
+        part = extract_subgraph(
             graph,
             nodes=slice(start, None),
             inputs=sorted(values[0]),
@@ -474,7 +486,7 @@ class _Tail:
         part.inputs += weights
         self._names = [tensor.name for tensor in weights]
         self._values = values
-        self._engine = engine_of(part)
+        self._engine = make_session(part)
 
     def run(self, weights: _Weights) -> Iterator[Mapping[str, Array]]:
         """The outputs for each image."""

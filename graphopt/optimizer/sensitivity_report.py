@@ -12,7 +12,7 @@ from rich.text import Text
 from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.display.tables import Grid, Kind
-from graphopt.optimizer.sensitivity import Loss, Measured, Sensitivity
+from graphopt.optimizer.sensitivity import LayerLosses, Loss, Sensitivity
 from graphopt.sparsity.function_blocks import Role
 
 
@@ -41,7 +41,7 @@ class Shown:
         yield from map(Text, findings(found))
 
 
-def _table(kind: str, rows: Sequence[Measured], blocks: Sequence[str] = ()) -> Grid:
+def _table(kind: str, rows: Sequence[LayerLosses], blocks: Sequence[str] = ()) -> Grid:
     ratios = [f"{100 * loss.ratio:g}%" for loss in rows[0].losses]
     columns = {kind: Kind.NAME, **({"function block": Kind.NAME} if blocks else {})}
     columns |= dict.fromkeys(("params", "MACs", *ratios), Kind.NUMBER)
@@ -74,9 +74,9 @@ def findings(measured: Sensitivity) -> list[str]:
     lines = []
     for claim, tolerant, sensitive in _CLAIMS:
         verdicts = []
-        for what, worth in _WORTHS:
+        for what, importance in _IMPORTANCES:
             pairs = list(
-                zip(*(_worst(measured, r, worth) for r in (tolerant, sensitive)), strict=False)
+                zip(*(_worst(measured, r, importance) for r in (tolerant, sensitive)), strict=False)
             )
             if not pairs:
                 continue
@@ -88,7 +88,7 @@ def findings(measured: Sensitivity) -> list[str]:
     return lines
 
 
-_WORTHS: Sequence[tuple[str, Callable[[Measured, Loss], float]]] = (
+_IMPORTANCES: Sequence[tuple[str, Callable[[LayerLosses, Loss], float]]] = (
     ("by the maps' error", lambda _, loss: loss.error),
     ("by 1 - OKS of the poses", lambda _, loss: 1 - loss.oks),
     (
@@ -99,11 +99,11 @@ _WORTHS: Sequence[tuple[str, Callable[[Measured, Loss], float]]] = (
 
 
 def _worst(
-    measured: Sensitivity, role: Role, worth: Callable[[Measured, Loss], float]
+    measured: Sensitivity, role: Role, importance: Callable[[LayerLosses, Loss], float]
 ) -> list[float]:
     """What pruning the role's blocks costs, by ratio, the most sensitive of its stages."""
     blocks = [b for b in measured.function_blocks if b.name.endswith(role.value)]
-    columns = zip(*([worth(b, loss) for loss in b.losses] for b in blocks), strict=True)
+    columns = zip(*([importance(b, loss) for loss in b.losses] for b in blocks), strict=True)
     return [max(column) for column in columns]
 
 

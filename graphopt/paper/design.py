@@ -37,7 +37,7 @@ BACKBONES: Mapping[str, tuple[Callable[..., Outputs], str]] = {
 """What can be made deeper: its builder, and the network of the catalogue that has the rest."""
 
 
-class Choice(BaseModel):
+class DesignChoice(BaseModel):
     """A depth and its width."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +47,7 @@ class Choice(BaseModel):
     refinements: int
 
 
-class Row(Choice):
+class Row(DesignChoice):
     """What that costs."""
 
     params: int
@@ -122,7 +122,7 @@ def design(
     rows = []
     for depth in depths:
         progress(f"depth {depth}")
-        chosen, graph = _search(backbone, Choice(depth=depth, refinements=refinements), gmacs)
+        chosen, graph = _search(backbone, DesignChoice(depth=depth, refinements=refinements), gmacs)
         cost = cost_of(graph)
         ms = total_ms(predict(graph, device))
         rows.append(Row(**dict(chosen), params=trained(cost), macs=cost.macs, ms=ms))
@@ -135,19 +135,19 @@ def design(
     )
 
 
-def make(backbone: str, choice: Choice, seed: int | None = 0) -> gs.Graph:
+def make(backbone: str, choice: DesignChoice, seed: int | None = 0) -> gs.Graph:
     """A network of that depth and width; `seed` is of its weights, see `Net`."""
     builder, like = BACKBONES[backbone]
     entry = entry_of(like)
-    given = choice.model_dump(include=set(Choice.model_fields))
+    given = choice.model_dump(include=set(DesignChoice.model_fields))
     return assemble(partial(builder, **given), entry.source, (1, 3, entry.size, entry.size), seed)
 
 
-def _search(backbone: str, start: Choice, gmacs: float) -> tuple[Choice, gs.Graph]:
+def _search(backbone: str, start: DesignChoice, gmacs: float) -> tuple[DesignChoice, gs.Graph]:
     """The width whose multiply-adds, which grow with it, are nearest to those asked for."""
 
     @cache
-    def made(width: int) -> tuple[Choice, gs.Graph, float]:
+    def made(width: int) -> tuple[DesignChoice, gs.Graph, float]:
         choice = start.model_copy(update={"width": width})
         graph = make(backbone, choice, seed=None)
         return choice, graph, cost_of(graph).macs / 1e9

@@ -1,4 +1,4 @@
-"""From heat maps and part affinity fields (PAFs) to people: the meaning of post-processing.
+"""From heat maps and part affinity fields (PAFs) to people: the reference for post-processing.
 
 The method is Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields"
 (CVPR 2017, sections 2.2 to 2.4), with the thresholds of Lightweight OpenPose (Osokin, arXiv
@@ -154,7 +154,7 @@ def decode(
     options = options or DecodeOptions()
     peaks, pairs = detect(outputs, spec, options)
     if pairs is None:
-        people = the_only_person(peaks, spec.skeleton, options)
+        people = decode_single_person(peaks, spec.skeleton, options)
     else:
         people = group_people(peaks, pairs, spec.skeleton, options)
     return answer(people, peaks, spec, placement, options)
@@ -407,7 +407,7 @@ def group_people(
     return sorted(people, key=lambda person: -person.score)
 
 
-def the_only_person(peaks: Peaks, skeleton: Skeleton, options: DecodeOptions) -> list[Person]:
+def decode_single_person(peaks: Peaks, skeleton: Skeleton, options: DecodeOptions) -> list[Person]:
     """The one person of a network without PAFs, if any; key points still in pixels of the maps.
 
     The score is the mean of all parts' scores, 0 for a part that was not found.

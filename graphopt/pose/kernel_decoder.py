@@ -20,8 +20,8 @@ from graphopt.pose.decode import (
     Peaks,
     Poses,
     answer,
+    decode_single_person,
     on_photo,
-    the_only_person,
     warnings,
 )
 from graphopt.pose.preprocess import Placement
@@ -97,7 +97,7 @@ def poses(
     """The people in what a decoder's kernels give."""
     if spec.paf is None:
         peaks = _peaks(found)
-        people = the_only_person(peaks, spec.skeleton, options)
+        people = decode_single_person(peaks, spec.skeleton, options)
         return answer(people, peaks, spec, placement, options)
     kept, total = found["found"].tolist()
     counts = found["counts"]

@@ -107,7 +107,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Reading:
+class MapReading:
     """How a network's outputs can be read."""
 
     skeleton: Skeleton
@@ -257,7 +257,7 @@ def _same_aspect(shape: Sequence[int], layout: Layout, size: tuple[int, int]) ->
 
 def find_maps(
     outputs: Sequence[Output], graph: Graph, chosen: Skeleton | None, said: str | None = None
-) -> Reading:
+) -> MapReading:
     """Heat maps and PAFs among the outputs; of several stages the last.
 
     Args:
@@ -289,7 +289,7 @@ def find_maps(
 
 def _with_pafs(
     outputs: Sequence[Output], graph: Graph, bodies: Sequence[Skeleton]
-) -> Iterator[Reading]:
+) -> Iterator[MapReading]:
     """Every way to read heat maps and PAFs."""
     latest = {output.channels: output for output in outputs}
     for body in bodies:
@@ -297,18 +297,18 @@ def _with_pafs(
         for count in (len(body.parts) + 1, len(body.parts)) if pafs else ():
             heat, paf, both = (latest.get(n) for n in (count, pafs, count + pafs))
             if heat is not None and paf is not None:
-                yield Reading(body, heat.all(), paf.all())
+                yield MapReading(body, heat.all(), paf.all())
                 if both is not None and graph.is_join_of(both.name, (heat.name, paf.name)):
                     both = None
             if both is not None:
                 yield _joined(body, both, count, graph)
 
 
-def _joined(body: Skeleton, output: Output, count: int, graph: Graph) -> Reading:
+def _joined(body: Skeleton, output: Output, count: int, graph: Graph) -> MapReading:
     pafs, seams = body.paf_channels, graph.joints(output.name)
     pafs_first = pafs in seams and count not in seams
     known = (count in seams) != (pafs in seams)
-    return Reading(
+    return MapReading(
         body,
         output.all(pafs if pafs_first else 0, count),
         output.all(0 if pafs_first else count, pafs),
@@ -318,7 +318,7 @@ def _joined(body: Skeleton, output: Output, count: int, graph: Graph) -> Reading
 
 def _alone(
     outputs: Sequence[Output], bodies: Sequence[Skeleton], chosen: Skeleton | None
-) -> Iterator[Reading]:
+) -> Iterator[MapReading]:
     """Every way to read heat maps of one person: without a background, or else with one."""
     latest = {output.channels: output for output in outputs}
     for background in (0, 1):
@@ -328,7 +328,9 @@ def _alone(
             if (count := len(body.parts) + background) in latest
         ]
         for body, output in found:
-            yield Reading(body, output.all(), None, _guesses(body, output.channels, bodies, chosen))
+            yield MapReading(
+                body, output.all(), None, _guesses(body, output.channels, bodies, chosen)
+            )
         if found:
             return
 
@@ -344,7 +346,7 @@ def _guesses(
     return guessed if chosen and not chosen.paf_channels else guessed | {"decoder": why}
 
 
-def _only(readings: Sequence[Reading], outputs: Sequence[Output]) -> Reading:
+def _only(readings: Sequence[MapReading], outputs: Sequence[Output]) -> MapReading:
     """The one way to read the outputs."""
     if not readings:
         raise _fits_nothing(outputs)
@@ -357,7 +359,7 @@ def _only(readings: Sequence[Reading], outputs: Sequence[Output]) -> Reading:
     return readings[0]
 
 
-def _nothing_left(reading: Reading, outputs: Sequence[Output], graph: Graph) -> None:
+def _nothing_left(reading: MapReading, outputs: Sequence[Output], graph: Graph) -> None:
     """Refuse a reading that leaves maps unused which may be needed."""
     used = [output for output in outputs if reading.uses(output)]
 
@@ -399,7 +401,7 @@ def _fits_nothing(outputs: Sequence[Output]) -> InputError:
     )
 
 
-def _as_flag(reading: Reading) -> str:
+def _as_flag(reading: MapReading) -> str:
     """What --maps would say of a reading."""
     kinds = zip(("heat", "paf"), reading.slices, strict=False)
     return f"'{','.join(f'{kind}={maps}' for kind, maps in kinds)}'"
@@ -432,19 +434,21 @@ def _as_said(
     said: Mapping[str, str],
     bodies: Sequence[Skeleton],
     chosen: Skeleton | None,
-) -> Reading:
+) -> MapReading:
     slices = {kind: _slice(kind, text, outputs) for kind, text in said.items()}
     heat, paf = slices["heat"], slices.get("paf")
     if paf is not None and heat.output == paf.output and _overlap(heat, paf):
         raise UsageError(f"--maps: {heat} and {paf} have channels in common", hint=MAPS_HINT)
     if chosen is not None:
-        return Reading(chosen, heat, paf, {})
+        return MapReading(chosen, heat, paf, {})
     pafs = 0 if paf is None else paf.count
     for background in (0, 1):
         for body in bodies:
             if len(body.parts) + background == heat.count and pafs in (0, body.paf_channels):
                 known = _guesses(body, heat.count, bodies, chosen) if paf is None else {}
-                return Reading(body, heat, paf, {k: v for k, v in known.items() if k == "skeleton"})
+                return MapReading(
+                    body, heat, paf, {k: v for k, v in known.items() if k == "skeleton"}
+                )
     raise InputError(
         f"{heat.count} heat maps and {pafs} PAF channels fit no skeleton that is known",
         hint="say which one it is with --skeleton, a built-in name "

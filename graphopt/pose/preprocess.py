@@ -41,12 +41,12 @@ class Placement:
         return (points + 0.5) * self.scale - 0.5 + self.offset
 
 
-AS_IT_IS = Placement(scale=(1.0, 1.0), offset=(0, 0))
+IDENTITY = Placement(scale=(1.0, 1.0), offset=(0, 0))
 """The photo is the input."""
 
 
 @dataclass(frozen=True)
-class Fit:
+class SizeFit:
     """A photo's place in a network's input; widths come before heights."""
 
     photo: tuple[int, int]
@@ -71,7 +71,7 @@ def fitted(
     shape: Sequence[int | None] = (None, None),
     *,
     height: int | None = None,
-) -> Fit:
+) -> SizeFit:
     """Where `prepare` puts a photo of a width and height; arguments as there."""
     rows, columns = shape
     wanted = rows or height or preprocess.height
@@ -86,7 +86,7 @@ def fitted(
 
     canvas = (columns or padded(max(size[0], wanted)), rows or padded(size[1]))
     offset = ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2)
-    return Fit(photo, size, canvas, offset)
+    return SizeFit(photo, size, canvas, offset)
 
 
 def extents(shape: Shape) -> Shape:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.pose.preprocess import Fit
+from graphopt.pose.preprocess import SizeFit
 
 PRECISION = 22
 """Bits of a weight behind the point."""
@@ -59,7 +59,9 @@ def most_neighbours(side: int, canvas: tuple[int, int]) -> int:
     return 2 * math.ceil(SUPPORT * max(scale, 1.0)) + 1
 
 
-def tables(photo: tuple[int, int], fit: Fit, neighbours: int) -> Mapping[str, NDArray[np.int32]]:
+def tables(
+    photo: tuple[int, int], fit: SizeFit, neighbours: int
+) -> Mapping[str, NDArray[np.int32]]:
     """What a bundle's kernels are given besides a photo's pixels.
 
     Args:

@@ -82,7 +82,7 @@ class Finding(_Frozen):
     why: str
 
 
-HEAT_WORTH = 0.5
+HEAT_IMPORTANCE = 0.5
 """What an error of the heat maps counts, of 1 in all; the rest is the PAFs'. Both are relative to
 their channels. With the PAFs of the dense network, a Lightweight OpenPose pruned to 1.8 times fewer
 multiply-adds keeps no more AP than with its own, with the dense heat maps 0.438 of 0.462; but plans
@@ -143,7 +143,7 @@ class PoseSpec(_Frozen):
         except ValidationError as error:
             raise InputError(first_complaint(error)) from error
 
-    def worth(self, channels: Mapping[str, int]) -> dict[str, FloatArray]:
+    def importance(self, channels: Mapping[str, int]) -> dict[str, FloatArray]:
         """What errors count: a weight for each channel of the outputs, 1 in all.
 
         Args:
@@ -159,14 +159,14 @@ class PoseSpec(_Frozen):
                 f"channels come last in {', '.join(sorted(set(last)))}",
                 hint="export the network with channels first (tf2onnx: --outputs-as-nchw)",
             )
-        read = [(self.heat, len(self.skeleton.parts), HEAT_WORTH)]
+        read = [(self.heat, len(self.skeleton.parts), HEAT_IMPORTANCE)]
         if self.paf is not None:
-            read.append((self.paf, self.skeleton.paf_channels, 1 - HEAT_WORTH))
-        worth = {name: np.zeros(count, np.float32) for name, count in channels.items()}
+            read.append((self.paf, self.skeleton.paf_channels, 1 - HEAT_IMPORTANCE))
+        importance = {name: np.zeros(count, np.float32) for name, count in channels.items()}
         for maps, count, share in read:
-            worth[maps.output][maps.first : maps.first + count] = share / count
-        total = sum(float(weights.sum()) for weights in worth.values())
-        return {name: weights / np.float32(total) for name, weights in worth.items()}
+            importance[maps.output][maps.first : maps.first + count] = share / count
+        total = sum(float(weights.sum()) for weights in importance.values())
+        return {name: weights / np.float32(total) for name, weights in importance.items()}
 
     @property
     def guesses(self) -> list[str]:

@@ -132,7 +132,7 @@ class Model(_Record):
     sha256: str
 
 
-class Target(_Record):
+class BundleTarget(_Record):
     """What a bundle runs on.
 
     `host` is the machine that CPU kernels were compiled for, a triple; "" is any.
@@ -170,7 +170,7 @@ class Manifest(_Record):
     format: int
     graphopt: str
     tvm: str
-    target: Target
+    target: BundleTarget
     model: Model
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]

@@ -45,7 +45,7 @@ def difference(value: Array, reference: Array) -> float:
     return float(np.abs(a[finite] - inside).max()) / spread
 
 
-def heard(variance: Floats) -> Floats:
+def floored_variance(variance: Floats) -> Floats:
     """Variances of channels as errors are divided by them: quiet channels count as less quiet."""
     return np.maximum(variance, max(QUIET * variance.mean(), 1e-30))
 
@@ -82,7 +82,7 @@ class OutputError:
         """
         errors = {}
         for name, (wrong, square, total, count) in self._sums.items():
-            whole = heard(square - total**2 / count)
+            whole = floored_variance(square - total**2 / count)
             errors[name] = float(np.sqrt((wrong / whole).mean()))
         return errors
 

@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphopt.ir.arrays import Array
 from graphopt.ir.graph import (
-    ConvSpec,
+    Convolution,
     constant,
     constant_of,
     input_of,
@@ -151,7 +151,7 @@ class ChannelMap:
         ):
             return _Kind.HOLDS
         made = node.outputs[0]
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         if spec is not None and id(node.inputs[0]) in self._places:
             mixes = _Kind.MIXES if spec.group == 1 else _Kind.HOLDS
             return _Kind.FILTERS if spec.depthwise else mixes
@@ -280,7 +280,7 @@ class ChannelMap:
                 assert given[0] is not None
                 known[key] = np.where((given[0] == 0) & _keeps_zeros(node), 0.0, np.nan)
             else:
-                spec = ConvSpec.of(node)
+                spec = Convolution.of(node)
                 assert spec is not None
                 assert given[0] is not None
                 known[key] = _filtered(spec, given[0])
@@ -336,7 +336,7 @@ def counterpart(graph: gs.Graph, original: gs.Graph, name: str, values: Array) -
     return values[:, ours if theirs is None else np.searchsorted(theirs, ours)]
 
 
-def is_even(spec: ConvSpec) -> bool:
+def is_even(spec: Convolution) -> bool:
     """Whether a convolution makes the same everywhere of what is the same everywhere.
 
     With pads that only holds for zeros, and behind a transposed one, too.
@@ -376,7 +376,7 @@ def _keeps_zeros(node: gs.Node) -> bool:
     return value is None or not np.any(constant_of(value))
 
 
-def _filtered(spec: ConvSpec, given: Doubles) -> Doubles:
+def _filtered(spec: Convolution, given: Doubles) -> Doubles:
     """What a convolution makes of channels that are the same everywhere."""
     bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias.astype(np.float64)
     known = ~np.isnan(given) if is_even(spec) else given == 0

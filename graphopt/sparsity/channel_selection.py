@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.ir.graph import ConvSpec
+from graphopt.ir.graph import Convolution
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -26,7 +26,7 @@ RIDGE = 1e-3
 must do so on other photos, too."""
 
 
-class Reading:
+class ChannelConsumer:
     """A tensor, and the convolutions that mix its channels.
 
     Args:
@@ -36,7 +36,7 @@ class Reading:
     """
 
     def __init__(
-        self, system: Doubles, specs: Sequence[ConvSpec], members: NDArray[np.bool_]
+        self, system: Doubles, specs: Sequence[Convolution], members: NDArray[np.bool_]
     ) -> None:
         self._specs, self._members = specs, members
         pull = RIDGE * max(float(np.diag(system)[:-1].mean()), 1e-30)
@@ -68,7 +68,7 @@ class Reading:
             self._weights[channel] = 0
             self._inverse[channel, channel] = 1  # it costs nothing any more
 
-    def refitted(self) -> list[ConvSpec]:
+    def refitted(self) -> list[Convolution]:
         """The convolutions with their new weights, zero for channels that went, and biases."""
         ends = np.cumsum([spec.weight.size // spec.in_channels for spec in self._specs])
         parts = np.split(self._weights, ends[:-1], axis=1)
@@ -78,15 +78,15 @@ class Reading:
         ]
 
 
-def eliminate(readings: Sequence[Reading], gone: int) -> tuple[Indices, float]:
-    """Let `gone` of the readings' common candidates go, those that cost least.
+def eliminate(readings: Sequence[ChannelConsumer], num_pruned: int) -> tuple[Indices, float]:
+    """Let `num_pruned` of the readings' common candidates go, those that cost least.
 
     Returns:
         Which, in order; and the part of the outputs' variance that is lost, a mean over readings.
     """
     dropped: list[int] = []
     lost = 0.0
-    for _ in range(gone):
+    for _ in range(num_pruned):
         costs = np.sum([reading.costs() for reading in readings], axis=0)
         costs[dropped] = np.inf
         dropped.append(int(np.argmin(costs)))
@@ -96,13 +96,13 @@ def eliminate(readings: Sequence[Reading], gone: int) -> tuple[Indices, float]:
     return np.array(dropped, np.intp), lost / len(readings)
 
 
-def _by_channel(spec: ConvSpec) -> Doubles:
+def _by_channel(spec: Convolution) -> Doubles:
     """Weights as [channels read, filters, *kernel]."""
     weight = spec.weight if spec.op == "ConvTranspose" else spec.weight.swapaxes(0, 1)
     return weight.astype(np.float64)
 
 
-def _refitted(spec: ConvSpec, solution: Doubles) -> ConvSpec:
+def _refitted(spec: Convolution, solution: Doubles) -> Convolution:
     by_channel = solution[:-1].reshape(spec.in_channels, spec.out_channels, *spec.kernel)
     weight = by_channel if spec.op == "ConvTranspose" else by_channel.swapaxes(0, 1)
     # Away from the border every position of the kernel adds its share of the constant; of a

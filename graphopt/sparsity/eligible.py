@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.graph import CONV_OPS, ConvSpec, is_standard, reads_of
+from graphopt.ir.graph import CONV_OPS, Convolution, is_standard, reads_of
 
 NARROW = 32
 """Channels, in or out, below which a layer has too few blocks to choose from."""
 
 
-def held_back(graph: gs.Graph, narrow: int = NARROW) -> dict[int, str]:
+def ineligible_reasons(graph: gs.Graph, narrow: int = NARROW) -> dict[int, str]:
     """Why convolutions are left alone, by the `id` of the node; the others may be pruned."""
     reasons = _ends(graph)
     for node in graph.nodes:
         if is_standard(node, "Conv"):
-            reason = reasons.get(id(node)) or _unfit(ConvSpec.of(node), narrow)
+            reason = reasons.get(id(node)) or _unfit(Convolution.of(node), narrow)
             if reason:
                 reasons[id(node)] = reason
     return reasons
@@ -41,7 +41,7 @@ def _ends(graph: gs.Graph) -> dict[int, str]:
     return reasons
 
 
-def _unfit(spec: ConvSpec | None, narrow: int) -> str | None:
+def _unfit(spec: Convolution | None, narrow: int) -> str | None:
     """Why a convolution cannot be pruned, or would not be worth it."""
     if spec is None:
         return "its weight or bias is not constant"

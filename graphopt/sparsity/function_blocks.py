@@ -14,7 +14,7 @@ from enum import Enum
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.graph import CONV_OPS, ConvSpec, is_standard, label, producer_of, reads_of
+from graphopt.ir.graph import CONV_OPS, Convolution, is_standard, label, producer_of, reads_of
 from graphopt.pose.spec import PoseSpec
 
 
@@ -131,7 +131,7 @@ def _stages(graph: gs.Graph, spec: PoseSpec) -> Iterator[_Stage]:
 
 
 def _filters(node: gs.Node) -> int | None:
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     return None if spec is None else spec.out_channels
 
 
@@ -169,7 +169,7 @@ def _context(graph: gs.Graph, features: set[int]) -> set[int]:
     layers = [
         (node, spec)
         for node in graph.nodes
-        if id(node) in features and (spec := ConvSpec.of(node)) is not None and spec.group == 1
+        if id(node) in features and (spec := Convolution.of(node)) is not None and spec.group == 1
     ]
     widest = max((spec.out_channels for _, spec in layers), default=0)
     after = next(

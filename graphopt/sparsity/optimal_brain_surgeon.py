@@ -51,8 +51,8 @@ def cheapest_masks(
     masks = []
     for before, count in pairwise([0, *counts]):
         steps = max(1, round((count - before) / (AT_A_TIME * mask.size)))
-        for gone in np.linspace(before, count, steps + 1).astype(int)[1:]:
-            mask = without(mask, _all_costs(system, right, mask, block, parts), gone)
+        for num_pruned in np.linspace(before, count, steps + 1).astype(int)[1:]:
+            mask = without(mask, _all_costs(system, right, mask, block, parts), num_pruned)
         masks.append(mask)
     return masks
 

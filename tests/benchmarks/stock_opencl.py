@@ -25,7 +25,7 @@ from graphopt.codegen.lowering.memory_plan import make_plan
 from graphopt.codegen.targets import load_target
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.runtime.bundle import FORMAT, Manifest, Model, Plan, Target, write_bundle
+from graphopt.runtime.bundle import FORMAT, BundleTarget, Manifest, Model, Plan, write_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.runner import open_bundle
@@ -63,7 +63,7 @@ def as_engine(compiled: stages.Compiled, folder: Path) -> Engine:
         format=FORMAT,
         graphopt="",
         tvm=tvm.__version__,
-        target=Target(name="opencl", kind="gpu", host="", description=""),
+        target=BundleTarget(name="opencl", kind="gpu", host="", description=""),
         model=Model(path="", sha256=""),
         inputs=shapes(compiled.plan.inputs, compiled.plan),
         outputs=shapes(compiled.plan.outputs, compiled.plan),

@@ -1,4 +1,4 @@
-"""The fused decoder against its meaning, `graphopt.pose.decode`, on maps made to part them."""
+"""The fused decoder against its reference, `graphopt.pose.decode`, on maps made to part them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kernel template against its NumPy meaning, on every target."""
+"""Every kernel template against its NumPy reference, on every target."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import tvm
 
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv import conv_block_sparse
-from graphopt.codegen.kernels.conv.choice import Choice
+from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.template import ConvSpec, pack_channels
-from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, Operand, Step
+from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, EpilogueStep, Operand
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.linking.kernel_bundle import write_kernels
 from graphopt.codegen.lowering.memory_plan import pack_weights
@@ -28,13 +28,13 @@ from graphopt.runtime import bundle
 from graphopt.runtime.runner import open_bundle
 
 SUM = Operand("step", -1)
-BIAS = Step("add", (SUM, Operand("channel", 0)))
-RELU = Step("maximum", (Operand("step", 0), Operand("scalar", 0.0)))
-RESIDUAL = Step("add", (Operand("step", 1), Operand("tensor", 0)))
+BIAS = EpilogueStep("add", (SUM, Operand("channel", 0)))
+RELU = EpilogueStep("maximum", (Operand("step", 0), Operand("scalar", 0.0)))
+RESIDUAL = EpilogueStep("add", (Operand("step", 1), Operand("tensor", 0)))
 SWISH = (
     BIAS,
-    Step("sigmoid", (Operand("step", 0),)),
-    Step("multiply", (Operand("step", 0), Operand("step", 1))),
+    EpilogueStep("sigmoid", (Operand("step", 0),)),
+    EpilogueStep("multiply", (Operand("step", 0), Operand("step", 1))),
 )
 
 DENSE = {
@@ -119,14 +119,16 @@ EPILOGUES = {
     "swish": Epilogue(SWISH),
     "two vectors and two tensors": Epilogue(
         (
-            Step("multiply", (SUM, Operand("channel", 0))),
-            Step("add", (Operand("step", 0), Operand("channel", 1))),
-            Step("multiply", (Operand("step", 1), Operand("tensor", 0))),
-            Step("subtract", (Operand("tensor", 1), Operand("step", 2))),
+            EpilogueStep("multiply", (SUM, Operand("channel", 0))),
+            EpilogueStep("add", (Operand("step", 0), Operand("channel", 1))),
+            EpilogueStep("multiply", (Operand("step", 1), Operand("tensor", 0))),
+            EpilogueStep("subtract", (Operand("tensor", 1), Operand("step", 2))),
         )
     ),
     **{
-        name: Epilogue((Step(name, (SUM,) if name in ("exp", "sigmoid", "tanh") else (SUM, c)),))
+        name: Epilogue(
+            (EpilogueStep(name, (SUM,) if name in ("exp", "sigmoid", "tanh") else (SUM, c)),)
+        )
         for name in OPERATIONS
         for c in [Operand("scalar", 0.75)]
     },
@@ -210,7 +212,7 @@ def random_weight(spec: ConvSpec) -> Array:
 
 
 def check_meaning(
-    choice: Choice,
+    choice: KernelChoice,
     spec: ConvSpec,
     target: Target,
     folder: Path,
@@ -245,7 +247,7 @@ def check_meaning(
     ]
     out, dtype = spec.output_shape(lanes), spec.dtype("y")
     got = run_kernel(choice.build(spec, target), stored, out, target, folder, dtype)
-    expected = spec.meaning(x, weight, vectors, tensors)
+    expected = spec.reference(x, weight, vectors, tensors)
     np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -255,7 +257,7 @@ def test_equals_its_meaning(case: str, target: Target, tmp_path: Path) -> None:
     check_meaning(kernel_choice.candidates(spec, target)[0], spec, target, tmp_path)
 
 
-def winograd(spec: ConvSpec, target: Target, square: int) -> Choice:
+def winograd(spec: ConvSpec, target: Target, square: int) -> KernelChoice:
     """The best choice among Winograd kernels of a size."""
     choices = kernel_choice.candidates(spec, target)
     return next(c for c in choices if c.kernel == "conv_winograd" and c.tile.square == square)
@@ -289,7 +291,7 @@ def block_sparse(
     weight: Array,
     target: Target,
     among: Iterable[Block] = BLOCKS.values(),
-) -> tuple[Choice, ConvSpec]:
+) -> tuple[KernelChoice, ConvSpec]:
     """The best choice among block-sparse kernels."""
     spec = conv_block_sparse.punched(spec, weight, target, among)
     choices = kernel_choice.candidates(spec, target)
@@ -549,13 +551,13 @@ def test_functions_share_their_working_memory() -> None:
 def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path) -> None:
     target = load_target("cpu")
     ramp = np.linspace(-200, 85, 16 * 64, dtype=np.float32).reshape(1, 16, 8, 8)
-    spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((Step(operation, (SUM,)),)))
+    spec = ConvSpec((16,), 16, (8, 8), epilogue=Epilogue((EpilogueStep(operation, (SUM,)),)))
     identity = np.eye(16, dtype=np.float32)[:, :, None, None]
     choice = kernel_choice.candidates(spec, target)[0]
     operands = [blocked(ramp, target.lanes, (16,)), choice.pack_weight(identity, spec, target)]
     out = spec.output_shape(target.lanes)
     got = run_kernel(choice.build(spec, target), operands, out, target, tmp_path)
-    meaning: Callable[..., Array] = OPERATIONS[operation].meaning
+    reference: Callable[..., Array] = OPERATIONS[operation].reference
     with np.errstate(over="ignore"):
-        expected = meaning(ramp.astype(np.float64))
+        expected = reference(ramp.astype(np.float64))
     np.testing.assert_allclose(planar(got, (16,)), expected, rtol=5e-7, atol=3e-7)

@@ -16,11 +16,11 @@ import pytest
 
 from graphopt.runtime.bundle import (
     FORMAT,
+    BundleTarget,
     Launch,
     Manifest,
     Model,
     Plan,
-    Target,
     Tensor,
     write_bundle,
 )
@@ -91,7 +91,7 @@ def test_wrong_kernels_are_noticed(
         format=FORMAT,
         graphopt="",
         tvm="",
-        target=Target(name="opencl", kind="gpu", host="", description=""),
+        target=BundleTarget(name="opencl", kind="gpu", host="", description=""),
         model=Model(path="", sha256=""),
         inputs={"x": (128,)},
         outputs={"y": (128,)},

@@ -8,7 +8,7 @@ import pytest
 
 from graphopt.codegen.importing.supported import IMPORTED, NOT_STATIC
 from graphopt.compiler import compile as compiling
-from graphopt.compiler.compile import compile_model, prepare
+from graphopt.compiler.compile import compile_model, prepare_network
 from graphopt.errors import Unsupported
 
 X = "float[1,3,8,8] x"
@@ -64,5 +64,5 @@ def test_what_is_cleaned_away_is_not_refused(proto, tmp_path):
         yes=np.bool_(True),
     )
     onnx.save(model, tmp_path / "m.onnx")
-    graph = prepare(tmp_path / "m.onnx", None, {}, lambda _: None).graph
+    graph = prepare_network(tmp_path / "m.onnx", None, {}, lambda _: None).graph
     assert [node.op for node in graph.nodes] == ["Neg"]

@@ -17,7 +17,7 @@ from graphopt.errors import InputError
 from graphopt.ir.onnx_io import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
 from graphopt.optimizer.prune_to_target import Goal, PruneToTarget, allocate, interpolated
-from graphopt.optimizer.sensitivity import Layer, Loss, Sensitivity
+from graphopt.optimizer.sensitivity import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
 
 RATIOS = (0.5, 0.75, 0.9)
@@ -36,7 +36,7 @@ def measured(errors):
     """Sensitivities by layer: an error for each ratio; a layer's OKS falls by a tenth of it."""
     macs = {"y": 9 * 64 * 64 * 64 * 64}
     layers = [
-        Layer(
+        LayerSensitivity(
             name=name,
             function_block="backbone",
             params=1,

@@ -13,7 +13,7 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import predict
 from graphopt.errors import InputError
 from graphopt.ir.graph import (
-    ConvSpec,
+    Convolution,
     absorb,
     can_rewire,
     constant_of,
@@ -43,7 +43,7 @@ def test_resolved_pads_are_what_onnxruntime_does(network, proto, normal, size, a
     attrs = f"strides={strides}, dilations=[{dilation},{dilation}]"
     shapes = (f"float[1,2,{size[0]},{size[1]}] x", "float[1,3,H,W] y")
     weight = normal(3, 2, 4, 3)
-    spec = ConvSpec.of(
+    spec = Convolution.of(
         network(*shapes, f'y = Conv<{attrs}, auto_pad="{auto_pad}">(x, w)', w=weight).nodes[0]
     )
     assert (spec.in_channels, spec.out_channels, spec.kernel) == (2, 3, (4, 3))
@@ -61,8 +61,8 @@ def test_pads_that_depend_on_an_unknown_size(network, normal):
     args = ("float[1,2,H,W] x", "float[1,3,A,B] y")
     strided = 'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)'
     plain = 'y = Conv<auto_pad="SAME_UPPER">(x, w)'
-    assert ConvSpec.of(network(*args, strided, w=normal(3, 2, 3, 3)).nodes[0]).pads is None
-    assert ConvSpec.of(network(*args, plain, w=normal(3, 2, 3, 3)).nodes[0]).pads == (1, 1, 1, 1)
+    assert Convolution.of(network(*args, strided, w=normal(3, 2, 3, 3)).nodes[0]).pads is None
+    assert Convolution.of(network(*args, plain, w=normal(3, 2, 3, 3)).nodes[0]).pads == (1, 1, 1, 1)
 
 
 def test_conv_spec_of_other_things(network, normal):
@@ -74,9 +74,9 @@ def test_conv_spec_of_other_things(network, normal):
         v=normal(4, 3, 2, 2),
     )
     conv, relu, transposed = graph.nodes
-    assert ConvSpec.of(conv) is None  # its bias is not constant
-    assert ConvSpec.of(relu) is None
-    spec = ConvSpec.of(transposed)
+    assert Convolution.of(conv) is None  # its bias is not constant
+    assert Convolution.of(relu) is None
+    spec = Convolution.of(transposed)
     assert (spec.in_channels, spec.out_channels, spec.group, spec.depthwise) == (4, 6, 2, False)
 
 

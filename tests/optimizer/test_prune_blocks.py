@@ -13,8 +13,8 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.block_structure import BLOCKS, Block, kept
-from graphopt.ir.graph import ConvSpec
+from graphopt.ir.block_structure import BLOCKS, Block, kept_mask
+from graphopt.ir.graph import Convolution
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
@@ -66,7 +66,7 @@ def calibration(net: gs.Graph) -> Calibration:
 
 def weight(graph: gs.Graph, name: str) -> np.ndarray:
     (node,) = graph.tensors()[name].inputs
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     assert spec is not None
     return spec.weight
 
@@ -82,7 +82,7 @@ def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
     filters, channels = BLOCKS[block]
     for name in ("a", "b", "c"):
         before, after = weight(net, name), weight(pruned, name)
-        mask = kept(after, Block(filters, channels))
+        mask = kept_mask(after, Block(filters, channels))
         assert np.count_nonzero(~mask) == int(0.6 * mask.size)
         norms = {True: [], False: []}
         for row, column, y, x in np.ndindex(mask.shape):
@@ -116,22 +116,22 @@ def test_photos_say_what_a_block_is_worth(net: gs.Graph, calibration: Calibratio
     plain, informed, asked = copy_model(net), copy_model(net), copy_model(net)
     outcome = PruneBlocks().run(plain)
     assert "of w^2" in outcome.changes[0].summary
-    assert kept(weight(plain, "a"), Block())[:, 0].all()
+    assert kept_mask(weight(plain, "a"), Block())[:, 0].all()
     outcome = PruneBlocks().run(informed, Context(net, calibration))
     assert "of w^2 E[x^2]" in outcome.changes[0].summary
-    assert not kept(weight(informed, "a"), Block())[:, 0].any()
+    assert not kept_mask(weight(informed, "a"), Block())[:, 0].any()
     PruneBlocks(score="magnitude").run(asked, Context(net, calibration))
     np.testing.assert_array_equal(weight(asked, "a"), weight(plain, "a"))
 
 
 def test_more_is_pruned_of_what_is_pruned(net: gs.Graph) -> None:
     PruneBlocks(ratio=0.3).run(net)
-    was = kept(weight(net, "a"), Block())
+    was = kept_mask(weight(net, "a"), Block())
     again = PruneBlocks(ratio=0.3).run(net)
     assert not again.changes
     assert Skip("a", "86 of 288 blocks are zero already") in again.skips
     PruneBlocks(ratio=0.5).run(net)
-    now = kept(weight(net, "a"), Block())
+    now = kept_mask(weight(net, "a"), Block())
     assert np.count_nonzero(~now) == 144
     assert not (now & ~was).any()
 
@@ -145,7 +145,7 @@ def test_a_plan(net: gs.Graph, tmp_path: Path) -> None:
     skips = {skip.node: skip.reason for skip in outcome.skips}
     assert skips["b"] == "the plan leaves it alone"
     assert "narrow" in skips["narrow"]
-    assert np.count_nonzero(~kept(weight(pruned, "a"), Block(4, 4))) == 144
+    assert np.count_nonzero(~kept_mask(weight(pruned, "a"), Block(4, 4))) == 144
     assert (weight(pruned, "b") == weight(net, "b")).all()
     file.write_text(json.dumps({"layers": {"cc": 0.25}}))
     with pytest.raises(InputError, match="names the convolution 'cc'"):
@@ -171,5 +171,7 @@ def test_what_is_fitted_stays_pruned(net: gs.Graph, calibration: Calibration, ma
         ours, theirs = weight(fitted, name), weight(pruned, name)
         same = ((ours == 0) == (theirs == 0)).all()
         assert same == (masks == "keep")
-        assert np.count_nonzero(kept(ours, Block())) == np.count_nonzero(kept(theirs, Block()))
+        assert np.count_nonzero(kept_mask(ours, Block())) == np.count_nonzero(
+            kept_mask(theirs, Block())
+        )
         assert (ours != theirs).any()

@@ -14,7 +14,7 @@ from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import Reconstruction, _error, reconstruct
-from graphopt.ir.graph import ConvSpec, constant
+from graphopt.ir.graph import Convolution, constant
 from graphopt.ir.onnx_io import copy_model, load_model
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
@@ -147,7 +147,7 @@ def test_spoiled_weights_are_recovered(folder, net):
     assert report.images == 8
     for ours, theirs in zip(changed.nodes, net.nodes, strict=True):
         if ours.op == "Conv":
-            assert np.abs(ConvSpec.of(ours).weight - ConvSpec.of(theirs).weight).max() < 0.05
+            assert np.abs(Convolution.of(ours).weight - Convolution.of(theirs).weight).max() < 0.05
 
 
 def test_a_replaced_activation_is_made_up_for(folder, net):
@@ -185,7 +185,7 @@ def test_zero_blocks_are_kept(folder, net):
     pruned[blocks] = pruned[12:14, 9] = 0
     changed.nodes[-1].inputs[1] = constant(changed, "pruned", pruned)
     report = reconstruct(changed, net, calibration)
-    fitted = ConvSpec.of(changed.nodes[-1]).weight
+    fitted = Convolution.of(changed.nodes[-1]).weight
     assert [fit.accepted for fit in report.layers] == [True]
     np.testing.assert_array_equal(fitted == 0, blocks)
     assert np.mean(fitted[~blocks] != pruned[~blocks]) > 0.97
@@ -194,7 +194,7 @@ def test_zero_blocks_are_kept(folder, net):
 def test_only_what_is_positive_counts_before_a_relu(network, normal):
     """Weights that cannot make the target come closer to what is left of it behind the Relu."""
     sizes = "float[1,8,5,5] x", "float[1,6,5,5] y"
-    spec = ConvSpec.of(network(*sizes, "y = Conv(x, w)", w=normal(6, 8, 1, 1)).nodes[0])
+    spec = Convolution.of(network(*sizes, "y = Conv(x, w)", w=normal(6, 8, 1, 1)).nodes[0])
     seen, hidden = normal(1, 400, 8), normal(1, 400, 8)
     target = seen @ normal(8, 6) + hidden @ normal(8, 6)
     pairs = [(np.concatenate([seen, np.ones_like(seen[..., :1])], axis=2), target)]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from graphopt.errors import InputError
-from graphopt.fitting.activation_fit import Place, fit_in_order
+from graphopt.fitting.activation_fit import ActivationSite, fit_in_order
 from graphopt.fitting.activation_matching import ACTIVATIONS, KINDS, Found, recognised
-from graphopt.fitting.activation_surrogates import Gate, Lines, Tail
+from graphopt.fitting.activation_surrogates import Gate, PiecewiseLinear, PowerTail
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.pass_contract import Context
@@ -485,11 +485,11 @@ def test_a_smooth_fit_to_few_values_is_bounded_elsewhere(title):
 FORMS_TO_WRITE = {
     "gate": Gate.plain([0.3, 0.4], 1.5),
     "gate, falling": Gate.plain([-0.3, 0.4], -1.5),
-    "tail": Tail.plain([0.08, 0.9]),
-    "tail, fourth power": replace(Tail.plain([0.13, 0.8]), power=4),
-    "tail, scaled": Tail.plain([0.13, 0.8], 1.5),
-    "tail, falling": Tail.plain([0.13, 0.8], -1.5),
-    "lines": Lines.plain([0.3, -0.2, -1], 1.5),
+    "tail": PowerTail.plain([0.08, 0.9]),
+    "tail, fourth power": replace(PowerTail.plain([0.13, 0.8]), power=4),
+    "tail, scaled": PowerTail.plain([0.13, 0.8], 1.5),
+    "tail, falling": PowerTail.plain([0.13, 0.8], -1.5),
+    "lines": PiecewiseLinear.plain([0.3, -0.2, -1], 1.5),
 }
 
 
@@ -540,8 +540,8 @@ def test_sites_that_err_too_much_stay(seen):
 def test_later_fits_see_the_sites_that_stayed(seen):
     graph, context = seen
     # Three lines cannot follow Swish.
-    first = Place("c", "m", Lines.plain([0.3, -0.3, -0.9]))
-    second = Place("d", "y", Gate.plain([1 / 6, 0.5], 1.25))
+    first = ActivationSite("c", "m", PiecewiseLinear.plain([0.3, -0.3, -0.9]))
+    second = ActivationSite("d", "y", Gate.plain([1 / 6, 0.5], 1.25))
 
     def error_of_second(places, **limit):
         return fit_in_order(graph, places, graph, context.calibration, **limit)["y"].error

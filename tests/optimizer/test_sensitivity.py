@@ -13,14 +13,14 @@ from graphopt.ir.block_structure import Block, expand
 from graphopt.ir.graph import constant
 from graphopt.ir.onnx_io import copy_model, to_proto
 from graphopt.optimizer.sensitivity import (
+    LayerLosses,
     Loss,
-    Measured,
     Sensitivity,
     read_sensitivity,
     sensitivity,
 )
 from graphopt.optimizer.sensitivity_report import findings
-from graphopt.pose.spec import HEAT_WORTH
+from graphopt.pose.spec import HEAT_IMPORTANCE
 from graphopt.runtime.differences import OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -36,7 +36,7 @@ def _error(graph, changed, calibration):
     for feed in calibration.feeds(calibration.held_out):
         error.add(*(_read(engine.run(feed)) for engine in (after, before)))
     heat, paf = error.errors["heat"], error.errors["paf"]
-    return HEAT_WORTH * heat + (1 - HEAT_WORTH) * paf
+    return HEAT_IMPORTANCE * heat + (1 - HEAT_IMPORTANCE) * paf
 
 
 def _read(outputs):
@@ -129,7 +129,7 @@ def test_claims():
             Loss(ratio=ratio, error=error, shift=0, oks=1)
             for ratio, error in zip((0.25, 0.5), errors, strict=True)
         ]
-        return Measured(name=name, params=params, macs=1, losses=tuple(losses))
+        return LayerLosses(name=name, params=params, macs=1, losses=tuple(losses))
 
     blocks = (
         measured("backbone", 4_000_000, 0.2, 0.4),

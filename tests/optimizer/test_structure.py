@@ -12,9 +12,9 @@ from graphopt.ir.block_structure import (
     density,
     expand,
     extent,
-    free,
-    kept,
+    kept_mask,
     sums,
+    trainable_mask,
 )
 from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
@@ -25,7 +25,7 @@ def test_a_mask_is_what_is_kept(shape: tuple[int, ...], block: Block) -> None:
     rng = np.random.default_rng(0)
     mask = rng.random(block.mask_shape(shape)) < 0.5
     weight = rng.standard_normal(shape).astype(np.float32) * expand(mask, block, shape)
-    np.testing.assert_array_equal(kept(weight, block), mask)
+    np.testing.assert_array_equal(kept_mask(weight, block), mask)
     assert density(weight, block) == np.count_nonzero(weight) / weight.size
 
 
@@ -39,7 +39,7 @@ def test_the_extent_of_what_is_pruned(block: Block) -> None:
     assert extent(weight) == FINEST
     weight *= expand(mask, block, shape)
     assert extent(weight) == block
-    np.testing.assert_array_equal(free(weight), expand(mask, block, shape))
+    np.testing.assert_array_equal(trainable_mask(weight), expand(mask, block, shape))
 
 
 def test_sums_of_blocks() -> None:

@@ -47,7 +47,7 @@ SPARSE = "conv_block_sparse"
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """How a convolution is computed.
 
     Args:
@@ -89,10 +89,10 @@ class Choice:
         return CONVOLUTIONS[self.kernel].build(spec, here, self.tile)
 
 
-def candidates(spec: ConvSpec, target: Target) -> list[Choice]:
+def candidates(spec: ConvSpec, target: Target) -> list[KernelChoice]:
     """All ways to compute a convolution, by estimated time, the shortest first."""
     costs = {
-        Choice(name, tile, target.work_group): module.cost(spec, target, tile)
+        KernelChoice(name, tile, target.work_group): module.cost(spec, target, tile)
         for name, module in CONVOLUTIONS.items()
         for tile in module.tiles(spec, target)
     }
@@ -106,7 +106,7 @@ def wider(target: Target) -> Target:
     return replace(target, registers=2 * target.registers, filter_blocks=2 * target.filter_blocks)
 
 
-def choose(spec: ConvSpec, target: Target, measured: Mapping[str, Choice]) -> Choice:
+def choose(spec: ConvSpec, target: Target, measured: Mapping[str, KernelChoice]) -> KernelChoice:
     """How to compute a convolution: as measured to be fastest, or else by estimate.
 
     Args:

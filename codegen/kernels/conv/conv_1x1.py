@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, RegisterTile, Tile
-from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, neighbourhoods
+from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, tile_chunks
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
@@ -90,7 +90,7 @@ def _cpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
 def _gpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     groups, in_blocks, *_ = conv_dense.weight_shape(row, target, tile)
     lanes, pixels = target.lanes, row.size[1]
-    chunks, beside = neighbourhoods(-(-pixels // tile.pixels))
+    chunks, beside = tile_chunks(-(-pixels // tile.pixels))
     with grid(target, chunks, groups, beside) as (chunk, group, i):
         column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, tile.filters, tile.pixels)

@@ -54,12 +54,12 @@ from graphopt.codegen.kernels.emit import (
     constant,
     grid,
     kernel,
-    neighbourhoods,
+    tile_chunks,
     zeros,
 )
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
-from graphopt.ir.block_structure import BLOCKS, Block, Mask, kept
+from graphopt.ir.block_structure import BLOCKS, Block, Mask, kept_mask
 
 
 class Costs(NamedTuple):
@@ -108,7 +108,7 @@ def punched(
     ways = [
         replace(spec, block=block, kept=int(mask.sum()))
         for block in among
-        if not kept(weight, block).all()
+        if not kept_mask(weight, block).all()
         for mask in [_mask(weight, spec, block, target)]
     ]
     possible = [(way, tile) for way in ways for tile in tiles(way, target)]
@@ -263,7 +263,7 @@ def _spread(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
 
 def _mask(weight: Floats, spec: ConvSpec, block: Block, target: Target) -> Mask:
     """Which blocks the kernel multiplies by, (groups, blocks of blocked inputs, kh, kw)."""
-    mask = kept(_spread(weight, spec, target), block)
+    mask = kept_mask(_spread(weight, spec, target), block)
     missing = _groups(spec, block, target) - len(mask)
     return np.pad(mask, ((0, missing), (0, 0), (0, 0), (0, 0)))
 
@@ -337,7 +337,7 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     whole = _whole_vectors(spec.block, target)
     x, unit = (rows, 1) if whole else (numbers, target.lanes)
     index, zero = p.index, zeros(target) if whole else constant(0.0, target.arithmetic)
-    chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
+    chunks, beside = tile_chunks(-(-out_width // tile.pixels))
     with grid(target, height, chunks, groups, beside) as (row, chunk, group, i):
         column = T.bind((chunk * beside + i) * tile.pixels)
         sums = RegisterTile(target, vectors, tile.pixels)

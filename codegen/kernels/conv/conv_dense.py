@@ -36,7 +36,7 @@ from graphopt.codegen.kernels.emit import (
     constant,
     grid,
     kernel,
-    neighbourhoods,
+    tile_chunks,
     zeros,
 )
 from graphopt.codegen.kernels.epilogue import Floats
@@ -263,7 +263,7 @@ def gpu(
     groups, in_blocks, _, kw, in_lanes, _, _ = weight_shape(spec, target, tile)
     out_height, out_width = spec.out_size
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
-    chunks, beside = neighbourhoods(-(-out_width // tile.pixels))
+    chunks, beside = tile_chunks(-(-out_width // tile.pixels))
     with grid(target, alike, out_height, chunks, groups, beside) as (n, row, chunk, group, i):
         p = parameters(n)
         column = T.bind((chunk * beside + i) * tile.pixels)

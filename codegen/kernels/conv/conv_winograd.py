@@ -42,8 +42,8 @@ from graphopt.codegen.kernels.emit import (
     broadcast,
     grid,
     kernel,
-    neighbourhoods,
     scratch,
+    tile_chunks,
 )
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
@@ -167,7 +167,7 @@ def _tiling(spec: ConvSpec, target: Target, tile: Tile) -> _Tiling:
     rows, columns = _squares(spec, tile.square)
     count = -(-rows * columns // tile.pixels)
     if target.kind == "gpu":
-        return _Tiling(columns, math.prod(neighbourhoods(count)), 1)
+        return _Tiling(columns, math.prod(tile_chunks(count)), 1)
     channels = blocks(spec.in_channels, target.lanes) * target.lanes
     tile_bytes = 4 * tile.square**2 * tile.pixels * channels
     # Enough tasks for a handful of cores, even where the cache could hold more.
@@ -261,7 +261,7 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     tiling, side = _tiling(spec, target, tile), tile.square + TAPS - 1
     groups, frequencies, in_blocks, lanes, filters, _ = _weight_shape(spec, target, tile)
     pixels = tile.pixels
-    chunks, beside = neighbourhoods(tiling.per_task)
+    chunks, beside = tile_chunks(tiling.per_task)
     squares = beside * pixels
     # Chunk by chunk: strides of the whole picture are often powers of two, which caches dislike.
     inputs = Vectors(scratch((frequencies, chunks, in_blocks, squares, lanes)))

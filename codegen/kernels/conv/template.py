@@ -1,4 +1,4 @@
-"""What every convolution kernel shares: its specification, its NumPy meaning, its parameters.
+"""What every convolution kernel shares: its specification, its NumPy reference, its parameters.
 
 Activations are blocked, NCHW[c]c: (1, blocks, height, width, lanes). The lanes past a tensor's last
 channel hold finite numbers of no meaning; a convolution's packed weights are zero there.
@@ -159,7 +159,7 @@ class ConvSpec:
         """The output buffer's shape, always blocked."""
         return (1, blocks(self.out_runs, lanes), *self.out_size, lanes)
 
-    def meaning(
+    def reference(
         self,
         x: Floats,
         weight: Floats,
@@ -200,7 +200,7 @@ class ConvSpec:
         if self.transposed:
             out = larger[..., top : top + oh, left : left + ow]
         total = out.reshape(1, self.out_channels, oh, ow).astype(np.float32)
-        return self.epilogue.meaning(total, channels, tensors)
+        return self.epilogue.reference(total, channels, tensors)
 
 
 def pack_channels(values: Floats, lanes: int, runs: Sequence[int] | None = None) -> Floats:

@@ -1,6 +1,6 @@
 """Limbs from peaks and part affinity fields: every possible pair scored, the best chosen.
 
-The meaning is steps 3 and 4 of `graphopt.pose.decode`. The fields are read at network resolution,
+The reference is steps 3 and 4 of `graphopt.pose.decode`. The fields are read at network resolution,
 between pixels. Loops run as far as peaks were found. Of thirty people, nearly all pairs are wrong:
 a few samples of many pairs at once are looked up in a map of where the field is strong enough, and
 only what passes is read between pixels, until too many of its samples fail.

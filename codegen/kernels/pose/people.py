@@ -1,6 +1,6 @@
 """People from limbs: fragments that limbs join, in one task, since each step needs the last.
 
-The meaning is step 5 of `graphopt.pose.decode`, but that key points stay in pixels of the maps.
+The reference is step 5 of `graphopt.pose.decode`, but that key points stay in pixels of the maps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a photo's bytes to the network's input: scaled, padded, normalised.
 
-The meaning is `graphopt.pose.preprocess.prepare`, to the last bit: a photo is scaled along its rows
-and then along its columns, each pixel a sum of neighbours by the tables of
+The reference is `graphopt.pose.preprocess.prepare`, to the last bit: a photo is scaled along
+its rows and then along its columns, each pixel a sum of neighbours by the tables of
 `graphopt.pose.resample`. Photos may have any size up to a limit.
 """
 

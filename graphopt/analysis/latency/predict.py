@@ -29,7 +29,7 @@ from graphopt.analysis.latency.fusion import ARITHMETIC, fused_into
 from graphopt.errors import InputError
 from graphopt.ir.graph import (
     CONV_OPS,
-    ConvSpec,
+    Convolution,
     infer_shapes,
     is_graph_output,
     is_standard,
@@ -241,7 +241,7 @@ def class_of(node: gs.Node, device: Device) -> LayerClass:
     if is_standard(node, "Gemm", "MatMul"):
         return LayerClass.POINTWISE
     if is_standard(node, *CONV_OPS):
-        spec = ConvSpec.of(node)
+        spec = Convolution.of(node)
         return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
     if is_standard(node, *_EXPONENTIALS):
         return LayerClass.EXPONENTIAL_ALONE
@@ -251,7 +251,7 @@ def class_of(node: gs.Node, device: Device) -> LayerClass:
     return LayerClass.REDUCTION if reduction else LayerClass.BANDWIDTH
 
 
-def _class_of_conv(spec: ConvSpec, device: Device) -> LayerClass:
+def _class_of_conv(spec: Convolution, device: Device) -> LayerClass:
     if spec.depthwise:
         large = max(spec.kernel) > 3
         return LayerClass.DEPTHWISE_LARGE if large else LayerClass.DEPTHWISE
@@ -340,7 +340,7 @@ def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:
 
 def _padding(node: gs.Node, lanes: int) -> float:
     """Computed channels over real ones. An input of fewer channels than lanes is read as it is."""
-    spec = ConvSpec.of(node)
+    spec = Convolution.of(node)
     if spec is None:
         return 1.0
 
