@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import onnx
@@ -32,8 +32,11 @@ from graphopt.runtime.bundle import Model
 def main(job_path: Path, pipe: int) -> int:
     """Do the job; 0 when its results are written."""
     os.set_inheritable(pipe, False)  # a linker that outlives this process would keep it open
-    events = os.fdopen(pipe, "w", encoding="utf-8")
+    with os.fdopen(pipe, "w", encoding="utf-8") as events:
+        return _follow(job_path, events)
 
+
+def _follow(job_path: Path, events: TextIO) -> int:
     def tell(**event: object) -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
