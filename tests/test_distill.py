@@ -15,7 +15,7 @@ from PIL import Image
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import DistillOptions, Precision, distill
-from graphopt.fitting.distillation_data import Lessons
+from graphopt.fitting.distillation_data import DistillationData
 from graphopt.ir.onnx_io import copy_model, load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
@@ -334,12 +334,12 @@ def test_the_pass_asks_for_photos(lesson: tuple[gs.Graph, gs.Graph, Calibration]
 def test_lessons_come_from_a_pool(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
     teacher, _, calibration = lesson
     engine = Counted(to_proto(teacher).SerializeToString())
-    lessons = Lessons(engine, calibration, batch=4, crop=32, pool=6, seed=3)
+    lessons = DistillationData(engine, calibration, batch=4, crop=32, pool=6, seed=3)
     late, early = lessons[40], lessons[1]
     for step in range(60):
         assert len(lessons[step].x) == 4
     assert engine.runs == 6
-    again = Lessons(engine, calibration, batch=4, crop=32, pool=6, seed=3)
+    again = DistillationData(engine, calibration, batch=4, crop=32, pool=6, seed=3)
     for one, other in ((early, again[1]), (late, again[40])):
         np.testing.assert_array_equal(one.x, other.x)
         np.testing.assert_array_equal(one.targets["y"], other.targets["y"])

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
-from graphopt.fitting.distillation_data import Lesson, Lessons
+from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import copy_model, replacing, serialised
 from graphopt.runtime.differences import floored_variance
@@ -65,7 +65,7 @@ class DistillOptions:
         crop: height and width of a crop, where the network takes any size.
         rate: the learning rate before each layer's own scale, see the module's text.
         warm_up: steps over which the rate rises from zero.
-        pool: how many crops there are to draw batches from; see `Lessons`.
+        pool: how many crops there are to draw batches from; see `DistillationData`.
         check_every: steps between two looks at the held-out crops.
         patience: looks without improvement after which training stops, in its second half.
         seed: of crops and batches.
@@ -151,8 +151,10 @@ def distill(
         kept = _Kept(place(checkpoint, owner, TRAINING), owner)
     with serialised(original) as model, _memory_kept():
         teacher = OnnxRuntimeEngine(model)
-        lessons = Lessons(teacher, calibration, chosen.batch, chosen.crop, chosen.pool, chosen.seed)
-        report = _Trainer(student, lessons, chosen, progress).run(kept)
+        data = DistillationData(
+            teacher, calibration, chosen.batch, chosen.crop, chosen.pool, chosen.seed
+        )
+        report = _Trainer(student, data, chosen, progress).run(kept)
     student.write_back()
     return student.graph, report
 
@@ -182,7 +184,7 @@ class _Trainer:
     def __init__(
         self,
         student: TorchNet,
-        lessons: Lessons,
+        data: DistillationData,
         options: DistillOptions,
         progress: Callable[[str], None],
     ) -> None:
@@ -190,17 +192,15 @@ class _Trainer:
 
         from graphopt.fitting.whitening import whiten
 
-        self._student, self._lessons = student, lessons
-        self._input = lessons.calibration.input
+        self._student, self._data = student, data
+        self._input = data.calibration.input
         self._options, self._progress = options, progress
-        self._held_out = lessons.held_out(HELD_OUT)
+        self._held_out = data.held_out(HELD_OUT)
         targets = {
             name: np.concatenate([lesson.targets[name] for lesson in self._held_out])
             for name in self._held_out[0].targets
         }
-        importance = lessons.calibration.spec.importance(
-            {n: v.shape[1] for n, v in targets.items()}
-        )
+        importance = data.calibration.spec.importance({n: v.shape[1] for n, v in targets.items()})
         self._weights = {
             name: torch.from_numpy(_weights(values, importance[name]))
             for name, values in targets.items()
@@ -208,7 +208,7 @@ class _Trainer:
         rates = self._rates()
         if not rates:
             raise InputError("there is nothing to train: no layer has constant weights")
-        self._whitened = whiten(student, (self._feeds(lessons[i]) for i in range(LOOKED_AT)))
+        self._whitened = whiten(student, (self._feeds(data[i]) for i in range(LOOKED_AT)))
         groups = [([part.moved], rates[part.key].whitened) for part in self._whitened]
         done = {part.key for part in self._whitened}
         groups += [([student.values[key]], r.plain) for key, r in rates.items() if key not in done]
@@ -264,7 +264,7 @@ class _Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = group["own"] * rise * fall
         self._student.zero_grad()
-        self._loss(self._lessons[step], bfloat16=options.bfloat16).backward()
+        self._loss(self._data[step], bfloat16=options.bfloat16).backward()
         for part in self._whitened:
             part.gather(values)
         self._optimiser.step()
@@ -272,7 +272,7 @@ class _Trainer:
             part.scatter(values)
         self._student.keep_masks()
 
-    def _loss(self, lesson: Lesson, *, bfloat16: bool = False) -> Any:
+    def _loss(self, lesson: DistillationBatch, *, bfloat16: bool = False) -> Any:
         import torch
 
         outputs = self._student(self._feeds(lesson), bfloat16=bfloat16)
@@ -287,7 +287,7 @@ class _Trainer:
         with torch.no_grad():
             return float(np.mean([float(self._loss(lesson)) for lesson in self._held_out]))
 
-    def _feeds(self, lesson: Lesson) -> dict[str, Tensor]:
+    def _feeds(self, lesson: DistillationBatch) -> dict[str, Tensor]:
         import torch
 
         x = torch.from_numpy(lesson.x)

@@ -21,7 +21,7 @@ SCALES = (0.75, 1.33)
 """How much smaller or larger people may be than they are at the network's usual height."""
 
 
-class Lesson(NamedTuple):
+class DistillationBatch(NamedTuple):
     """Inputs and the outputs that they should have."""
 
     x: Array
@@ -31,15 +31,15 @@ class Lesson(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationData:
     """A pool of crops, each made when it is first drawn, and kept: the original is not run again.
 
-    The same seed gives the same lessons, wherever one begins.
+    The same seed gives the same batches, wherever one begins.
 
     Args:
         teacher: the original network.
         calibration: the photos; nothing is drawn from its held-out ones but by `held_out`.
-        batch: crops in a lesson.
+        batch: crops in a batch.
         crop: their height and width, where the network takes any size.
         pool: how many different crops there are; each takes a quarter of a megabyte. Where crops
             come back a dozen times, they are learnt by heart.
@@ -52,30 +52,30 @@ class Lessons:
     crop: int
     pool: int
     seed: int
-    _made: dict[int, Lesson] = field(default_factory=dict)
+    _made: dict[int, DistillationBatch] = field(default_factory=dict)
 
-    def __getitem__(self, step: int) -> Lesson:
+    def __getitem__(self, step: int) -> DistillationBatch:
         """The batch for a step of training."""
         drawn = np.random.default_rng((self.seed, step)).choice(self.pool, self.batch)
         return _together([self._crop(int(index)) for index in drawn])
 
-    def held_out(self, count: int) -> list[Lesson]:
+    def held_out(self, count: int) -> list[DistillationBatch]:
         """Crops of photos that nothing is trained on, one by one."""
         rng = np.random.default_rng(self.seed + 1)
-        return [self._lesson(image, rng) for image in self.calibration.held_out[:count]]
+        return [self._sample(image, rng) for image in self.calibration.held_out[:count]]
 
-    def _crop(self, index: int) -> Lesson:
+    def _crop(self, index: int) -> DistillationBatch:
         if index not in self._made:
             rng = np.random.default_rng((self.seed, self.batch, index))
             image = self.calibration.fitting[int(rng.integers(len(self.calibration.fitting)))]
-            x, targets = self._lesson(image, rng)
+            x, targets = self._sample(image, rng)
             small = {name: _small(values) for name, values in targets.items()}
-            self._made[index] = Lesson(_small(x), small)
+            self._made[index] = DistillationBatch(_small(x), small)
         return self._made[index]
 
-    def _lesson(self, image: Path | int, rng: np.random.Generator) -> Lesson:
+    def _sample(self, image: Path | int, rng: np.random.Generator) -> DistillationBatch:
         x = self._input(image, rng)
-        return Lesson(x, self.teacher.run({self.calibration.input: x}))
+        return DistillationBatch(x, self.teacher.run({self.calibration.input: x}))
 
     def _input(self, image: Path | int, rng: np.random.Generator) -> NDArray[np.float32]:
         """A random part of a photo at a random scale, perhaps mirrored, as an input [1,3,H,W]."""
@@ -104,11 +104,11 @@ def _small(values: Array) -> Array:
     return half if np.isfinite(half).all() else values
 
 
-def _together(lessons: Sequence[Lesson]) -> Lesson:
-    return Lesson(
-        np.concatenate([lesson.x for lesson in lessons]).astype(np.float32),
+def _together(batches: Sequence[DistillationBatch]) -> DistillationBatch:
+    return DistillationBatch(
+        np.concatenate([batch.x for batch in batches]).astype(np.float32),
         {
-            name: np.concatenate([lesson.targets[name] for lesson in lessons]).astype(np.float32)
-            for name in lessons[0].targets
+            name: np.concatenate([batch.targets[name] for batch in batches]).astype(np.float32)
+            for name in batches[0].targets
         },
     )

@@ -67,7 +67,7 @@ def kept_mask(weight: Array, block: Block) -> Mask:
 
 
 def without(mask: Mask, importance: NDArray[np.floating[Any]], num_pruned: int) -> Mask:
-    """Drop `num_pruned` blocks of a mask: those that are dropped already, then the least important."""
+    """Drop `num_pruned` blocks of a mask: those dropped already, then the least important."""
     # What is of no importance may still be there.
     order = np.argsort(np.where(mask, importance, -1), axis=None, kind="stable")
     left = np.ones(mask.shape, bool)

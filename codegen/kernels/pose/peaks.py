@@ -1,8 +1,8 @@
 """Part candidates from heat maps: local maxima, refined between pixels, in raster order.
 
 The reference is steps 1 and 2 of `graphopt.pose.decode`. Each row of each map is searched by
-itself; then the rows of a map are put together. No map is upsampled: only around a peak, its 5 x 5 pixels
-become 9 x 9 samples.
+itself; then the rows of a map are put together. No map is upsampled: only around a peak, its 5 x 5
+pixels become 9 x 9 samples.
 """
 
 from __future__ import annotations
