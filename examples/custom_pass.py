@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.graph import is_standard, label, producer_of, remove_unread, scalar_of
+from graphopt.ir.edit import remove_unread
+from graphopt.ir.graph import is_standard, label, producer_of, scalar_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
 
 

@@ -17,7 +17,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.ir.graph import Convolution, emit, is_standard, label, only_consumer, scalar_of
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import emit
+from graphopt.ir.graph import is_standard, label, only_consumer, scalar_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 Site: TypeAlias = tuple[gs.Node, gs.Node, Convolution]

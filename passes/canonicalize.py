@@ -16,19 +16,15 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import can_rewire, inline_branch, live_nodes, remove_nodes, rewire
 from graphopt.ir.graph import (
-    Convolution,
-    can_rewire,
     constant_of,
-    inline_branch,
     input_of,
     is_graph_output,
     is_standard,
     label,
-    live_nodes,
     producer_of,
-    remove_nodes,
-    rewire,
     scalar_of,
     static_shape,
 )

@@ -11,19 +11,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import (
-    CONV_OPS,
-    Convolution,
-    absorb,
-    constant,
-    constant_of,
-    input_of,
-    is_standard,
-    label,
-    only_consumer,
-    producer_of,
-    remove_nodes,
-)
+from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.edit import absorb, constant, remove_nodes
+from graphopt.ir.graph import constant_of, input_of, is_standard, label, only_consumer, producer_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
 
 Floats = NDArray[np.float64]

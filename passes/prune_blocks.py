@@ -14,7 +14,9 @@ from pydantic import Field
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
 from graphopt.ir.block_structure import BLOCKS, BlockName, expand, kept_mask, sums, without
-from graphopt.ir.graph import Convolution, constant, is_standard, label
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import is_standard, label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.plan import PruningPlan, plan_for

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
-from graphopt.ir.graph import Convolution, constant
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap, is_even
 from graphopt.sparsity.channel_selection import ChannelConsumer, eliminate

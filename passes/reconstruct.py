@@ -12,7 +12,8 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.reconstruct import Reconstruction
-from graphopt.ir.graph import Convolution, label
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.graph import label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, option
 
 

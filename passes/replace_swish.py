@@ -13,16 +13,9 @@ from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import ActivationSite, FittedActivation, fit_in_order
 from graphopt.fitting.activation_matching import KINDS, Found, find_activations
 from graphopt.fitting.activation_surrogates import Gate
-from graphopt.ir.graph import (
-    emit,
-    is_standard,
-    label,
-    producer_of,
-    remove_nodes,
-    remove_unread,
-    scalar_of,
-)
-from graphopt.ir.onnx_io import copy_model
+from graphopt.ir.edit import emit, remove_nodes, remove_unread
+from graphopt.ir.graph import is_standard, label, producer_of, scalar_of
+from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 
 

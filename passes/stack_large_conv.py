@@ -24,8 +24,11 @@ from graphopt.fitting.stack import (
     write_stack,
 )
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import Convolution, emit, is_standard, label, only_consumer
-from graphopt.ir.onnx_io import copy_model, serialised
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import emit
+from graphopt.ir.graph import is_standard, label, only_consumer
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import serialised
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -10,19 +10,9 @@ from typing import Annotated, ClassVar, TypeAlias
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from graphopt.ir.graph import (
-    CONV_OPS,
-    can_rewire,
-    emit,
-    is_graph_output,
-    is_standard,
-    label,
-    live_nodes,
-    producer_of,
-    reads_of,
-    remove_nodes,
-    rewire,
-)
+from graphopt.ir.convolution import CONV_OPS
+from graphopt.ir.edit import can_rewire, emit, live_nodes, remove_nodes, rewire
+from graphopt.ir.graph import is_graph_output, is_standard, label, producer_of, reads_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 Maps: TypeAlias = tuple[gs.Tensor, ...]

@@ -15,7 +15,9 @@ from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import network_ms, rewritten_ms
 from graphopt.errors import InputError
 from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
-from graphopt.ir.graph import Convolution, constant, label, producer_of
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import label, producer_of
 from graphopt.ir.space_to_batch import (
     UNSIZED,
     DilatedRegion,

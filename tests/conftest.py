@@ -15,7 +15,7 @@ import onnx
 import pytest
 from threadpoolctl import threadpool_limits
 
-from graphopt.ir.onnx_io import runtime_accepts
+from graphopt.ir.checks import runtime_accepts
 
 os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
 

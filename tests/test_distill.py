@@ -16,7 +16,8 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import DistillOptions, Precision, distill
 from graphopt.fitting.distillation_data import DistillationData
-from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
 from graphopt.pose.skeleton import load_skeleton

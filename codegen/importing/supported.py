@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import Unsupported
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.onnx_io import copy_model
+from graphopt.ir.header import copy_model
 from graphopt.passes.canonicalize import Canonicalize
 
 _IMPORTED = """

@@ -16,7 +16,8 @@ from graphopt.codegen.jobs.records import RpcTiming
 from graphopt.codegen.jobs.tvm_library import DEVICES, MANIFEST
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
-from graphopt.ir.onnx_io import load_model, serialised, sha256_of
+from graphopt.ir.files import sha256_of
+from graphopt.ir.onnx_io import load_model, serialised
 from graphopt.runtime.bundle import Manifest
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine

@@ -18,8 +18,11 @@ import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.display.numbers import human, part_of_whole
+from graphopt.ir.arrays import Dim
 from graphopt.ir.block_structure import FINEST, density
-from graphopt.ir.graph import CONV_OPS, Convolution, Dim, infer_shapes, is_standard, label
+from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.graph import is_standard, label
+from graphopt.ir.shape_inference import infer_shapes
 
 Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
 

@@ -17,8 +17,10 @@ from graphopt.analysis.latency.predict import Bound, predict, total_ms
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind, distinct
 from graphopt.errors import GraphoptError
-from graphopt.ir.graph import Dim, static_shape
-from graphopt.ir.onnx_io import header_of, load_model
+from graphopt.ir.arrays import Dim
+from graphopt.ir.graph import static_shape
+from graphopt.ir.header import header_of
+from graphopt.ir.onnx_io import load_model
 from graphopt.pose.spec import detect_pose_spec, usual_shapes
 from graphopt.runtime.sample_inputs import example_shapes_if_any
 

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.onnx_io import copy_model, serialised
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 

@@ -32,7 +32,9 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array
-from graphopt.ir.onnx_io import header_of, load_model, save_model, sha256_of
+from graphopt.ir.files import sha256_of
+from graphopt.ir.header import header_of
+from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.images import read_photo
 from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.bundle import read_bundle

@@ -22,7 +22,9 @@ from scipy.optimize import least_squares
 from graphopt.analysis.latency.device import Device, Figure, LayerClass
 from graphopt.analysis.latency.predict import Work, time_of, work_of
 from graphopt.compiler.compile import compile_model
-from graphopt.ir.graph import Convolution, emit, label
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import emit
+from graphopt.ir.graph import label
 from graphopt.ir.onnx_io import load_model, replacing, save_model
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle

@@ -122,7 +122,7 @@ def bench(
             )
     else:
         from graphopt.bench.benchmark import bench as run
-        from graphopt.ir.onnx_io import parse_input_shapes
+        from graphopt.ir.input_shapes import parse_input_shapes
 
         with shown("reading the network") as tell:
             result = run(

@@ -140,7 +140,7 @@ def compile(
     from graphopt.compiler.tuning_cache import find_tuning
     from graphopt.display.numbers import named_sizes
     from graphopt.display.tables import say
-    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.ir.input_shapes import parse_input_shapes
     from graphopt.pose.spec import choices
 
     output = output or model.with_suffix(".so" if format is Format.tvm else ".graphopt")

@@ -30,7 +30,7 @@ def explain(
     from dataclasses import asdict
 
     from graphopt.display.tables import console
-    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.ir.input_shapes import parse_input_shapes
     from graphopt.optimizer.explain import explain as run
 
     found = run(

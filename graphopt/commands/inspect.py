@@ -29,7 +29,7 @@ def inspect(
     from graphopt.analysis.inspection import Comparison, inspect_models
     from graphopt.analysis.latency.device import load_device
     from graphopt.display.tables import console
-    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.ir.input_shapes import parse_input_shapes
     from graphopt.runtime.bundle import is_bundle
 
     if is_bundle(model):

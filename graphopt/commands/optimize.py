@@ -142,7 +142,7 @@ def optimize(
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
     from graphopt.display.tables import console, say
-    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.ir.input_shapes import parse_input_shapes
     from graphopt.optimizer.optimize import optimize as run
     from graphopt.optimizer.prune_to_target import Goal
     from graphopt.pose.spec import choices

@@ -34,7 +34,7 @@ def tune(
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
     from graphopt.compiler.tuner import tune as measure
     from graphopt.display.tables import Grid, Kind, console, say
-    from graphopt.ir.onnx_io import parse_input_shapes
+    from graphopt.ir.input_shapes import parse_input_shapes
 
     with shown("reading the network") as tell:
         file, results = measure(

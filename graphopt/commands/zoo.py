@@ -62,7 +62,8 @@ def build_network(
     from graphopt.analysis.cost import cost_of
     from graphopt.display.numbers import human
     from graphopt.display.tables import say
-    from graphopt.ir.onnx_io import parse_input_shapes, save_model
+    from graphopt.ir.input_shapes import parse_input_shapes
+    from graphopt.ir.onnx_io import save_model
     from graphopt.zoo.catalogue import build, trained
 
     shapes = parse_input_shapes([input_shape] if input_shape else [])

@@ -7,16 +7,12 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.ir.arrays import has_colours
-from graphopt.ir.graph import (
-    constant,
-    constant_of,
-    input_of,
-    is_standard,
-    label,
-    refresh_shapes,
-    static_shape,
-)
-from graphopt.ir.onnx_io import copy_model, fix_sizes, serialised
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import constant_of, input_of, is_standard, label, static_shape
+from graphopt.ir.header import copy_model
+from graphopt.ir.input_shapes import fix_sizes
+from graphopt.ir.onnx_io import serialised
+from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
 from graphopt.passes.canonicalize import Canonicalize
 from graphopt.runtime.differences import difference

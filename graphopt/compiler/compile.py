@@ -34,7 +34,9 @@ from graphopt.compiler.batch import for_one_picture
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array, Feeds, channels_last
-from graphopt.ir.onnx_io import fix_sizes, load_model, save_model, serialised, sha256_of
+from graphopt.ir.files import sha256_of
+from graphopt.ir.input_shapes import fix_sizes
+from graphopt.ir.onnx_io import load_model, save_model, serialised
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.optimizer.pipeline import OnFail as PassOnFail
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT

@@ -14,8 +14,8 @@ from graphopt.fitting.activation_surrogates import Doubles, Form
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import LayerwiseRunner, extract_subgraph, make_session
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import constant, emit, sort_nodes
-from graphopt.ir.onnx_io import copy_model
+from graphopt.ir.edit import constant, emit, sort_nodes
+from graphopt.ir.header import copy_model
 
 _IMAGES = 60
 """To fit on, at most."""

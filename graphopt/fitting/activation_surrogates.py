@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import constant, emit
+from graphopt.ir.edit import constant, emit
 
 Doubles = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from graphopt.fitting.layerwise_runner import make_session
 from graphopt.fitting.patch_sampling import Sample
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import Convolution
+from graphopt.ir.convolution import Convolution
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Floats = NDArray[np.float32]

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError, InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.onnx_io import serialised, sha256_of
+from graphopt.ir.files import sha256_of
+from graphopt.ir.onnx_io import serialised
 
 
 def fingerprint(

@@ -36,7 +36,8 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
 from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
 from graphopt.ir.arrays import Array
-from graphopt.ir.onnx_io import copy_model, replacing, serialised
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import replacing, serialised
 from graphopt.runtime.differences import floored_variance
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.runner import cpu_features

@@ -9,7 +9,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from graphopt.ir.block_structure import Block, Mask, trainable_mask
-from graphopt.ir.graph import Convolution
+from graphopt.ir.convolution import Convolution
 from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import Convolution
+from graphopt.ir.convolution import Convolution
 
 Floats = NDArray[np.float32]
 

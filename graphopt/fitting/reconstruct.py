@@ -42,7 +42,9 @@ from graphopt.fitting.patch_sampling import Sample, salience
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mask
 from graphopt.ir.changes import Skip
-from graphopt.ir.graph import Convolution, constant, is_standard, label, only_consumer
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import is_standard, label, only_consumer
 from graphopt.ir.onnx_io import replacing
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart

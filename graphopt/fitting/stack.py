@@ -19,7 +19,8 @@ import onnx_graphsurgeon as gs
 
 from graphopt.fitting.factors import Kernel, Search
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import Convolution, constant, emit, remove_nodes
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant, emit, remove_nodes
 
 STARTS = 64
 """Random starts of a depthwise kernel; w channels between the factors get 1/w of them. The fewer

@@ -27,3 +27,7 @@ def channels_last(shape: Sequence[int | str | None]) -> bool:
 def has_colours(shape: Sequence[int | str | None]) -> bool:
     """Whether a tensor of this shape can be a picture, [N,C,H,W] or [N,H,W,C]."""
     return len(shape) == 4 and (shape[1] in _COLOURS or shape[3] in _COLOURS)
+
+
+Dim: TypeAlias = int | str | None
+"""An extent: a number, the name of a dynamic dimension, or unknown."""

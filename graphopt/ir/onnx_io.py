@@ -2,104 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.errors import InputError
+from graphopt.ir.checks import (
+    check_model,
+    check_operators,
+    check_opset,
+    check_types,
+    node_name,
+    nodes_of,
+)
+from graphopt.ir.edit import sort_nodes
+from graphopt.ir.external_data import INLINE_LIMIT, read_external_data
 from graphopt.ir.files import replacing as replacing
-from graphopt.ir.graph import STANDARD_DOMAINS, infer_shapes, reason_of, refresh_shapes, sort_nodes
+from graphopt.ir.graph import STANDARD_DOMAINS
+from graphopt.ir.header import Header, copy_model, header_of
+from graphopt.ir.input_shapes import fix_sizes
 from graphopt.ir.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.ir.packing import expand_all
 
 # onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
 
-OLDEST_OPSET = 11
-"""Before it, Clip, Pad, Dropout and BatchNormalization meant other things."""
-INLINE_LIMIT = 2**31 - 2**24
-"""Bytes of weights that still fit into one protobuf message (2 GB) with room for the graph."""
 _SMALL = 1024
 """Bytes of a constant that stays in the model file even when weights go beside it."""
 _ALIGNMENT = 4096
 """Weights in a file of their own start at multiples of a page, so that they can be mapped."""
-RUNTIME_DOMAINS = ("ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc")
-"""Domains beyond the standard one whose operators onnxruntime may know."""
-_LOST_ATTRIBUTES = {
-    onnx.AttributeProto.SPARSE_TENSOR,
-    onnx.AttributeProto.TENSORS,
-    onnx.AttributeProto.GRAPHS,
-    onnx.AttributeProto.SPARSE_TENSORS,
-    onnx.AttributeProto.TYPE_PROTO,
-    onnx.AttributeProto.TYPE_PROTOS,
-}
-"""Attribute types that onnx_graphsurgeon would drop without a word."""
-_LOST_TYPES = ("optional_type", "map_type", "opaque_type")
-"""Kinds of values that it does not read."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an ONNX file says about itself beyond its graph; it survives a round trip.
-
-    Doc strings of single nodes and tensors do not.
-    """
-
-    producer: str = ""
-    producer_version: str = ""
-    domain: str = ""
-    model_version: int = 0
-    doc_string: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    data_files: tuple[Path, ...] = ()
-    """External data that the graph was read from."""
-    sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
-    """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
-    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of tensors that lost channels since the graph was read, those that are left, by the
-    tensor's name; not written."""
-    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The sizes that a network of dynamic inputs is counted, timed and checked at; not written."""
-
-
-def header_of(graph: gs.Graph) -> Header:
-    """The header that `load_model` found; an empty one for a graph made by hand."""
-    header: Header = vars(graph).get("header", Header())
-    return header
-
-
-def judged_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> None:
-    """Have a network of dynamic inputs counted, timed and checked at these sizes."""
-    graph.header = replace(header_of(graph), sizes={n: tuple(size) for n, size in sizes.items()})
-
-
-def copy_model(graph: gs.Graph) -> gs.Graph:
-    """A copy with its header; constant arrays are shared (passes never edit them in place)."""
-    copied = graph.copy()
-    copied.header = header_of(graph)
-    return copied
-
-
-def sha256_of(path: Path) -> str:
-    """The hex digest of a file (its external data, where it has some, is not covered)."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --- loading ------------------------------------------------------------------------------------
@@ -123,13 +62,13 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
     """
     model = _read(path)
     _spell_domains(model, path)
-    _check_opset(model, path)
-    _check_operators(model, path)
-    _check_types(model.graph, path)
-    data_files = _read_external_data(model, path)
+    check_opset(model, path)
+    check_operators(model, path)
+    check_types(model.graph, path)
+    data_files = read_external_data(model, path)
     for holder in (model.graph, *model.functions):
         _sort(holder, path)
-    _check(model, path)
+    check_model(model, path)
     model = _without_functions(model, path)
     graph = gs.import_onnx(model)
     # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
@@ -155,21 +94,6 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
     sort_nodes(graph)
     fix_sizes(graph, input_shapes or {})
     return graph
-
-
-def fix_sizes(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
-    """Fix inputs at sizes, and infer every tensor's shape anew.
-
-    Args:
-        graph: the graph, its nodes in order.
-        input_shapes: the sizes, by name; the name "" means the only input.
-
-    Raises:
-        InputError: no such input, or shapes that do not fit the model.
-    """
-    if input_shapes:
-        _fix_inputs(graph, input_shapes)
-    refresh_shapes(graph)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -206,7 +130,7 @@ def _spell_domains(model: onnx.ModelProto, path: Path) -> None:
         del imports[:]
         imports.extend([*standard, *others])
     for holder in (model.graph, *model.functions):
-        for node in _nodes_of(holder):
+        for node in nodes_of(holder):
             if node.domain in STANDARD_DOMAINS:
                 node.domain = ""
 
@@ -231,7 +155,7 @@ def _sort(graph: onnx.GraphProto | onnx.FunctionProto, path: Path) -> None:
                 order.append(stack.pop())
             elif node in state:
                 cycle = graph.node[node]
-                raise InputError(f"{path}: the graph has a cycle", node=_name(cycle))
+                raise InputError(f"{path}: the graph has a cycle", node=node_name(cycle))
             else:
                 state[node] = False
                 stack += missing
@@ -256,10 +180,6 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _reads(inner)
 
 
-def _name(node: onnx.NodeProto) -> str:
-    return str(node.name or next((name for name in node.output if name), node.op_type))
-
-
 def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The same with model-local functions inlined; our own, which expands weights, is not."""
     own = [(f.domain, f.name) for f in model.functions if f.domain == PACKED_DOMAIN]
@@ -269,243 +189,6 @@ def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return onnx.inliner.inline_selected_functions(model, own, exclude=True)
     except Exception as error:  # onnx raises RuntimeError and classes of its own
         raise InputError(f"the functions of {path} cannot be inlined: {error}") from error
-
-
-def _check_opset(model: onnx.ModelProto, path: Path) -> None:
-    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), None)
-    if opset is None:
-        raise InputError(f"{path} does not say which ONNX opset it uses")
-    if opset < OLDEST_OPSET:
-        raise Unsupported(
-            f"{path} uses opset {opset}; the oldest supported is {OLDEST_OPSET}",
-            hint=f"export it again with opset_version={OLDEST_OPSET} or newer, "
-            "or use onnx.version_converter",
-        )
-    if not runtime_accepts(opset):
-        newest = next(n for n in range(opset - 1, 0, -1) if runtime_accepts(n))
-        raise Unsupported(
-            f"{path} uses opset {opset}; "
-            f"the newest that onnxruntime {ort.__version__} runs is {newest}",
-            hint=f"export it with opset_version={newest}, or upgrade onnxruntime",
-        )
-
-
-@cache
-def runtime_accepts(opset: int) -> bool:
-    """Whether the installed onnxruntime runs models of this opset: it is asked, not looked up."""
-    helper = onnx.helper
-    value = [onnx.TensorProto.FLOAT, [1]]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "probe",
-        [helper.make_tensor_value_info("x", *value)],
-        [helper.make_tensor_value_info("y", *value)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime raises a class of its own for each status code
-        return False
-    return True
-
-
-def _nodes_of(
-    graph: onnx.GraphProto | onnx.FunctionProto,
-) -> Iterator[onnx.NodeProto]:
-    """Every node, those of subgraphs too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes_of(attribute.g)
-
-
-def _check_operators(model: onnx.ModelProto, path: Path) -> None:
-    functions = {(f.domain, f.name) for f in model.functions}
-    for holder in (model.graph, *model.functions):
-        for node in _nodes_of(holder):
-            name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            standard = node.domain in STANDARD_DOMAINS
-            known = (
-                (node.domain, node.op_type) in functions
-                or (standard and onnx.defs.has(node.op_type, ""))
-                or node.domain in RUNTIME_DOMAINS
-            )
-            if not known:
-                raise Unsupported(
-                    f"{path} uses the operator {name}, which neither ONNX nor the model defines",
-                    node=_name(node),
-                    hint="export with standard operators, or add it as a model-local function",
-                )
-            for attribute in node.attribute:
-                if attribute.type in _LOST_ATTRIBUTES:
-                    kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-                    raise Unsupported(
-                        f"{path}: attribute {attribute.name} of {name} is a {kind}, "
-                        "which cannot be carried through",
-                        node=_name(node),
-                    )
-
-
-def _check_types(graph: onnx.GraphProto, path: Path, lost: Sequence[str] = _LOST_TYPES) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        kind = value.type.WhichOneof("value")
-        if kind in lost:
-            raise Unsupported(
-                f"{path}: {value.name} is not a tensor but of {kind.replace('_', ' ')}, "
-                "which cannot be carried through"
-            )
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _check_types(attribute.g, path, (*_LOST_TYPES, "sequence_type"))
-
-
-def _read_external_data(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
-    """Load the weights that are stored beside the model; say which file is missing or short."""
-    helper = onnx.external_data_helper
-    files: dict[str, Path] = {}
-    for tensor in helper._get_all_tensors(model):
-        if not helper.uses_external_data(tensor):
-            continue
-        try:
-            info = helper.ExternalDataInfo(tensor)
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
-        offset, length = info.offset or 0, info.length
-        if info.location not in files:
-            files[info.location] = _data_file(path, info.location)
-        file = files[info.location]
-        try:
-            with file.open("rb") as data:
-                end = data.seek(0, os.SEEK_END)
-                length = end - offset if length is None else length
-                if min(offset, length) < 0 or offset + length > end:
-                    raise InputError(
-                        f"{file} is too short: it ends before the weights of tensor {tensor.name}",
-                        hint="a download or copy may have been cut short",
-                    )
-                data.seek(offset)
-                tensor.raw_data = data.read(length)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-        del tensor.external_data[:]
-        tensor.data_location = onnx.TensorProto.DEFAULT
-    return tuple(sorted(files.values()))
-
-
-def _data_file(path: Path, location: str) -> Path:
-    """The file of external data that a model names: beside it, and not led outside by a link.
-
-    In the Hugging Face cache a model's folder holds links into the folder `blobs` of the same
-    repository: those may be followed.
-    """
-    named = Path(location)
-    if named.is_absolute() or ".." in named.parts or not named.parts:
-        raise InputError(
-            f"{path} keeps its weights in {location!r}, which is not a place beside it",
-            hint="only files in the model's own folder are read",
-        )
-    folders = dict.fromkeys((path.parent.resolve(), path.resolve().parent))
-    file = next((f / named for f in folders if (f / named).is_file()), None)
-    if file is None:
-        raise InputError(
-            f"{path} keeps its weights in {location}, which is not beside it",
-            hint=f"put {location} into {path.parent.resolve()}",
-        )
-    roots = [*folders, *(blobs for folder in folders if (blobs := _blobs_of(folder)))]
-    if not any(file.resolve().is_relative_to(root) for root in roots):
-        raise InputError(
-            f"{path.parent / named} leads outside the model's folder, to {file.resolve()}",
-            hint=f"put a copy of {location} in the link's place",
-        )
-    return file
-
-
-def _blobs_of(folder: Path) -> Path | None:
-    """Where the Hugging Face cache keeps the files that a snapshot's folder links to."""
-    for snapshots, repository in pairwise(folder.parents):
-        if snapshots.name == "snapshots" and (repository / "blobs").is_dir():
-            return repository / "blobs"
-    return None
-
-
-def _check(model: onnx.ModelProto, path: Path) -> None:
-    """The ONNX checker's opinion; weights past protobuf's limit are judged without it."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > INLINE_LIMIT:
-        return
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InputError(f"{path} is not a valid ONNX model: {reason_of(error)}") from error
-
-
-def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> None:
-    inputs = {tensor.name: tensor for tensor in graph.inputs}
-    known = ", ".join(f"{t.name} {_shape_text(t.shape)}" for t in graph.inputs)
-    for given, shape in input_shapes.items():
-        name = given
-        if not given and len(inputs) == 1:
-            (name,) = inputs
-        if name not in inputs:
-            raise UsageError(
-                f"the model has no input {name!r}" if name else "the model has several inputs",
-                hint=f"its inputs are: {known}; write NAME:1,3,368,656",
-            )
-        declared = inputs[name].shape
-        text = _shape_text(shape)
-        if declared is not None and len(declared) != len(shape):
-            raise UsageError(
-                f"input {name} has {len(declared)} dimensions, but {text} has {len(shape)}",
-                hint=f"the model's inputs are: {known}",
-            )
-        for want, dim in zip(shape, declared or shape, strict=True):
-            if isinstance(dim, int) and dim != want:
-                raise UsageError(
-                    f"input {name} is fixed at {_shape_text(declared)}; it cannot be {text}",
-                    hint="export the model with dynamic axes, or keep the fixed size",
-                )
-        if declared is None or list(declared) != list(shape):
-            _forget_shapes(graph)
-        inputs[name].shape = list(shape)
-    known_shapes = infer_shapes(graph, strict=True)
-    for tensor in graph.outputs:
-        _, inferred = known_shapes.get(tensor.name, (None, None))
-        if inferred is not None and isinstance(tensor, gs.Variable):
-            tensor.shape = list(inferred)
-
-
-def _forget_shapes(graph: gs.Graph) -> None:
-    """What the file says of inner tensors holds at the size that it was exported at."""
-    edges = {id(t) for t in [*graph.inputs, *graph.outputs]}
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and id(tensor) not in edges:
-            tensor.shape = None
-
-
-def _shape_text(shape: Sequence[Any] | None) -> str:
-    return "of any shape" if shape is None else "x".join(str(dim or "?") for dim in shape)
-
-
-def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """`["data:1,3,368,656"]` to `{"data": (1, 3, 368, 656)}`; without a name the key is "".
-
-    Raises:
-        InputError: when a text is not of that form.
-    """
-    shapes = {}
-    for text in texts:
-        name, _, dims = text.rpartition(":")
-        try:
-            shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
-            raise UsageError(f"{text!r} is not an input shape", hint="write NAME:1,3,368,656")
-        shapes[name] = shape
-    return shapes
 
 
 # --- saving -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import Block, kept_mask
-from graphopt.ir.graph import constant, emit, remove_nodes
+from graphopt.ir.edit import constant, emit, remove_nodes
 
 DOMAIN, NAME = "graphopt", "ExpandBlocks"
 VERSION = 1

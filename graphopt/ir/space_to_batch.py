@@ -20,16 +20,9 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
 from graphopt.ir.changes import Skip
-from graphopt.ir.graph import (
-    Convolution,
-    constant_of,
-    emit,
-    input_of,
-    is_graph_output,
-    is_standard,
-    label,
-    remove_nodes,
-)
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import emit, remove_nodes
+from graphopt.ir.graph import constant_of, input_of, is_graph_output, is_standard, label
 
 Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""

@@ -13,7 +13,8 @@ from rich.console import RenderableType
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import UsageError
 from graphopt.ir.graph import label
-from graphopt.ir.onnx_io import copy_model, load_model
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Change, Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.optimizer.registry import find_passes

@@ -15,8 +15,10 @@ from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
+from graphopt.ir.files import sha256_of
 from graphopt.ir.graph import static_shape
-from graphopt.ir.onnx_io import judged_at, load_model, replacing, save_model, sha256_of
+from graphopt.ir.header import judged_at
+from graphopt.ir.onnx_io import load_model, replacing, save_model
 from graphopt.optimizer.pass_contract import Context, Pass
 from graphopt.optimizer.pipeline import (
     PRESETS,

@@ -27,7 +27,9 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.ir.changes import Change as Change
 from graphopt.ir.changes import Skip as Skip
-from graphopt.ir.graph import flaw_of, label, refresh_shapes, sort_nodes
+from graphopt.ir.edit import flaw_of, sort_nodes
+from graphopt.ir.graph import label
+from graphopt.ir.shape_inference import refresh_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path

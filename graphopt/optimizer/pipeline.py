@@ -22,7 +22,8 @@ from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
 from graphopt.fitting.checkpoint import LAST_GOOD
-from graphopt.ir.onnx_io import copy_model, header_of, save_model, serialised
+from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.onnx_io import save_model, serialised
 from graphopt.optimizer.pass_contract import (
     Change,
     Context,

@@ -40,8 +40,11 @@ from graphopt.fitting.patch_sampling import Sample, salience
 from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
-from graphopt.ir.graph import Convolution, constant, is_standard, label
-from graphopt.ir.onnx_io import copy_model, load_model, replacing
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import is_standard, label
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model, replacing
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec, detect_pose_spec

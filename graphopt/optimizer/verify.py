@@ -16,8 +16,10 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.ir.arrays import Array, Feeds
-from graphopt.ir.graph import reads_of, reason_of
-from graphopt.ir.onnx_io import copy_model, serialised
+from graphopt.ir.graph import reads_of
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import serialised
+from graphopt.ir.shape_inference import reason_of
 from graphopt.optimizer.pass_contract import Numerics
 from graphopt.runtime.differences import agreement, difference, nudged
 from graphopt.runtime.sample_inputs import WITHOUT_RUNNING, reference_engine, sample_feeds

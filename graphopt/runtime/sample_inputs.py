@@ -16,8 +16,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError, InputError, Unsupported
-from graphopt.ir.arrays import Feeds, Floats, channels_last, has_colours
-from graphopt.ir.graph import Dim, static_shape
+from graphopt.ir.arrays import Dim, Feeds, Floats, channels_last, has_colours
+from graphopt.ir.graph import static_shape
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.synthetic_images import natural_noise

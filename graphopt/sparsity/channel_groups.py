@@ -26,16 +26,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import (
-    Convolution,
-    constant,
-    constant_of,
-    input_of,
-    is_standard,
-    label,
-    reads_of,
-)
-from graphopt.ir.onnx_io import header_of
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.graph import constant_of, input_of, is_standard, label, reads_of
+from graphopt.ir.header import header_of
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]

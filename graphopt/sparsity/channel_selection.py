@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.ir.graph import Convolution
+from graphopt.ir.convolution import Convolution
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.graph import CONV_OPS, Convolution, is_standard, reads_of
+from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.graph import is_standard, reads_of
 
 NARROW = 32
 """Channels, in or out, below which a layer has too few blocks to choose from."""

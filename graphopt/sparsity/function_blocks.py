@@ -14,7 +14,8 @@ from enum import Enum
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.graph import CONV_OPS, Convolution, is_standard, label, producer_of, reads_of
+from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.graph import is_standard, label, producer_of, reads_of
 from graphopt.pose.spec import PoseSpec
 
 

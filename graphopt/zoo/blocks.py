@@ -18,7 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.graph import refresh_shapes
+from graphopt.ir.shape_inference import refresh_shapes
 
 Tensor: TypeAlias = gs.Variable
 """[N, channels, height, width]; until the network is whole, only the channels are known."""

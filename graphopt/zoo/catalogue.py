@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
-from graphopt.ir.onnx_io import Header
+from graphopt.ir.header import Header
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
 from graphopt.zoo.blocks import Net, Outputs

@@ -22,8 +22,10 @@ from graphopt.analysis.latency.device import Device, load_device
 from graphopt.analysis.latency.predict import Work, time_of, work_of
 from graphopt.bench.device_profile import matched
 from graphopt.compiler.compile import compile_model
-from graphopt.ir.graph import CONV_OPS, label
-from graphopt.ir.onnx_io import load_model, parse_input_shapes
+from graphopt.ir.convolution import CONV_OPS
+from graphopt.ir.graph import label
+from graphopt.ir.input_shapes import parse_input_shapes
+from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.layer_times import layer_times

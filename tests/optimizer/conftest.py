@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.onnx_io import copy_model, load_model, save_model, to_proto
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.optimizer.pass_contract import Outcome, Pass, options_of
 from graphopt.optimizer.registry import find_passes
 from graphopt.passes.fold_batchnorm import FoldBatchNorm

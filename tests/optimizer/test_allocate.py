@@ -14,7 +14,7 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.cli import app
 from graphopt.errors import InputError
-from graphopt.ir.onnx_io import copy_model
+from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
 from graphopt.optimizer.prune_to_target import Goal, PruneToTarget, allocate, interpolated
 from graphopt.optimizer.sensitivity import LayerSensitivity, Loss, Sensitivity

@@ -17,7 +17,8 @@ from onnx.backend.test.loader import load_model_tests
 
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError, InputError
-from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import CheckFailed, InputError
-from graphopt.ir.graph import emit, flaw_of
+from graphopt.ir.edit import emit, flaw_of
 from graphopt.optimizer.contract_check import fault_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, numerics_of, option
 from graphopt.optimizer.pipeline import lookup, parse_pipeline, run_pipeline

@@ -8,8 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphopt.ir.graph import emit, is_standard, label, refresh_shapes, sort_nodes
+from graphopt.ir.edit import emit, sort_nodes
+from graphopt.ir.graph import is_standard, label
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
 from graphopt.sparsity.function_blocks import function_blocks

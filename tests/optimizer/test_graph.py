@@ -12,22 +12,11 @@ import pytest
 from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import predict
 from graphopt.errors import InputError
-from graphopt.ir.graph import (
-    Convolution,
-    absorb,
-    can_rewire,
-    constant_of,
-    emit,
-    infer_shapes,
-    live_nodes,
-    only_consumer,
-    refresh_shapes,
-    remove_unread,
-    rewire,
-    scalar_of,
-    sort_nodes,
-)
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import absorb, can_rewire, emit, live_nodes, remove_unread, rewire, sort_nodes
+from graphopt.ir.graph import constant_of, only_consumer, scalar_of
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 
 
 @pytest.mark.parametrize("size", [(7, 8), (12, 9)])

@@ -15,7 +15,7 @@ from graphopt import cli
 from graphopt.analysis.compare import compare
 from graphopt.errors import CheckFailed
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
-from graphopt.ir.graph import constant
+from graphopt.ir.edit import constant
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
 from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline

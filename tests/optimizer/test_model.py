@@ -12,7 +12,8 @@ import pytest
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir import onnx_io as model_module
-from graphopt.ir.onnx_io import load_model, parse_input_shapes, save_model, to_proto
+from graphopt.ir.input_shapes import parse_input_shapes
+from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 CONV = ("float[N,3,H,W] x", "float[N,4,Ho,Wo] y", "y = Conv<pads=[1,1,1,1]>(x, w)")

@@ -17,7 +17,8 @@ from pydantic import Field
 from graphopt import passes as builtin
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import CheckFailed, InputError
-from graphopt.ir.graph import constant, emit, is_standard, label
+from graphopt.ir.edit import constant, emit
+from graphopt.ir.graph import is_standard, label
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import (
     Change,

@@ -14,8 +14,9 @@ import pytest
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.block_structure import BLOCKS, Block, kept_mask
-from graphopt.ir.graph import Convolution
-from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks

@@ -15,7 +15,8 @@ from graphopt.analysis.cost import cost_of
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.reconstruct import reconstruct
-from graphopt.ir.onnx_io import copy_model, header_of, load_model, save_model, to_proto
+from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.passes.prune_channels import PruneChannels

@@ -21,8 +21,12 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.stack import fit_stack
-from graphopt.ir.graph import emit, infer_shapes, refresh_shapes, static_shape
-from graphopt.ir.onnx_io import copy_model, runtime_accepts, to_proto
+from graphopt.ir.checks import runtime_accepts
+from graphopt.ir.edit import emit
+from graphopt.ir.graph import static_shape
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import to_proto
+from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 from graphopt.optimizer.pass_contract import Context, Numerics
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS

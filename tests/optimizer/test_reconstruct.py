@@ -14,8 +14,10 @@ from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.reconstruct import Reconstruction, _error, reconstruct
-from graphopt.ir.graph import Convolution, constant
-from graphopt.ir.onnx_io import copy_model, load_model
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.edit import constant
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.passes.reconstruct import Reconstruct

@@ -18,7 +18,8 @@ from graphopt.fitting.activation_fit import ActivationSite, fit_in_order
 from graphopt.fitting.activation_matching import ACTIVATIONS, KINDS, Found, recognised
 from graphopt.fitting.activation_surrogates import Gate, PiecewiseLinear, PowerTail
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.pose.skeleton import load_skeleton

@@ -10,8 +10,9 @@ from graphopt.cli import app
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.ir.block_structure import Block, expand
-from graphopt.ir.graph import constant
-from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.ir.edit import constant
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.sensitivity import (
     LayerLosses,
     Loss,

@@ -18,8 +18,10 @@ from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import InputError
 from graphopt.fitting.stack import compose, fit_stack, product
-from graphopt.ir.graph import emit, infer_shapes
-from graphopt.ir.onnx_io import copy_model, to_proto
+from graphopt.ir.edit import emit
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import to_proto
+from graphopt.ir.shape_inference import infer_shapes
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.passes import stack_large_conv, undilate_conv

@@ -12,8 +12,10 @@ from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import InputError
-from graphopt.ir.graph import emit, refresh_shapes
-from graphopt.ir.onnx_io import copy_model, load_model, to_proto
+from graphopt.ir.edit import emit
+from graphopt.ir.header import copy_model
+from graphopt.ir.onnx_io import load_model, to_proto
+from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
 from graphopt.passes.undilate_conv import UndilateConv
@@ -435,7 +437,7 @@ def networks(draw):
 
 
 def _shape(graph, tensor):
-    from graphopt.ir.graph import infer_shapes
+    from graphopt.ir.shape_inference import infer_shapes
 
     return list(infer_shapes(graph)[tensor.name][1])
 

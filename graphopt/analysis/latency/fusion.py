@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes
-from graphopt.ir.graph import CONV_OPS, Dim, constant_of, is_graph_output, is_standard
+from graphopt.ir.arrays import Dim
+from graphopt.ir.convolution import CONV_OPS
+from graphopt.ir.graph import constant_of, is_graph_output, is_standard
 
 _EPILOGUE = frozenset(
     [

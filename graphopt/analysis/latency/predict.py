@@ -27,17 +27,11 @@ from graphopt.analysis.cost import Shapes, cost_of, kept_part
 from graphopt.analysis.latency.device import Device, LayerClass
 from graphopt.analysis.latency.fusion import ARITHMETIC, fused_into
 from graphopt.errors import InputError
-from graphopt.ir.graph import (
-    CONV_OPS,
-    Convolution,
-    infer_shapes,
-    is_graph_output,
-    is_standard,
-    label,
-    reads_of,
-    sort_nodes,
-)
-from graphopt.ir.onnx_io import copy_model, header_of
+from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.edit import sort_nodes
+from graphopt.ir.graph import is_graph_output, is_standard, label, reads_of
+from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.shape_inference import infer_shapes
 from graphopt.runtime.sample_inputs import bound_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {

@@ -1,0 +1,52 @@
+"""What a graph has besides nodes and tensors: versions, metadata, functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an ONNX file says about itself beyond its graph; it survives a round trip.
+
+    Doc strings of single nodes and tensors do not.
+    """
+
+    producer: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    data_files: tuple[Path, ...] = ()
+    """External data that the graph was read from."""
+    sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+    """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of tensors that lost channels since the graph was read, those that are left, by the
+    tensor's name; not written."""
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The sizes that a network of dynamic inputs is counted, timed and checked at; not written."""
+
+
+def header_of(graph: gs.Graph) -> Header:
+    """The header that `load_model` found; an empty one for a graph made by hand."""
+    header: Header = vars(graph).get("header", Header())
+    return header
+
+
+def judged_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Have a network of dynamic inputs counted, timed and checked at these sizes."""
+    graph.header = replace(header_of(graph), sizes={n: tuple(size) for n, size in sizes.items()})
+
+
+def copy_model(graph: gs.Graph) -> gs.Graph:
+    """A copy with its header; constant arrays are shared (passes never edit them in place)."""
+    copied = graph.copy()
+    copied.header = header_of(graph)
+    return copied
