@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from graphopt.fitting.torchnet import TorchNet
 from graphopt.ir.graph import label
 from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.images import read_photo
 from graphopt.pose.preprocess import Placement, prepare
-from graphopt.pose.spec import PoseSpec, detect_pose_spec
+from graphopt.pose.spec import PoseSpec
 from graphopt.pose.synthetic import draw_maps
 from graphopt.sparsity.function_blocks import function_blocks
 

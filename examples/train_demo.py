@@ -39,9 +39,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 from torch.utils.data import DataLoader, IterableDataset
 
-from graphopt.ir.onnx_io import replacing
+from graphopt.ir.files import replacing
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.preprocess import prepare
-from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 HEAT, PAF = PARTS + 1, SKELETON.paf_channels

@@ -21,7 +21,7 @@ from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.ir.arrays import Array, Shape
 from graphopt.ir.files import sha256_of
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.pose.spec import detect_pose_spec
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.bundle import (
     FORMAT,
     BundleTarget,

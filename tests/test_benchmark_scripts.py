@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from graphopt.pose.decode import decode
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import read_photo
-from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 ROOT = Path(__file__).resolve().parent.parent

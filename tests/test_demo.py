@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
-from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -19,7 +19,7 @@ from graphopt import cli
 from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.optimize import optimize
-from graphopt.pose.spec import detect_pose_spec
+from graphopt.pose.detect import detect_pose_spec
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
 LOCALES = {"ascii": {"PYTHONIOENCODING": "ascii"}, "C": {"LC_ALL": "C", "LANG": "C"}}

@@ -21,7 +21,8 @@ from graphopt.bench.device_profile import FITTED, calibration_network, fit, matc
 from graphopt.cli import app
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.onnx_io import load_model, to_proto
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.runtime.runner import LayerTime
 
 RATES = {

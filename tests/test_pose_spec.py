@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from graphopt.errors import InputError, Unsupported
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.pose.skeleton import load_skeleton
@@ -23,7 +24,6 @@ from graphopt.pose.spec import (
     PoseSpec,
     Preprocess,
     choices,
-    detect_pose_spec,
     read_pose_spec,
 )
 from graphopt.runtime.engine import OnnxRuntimeEngine

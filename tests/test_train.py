@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.skeleton import COCO_PARTS
-from graphopt.pose.spec import detect_pose_spec
 from graphopt.zoo.catalogue import build
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")

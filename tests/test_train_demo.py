@@ -16,9 +16,9 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
 from graphopt.ir.onnx_io import load_model  # noqa: E402
-from graphopt.optimizer.pipeline import parse_pipeline  # noqa: E402
+from graphopt.optimizer.syntax import parse_pipeline  # noqa: E402
+from graphopt.pose.detect import detect_pose_spec  # noqa: E402
 from graphopt.pose.preprocess import prepare  # noqa: E402
-from graphopt.pose.spec import detect_pose_spec  # noqa: E402
 from graphopt.runtime.engine import OnnxRuntimeEngine  # noqa: E402 (where PyTorch is)
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

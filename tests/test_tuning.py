@@ -29,7 +29,7 @@ from graphopt.compiler.tuning_cache import (
 from graphopt.errors import InputError
 from graphopt.ir.block_structure import Block
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.runner import device_name
+from graphopt.runtime.opencl import device_name
 
 SPEC = ConvSpec((16,), 16, (12, 20), (3, 3), pads=(1, 1, 1, 1))
 POINTWISE = ConvSpec((16,), 16, (12, 20))

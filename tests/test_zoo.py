@@ -13,7 +13,7 @@ from graphopt.analysis.cost import cost_of
 from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.ir.onnx_io import load_model, to_proto
-from graphopt.pose.spec import detect_pose_spec
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.zoo import hourglass
 from graphopt.zoo.catalogue import ZOO, build, trained

@@ -23,7 +23,7 @@ class RpcTiming(_Record):
 
 
 class Tuned(_Record):
-    """One way to compute a convolution, see `graphopt.codegen.kernels.conv.choice.Choice`."""
+    """One way to compute a convolution, see `graphopt.codegen.kernels.conv.choice.KernelChoice`."""
 
     kernel: str
     tile: tuple[int, int, int]

@@ -20,7 +20,7 @@ from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.runtime import bundle
-from graphopt.runtime.runner import this_host
+from graphopt.runtime.cpu import this_host
 
 MANIFEST = "graphopt_manifest"
 """The library's function that returns its `graphopt.runtime.bundle.Manifest` as JSON; no file

@@ -19,7 +19,7 @@ from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
 from graphopt.runtime import bundle
 from graphopt.runtime.bundle import Plan, Tensor
-from graphopt.runtime.runner import this_host
+from graphopt.runtime.cpu import this_host
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from graphopt.codegen.hosts import HOSTS
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
-from graphopt.runtime.runner import cpu_features
+from graphopt.runtime.cpu import cpu_features
 
 
 class VectorUnit(NamedTuple):

@@ -21,7 +21,7 @@ from graphopt.ir.arrays import Dim
 from graphopt.ir.graph import static_shape
 from graphopt.ir.header import header_of
 from graphopt.ir.onnx_io import load_model
-from graphopt.pose.spec import detect_pose_spec, usual_shapes
+from graphopt.pose.detect import detect_pose_spec, usual_shapes
 from graphopt.runtime.sample_inputs import example_shapes_if_any
 
 

@@ -40,7 +40,8 @@ from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.runner import LayerTime, open_bundle
+from graphopt.runtime.open import open_bundle
+from graphopt.runtime.runner import LayerTime
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.threads import usable_cores
 

@@ -1,4 +1,4 @@
-"""Measures a machine's own profile (`graphopt.analysis.latency.Device`): the plain function behind
+"""Measures a machine's own profile (`analysis.latency.device.Device`): the plain function behind
 `graphopt profile`.
 
 A network made of every class of layer, over a range of channels and sizes, is compiled and timed
@@ -24,12 +24,15 @@ from graphopt.analysis.latency.predict import Work, time_of, work_of
 from graphopt.compiler.compile import compile_model
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import label
-from graphopt.ir.onnx_io import load_model, replacing, save_model
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.layer_times import layer_times
-from graphopt.runtime.runner import LayerTime, device_name
+from graphopt.runtime.opencl import device_name
+from graphopt.runtime.runner import LayerTime
 from graphopt.runtime.threads import usable_cores
 
 # --- the network --------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def peak_memory(engine: str, job: Job, bundle: Path, feeds: Mapping[str, Array])
 def _engine(task: Mapping[str, object], job: Job) -> Engine:
     if task["engine"] != "graphopt":
         return open_competitor(str(task["engine"]), job)
-    from graphopt.runtime.runner import open_bundle
+    from graphopt.runtime.open import open_bundle
 
     return open_bundle(Path(str(task["bundle"])), threads=job.threads)
 

@@ -30,7 +30,7 @@ from graphopt.pose.preprocess import IDENTITY
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 FloatArray = NDArray[np.float32]
 SIZE = (46, 82)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Array
 from graphopt.runtime import child_process as child
-from graphopt.runtime.runner import LayerTime, open_bundle
+from graphopt.runtime.open import open_bundle
+from graphopt.runtime.runner import LayerTime
 
 RUNS = 100
 """How often each kernel runs; other programs only ever slow it down, so the fastest counts."""

@@ -19,9 +19,9 @@ def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     from dataclasses import asdict
 
     from graphopt.display.tables import Grid, Kind, console, say
-    from graphopt.optimizer.pass_contract import catalogue
-    from graphopt.optimizer.pipeline import PRESETS
+    from graphopt.optimizer.manual import catalogue
     from graphopt.optimizer.registry import find_passes
+    from graphopt.optimizer.syntax import PRESETS
 
     found = find_passes(load or [])
     entries = catalogue(found.values())
@@ -50,9 +50,9 @@ def show(
 ) -> None:
     """A pass's manual page and options."""
     from graphopt.display.tables import say_page
-    from graphopt.optimizer.pass_contract import catalogue
-    from graphopt.optimizer.pipeline import lookup
+    from graphopt.optimizer.manual import catalogue
     from graphopt.optimizer.registry import find_passes
+    from graphopt.optimizer.syntax import lookup
 
     chosen = lookup(name, find_passes(load or []))
     (entry,) = catalogue([chosen])

@@ -56,8 +56,8 @@ def sensitivity(
 ) -> None:
     """Measure what pruning each layer, and each function block, does to maps and poses."""
     from graphopt.display.tables import console
+    from graphopt.ir.files import replacing
     from graphopt.ir.input_shapes import parse_input_shapes
-    from graphopt.ir.onnx_io import replacing
     from graphopt.optimizer.sensitivity import RATIOS, measure_file
     from graphopt.optimizer.sensitivity_report import Shown, drawing
     from graphopt.pose.spec import choices

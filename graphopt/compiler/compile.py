@@ -37,10 +37,12 @@ from graphopt.ir.arrays import Array, Feeds, channels_last
 from graphopt.ir.files import sha256_of
 from graphopt.ir.input_shapes import fix_sizes
 from graphopt.ir.onnx_io import load_model, save_model, serialised
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.optimizer.pipeline import OnFail as PassOnFail
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
-from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
+from graphopt.pose.detect import detect_pose_spec, usual_shapes
+from graphopt.pose.spec import PoseSpec
 from graphopt.runtime import child_process as child
 from graphopt.runtime.bundle import (
     FORMAT,
@@ -484,7 +486,7 @@ def _worker(job: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
 
 def _opened(bundle: Path) -> BundleRunner | str:
     """The bundle, or why it cannot run here."""
-    from graphopt.runtime.runner import open_bundle
+    from graphopt.runtime.open import open_bundle
 
     try:
         return open_bundle(bundle)

@@ -18,7 +18,7 @@ from graphopt.compiler.compile import prepare_network, run_worker
 from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning
 from graphopt.ir.onnx_io import save_model
 from graphopt.runtime.layer_times import layer_times
-from graphopt.runtime.runner import device_name
+from graphopt.runtime.opencl import device_name
 from graphopt.runtime.threads import usable_cores
 
 WORTH = 0.97

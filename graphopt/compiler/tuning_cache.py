@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.errors import InputError, Unsupported
-from graphopt.ir.onnx_io import replacing
-from graphopt.runtime.runner import device_name
+from graphopt.ir.files import replacing
+from graphopt.runtime.opencl import device_name
 
 FORMAT = 1
 """Raised when a file made before means something else now."""

@@ -26,8 +26,8 @@ from graphopt.compiler.compile import (
     run_worker,
 )
 from graphopt.errors import UsageError
-from graphopt.ir.files import sha256_of
-from graphopt.ir.onnx_io import replacing, save_model
+from graphopt.ir.files import replacing, sha256_of
+from graphopt.ir.onnx_io import save_model
 from graphopt.runtime.bundle import Manifest, Model
 from graphopt.runtime.sample_inputs import sample_feeds
 

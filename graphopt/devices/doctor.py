@@ -205,7 +205,7 @@ def _phones() -> str:
 
 def _vectors() -> str:
     from graphopt.codegen.targets.cpu import VECTOR_UNITS
-    from graphopt.runtime.runner import cpu_features
+    from graphopt.runtime.cpu import cpu_features
 
     have = cpu_features()
     names = [name for name, unit in VECTOR_UNITS.items() if have.issuperset(unit.features)]

@@ -36,11 +36,12 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
 from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
 from graphopt.ir.arrays import Array
+from graphopt.ir.files import replacing
 from graphopt.ir.header import copy_model
-from graphopt.ir.onnx_io import replacing, serialised
+from graphopt.ir.onnx_io import serialised
+from graphopt.runtime.cpu import cpu_features
 from graphopt.runtime.differences import floored_variance
 from graphopt.runtime.engine import OnnxRuntimeEngine
-from graphopt.runtime.runner import cpu_features
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -44,8 +44,8 @@ from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mas
 from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label, only_consumer
-from graphopt.ir.onnx_io import replacing
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 

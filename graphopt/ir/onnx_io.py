@@ -25,7 +25,7 @@ from graphopt.ir.checks import (
 )
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.external_data import INLINE_LIMIT, read_external_data
-from graphopt.ir.files import replacing as replacing
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import STANDARD_DOMAINS
 from graphopt.ir.header import Header, copy_model, header_of
 from graphopt.ir.input_shapes import fix_sizes

@@ -14,15 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from graphopt.errors import GraphoptError
-from graphopt.optimizer.pass_contract import (
-    Numerics,
-    Option,
-    Pass,
-    line_of,
-    option_text,
-    options_of,
-    type_text,
-)
+from graphopt.optimizer.manual import Option, options_of, type_text
+from graphopt.optimizer.pass_contract import Numerics, Pass, line_of, option_text
 
 SECTIONS = ("Rewrite", "Numerics", "Why", "When it skips")
 """Of a manual page."""

@@ -16,8 +16,8 @@ from graphopt.ir.graph import label
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Change, Context, Skip
-from graphopt.optimizer.pipeline import parse_pipeline
 from graphopt.optimizer.registry import find_passes
+from graphopt.optimizer.syntax import parse_pipeline
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,19 @@ from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
-from graphopt.ir.files import sha256_of
+from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.graph import static_shape
 from graphopt.ir.header import judged_at
-from graphopt.ir.onnx_io import load_model, replacing, save_model
+from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pass_contract import Context, Pass
-from graphopt.optimizer.pipeline import (
-    PRESETS,
-    OnFail,
-    VerifyMode,
-    format_pipeline,
-    lookup,
-    parse_pipeline,
-    run_pipeline,
-)
+from graphopt.optimizer.pipeline import OnFail, VerifyMode, run_pipeline
 from graphopt.optimizer.prune_to_target import TIMES, PruneToTarget, Targets
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity import read_sensitivity
-from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
+from graphopt.optimizer.syntax import PRESETS, format_pipeline, lookup, parse_pipeline
+from graphopt.pose.detect import detect_pose_spec, usual_shapes
+from graphopt.pose.spec import PoseSpec
 
 DEVICE = "adreno-640"
 """What the preset `mobile` optimises for unless told otherwise."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from graphopt.errors import InputError
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 
 
 def pack_file(

@@ -8,18 +8,14 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
-    Literal,
     TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import onnx_graphsurgeon as gs
@@ -30,6 +26,12 @@ from graphopt.ir.changes import Skip as Skip
 from graphopt.ir.edit import flaw_of, sort_nodes
 from graphopt.ir.graph import label
 from graphopt.ir.shape_inference import refresh_shapes
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -256,7 +258,7 @@ class Pass(ABC, Generic[Site]):
     def __str__(self) -> str:
         """The pass as a pipeline writes it; options at their defaults are left out."""
         given = ", ".join(
-            f"{f.name}={_quoted(getattr(self, f.name))}"
+            f"{f.name}={quoted(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         )
@@ -295,107 +297,14 @@ def line_of_error(error: BaseException, pass_type: type[Pass[Any]]) -> str:
     return f"{file}:{line}"
 
 
+def quoted(value: object) -> str:
+    """An option's value as pipelines write it: in quotation marks where it needs them."""
+    text = option_text(value)
+    return text if re.fullmatch(r"[^\s,\"{}]+", text) else f'"{text}"'
+
+
 def option_text(value: object) -> str:
     """An option's value as a pipeline writes it, without quotes."""
     if isinstance(value, Enum):
         return str(value.value)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _quoted(value: object) -> str:
-    text = option_text(value)
-    return text if re.fullmatch(r"[^\s,\"{}]+", text) else f'"{text}"'
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of a pass, for its manual page and for reading pipelines."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
-
-
-def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
-    """A pass's options by name; the default is `dataclasses.MISSING` where one must be given."""
-    hints = get_type_hints(pass_type, include_extras=True)
-    return {
-        f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("help", ""))
-        for f in fields(pass_type)
-        if f.init
-    }
-
-
-def manual_of(pass_type: type[Pass[Any]]) -> str:
-    """The manual page: the docstring, then the options with their types and defaults."""
-    lines = [_docstring(pass_type) or "(no manual page)"]
-    options = options_of(pass_type).values()
-    if options:
-        lines += ["", "Options:"]
-        for o in options:
-            default = "required" if o.default is MISSING else f"default {_quoted(o.default)}"
-            lines.append(f"    {o.name}: {type_text(o.type)} ({default})")
-            if o.help:
-                lines.append(f"        {o.help}")
-    return "\n".join(lines)
-
-
-def _docstring(pass_type: type[Pass[Any]]) -> str:
-    """What its author wrote, and not the signature that dataclasses put in place of nothing."""
-    text = inspect.cleandoc(pass_type.__doc__ or "")
-    return "" if text.startswith(f"{pass_type.__name__}(") else text
-
-
-def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
-    """What a pass promises: "" for its options' defaults, "option=value" for what differs.
-
-    Of options that are choices; nothing where options decide and one has no default.
-    """
-    fixed = inspect.getattr_static(pass_type, "numerics")
-    if isinstance(fixed, Numerics):
-        return {"": fixed}
-    options = options_of(pass_type).values()
-    if any(o.default is MISSING for o in options):
-        return {}
-    plain = pass_type()
-    found = {"": plain.numerics}
-    for o in options:
-        for value in get_args(o.type) if get_origin(o.type) is Literal else ():
-            other = replace(plain, **{o.name: value}).numerics
-            if other is not plain.numerics:
-                found[f"{o.name}={_quoted(value)}"] = other
-    return found
-
-
-def type_text(hint: Any) -> str:
-    """A type as people write it: `int`, `hard | hardtanh`."""
-    origin_args = getattr(hint, "__args__", ())
-    if getattr(hint, "__metadata__", None):  # Annotated[int, …]
-        return type_text(hint.__origin__)
-    if origin_args:
-        return " | ".join(a.__name__ if isinstance(a, type) else str(a) for a in origin_args)
-    return str(getattr(hint, "__name__", hint))
-
-
-def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
-    """Passes as plain data, for lists and for JSON."""
-    return [
-        {
-            "name": p.name,
-            "numerics": next((n.value for n in numerics_of(p).values()), "as its options say"),
-            "numerics_with": {with_: n.value for with_, n in numerics_of(p).items() if with_},
-            "summary": _docstring(p).split("\n\n")[0].replace("\n", " "),
-            "manual": manual_of(p),
-            "options": [
-                {
-                    "name": o.name,
-                    "type": type_text(o.type),
-                    "default": None if o.default is MISSING else o.default,
-                    "help": o.help,
-                }
-                for o in options_of(p).values()
-            ],
-        }
-        for p in pass_types
-    ]

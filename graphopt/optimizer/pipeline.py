@@ -6,147 +6,33 @@ are quoted. `parse_pipeline` and `format_pipeline` are each other's inverse.
 
 from __future__ import annotations
 
-import difflib
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
-from pydantic import TypeAdapter, ValidationError
 
 from graphopt.analysis.compare import PoseChange, compare
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.predict import network_ms
-from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
+from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.header import copy_model, header_of
 from graphopt.ir.onnx_io import save_model, serialised
-from graphopt.optimizer.pass_contract import (
-    Change,
-    Context,
-    Numerics,
-    Outcome,
-    Pass,
-    Skip,
-    loosest,
-    options_of,
-    type_text,
-)
-from graphopt.optimizer.registry import Passes, PassType, find_passes
+from graphopt.optimizer.bisect import Judgement, bisect
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, loosest
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
 
-PRESETS: Mapping[str, str] = {
-    # Same outputs, fewer nodes.
-    "exact": "canonicalize, fold-batchnorm, canonicalize",
-    # What the device computes cheaply, as far as its profile says that it pays; then the weights
-    # are fitted to what changed.
-    "mobile": "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
-    "replace-swish{gate=fitted, smooth=true}, fold-batchnorm, reconstruct, canonicalize",
-}
-
 VerifyMode: TypeAlias = Literal["each", "end", "off"]
 OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
 
-_PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>(?:\"[^\"]*\"|[^\"{}])*)\})?\s*(?:,|$)")
-_OPTION = re.compile(r"[\s,]*(?P<name>\w+)\s*=\s*(?:\"(?P<quoted>[^\"]*)\"|(?P<plain>[^\s,\"{}]+))")
-
 
 # --- text ---------------------------------------------------------------------------------------
-
-
-def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> list[Pass[Any]]:
-    """Read a pipeline.
-
-    Args:
-        text: for example `fold-batchnorm, replace-swish{gate=hard}`.
-        known: the passes to choose from, by name; without it all that are installed.
-
-    Raises:
-        InputError: for a pass, option or value that there is not, naming near matches.
-    """
-    known = find_passes() if known is None else known
-    passes: list[Pass[Any]] = []
-    position = 0
-    while text[position:].strip():
-        found = _PASS.match(text, position)
-        if not found:
-            raise UsageError(
-                f"the pipeline cannot be read from {text[position:].strip()!r} on",
-                hint="write: name, name{option=value, option=value}",
-            )
-        position = found.end()
-        pass_type = lookup(found["name"], known)
-        passes.append(_build(pass_type, found["options"] or ""))
-    return passes
-
-
-def format_pipeline(passes: Iterable[Pass[Any]]) -> str:
-    """The text that `parse_pipeline` reads as these passes; options at their defaults left out."""
-    return ", ".join(str(p) for p in passes)
-
-
-def lookup(name: str, known: Mapping[str, PassType]) -> PassType:
-    """The pass of a name.
-
-    Raises:
-        InputError: when there is none, naming near matches, or it is broken, saying why.
-    """
-    if name in known:
-        return known[name]
-    broken = known.broken if isinstance(known, Passes) else ()
-    for problem in broken:
-        if name in problem.names:
-            raise InputError(
-                f"the pass {name!r} cannot be used: {problem}", hint="repair it, or uninstall it"
-            )
-    among = f", unless in what is broken: {'; '.join(map(str, broken))}" if broken else ""
-    raise UsageError(
-        f"there is no pass {name!r}{among}", hint=_near(name, known, "graphopt passes list")
-    )
-
-
-def _near(word: str, choices: Iterable[str], where: str) -> str:
-    close = difflib.get_close_matches(word, list(choices), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"see `{where}`"
-
-
-def _build(pass_type: PassType, text: str) -> Pass[Any]:
-    options = options_of(pass_type)
-    given: dict[str, Any] = {}
-    position = 0
-    while text[position:].strip(" ,\t\n"):
-        found = _OPTION.match(text, position)
-        if not found:
-            raise UsageError(
-                f"the options {{{text}}} of {pass_type.name} cannot be read",
-                hint="write {option=value, option=value}",
-            )
-        position = found.end()
-        name = found["name"]
-        if name not in options:
-            raise UsageError(
-                f"pass {pass_type.name} has no option {name!r}",
-                hint=_near(name, options, f"graphopt passes show {pass_type.name}"),
-            )
-        value = found["plain"] if found["quoted"] is None else found["quoted"]
-        try:
-            given[name] = TypeAdapter(options[name].type).validate_strings(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UsageError(
-                f"option {name} of {pass_type.name} cannot be {value!r}: {reason}",
-                hint=f"it takes {type_text(options[name].type)}",
-            ) from error
-    missing = [n for n, o in options.items() if o.default is MISSING and n not in given]
-    if missing:
-        raise UsageError(f"pass {pass_type.name} needs the option {missing[0]}")
-    return pass_type(**given)
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -254,18 +140,6 @@ JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
 
 
-@dataclass(frozen=True)
-class _Judgement:
-    """What a check found of a graph."""
-
-    difference: float | None
-    poses: PoseChange | None
-    failure: str | None
-    over_budget: bool = False
-    """Whether `failure` is that key points or outputs move too far."""
-    remark: str = ""
-
-
 class _Run:
     """A pipeline at work; the arguments are those of `run_pipeline`."""
 
@@ -290,10 +164,10 @@ class _Run:
         )
         self._current = self._approved = copy_model(graph)
         self._steps: list[PassStep] = []
-        self._found: _Judgement | None = None
+        self._found: Judgement | None = None
         """Of the current graph, where each is judged and no pass was just taken back."""
         if verify == "each":
-            self._found = _Judgement(0.0, None, None)
+            self._found = Judgement(0.0, None, None)
         self._waiting = 0
         """How many of the last steps are not in `approved`, since a later pass repairs them."""
 
@@ -323,7 +197,7 @@ class _Run:
         if slower:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
         seconds = time.perf_counter() - started
-        found = _Judgement(None, None, crash)
+        found = Judgement(None, None, crash)
         numerics = (prepared or chosen).numerics
         judged_later = self._max_shift is not None and self._waiting > 0
         if self._found and not (outcome.changes or slower or crash or judged_later):
@@ -426,30 +300,30 @@ class _Run:
 
     def _judge(
         self, chosen: Pass[Any], numerics: Numerics, graph: gs.Graph, *, budget: bool
-    ) -> _Judgement:
+    ) -> Judgement:
         """Check a graph; `budget`: its poses must be within the budget too."""
         if self._verifier is None:
-            return _Judgement(None, None, None)
+            return Judgement(None, None, None)
         verdict = self._verifier.check(graph, numerics)
         if verdict.failure or numerics is Numerics.EXACT:
-            return _Judgement(verdict.difference, None, verdict.failure, remark=verdict.remark)
+            return Judgement(verdict.difference, None, verdict.failure, remark=verdict.remark)
         limit = self._max_shift
         calibration = self._context.calibration
         if limit is None and calibration is not None and calibration.made_up:
             # There is nobody in such images, but their outputs count.
             failure = self._too_far(graph, verdict.difference, None) if budget else None
             if failure and numerics is Numerics.APPROXIMATE:
-                return _Judgement(verdict.difference, None, failure, over_budget=True)
-            return _Judgement(verdict.difference, None, None)
+                return Judgement(verdict.difference, None, failure, over_budget=True)
+            return Judgement(verdict.difference, None, None)
         self._progress(f"{chosen.name}: the poses")
         poses = _compared(graph, self._context)
         if not (budget and poses and limit is not None and poses.mean_shift > limit):
             failure = self._too_far(graph, verdict.difference, poses) if budget else None
             if failure and numerics is Numerics.APPROXIMATE:
-                return _Judgement(verdict.difference, poses, failure, over_budget=True)
-            return _Judgement(verdict.difference, poses, None)
+                return Judgement(verdict.difference, poses, failure, over_budget=True)
+            return Judgement(verdict.difference, poses, None)
         failure = f"{poses} (allowed: {limit:g} pixels)"
-        return _Judgement(verdict.difference, poses, failure, over_budget=True)
+        return Judgement(verdict.difference, poses, failure, over_budget=True)
 
     def _too_far(
         self, graph: gs.Graph, moved: float | None, poses: PoseChange | None
@@ -503,57 +377,6 @@ _HINTS = {
 """What to do about a failed check: whether outputs moved too far for an approximation."""
 _NOISE = 1e-6
 """Differences of predicted times that are rounding."""
-
-
-def bisect(
-    prepared: Pass[Any],
-    graph: gs.Graph,
-    outcome: Outcome,
-    judge: Callable[[gs.Graph], _Judgement],
-    failed: _Judgement,
-) -> tuple[gs.Graph, Outcome, _Judgement]:
-    """Take back those changes of a pass that are to blame for its failed check.
-
-    All changes are taken back; then halves of them, quarters … come back as long as the check
-    passes. So one culprit among n changes is found in about 2 log2(n) checks, and what a budget
-    allows comes back in the order of the graph.
-
-    Args:
-        prepared: the pass, prepared for `graph`.
-        graph: the network before the pass.
-        outcome: of the pass with all its changes.
-        judge: the check.
-        failed: its judgement of the pass with all its changes.
-
-    Returns:
-        The network, outcome and judgement of what can stay; `failed` as judgement if nothing can.
-    """
-
-    def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
-        rewritten = copy_model(graph)
-        return rewritten, prepared.sweep(rewritten, without=out)
-
-    def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
-        """What of `out` has to stay out once as many of `sites` are back as can be."""
-        middle = len(sites) // 2
-        for half in (sites[:middle], sites[middle:]) if middle else (sites,):
-            if not judge(swept(out - set(half))[0]).failure:
-                out -= set(half)
-            elif len(half) > 1:
-                out = blamed(half, out)
-        return out
-
-    everything = frozenset(range(len(outcome.changes)))
-    out = blamed(sorted(everything), everything)
-    rewritten, kept = swept(out)
-    names = [change.node for change in outcome.changes]
-    if out == everything or [c.node for c in kept.changes] != [
-        name for number, name in enumerate(names) if number not in out
-    ]:
-        return graph, outcome, failed
-    reason = f"taken back: {failed.failure}"
-    skips = (*kept.skips, *(Skip(names[number], reason) for number in sorted(out)))
-    return rewritten, Outcome(kept.changes, skips), judge(rewritten)
 
 
 def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:

@@ -31,8 +31,8 @@ from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.ir.block_structure import MEASURED
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import label
-from graphopt.ir.onnx_io import replacing
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip
 from graphopt.optimizer.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
 from graphopt.sparsity.plan import PruningPlan, write_plan

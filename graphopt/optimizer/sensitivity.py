@@ -42,12 +42,15 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.header import copy_model
-from graphopt.ir.onnx_io import load_model, replacing
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.pose.decode import Person
-from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec, detect_pose_spec
+from graphopt.pose.detect import detect_pose_spec
+from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec
 from graphopt.runtime.differences import OutputError
 from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from graphopt.compiler.compile import compile_model
 from graphopt.display.numbers import human
 from graphopt.errors import GraphoptError, InputError
-from graphopt.ir.onnx_io import replacing, save_model
+from graphopt.ir.files import replacing
+from graphopt.ir.onnx_io import save_model
 from graphopt.optimizer.optimize import optimize
 from graphopt.paper.published import TABLE_2
 from graphopt.paper.reproduce import Reproduction

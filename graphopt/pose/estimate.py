@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from graphopt.errors import InputError, UsageError
-from graphopt.ir.onnx_io import replacing
+from graphopt.ir.files import replacing
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode import DecodeOptions, Poses, decode
 from graphopt.pose.draw import draw

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from graphopt.errors import InputError, Unsupported, UsageError
-from graphopt.ir.onnx_io import replacing
+from graphopt.ir.files import replacing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 CAMERAS = Path("/dev")

@@ -33,7 +33,7 @@ def open_engine(
     Raises:
         InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
     """
-    from graphopt.pose.spec import detect_pose_spec
+    from graphopt.pose.detect import detect_pose_spec
     from graphopt.runtime.bundle import read_bundle
 
     if engine not in (None, *ENGINES):
@@ -60,7 +60,7 @@ def open_engine(
         # The same input size as the bundle's, also where the ONNX file takes any.
         reference.inputs = dict(bundle.manifest.inputs)
         return reference, spec
-    from graphopt.runtime.runner import open_bundle
+    from graphopt.runtime.open import open_bundle
 
     return open_bundle(path, threads=threads), spec
 

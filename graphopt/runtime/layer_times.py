@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from graphopt.ir.arrays import Array
-from graphopt.runtime.runner import LayerTime, open_bundle
+from graphopt.runtime.open import open_bundle
+from graphopt.runtime.runner import LayerTime
 
 
 def layer_times(

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.errors import InputError
 from graphopt.ir.block_structure import BlockName
+from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.onnx_io import replacing
 
 
 class PruningPlan(BaseModel):

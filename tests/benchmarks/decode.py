@@ -26,14 +26,15 @@ from graphopt.codegen.lowering.decode_stage import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.ir.arrays import Array
 from graphopt.pose.decode import DecodeOptions, Poses, decode
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.images import read_photo
 from graphopt.pose.kernel_decoder import FusedDecoder
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
 from graphopt.runtime.engine import OnnxRuntimeEngine
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 NOISE = 0.02
 Maps = tuple[str, dict[str, Array], PoseSpec, Placement]

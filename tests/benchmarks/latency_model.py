@@ -26,7 +26,8 @@ from graphopt.ir.convolution import CONV_OPS
 from graphopt.ir.graph import label
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.threads import usable_cores

@@ -36,12 +36,12 @@ from graphopt.analysis.cost import cost_of
 from graphopt.bench.benchmark import measure
 from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
-from graphopt.ir.files import sha256_of
-from graphopt.ir.onnx_io import load_model, replacing
+from graphopt.ir.files import replacing, sha256_of
+from graphopt.ir.onnx_io import load_model
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.open import open_engine
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 from graphopt.runtime.sample_inputs import sample_feeds
 
 DENSE = "dense"

@@ -24,11 +24,12 @@ from graphopt.codegen.linking import machine_code
 from graphopt.codegen.lowering.memory_plan import make_plan
 from graphopt.codegen.targets import load_target
 from graphopt.ir.onnx_io import load_model, to_proto
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.runtime.bundle import FORMAT, BundleTarget, Manifest, Model, Plan, write_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 from graphopt.runtime.sample_inputs import sample_feeds
 
 ROUNDS = 5

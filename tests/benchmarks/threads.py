@@ -32,7 +32,7 @@ from graphopt.pose.images import read_photo
 from graphopt.pose.open import open_engine
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.engine import OnnxRuntimeEngine
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 AGREE = 0.1
 """How far times may lie apart, relative to bench's."""

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.runtime import runner as runtime
+from graphopt.runtime import open as opening
 from graphopt.runtime.bundle import Tensor
+from graphopt.runtime.opencl import OpenClRunner
+from graphopt.runtime.runner import byte_size
 
 
-class OwnBuffers(runtime.OpenClRunner):
+class OwnBuffers(OpenClRunner):
     """The runner, without sub-buffers; for plans in which no two tensors are the same memory."""
 
     def _tensor(self, context: Any, memories: Mapping[int, Any], tensor: Tensor) -> Any:
-        flags, size = self._cl.mem_flags, runtime._size(tensor)
+        flags, size = self._cl.mem_flags, byte_size(tensor)
         if tensor.arena != -1:
             return self._cl.Buffer(context, flags.READ_WRITE, size)
         weights = self.bundle.read("weights.bin")[tensor.offset : tensor.offset + size]
@@ -27,4 +29,4 @@ class OwnBuffers(runtime.OpenClRunner):
         return self._cl.Buffer(context, copied, hostbuf=np.frombuffer(weights, np.uint8))
 
 
-runtime.OpenClRunner = OwnBuffers
+opening.OpenClRunner = OwnBuffers

@@ -17,7 +17,7 @@ from graphopt.pose import kernel_decoder
 from graphopt.pose.decode import DecodeOptions, Poses
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEMO = EXAMPLES / "demo.onnx"

@@ -23,7 +23,7 @@ from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 SIZE = (25, 42)
 OPTIONS = DecodeOptions(max_peaks=40)

@@ -18,7 +18,7 @@ from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]

@@ -21,7 +21,7 @@ from graphopt.compiler.compile import compile_model
 from graphopt.compiler.tvm_library import compile_library
 from graphopt.errors import CheckFailed, InputError, Unsupported
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
 

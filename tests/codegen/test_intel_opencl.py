@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from graphopt.runtime import runner as runtime
+from graphopt.runtime import opencl
+from graphopt.runtime.open import open_bundle
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 PROGRAM = """
@@ -25,7 +26,8 @@ from pathlib import Path
 import numpy as np
 from graphopt.compiler.compile import compile_model
 from graphopt.runtime.engine import OnnxRuntimeEngine
-from graphopt.runtime.runner import device_name, open_bundle
+from graphopt.runtime.opencl import device_name
+from graphopt.runtime.open import open_bundle
 demo, bundle, tolerance = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 options = dict(option.split("=") for option in sys.argv[4:])
 target = options.pop("target")
@@ -72,7 +74,7 @@ def test_on_intels(options: str, tolerance: float, tmp_path: Path) -> None:
 @pytest.mark.opencl
 def test_the_context_is_kept(bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Any]] = []
-    context = runtime._context
+    context = opencl._context
 
     def observed(*arguments: Any) -> Any:
         new = context(*arguments)
@@ -80,7 +82,7 @@ def test_the_context_is_kept(bundle: Callable[..., Path], monkeypatch: pytest.Mo
         return new
 
     path = bundle("opencl")
-    monkeypatch.setattr(runtime, "_context", observed)
-    runner = runtime.open_bundle(path)
+    monkeypatch.setattr(opencl, "_context", observed)
+    runner = open_bundle(path)
     assert made[-1]() is not None
     del runner

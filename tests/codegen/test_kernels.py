@@ -25,7 +25,7 @@ from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, Block, expand
 from graphopt.runtime import bundle
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 SUM = Operand("step", -1)
 BIAS = EpilogueStep("add", (SUM, Operand("channel", 0)))

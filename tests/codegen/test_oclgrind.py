@@ -107,7 +107,7 @@ def test_wrong_kernels_are_noticed(
     write_bundle(tmp_path / "bundle", manifest, files)
     done, seen = simulator.run(
         "-c",
-        "import sys, numpy, own_buffers, graphopt.runtime.runner as runtime, pathlib\n"
+        "import sys, numpy, own_buffers, graphopt.runtime.open as runtime, pathlib\n"
         "bundle = runtime.open_bundle(pathlib.Path(sys.argv[1]))\n"
         "print(bundle.run({'x': numpy.ones(128, numpy.float32)})['y'].shape)",
         str(tmp_path / "bundle"),

@@ -11,7 +11,7 @@ from graphopt.bench.roofline import measure_peak
 from graphopt.codegen.jobs.roofline_kernels import COPIED, SUMS, make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import GraphoptError
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
 

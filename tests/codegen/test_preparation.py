@@ -23,7 +23,8 @@ from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table, tables
 from graphopt.pose.spec import Preprocess
 from graphopt.runtime.bundle import Plan, Tensor
-from graphopt.runtime.runner import BundleRunner, open_bundle
+from graphopt.runtime.open import open_bundle
+from graphopt.runtime.runner import BundleRunner
 
 SIZE, SIDE = (64, 104), 300
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"

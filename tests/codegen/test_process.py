@@ -27,7 +27,7 @@ def passes(program: str, bundle: Path) -> None:
 
 def test_running_needs_no_pytorch(bundle: Path) -> None:
     program = (
-        "import sys, pathlib, graphopt.runtime.runner as r\n"
+        "import sys, pathlib, graphopt.runtime.open as r\n"
         "r.open_bundle(pathlib.Path(sys.argv[1])).run({})\n"
         "assert 'tvm_ffi' in sys.modules and 'torch' not in sys.modules\n"
         "import importlib.util as u\n"
@@ -40,7 +40,7 @@ def test_running_needs_no_pytorch(bundle: Path) -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="there is one core only")
 def test_it_keeps_its_cores(bundle: Path) -> None:
     program = (
-        "import os, sys, pathlib, graphopt.runtime.runner as r\n"
+        "import os, sys, pathlib, graphopt.runtime.open as r\n"
         "os.sched_setaffinity(0, range(os.cpu_count()))\n"
         "cores = os.sched_getaffinity(0)\n"
         "r.open_bundle(pathlib.Path(sys.argv[1])).run({})\n"

@@ -10,7 +10,7 @@ import pytest
 from graphopt.codegen.jobs.roofline_kernels import make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.errors import InputError
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 
 pytestmark = pytest.mark.opencl
 

@@ -15,7 +15,8 @@ from graphopt.errors import InputError
 from graphopt.pose.decode import Poses
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
-from graphopt.runtime.runner import BundleRunner, open_bundle
+from graphopt.runtime.open import open_bundle
+from graphopt.runtime.runner import BundleRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = 8

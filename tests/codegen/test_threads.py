@@ -21,7 +21,7 @@ from graphopt.codegen.jobs.roofline_kernels import make_bundle
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import InputError
-from graphopt.runtime.runner import open_bundle
+from graphopt.runtime.open import open_bundle
 from graphopt.runtime.threads import CpuThreads, usable_cores
 
 
@@ -127,7 +127,7 @@ def test_threads_are_used_again(bundle: Path) -> None:
 def test_a_forked_process_has_threads_too(bundle: Path) -> None:
     # In a process of its own: one that has as many threads as this should not be forked.
     program = (
-        "import os, sys, pathlib, graphopt.runtime.runner as r\n"
+        "import os, sys, pathlib, graphopt.runtime.open as r\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from test_threads import workers\n"
         "runner = r.open_bundle(pathlib.Path(sys.argv[1]), threads=2)\n"

@@ -15,7 +15,8 @@ import pytest
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, save_model, to_proto
-from graphopt.optimizer.pass_contract import Outcome, Pass, options_of
+from graphopt.optimizer.manual import options_of
+from graphopt.optimizer.pass_contract import Outcome, Pass
 from graphopt.optimizer.registry import find_passes
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.pose.skeleton import load_skeleton

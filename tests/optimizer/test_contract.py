@@ -11,9 +11,11 @@ import pytest
 from graphopt.errors import CheckFailed, InputError
 from graphopt.ir.edit import emit, flaw_of
 from graphopt.optimizer.contract_check import fault_of
-from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, numerics_of, option
-from graphopt.optimizer.pipeline import lookup, parse_pipeline, run_pipeline
+from graphopt.optimizer.manual import numerics_of
+from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
+from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
+from graphopt.optimizer.syntax import lookup, parse_pipeline
 
 GOOD = """from dataclasses import dataclass
 from enum import Enum

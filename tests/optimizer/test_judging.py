@@ -18,8 +18,9 @@ from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
 from graphopt.ir.edit import constant
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
-from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
-from graphopt.pose.spec import detect_pose_spec
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.differences import QUIET, OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -20,7 +20,7 @@ from graphopt.display.numbers import human
 from graphopt.errors import InputError
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.optimize import optimize
-from graphopt.optimizer.pipeline import PRESETS, format_pipeline
+from graphopt.optimizer.syntax import PRESETS, format_pipeline
 
 MAIN = "from graphopt.cli import main; main()"
 

@@ -20,17 +20,11 @@ from graphopt.errors import CheckFailed, InputError
 from graphopt.ir.edit import constant, emit
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer.pass_contract import (
-    Change,
-    Context,
-    Numerics,
-    Pass,
-    Skip,
-    manual_of,
-    option,
-)
-from graphopt.optimizer.pipeline import PRESETS, format_pipeline, parse_pipeline, run_pipeline
+from graphopt.optimizer.manual import manual_of
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
+from graphopt.optimizer.syntax import PRESETS, format_pipeline, parse_pipeline
 from graphopt.optimizer.verify import Verifier
 from graphopt.runtime.differences import Agreement, agreement, difference
 from graphopt.runtime.sample_inputs import example_shapes, sample_feeds

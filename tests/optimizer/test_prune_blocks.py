@@ -18,7 +18,7 @@ from graphopt.ir.convolution import Convolution
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context, Skip
-from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess

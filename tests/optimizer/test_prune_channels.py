@@ -20,8 +20,9 @@ from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.passes.prune_channels import PruneChannels
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 

@@ -28,7 +28,8 @@ from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 from graphopt.optimizer.pass_contract import Context, Numerics
-from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.pose.skeleton import load_skeleton

@@ -19,10 +19,11 @@ from graphopt.ir.edit import constant
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Context, Skip
-from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.reconstruct import Reconstruct
+from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess, detect_pose_spec
+from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -23,7 +23,7 @@ from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.ir.shape_inference import infer_shapes
 from graphopt.optimizer.pass_contract import Context
-from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes import stack_large_conv, undilate_conv
 from graphopt.passes.stack_large_conv import StackLargeConv
 from graphopt.runtime.differences import difference

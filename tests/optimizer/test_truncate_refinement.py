@@ -9,7 +9,7 @@ import pytest
 from graphopt.errors import InputError
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
-from graphopt.optimizer.pipeline import parse_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.truncate_refinement import TruncateRefinement
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -17,7 +17,8 @@ from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.optimizer.pass_contract import Context
-from graphopt.optimizer.pipeline import parse_pipeline, run_pipeline
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.undilate_conv import UndilateConv
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine

@@ -1,0 +1,116 @@
+"""What can be said about a pass without running it: its options, its manual page, its promise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from graphopt.ir.changes import Change as Change
+from graphopt.ir.changes import Skip as Skip
+from graphopt.optimizer.pass_contract import Numerics, Pass, quoted
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a pass, for its manual page and for reading pipelines."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
+    """A pass's options by name; the default is `dataclasses.MISSING` where one must be given."""
+    hints = get_type_hints(pass_type, include_extras=True)
+    return {
+        f.name: Option(f.name, hints[f.name], f.default, f.metadata.get("help", ""))
+        for f in fields(pass_type)
+        if f.init
+    }
+
+
+def manual_of(pass_type: type[Pass[Any]]) -> str:
+    """The manual page: the docstring, then the options with their types and defaults."""
+    lines = [_docstring(pass_type) or "(no manual page)"]
+    options = options_of(pass_type).values()
+    if options:
+        lines += ["", "Options:"]
+        for o in options:
+            default = "required" if o.default is MISSING else f"default {quoted(o.default)}"
+            lines.append(f"    {o.name}: {type_text(o.type)} ({default})")
+            if o.help:
+                lines.append(f"        {o.help}")
+    return "\n".join(lines)
+
+
+def _docstring(pass_type: type[Pass[Any]]) -> str:
+    """What its author wrote, and not the signature that dataclasses put in place of nothing."""
+    text = inspect.cleandoc(pass_type.__doc__ or "")
+    return "" if text.startswith(f"{pass_type.__name__}(") else text
+
+
+def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
+    """What a pass promises: "" for its options' defaults, "option=value" for what differs.
+
+    Of options that are choices; nothing where options decide and one has no default.
+    """
+    fixed = inspect.getattr_static(pass_type, "numerics")
+    if isinstance(fixed, Numerics):
+        return {"": fixed}
+    options = options_of(pass_type).values()
+    if any(o.default is MISSING for o in options):
+        return {}
+    plain = pass_type()
+    found = {"": plain.numerics}
+    for o in options:
+        for value in get_args(o.type) if get_origin(o.type) is Literal else ():
+            other = replace(plain, **{o.name: value}).numerics
+            if other is not plain.numerics:
+                found[f"{o.name}={quoted(value)}"] = other
+    return found
+
+
+def type_text(hint: Any) -> str:
+    """A type as people write it: `int`, `hard | hardtanh`."""
+    origin_args = getattr(hint, "__args__", ())
+    if getattr(hint, "__metadata__", None):  # Annotated[int, …]
+        return type_text(hint.__origin__)
+    if origin_args:
+        return " | ".join(a.__name__ if isinstance(a, type) else str(a) for a in origin_args)
+    return str(getattr(hint, "__name__", hint))
+
+
+def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
+    """Passes as plain data, for lists and for JSON."""
+    return [
+        {
+            "name": p.name,
+            "numerics": next((n.value for n in numerics_of(p).values()), "as its options say"),
+            "numerics_with": {with_: n.value for with_, n in numerics_of(p).items() if with_},
+            "summary": _docstring(p).split("\n\n")[0].replace("\n", " "),
+            "manual": manual_of(p),
+            "options": [
+                {
+                    "name": o.name,
+                    "type": type_text(o.type),
+                    "default": None if o.default is MISSING else o.default,
+                    "help": o.help,
+                }
+                for o in options_of(p).values()
+            ],
+        }
+        for p in pass_types
+    ]

@@ -1,0 +1,95 @@
+"""CPU kernels, run through TVM's runtime."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.errors import Unsupported
+from graphopt.ir.arrays import Array
+from graphopt.runtime.bundle import ALIGNMENT, Bundle
+from graphopt.runtime.runner import BundleRunner, byte_size, tensor_view
+from graphopt.runtime.threads import CpuThreads, Result, tvm_ffi
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Uninitialised bytes that start at a multiple of `ALIGNMENT`."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def cpu_features() -> set[str]:
+    """This CPU's features, as /proc/cpuinfo names them."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith(("flags", "Features")):  # on x86, on Arm
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def this_host() -> str:
+    """The machine that this is, as `--host` would call it."""
+    return f"{platform.machine()}-linux-gnu"
+
+
+class CpuRunner(BundleRunner):
+    """Kernels of a shared library, called in order on views of the arenas; nothing is allocated."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        super().__init__(bundle)
+        self._require_cpu(bundle)
+        self._threads = CpuThreads(threads)
+        module = tvm_ffi().load_module(str(bundle.path / "kernels.so"))
+        weights = _aligned(bundle.manifest.files["weights.bin"].bytes)
+        with (bundle.path / "weights.bin").open("rb") as file:
+            file.readinto(weights.data)  # straight into place: they are most of the memory
+        arenas = [_aligned(size) for size in bundle.plan.arenas]
+        memories = {-1: weights, **dict(enumerate(arenas))}
+        self._arrays = [
+            tensor_view(
+                memories[t.arena] if t.arena is not None else _aligned(byte_size(t)),
+                t if t.arena is not None else t.model_copy(update={"offset": 0}),
+            )
+            for t in bundle.plan.tensors
+        ]
+        tensors = [tvm_ffi().from_dlpack(array) for array in self._arrays]
+        self._calls = [
+            (module[launch.kernel], [tensors[i] for i in launch.arguments])
+            for launch in bundle.plan.launches
+        ]
+
+    @staticmethod
+    def _require_cpu(bundle: Bundle) -> None:
+        target, have = bundle.manifest.target, cpu_features()
+        if target.host != this_host():
+            raise Unsupported(
+                f"the bundle was compiled for {target.host}, and this is {this_host()}",
+                hint="compile it without --host",
+            )
+        missing = [f for f in target.cpu_features if f not in have]
+        if missing:
+            raise Unsupported(
+                f"{bundle.path} was compiled for a CPU with {', '.join(missing)}, "
+                "which this one lacks",
+                hint="compile it on this machine",
+            )
+
+    def _launching(self, work: Callable[[], Result]) -> Result:
+        return self._threads.run(work)
+
+    def _write(self, tensor: int, value: Array) -> None:
+        self._arrays[tensor].reshape(-1)[: value.size] = value.reshape(-1)
+
+    def _launch(self, index: int) -> None:
+        kernel, arguments = self._calls[index]
+        kernel(*arguments)
+
+    def wait(self) -> None:
+        pass  # a launch returns when it is done
+
+    def _read(self, tensors: Mapping[str, int]) -> dict[str, Array]:
+        return {name: self._arrays[i].copy() for name, i in tensors.items()}
