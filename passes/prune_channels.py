@@ -16,7 +16,8 @@ from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
-from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap, is_even
+from graphopt.sparsity.channel_flow import is_even
+from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap
 from graphopt.sparsity.channel_selection import ChannelConsumer, eliminate
 from graphopt.sparsity.plan import PruningPlan, plan_for
 

@@ -18,10 +18,10 @@ from graphopt.fitting.stack import blank_stack, fit_stack, grouped, write_stack
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import label, producer_of
+from graphopt.ir.mosaic import Mosaic
 from graphopt.ir.space_to_batch import (
     UNSIZED,
     DilatedRegion,
-    Mosaic,
     find_regions,
     image_size,
     is_dilated,

@@ -27,7 +27,8 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
 from graphopt.fitting import whitening  # noqa: E402 (where PyTorch is)
-from graphopt.fitting.torchnet import OPERATORS, TorchNet  # noqa: E402 (where PyTorch is)
+from graphopt.fitting.torch_operators import OPERATORS  # noqa: E402 (where PyTorch is)
+from graphopt.fitting.torchnet import TorchNet  # noqa: E402 (where PyTorch is)
 
 Proto = Callable[..., onnx.ModelProto]
 rng = np.random.default_rng(0)

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from graphopt.analysis.inspection import inspect_models
 from graphopt.analysis.latency.device import Device, LayerClass, devices, load_device
 from graphopt.analysis.latency.fusion import fused_into
-from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms, work_of
+from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms
+from graphopt.analysis.latency.work import work_of
 from graphopt.bench import device_profile as profiling
-from graphopt.bench.device_profile import FITTED, calibration_network, fit, matched, write_device
+from graphopt.bench.device_profile import FITTED, calibration_network, fit, matched
+from graphopt.bench.profile_file import write_device
 from graphopt.cli import app
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.onnx_io import load_model, to_proto

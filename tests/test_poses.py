@@ -15,22 +15,13 @@ from scipy.sparse.csgraph import connected_components
 
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array, Shape
-from graphopt.pose.decode import (
-    DecodeOptions,
-    Person,
-    assign_limbs,
-    cubic,
-    decode,
-    decode_single_person,
-    find_maxima,
-    find_peaks,
-    group_people,
-    refine,
-    score_limbs,
-)
+from graphopt.pose.decode import Person, decode, decode_single_person, group_people
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator, Job
 from graphopt.pose.evaluate import evaluate, to_coco
+from graphopt.pose.limbs import assign_limbs, score_limbs
+from graphopt.pose.peaks import cubic, find_maxima, find_peaks, refine
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.skeleton import COCO_PARTS, Skeleton, load_skeleton

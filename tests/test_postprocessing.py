@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from graphopt.bench.postprocessing import Scene, compare_post_processing
 from graphopt.cli import app
 from graphopt.pose.baseline_decoders import by_centres, by_tags
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
 
 COCO18 = load_skeleton("coco18")

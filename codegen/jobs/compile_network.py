@@ -34,7 +34,7 @@ from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_preparation
 from graphopt.codegen.lowering.schedule import schedule_rest
 from graphopt.codegen.targets import Target
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Plan
 

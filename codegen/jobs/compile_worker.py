@@ -23,7 +23,7 @@ import onnx
 
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.errors import GraphoptError, Unsupported
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Model

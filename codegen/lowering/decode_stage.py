@@ -15,7 +15,7 @@ from graphopt.codegen.kernels.pose.peaks import THRESHOLDS, PeakSpec
 from graphopt.codegen.linking.kernel_bundle import write_kernels
 from graphopt.codegen.lowering.plan_extension import Kernels, Placed
 from graphopt.codegen.targets import Target
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import thresholds
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess

@@ -8,8 +8,7 @@ times. No layer of a real network is needed, or looked at.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,11 +19,11 @@ import onnx_graphsurgeon as gs
 from scipy.optimize import least_squares
 
 from graphopt.analysis.latency.device import Device, Figure, LayerClass
-from graphopt.analysis.latency.predict import Work, time_of, work_of
+from graphopt.analysis.latency.predict import time_of
+from graphopt.analysis.latency.work import Work, work_of
 from graphopt.compiler.compile import compile_model
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
-from graphopt.ir.files import replacing
 from graphopt.ir.graph import label
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pipeline import run_pipeline
@@ -323,16 +322,6 @@ def _winograd_channels(graph: gs.Graph, times: Sequence[LayerTime]) -> Figure | 
 # --- the file -----------------------------------------------------------------------------------
 
 
-def write_device(device: Device, path: Path) -> None:
-    """Write a profile as TOML, whole or not at all; `load_device` reads it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with replacing(path) as fresh:
-        fresh.write_text("\n".join(_toml(device)) + "\n", encoding="utf-8")
-
-
 _UNITS = {
     "bandwidth": "GB/s",
     "launch": "microseconds",
@@ -342,23 +331,3 @@ _UNITS = {
     "reduction": "1e9 elements read a second",
     "resize": "1e9 elements read a second",
 }
-
-
-def _toml(device: Device) -> Iterator[str]:
-    # JSON's strings and numbers are TOML's too.
-    plain = device.model_dump(mode="json", exclude={"name"}, exclude_none=True)
-    figures = {name: value for name, value in plain.items() if isinstance(value, dict)}
-    rates = figures.pop("rates")
-    for name, value in plain.items():
-        if not isinstance(value, dict) and value != []:
-            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
-    for name, figure in figures.items():
-        yield from _toml_table(name, figure, _UNITS.get(name))
-    for kind, figure in rates.items():
-        yield from _toml_table(f"rates.{kind}", figure, _UNITS.get(kind, "GFLOP/s"))
-
-
-def _toml_table(name: str, figure: dict[str, Any], unit: str | None) -> Iterator[str]:
-    yield f"\n[{name}]" + (f" # {unit}" if unit else "")
-    for key, value in figure.items():
-        yield f"{key} = {json.dumps(value, ensure_ascii=False)}"

@@ -24,7 +24,8 @@ from rich.console import Group, RenderableType
 from graphopt.compiler.compile import run_worker
 from graphopt.display.tables import Grid, Kind
 from graphopt.pose.baseline_decoders import by_centres, by_tags, draw_offsets, draw_tags
-from graphopt.pose.decode import DecodeOptions, Person, Poses, decode
+from graphopt.pose.decode import Person, Poses, decode
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import FusedDecoder
 from graphopt.pose.preprocess import IDENTITY
 from graphopt.pose.skeleton import Skeleton, load_skeleton

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from graphopt.errors import InputError
 from graphopt.pose.bundle_estimator import BundledEstimator
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
 from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.runner import BundleRunner

@@ -99,7 +99,7 @@ def bench(
         with shown("compiling the decoder") as tell:
             result = compare_post_processing(rounds=num_runs, progress=tell)
     elif device != "local":
-        from graphopt.devices.phone import bench_on_phone
+        from graphopt.devices.phone_benchmark import bench_on_phone
 
         options.not_on_a_phone(context, "vs", "original", "warmup_runs", "input_shape", "rpc")
         with shown("looking for a phone") as tell:

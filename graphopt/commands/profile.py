@@ -28,7 +28,8 @@ def profile(
     json: options.Json = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
-    from graphopt.bench.device_profile import profile_machine, write_device
+    from graphopt.bench.device_profile import profile_machine
+    from graphopt.bench.profile_file import write_device
     from graphopt.display.tables import say
 
     if device != "local":

@@ -68,7 +68,7 @@ def run(
     from rich.console import Console
 
     from graphopt.display.tables import say
-    from graphopt.pose.decode import DecodeOptions
+    from graphopt.pose.decode_options import DecodeOptions
     from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
     from graphopt.pose.images import usual_picture
     from graphopt.pose.open import open_engine

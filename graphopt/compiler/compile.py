@@ -551,7 +551,8 @@ def _check_decoder(
 
     A few may differ: where candidates are equally good, rounding decides.
     """
-    from graphopt.pose.decode import DecodeOptions, decode
+    from graphopt.pose.decode import decode
+    from graphopt.pose.decode_options import DecodeOptions
     from graphopt.pose.kernel_decoder import limited, poses, thresholds
     from graphopt.pose.preprocess import IDENTITY
 

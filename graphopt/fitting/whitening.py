@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 
-from graphopt.fitting.torchnet import TorchNet, padded_input
+from graphopt.fitting.torch_operators import padded_input
+from graphopt.fitting.torchnet import TorchNet
 
 LEAST, MOST = 32, 2304
 """Products in a sum for which a layer is whitened; more of them take minutes to decompose."""

@@ -24,7 +24,7 @@ from graphopt.optimizer.pipeline import OnFail, VerifyMode, run_pipeline
 from graphopt.optimizer.prune_to_target import TIMES, PruneToTarget, Targets
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
-from graphopt.optimizer.sensitivity import read_sensitivity
+from graphopt.optimizer.sensitivity_file import read_sensitivity
 from graphopt.optimizer.syntax import PRESETS, format_pipeline, lookup, parse_pipeline
 from graphopt.pose.detect import detect_pose_spec, usual_shapes
 from graphopt.pose.spec import PoseSpec

@@ -7,8 +7,8 @@ are quoted. `parse_pipeline` and `format_pipeline` are each other's inverse.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +22,8 @@ from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.header import copy_model, header_of
 from graphopt.ir.onnx_io import save_model, serialised
 from graphopt.optimizer.bisect import Judgement, bisect
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, loosest
+from graphopt.optimizer.outcome import PassStep, PipelineResult
+from graphopt.optimizer.pass_contract import Context, Numerics, Outcome, Pass, Skip, loosest
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -36,57 +37,6 @@ OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
 
 
 # --- running ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PassStep:
-    """One pass of a run."""
-
-    name: str
-    """The pass with its options, as pipelines write it."""
-    numerics: Numerics
-    changes: tuple[Change, ...]
-    skips: tuple[Skip, ...]
-    difference: float | None
-    """Of the outputs, to the original network's, relative to their range; None if not measured."""
-    seconds: float
-    """Of the pass itself, without its verification."""
-    cost: Cost
-    """Of the network after the pass."""
-    ms: float | None
-    """Its predicted time on the context's device; None without one."""
-    poses: PoseChange | None
-    """What it and all before it did to the poses in held-out images; None if not measured."""
-    failure: str | None
-    """Why its verification failed (`revert`, `warn`)."""
-    reverted: bool
-    remark: str = ""
-    """What allowed a difference beyond the plain limit, or what must follow."""
-
-
-@dataclass(frozen=True)
-class PipelineResult:
-    """What a pipeline made of a network."""
-
-    graph: gs.Graph
-    steps: tuple[PassStep, ...]
-    before: Cost
-    after: Cost
-    ms_before: float | None
-    """Predicted on the context's device; None without one, or where a shape is not known."""
-    ms_after: float | None
-    input_shapes: Mapping[str, tuple[int, ...]]
-    """The sizes that MACs were counted and outputs compared at."""
-
-    @property
-    def kept_failures(self) -> tuple[str, ...]:
-        """The checks that failed and were overruled (`on_fail="warn"`), a sentence each."""
-        return tuple(f"{s.name}: {s.failure}" for s in self.steps if s.failure and not s.reverted)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What passed only by onnxruntime's noise, or needs training, a sentence each."""
-        return tuple(f"{s.name}: {s.remark}" for s in self.steps if s.remark and not s.reverted)
 
 
 def run_pipeline(

@@ -25,7 +25,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import Device
-from graphopt.analysis.latency.predict import judged_shapes, network_ms, time_of, work_of
+from graphopt.analysis.latency.predict import judged_shapes, network_ms, time_of
+from graphopt.analysis.latency.work import work_of
 from graphopt.display.numbers import human
 from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
@@ -34,7 +35,8 @@ from graphopt.ir.block_structure import MEASURED
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip
-from graphopt.optimizer.sensitivity import Loss, Sensitivity, read_sensitivity, sensitivity
+from graphopt.optimizer.sensitivity import sensitivity
+from graphopt.optimizer.sensitivity_file import Loss, Sensitivity, read_sensitivity
 from graphopt.sparsity.plan import PruningPlan, write_plan
 
 Doubles = NDArray[np.float64]

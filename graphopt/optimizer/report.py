@@ -17,7 +17,7 @@ from graphopt.analysis.latency.device import Device
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
-from graphopt.optimizer.pipeline import PassStep, PipelineResult
+from graphopt.optimizer.outcome import PassStep, PipelineResult
 from graphopt.optimizer.verify import EXACT_LIMIT
 
 

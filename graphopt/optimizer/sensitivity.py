@@ -12,18 +12,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.analysis.compare import PoseTally, people_in
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.predict import judged_shapes
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.chained_least_squares import unpacked
 from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
@@ -47,6 +46,7 @@ from graphopt.ir.graph import is_standard, label
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Loss, Sensitivity
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.detect import detect_pose_spec
@@ -65,72 +65,6 @@ PHOTOS = 50
 """Images at most, a share of them held out: more only make the same ranking surer."""
 RIDGE = 1e-2
 """Pull toward the present weights, relative to the mean square of a layer's input."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Loss(_Record):
-    """What pruning a part of the blocks does, on photos that nothing was fitted on."""
-
-    ratio: Annotated[float, Field(gt=0, lt=1)]
-    error: float
-    """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
-    weighed as `graphopt.pose.spec.HEAT_IMPORTANCE` says."""
-    shift: float
-    """Mean distance that key points move by, in pixels of the input."""
-    oks: float
-    """Mean object key-point similarity to the dense network's people."""
-
-
-class LayerLosses(_Record):
-    """A layer or a function block, pruned by several ratios with all else dense."""
-
-    name: str
-    params: int
-    macs: int
-    """Multiply-adds at the network's own input size, or at 368x656 where it takes any."""
-    losses: tuple[Loss, ...]
-
-
-class LayerSensitivity(LayerLosses):
-    """A convolution."""
-
-    function_block: str
-
-
-class Sensitivity(_Record):
-    """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
-
-    block: BlockName
-    """Filters x channels of a block."""
-    images: int
-    """How many photos it was judged on."""
-    people: int
-    """That the dense network found in them."""
-    layers: tuple[LayerSensitivity, ...]
-    """In the order of the graph."""
-    function_blocks: tuple[LayerLosses, ...]
-    remarks: tuple[str, ...] = ()
-    """What a user should know of the photos, a sentence each."""
-
-
-def read_sensitivity(path: Path) -> Sensitivity:
-    """What `graphopt sensitivity --json` wrote.
-
-    Raises:
-        InputError: the file cannot be read, or is none.
-    """
-    try:
-        return Sensitivity.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValidationError as error:
-        raise InputError(
-            f"{path} holds no sensitivities: {error.errors()[0]['msg']}",
-            hint=f"make it with: graphopt sensitivity MODEL.onnx --calib DIR --json {path}",
-        ) from error
 
 
 def measure_file(

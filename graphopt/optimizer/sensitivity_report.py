@@ -12,7 +12,7 @@ from rich.text import Text
 from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.display.tables import Grid, Kind
-from graphopt.optimizer.sensitivity import LayerLosses, Loss, Sensitivity
+from graphopt.optimizer.sensitivity_file import LayerLosses, Loss, Sensitivity
 from graphopt.sparsity.function_blocks import Role
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from graphopt.pose.decode import DecodeOptions, Peaks, find_peaks
+from graphopt.pose.decode_options import DecodeOptions
+from graphopt.pose.peaks import Peaks, find_peaks
 from graphopt.pose.synthetic import HALF_WIDTH, draw_heat
 
 FloatArray = NDArray[np.float32]

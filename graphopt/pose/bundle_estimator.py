@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from graphopt.pose.decode import DecodeOptions, Poses, decode
+from graphopt.pose.decode import Poses, decode
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.images import as_rgb
 from graphopt.pose.kernel_decoder import limited, poses, thresholds
 from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.files import replacing
 from graphopt.pose.bundle_estimator import BundledEstimator
-from graphopt.pose.decode import DecodeOptions, Poses, decode
+from graphopt.pose.decode import Poses, decode
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
 from graphopt.pose.images import (
     check_picture_suffix,

@@ -14,16 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import InputError
-from graphopt.pose.decode import (
-    DecodeOptions,
-    Pairs,
-    Peaks,
-    Poses,
-    answer,
-    decode_single_person,
-    on_photo,
-    warnings,
-)
+from graphopt.pose.decode import Poses, answer, decode_single_person, on_photo, warnings
+from graphopt.pose.decode_options import DecodeOptions
+from graphopt.pose.limbs import Pairs
+from graphopt.pose.peaks import Peaks
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec

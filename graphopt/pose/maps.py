@@ -14,204 +14,13 @@ Outputs that it does not name are not needed.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator, Mapping, Sequence
 
 from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.pose.map_slices import AXES, Layout, MapReading, MapSlice, Output
+from graphopt.pose.maps_option import MAPS_HINT, SLICE, as_flag, parse_maps
+from graphopt.pose.output_graph import Graph
 from graphopt.pose.skeleton import Skeleton, builtin_skeletons, load_skeleton
-
-Layout = Literal["nchw", "nhwc"]
-"""Where an output's channels are: before its rows and columns, or after them."""
-AXES: Mapping[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}
-"""The axes of channels, rows and columns."""
-
-
-class MapSlice(BaseModel):
-    """Some channels of one output: first to first + count - 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: str
-    first: Annotated[int, Field(ge=0)] = 0
-    count: Annotated[int, Field(gt=0)]
-    layout: Layout = "nchw"
-
-    def of(self, outputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        """These channels of the first batch item, as float32 [count, h, w].
-
-        Raises:
-            InputError: there is no such output, or it has fewer channels.
-        """
-        shape = outputs[self.output].shape if self.output in outputs else ()
-        if len(shape) != 4 or shape[AXES[self.layout][0]] < self.first + self.count:
-            raise InputError(
-                f"the pose spec reads channels {self.first} to {self.first + self.count - 1} of "
-                f"output {self.output!r}, and the network has no such maps",
-                hint=f"outputs: {', '.join(f'{n} {list(v.shape)}' for n, v in outputs.items())}",
-            )
-        maps = outputs[self.output][0]
-        if self.layout == "nhwc":
-            maps = maps.transpose(2, 0, 1)
-        maps = maps[self.first : self.first + self.count]
-        return np.ascontiguousarray(maps, np.float32)
-
-    def __str__(self) -> str:
-        layout = f":{self.layout}" if self.layout != "nchw" else ""
-        return f"{self.output}[{self.first}:{self.first + self.count}]{layout}"
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output that holds maps."""
-
-    name: str
-    shape: tuple[int, ...]
-    """Of its four axes, at the input that was tried."""
-    layout: Layout | None
-    """None: its shape reads both ways."""
-
-    @property
-    def channels(self) -> int:
-        """How many maps there are."""
-        return self.shape[AXES[self.layout or "nchw"][0]]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of a map."""
-        _, rows, columns = AXES[self.layout or "nchw"]
-        return self.shape[rows], self.shape[columns]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.channels} channels)"
-
-    def all(self, first: int = 0, count: int | None = None) -> MapSlice:
-        """These channels of it; all without a count.
-
-        Raises:
-            InputError: it is not known where the channels are.
-        """
-        if self.layout is None:
-            raise InputError(
-                f"the shape {list(self.shape)} of {self.name} reads both ways: channels may come "
-                "first or last",
-                hint=f"say which with --maps heat={self.name}:nchw or :nhwc",
-            )
-        count = self.channels if count is None else count
-        return MapSlice(output=self.name, first=first, count=count, layout=self.layout)
-
-
-@dataclass(frozen=True)
-class MapReading:
-    """How a network's outputs can be read."""
-
-    skeleton: Skeleton
-    heat: MapSlice
-    paf: MapSlice | None = None
-    guessed: dict[str, str] = field(default_factory=dict)
-    """What of `skeleton`, `maps` and `decoder` is a guess, and why."""
-
-    def uses(self, output: Output) -> bool:
-        """Whether anything is read from an output."""
-        return any(maps is not None and maps.output == output.name for maps in self.slices)
-
-    @property
-    def slices(self) -> tuple[MapSlice, ...]:
-        """Heat maps, and PAFs where there are any."""
-        return (self.heat,) if self.paf is None else (self.heat, self.paf)
-
-    def __str__(self) -> str:
-        named = ", ".join(f"{w} {m}" for w, m in zip(("heat", "paf"), self.slices, strict=False))
-        return f"{self.skeleton.name} from {named}"
-
-
-class Graph:
-    """Where the tensors of an ONNX graph come from.
-
-    Args:
-        proto: the ModelProto.
-    """
-
-    def __init__(self, proto: Any) -> None:
-        self._makers = {name: node for node in proto.graph.node for name in node.output if name}
-        self._weights = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
-
-    def layout(self, tensor: str) -> Layout | None:
-        """How a tensor with maps lies in memory, where operators tell."""
-        found: Layout | None = None
-        moves: list[tuple[int, ...]] = []
-        for node in self._back(tensor):
-            if node.op_type == "Transpose":
-                moves.append(tuple(next((a.ints for a in node.attribute if a.name == "perm"), ())))
-            elif node.op_type in _CHANNELS_FIRST:
-                found = "nchw"
-        for move in reversed(moves):
-            found = _TRANSPOSED.get((found, move))
-        return found
-
-    def joints(self, tensor: str) -> set[int]:
-        """The channels at which a tensor that was joined from others has seams."""
-        *_, last = (None, *self._back(tensor, through=(*_KEEPS, "Transpose", "Resize", "Upsample")))
-        if last is None or last.op_type != "Concat":
-            return set()
-        seams, place = set(), 0
-        for name in last.input:
-            count = self._channels(name)
-            if not count:
-                break
-            place += count
-            seams.add(place)
-        return seams
-
-    def comes_from(self, tensor: str, other: str) -> bool:
-        """Whether a tensor is computed from another."""
-        pending, seen = [tensor], set()
-        while pending:
-            name = pending.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            pending += self._makers[name].input if name in self._makers else ()
-        return other in seen - {tensor}
-
-    def is_join_of(self, tensor: str, parts: Iterable[str]) -> bool:
-        """Whether a tensor holds nothing but others, joined."""
-        maker = self._makers.get(tensor)
-        return maker is not None and maker.op_type == "Concat" and set(parts) == set(maker.input)
-
-    def _channels(self, tensor: str) -> int | None:
-        """Filters of the convolution that a tensor comes from."""
-        *_, last = (None, *self._back(tensor, through=(*_KEEPS, "BatchNormalization")))
-        weight = self._weights.get(last.input[1]) if last is not None and last.input[1:] else None
-        return weight[0] if weight and last.op_type == "Conv" else None
-
-    def _back(self, tensor: str, through: Sequence[str] = ()) -> Iterator[Any]:
-        """The nodes that a tensor comes from, the last one first, as far as they keep its shape."""
-        allowed = through or (*_KEEPS, "Concat", "Resize", "Upsample", "Transpose")
-        while tensor in self._makers:
-            node = self._makers[tensor]
-            yield node
-            if node.op_type not in allowed:
-                return
-            tensor = next((i for i in node.input if i not in self._weights), "")
-
-
-_KEEPS = (
-    *("Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "Tanh", "Clip"),
-    *("Identity", "Cast", "Add", "Sub", "Mul", "Div"),
-)
-"""Operators that work value by value."""
-_CHANNELS_FIRST = ("Conv", "ConvTranspose", "BatchNormalization", "MaxPool", "AveragePool")
-"""Operators whose results have channels first."""
-_TRANSPOSED: Mapping[tuple[Layout | None, tuple[int, ...]], Layout] = {
-    ("nchw", (0, 2, 3, 1)): "nhwc",
-    ("nhwc", (0, 3, 1, 2)): "nchw",
-}
 
 
 def maps_among(
@@ -354,7 +163,7 @@ def _only(readings: Sequence[MapReading], outputs: Sequence[Output]) -> MapReadi
         ways = "; ".join(str(reading) for reading in readings)
         raise InputError(
             f"the outputs can be read in {len(readings)} ways: {ways}",
-            hint=f"say which with --maps {_as_flag(readings[0])}",
+            hint=f"say which with --maps {as_flag(readings[0])}",
         )
     return readings[0]
 
@@ -387,7 +196,7 @@ def _nothing_left(reading: MapReading, outputs: Sequence[Output], graph: Graph) 
         names = ", ".join(map(str, left))
         raise InputError(
             f"{reading} would leave {names} unused, which may be needed to find people",
-            hint=f"if it is not: --maps {_as_flag(reading)}",
+            hint=f"if it is not: --maps {as_flag(reading)}",
         )
 
 
@@ -399,34 +208,6 @@ def _fits_nothing(outputs: Sequence[Output]) -> InputError:
         f"({', '.join(builtin_skeletons())}) or a TOML file, and with --maps heat=NAME,paf=NAME "
         "which outputs are its maps",
     )
-
-
-def _as_flag(reading: MapReading) -> str:
-    """What --maps would say of a reading."""
-    kinds = zip(("heat", "paf"), reading.slices, strict=False)
-    return f"'{','.join(f'{kind}={maps}' for kind, maps in kinds)}'"
-
-
-_KIND = re.compile(r",(?=(?:heat|paf)=)")
-_SLICE = re.compile(r"(?P<name>.+?)(?:\[(?P<first>\d+):(?P<end>\d+)\])?(?::(?P<layout>nchw|nhwc))?")
-MAPS_HINT = "such as --maps heat=NAME,paf=NAME or 'heat=NAME[0:19],paf=NAME[19:57]'"
-
-
-def parse_maps(text: str) -> dict[str, str]:
-    """What --maps says, as `heat` and, where there are PAFs, `paf`: an output's name and the rest.
-
-    Raises:
-        UsageError: it is not written like that.
-    """
-    found: dict[str, str] = {}
-    for entry in _KIND.split(text):
-        kind, _, value = entry.partition("=")
-        if kind not in ("heat", "paf") or not value or kind in found:
-            raise UsageError(f"--maps {text}: not heat=NAME or heat=NAME,paf=NAME", hint=MAPS_HINT)
-        found[kind] = value
-    if "heat" not in found:
-        raise UsageError(f"--maps {text}: without heat maps nobody is found", hint=MAPS_HINT)
-    return found
 
 
 def _as_said(
@@ -463,7 +244,7 @@ def _overlap(a: MapSlice, b: MapSlice) -> bool:
 def _slice(kind: str, text: str, outputs: Sequence[Output]) -> MapSlice:
     """One entry of --maps; a name that is an output's is that output, however it looks."""
     by_name = {output.name: output for output in outputs}
-    match = _SLICE.fullmatch(text)
+    match = SLICE.fullmatch(text)
     if text in by_name or match is None:
         name, first, end, layout = text, None, None, None
     else:

@@ -17,12 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported, UsageError
-from graphopt.pose.maps import (
-    MapSlice as MapSlice,
-)
-from graphopt.pose.maps import (
-    parse_maps,
-)
+from graphopt.pose.map_slices import MapSlice as MapSlice
+from graphopt.pose.maps_option import parse_maps
 from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
 
 METADATA_KEY = "graphopt.pose"
@@ -33,7 +29,7 @@ Color = Literal["bgr", "rgb"]
 FloatArray = NDArray[np.float32]
 ASPECT = 16 / 9
 """Width to height of the input where nobody says a size: what cameras give."""
-_CHOICES = ("color", "mean", "scale", "pad_value")
+CHOICES = ("color", "mean", "scale", "pad_value")
 
 
 class _Frozen(BaseModel):
@@ -123,7 +119,7 @@ class PoseSpec(_Frozen):
         """
         values = (color, mean, scale, pad_value)
         given: dict[str, Any] = {
-            name: v for name, v in zip(_CHOICES, values, strict=True) if v is not None
+            name: v for name, v in zip(CHOICES, values, strict=True) if v is not None
         }
         fields = dict(self) | {"preprocess": dict(self.preprocess) | given}
         if skeleton is not None:
@@ -176,7 +172,7 @@ class PoseSpec(_Frozen):
 
     def _of(self, part: str) -> str:
         """A part as its guess is told."""
-        if part in _CHOICES:
+        if part in CHOICES:
             return _brief(getattr(self.preprocess, part))
         slices = (self.heat,) if self.paf is None else (self.heat, self.paf)
         return {
@@ -247,7 +243,7 @@ def read_pose_spec(path: Path) -> PoseSpec:
         InputError: the file cannot be read, or holds no pose spec.
     """
     try:
-        return _parse(path.read_text(encoding="utf-8"), where=str(path))
+        return parse_pose_spec(path.read_text(encoding="utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read: {error}",
@@ -255,7 +251,8 @@ def read_pose_spec(path: Path) -> PoseSpec:
         ) from error
 
 
-def _parse(text: str, *, where: str) -> PoseSpec:
+def parse_pose_spec(text: str, *, where: str) -> PoseSpec:
+    """A pose spec from JSON; errors say where it is from."""
     try:
         return PoseSpec.model_validate_json(text)
     except ValidationError as error:

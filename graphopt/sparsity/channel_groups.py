@@ -15,13 +15,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import RuntimeContextError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -30,8 +27,16 @@ from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import constant_of, input_of, is_standard, label, reads_of
 from graphopt.ir.header import header_of
+from graphopt.sparsity.channel_flow import (
+    ChannelRule,
+    Doubles,
+    evaluate,
+    filtered,
+    is_constant,
+    keeps_zeros,
+    leaves_channels,
+)
 
-Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 # fmt: off
@@ -45,23 +50,6 @@ _SPATIAL = frozenset({
     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Pad", "Resize",
 })
 # fmt: on
-
-
-class _Kind(Enum):
-    """What an operator does with channels."""
-
-    MIXES = auto()
-    """A convolution that makes each channel from all that it reads."""
-    FILTERS = auto()
-    """A depthwise convolution."""
-    POINTWISE = auto()
-    """Each element from those at its place, and from constants."""
-    SPATIAL = auto()
-    """Each channel by itself; what is zero everywhere stays so."""
-    JOINS = auto()
-    """A Concat of channels."""
-    HOLDS = auto()
-    """Anything else: the channels that it touches must stay."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ class ChannelMap:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._tensors = {
-            id(t): t for t in graph.tensors().values() if _channels(t) and not _is_constant(t)
+            id(t): t for t in graph.tensors().values() if _channels(t) and not is_constant(t)
         }
         counts = [_channels(t) or 0 for t in self._tensors.values()]
         self.count = sum(counts)
@@ -137,31 +125,31 @@ class ChannelMap:
 
     # --- finding --------------------------------------------------------------------------------
 
-    def _kind(self, node: gs.Node) -> _Kind:
+    def _kind(self, node: gs.Node) -> ChannelRule:
         if (
             not is_standard(node)
             or len(node.outputs) != 1
             or id(node.outputs[0]) not in self._places
         ):
-            return _Kind.HOLDS
+            return ChannelRule.HOLDS
         made = node.outputs[0]
         spec = Convolution.of(node)
         if spec is not None and id(node.inputs[0]) in self._places:
-            mixes = _Kind.MIXES if spec.group == 1 else _Kind.HOLDS
-            return _Kind.FILTERS if spec.depthwise else mixes
+            mixes = ChannelRule.MIXES if spec.group == 1 else ChannelRule.HOLDS
+            return ChannelRule.FILTERS if spec.depthwise else mixes
         if node.op == "Concat":
             axis = node.attrs.get("axis") % len(made.shape)
             apart = axis == 1 and all(id(t) in self._places for t in node.inputs)
-            return _Kind.JOINS if apart else _Kind.HOLDS
+            return ChannelRule.JOINS if apart else ChannelRule.HOLDS
         if node.op in _POINTWISE and all(self._is_apart(t, made) for t in node.inputs):
-            return _Kind.POINTWISE
+            return ChannelRule.POINTWISE
         first_only = [constant_of(t) is not None or t.is_empty() for t in node.inputs[1:]]
         if all(first_only) and node.inputs and self._is_alike(node.inputs[0], made):
             if node.op == "BatchNormalization":
-                return _Kind.POINTWISE
-            if node.op in _SPATIAL and _leaves_channels(node):
-                return _Kind.SPATIAL
-        return _Kind.HOLDS
+                return ChannelRule.POINTWISE
+            if node.op in _SPATIAL and leaves_channels(node):
+                return ChannelRule.SPATIAL
+        return ChannelRule.HOLDS
 
     def _is_alike(self, tensor: gs.Tensor, other: gs.Tensor) -> bool:
         """Whether two tensors have channels that correspond."""
@@ -180,17 +168,17 @@ class ChannelMap:
     def _trace(self, node: gs.Node) -> None:
         """Take in one node: ties, constants that have its channels, and what it holds."""
         kind = self._kinds[id(node)]
-        if kind is _Kind.HOLDS:
+        if kind is ChannelRule.HOLDS:
             reason = f"{node.op} {label(node)} may not keep its channels apart"
             self._hold([*reads_of(node), *node.outputs], reason)
             return
         made = node.outputs[0]
         places = self._places[id(made)]
-        if kind is _Kind.MIXES:
+        if kind is ChannelRule.MIXES:
             filters, channels = (1, 0) if node.op == "ConvTranspose" else (0, 1)
             self._cuts[id(node.inputs[0])].append(_Cut(node, 1, channels))
             self._cuts[id(made)] += [_Cut(node, 1, filters), _Cut(node, 2, 0)]
-        elif kind is _Kind.JOINS:
+        elif kind is ChannelRule.JOINS:
             self._ties.append((places, np.concatenate([self._places[id(t)] for t in node.inputs])))
         else:
             for index, operand in enumerate(node.inputs):
@@ -199,12 +187,12 @@ class ChannelMap:
                 elif (axis := self._channel_axis(node, kind, index, len(places))) is not None:
                     self._cuts[id(made)].append(_Cut(node, index, axis))
 
-    def _channel_axis(self, node: gs.Node, kind: _Kind, index: int, count: int) -> int | None:
+    def _channel_axis(self, node: gs.Node, kind: ChannelRule, index: int, count: int) -> int | None:
         """Along which axis a constant operand of a node has the node's channels, if along any."""
         values = constant_of(node.inputs[index])
-        if values is None or kind is _Kind.SPATIAL:
+        if values is None or kind is ChannelRule.SPATIAL:
             return None
-        if kind is _Kind.FILTERS or node.op == "BatchNormalization":
+        if kind is ChannelRule.FILTERS or node.op == "BatchNormalization":
             return 0
         axis = 1 - (len(node.outputs[0].shape) - values.ndim)
         return axis if axis >= 0 and values.shape[axis] == count > 1 else None
@@ -234,7 +222,7 @@ class ChannelMap:
         makers: defaultdict[int, list[gs.Node]] = defaultdict(list)
         mixers: defaultdict[int, list[gs.Node]] = defaultdict(list)
         for node in self._graph.nodes:
-            if self._kinds[id(node)] is _Kind.MIXES:
+            if self._kinds[id(node)] is ChannelRule.MIXES:
                 makers[id(node.outputs[0])].append(node)
                 mixers[id(node.inputs[0])].append(node)
         order = {id(node): index for index, node in enumerate(self._graph.nodes)}
@@ -262,22 +250,22 @@ class ChannelMap:
         }
         for node in self._graph.nodes:
             kind = self._kinds[id(node)]
-            if kind is _Kind.HOLDS:
+            if kind is ChannelRule.HOLDS:
                 continue
             given = [known.get(id(t)) for t in node.inputs]
             key = id(node.outputs[0])
-            if kind is _Kind.JOINS:
+            if kind is ChannelRule.JOINS:
                 known[key] = np.concatenate([values for values in given if values is not None])
-            elif kind is _Kind.POINTWISE:
-                known[key] = _evaluated(self._graph, node, given)
-            elif kind is _Kind.SPATIAL:
+            elif kind is ChannelRule.POINTWISE:
+                known[key] = evaluate(self._graph, node, given)
+            elif kind is ChannelRule.SPATIAL:
                 assert given[0] is not None
-                known[key] = np.where((given[0] == 0) & _keeps_zeros(node), 0.0, np.nan)
+                known[key] = np.where((given[0] == 0) & keeps_zeros(node), 0.0, np.nan)
             else:
                 spec = Convolution.of(node)
                 assert spec is not None
                 assert given[0] is not None
-                known[key] = _filtered(spec, given[0])
+                known[key] = filtered(spec, given[0])
         return known
 
     # --- removing -------------------------------------------------------------------------------
@@ -311,7 +299,7 @@ class ChannelMap:
         # A constant of its own: others may share it.
         values = np.take(present, stays, cut.axis)
         cut.node.inputs[cut.index] = constant(self._graph, operand.name, values)
-        if self._kinds[id(cut.node)] is _Kind.FILTERS:
+        if self._kinds[id(cut.node)] is ChannelRule.FILTERS:
             cut.node.attrs = {**cut.node.attrs, "group": len(stays)}
 
 
@@ -330,86 +318,7 @@ def counterpart(graph: gs.Graph, original: gs.Graph, name: str, values: Array) -
     return values[:, ours if theirs is None else np.searchsorted(theirs, ours)]
 
 
-def is_even(spec: Convolution) -> bool:
-    """Whether a convolution makes the same everywhere of what is the same everywhere.
-
-    With pads that only holds for zeros, and behind a transposed one, too.
-    """
-    return spec.op == "Conv" and spec.pads is not None and not any(spec.pads)
-
-
 def _channels(tensor: gs.Tensor) -> int | None:
     shape = tensor.shape
     known = shape is not None and len(shape) > 2 and isinstance(shape[1], int)
     return int(shape[1]) if known else None
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant)
-
-
-def _leaves_channels(node: gs.Node) -> bool:
-    """Whether a Resize or Pad leaves the batch and channels as they are; other operators do."""
-    if node.op == "Resize":
-        if "axes" in node.attrs:
-            return not {0, 1} & set(node.attrs["axes"]) and min(node.attrs["axes"]) >= 0
-        scales = input_of(node, 2)
-        values = None if scales is None else constant_of(scales)
-        return values is not None and values.size > 2 and bool((values[:2] == 1).all())
-    if node.op == "Pad":
-        amounts = constant_of(node.inputs[1])
-        if amounts is None or input_of(node, 3) is not None:
-            return False
-        return not amounts.reshape(2, -1)[:, :2].any()
-    return True
-
-
-def _keeps_zeros(node: gs.Node) -> bool:
-    """Whether a channel of zeros stays one: not behind a Pad with something else."""
-    value = input_of(node, 2) if node.op == "Pad" else None
-    return value is None or not np.any(constant_of(value))
-
-
-def _filtered(spec: Convolution, given: Doubles) -> Doubles:
-    """What a convolution makes of channels that are the same everywhere."""
-    bias = np.zeros(spec.out_channels) if spec.bias is None else spec.bias.astype(np.float64)
-    known = ~np.isnan(given) if is_even(spec) else given == 0
-    weight = spec.weight.astype(np.float64)
-    if spec.op == "ConvTranspose" and not spec.depthwise:
-        weight = weight.swapaxes(0, 1)
-    taps = tuple(range(2, weight.ndim))
-    depends = (weight != 0).any(axis=taps) & ~(known[:, None] if spec.depthwise else known)
-    inputs = np.where(known, given, 0.0)
-    sums = weight.sum(axis=taps)
-    made = bias + (sums[:, 0] * inputs if spec.depthwise else sums @ inputs)
-    return np.where(depends.any(axis=1), np.nan, made)
-
-
-def _evaluated(graph: gs.Graph, node: gs.Node, given: Sequence[Doubles | None]) -> Doubles:
-    """What a pointwise operator makes of channels that are the same everywhere."""
-    rank, count = len(node.outputs[0].shape), int(node.outputs[0].shape[1])
-    known = np.ones(count, bool)
-    feeds: dict[str, Array] = {}
-    for tensor, values in zip(node.inputs, given, strict=True):
-        if values is not None:
-            known &= ~np.isnan(values)
-            some = np.nan_to_num(values, nan=1.0).astype(tensor.dtype)
-            feeds[tensor.name] = some.reshape(1, count, *[1] * (rank - 2))
-        elif not tensor.is_empty():
-            operand = constant_of(tensor)
-            assert operand is not None
-            feeds[tensor.name] = operand
-    proto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    try:
-        with np.errstate(all="ignore"):
-            (made,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, feeds)
-    except RuntimeContextError:  # an operator that ONNX defines by others, as Gelu
-        return np.full(count, np.nan)
-    if made.size != count:  # a constant differs from place to place
-        return np.full(count, np.nan)
-    values = made.astype(np.float64).ravel()
-    if node.op == "Mul":
-        known |= values == 0
-    elif node.op == "BatchNormalization":
-        known |= feeds[node.inputs[1].name] == 0
-    return np.where(known & np.isfinite(values), values, np.nan)

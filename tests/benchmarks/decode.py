@@ -25,7 +25,8 @@ import numpy as np
 from graphopt.codegen.lowering.decode_stage import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.ir.arrays import Array
-from graphopt.pose.decode import DecodeOptions, Poses, decode
+from graphopt.pose.decode import Poses, decode
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.images import read_photo
 from graphopt.pose.kernel_decoder import FusedDecoder

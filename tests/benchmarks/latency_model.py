@@ -19,7 +19,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from graphopt.analysis.latency.device import Device, load_device
-from graphopt.analysis.latency.predict import Work, time_of, work_of
+from graphopt.analysis.latency.predict import time_of
+from graphopt.analysis.latency.work import Work, work_of
 from graphopt.bench.device_profile import matched
 from graphopt.compiler.compile import compile_model
 from graphopt.ir.convolution import CONV_OPS

@@ -14,7 +14,8 @@ from graphopt.bench.stage_timing import STAGES, measure_budget
 from graphopt.compiler.compile import compile_model
 from graphopt.errors import CheckFailed
 from graphopt.pose import kernel_decoder
-from graphopt.pose.decode import DecodeOptions, Poses
+from graphopt.pose.decode import Poses
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.runtime.open import open_bundle

@@ -17,8 +17,10 @@ from scipy.optimize import linear_sum_assignment
 from graphopt.codegen.lowering.decode_stage import write_decoder
 from graphopt.codegen.targets import load_target
 from graphopt.errors import InputError
-from graphopt.pose.decode import DecodeOptions, Poses, cubic, decode, detect, find_peaks
+from graphopt.pose.decode import Poses, decode, detect
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import FusedDecoder
+from graphopt.pose.peaks import cubic, find_peaks
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton, load_skeleton
 from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.estimate import Estimator, Result
 from graphopt.pose.kernel_decoder import thresholds
 from graphopt.pose.open import open_engine

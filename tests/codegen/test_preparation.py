@@ -17,7 +17,7 @@ from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_prepara
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.pose.bundle_estimator import BundledEstimator
-from graphopt.pose.decode import DecodeOptions
+from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.open import open_engine
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table, tables

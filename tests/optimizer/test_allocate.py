@@ -17,7 +17,7 @@ from graphopt.errors import InputError
 from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
 from graphopt.optimizer.prune_to_target import Goal, PruneToTarget, allocate, interpolated
-from graphopt.optimizer.sensitivity import LayerSensitivity, Loss, Sensitivity
+from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
 
 RATIOS = (0.5, 0.75, 0.9)

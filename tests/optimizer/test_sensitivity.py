@@ -13,13 +13,8 @@ from graphopt.ir.block_structure import Block, expand
 from graphopt.ir.edit import constant
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
-from graphopt.optimizer.sensitivity import (
-    LayerLosses,
-    Loss,
-    Sensitivity,
-    read_sensitivity,
-    sensitivity,
-)
+from graphopt.optimizer.sensitivity import sensitivity
+from graphopt.optimizer.sensitivity_file import LayerLosses, Loss, Sensitivity, read_sensitivity
 from graphopt.optimizer.sensitivity_report import findings
 from graphopt.pose.spec import HEAT_IMPORTANCE
 from graphopt.runtime.differences import OutputError

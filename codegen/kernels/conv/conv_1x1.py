@@ -13,7 +13,8 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_dense
-from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, RegisterTile, Tile
+from graphopt.codegen.kernels.conv.register_tile import RegisterTile
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile
 from graphopt.codegen.kernels.emit import Expr, broadcast, grid, kernel, tile_chunks
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target

@@ -40,14 +40,8 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
-from graphopt.codegen.kernels.conv.template import (
-    ConvSpec,
-    Parameters,
-    RegisterTile,
-    Tile,
-    blocks,
-    pack_channels,
-)
+from graphopt.codegen.kernels.conv.register_tile import RegisterTile
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import (
     Expr,
     broadcast,

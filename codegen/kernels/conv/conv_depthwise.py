@@ -13,14 +13,8 @@ import numpy as np
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_dense
-from graphopt.codegen.kernels.conv.template import (
-    ConvSpec,
-    Parameters,
-    RegisterTile,
-    Tile,
-    blocks,
-    pack_channels,
-)
+from graphopt.codegen.kernels.conv.register_tile import RegisterTile
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target

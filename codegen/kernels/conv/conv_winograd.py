@@ -26,16 +26,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_dense
-from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, RegisterTile, Tile, blocks
+from graphopt.codegen.kernels.conv.register_tile import RegisterTile
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks
+from graphopt.codegen.kernels.conv.winograd_transforms import POINTS, TAPS, Matrix, transforms
 from graphopt.codegen.kernels.emit import (
     Expr,
     Vectors,
@@ -48,14 +49,6 @@ from graphopt.codegen.kernels.emit import (
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
 
-Matrix = NDArray[np.float64]
-
-TAPS = 3
-POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
-"""Where polynomials are interpolated, beside infinity, for squares of so many pixels a side. No
-number in the transforms is above 2.9, where the usual points 0, 1, -1, 2, -2 bring an 8: that keeps
-rounding small."""
-
 TRANSFORM_COST = 14
 """What transforming one vector of input pixels costs, there or back: as much as so many vector
 multiply-adds. Like the next one measured with AVX-512, and higher than is usual."""
@@ -67,45 +60,6 @@ CORES = 4
 """A picture too small to keep so many cores busy is none for this kernel, whose tasks are large."""
 GAIN = 1.2
 """How many times faster it must be by the estimate, to be worth weights of four times the size."""
-
-
-class Transforms(NamedTuple):
-    """F(m, 3), in one dimension; n = m + 2.
-
-    Args:
-        weight: G, (n, 3).
-        input: B^T, (n, n), in two factors; the first one is applied first.
-        output: A^T, (m, n), likewise.
-    """
-
-    weight: Matrix
-    input: tuple[Matrix, Matrix]
-    output: tuple[Matrix, Matrix]
-
-
-@cache
-def transforms(out: int) -> Transforms:
-    """Interpolation at `POINTS` and at infinity (Lavin and Gray, sections 2 and 4).
-
-    Args:
-        out: m, pixels a side of an output square.
-    """
-    points, inputs = np.array(POINTS[out]), out + TAPS - 1
-    others = [np.delete(points, i) for i in range(len(points))]
-    scale = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    powers = np.vander(points, inputs, increasing=True)
-    infinity = np.eye(inputs)[-1]
-    G = np.vstack([powers[:, :TAPS] / np.c_[scale], infinity[-TAPS:]])
-    B = [[*np.poly(rest)[::-1], 0] for rest in others]
-    BT = np.vstack([*B, np.poly(points)[::-1]])
-    AT = np.hstack([powers[:, :out].T, np.c_[infinity[-out:]]])
-    butterfly = np.eye(inputs)
-    for i in range(1, len(points), 2):
-        butterfly[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
-    halves = np.linalg.inv(butterfly)
-    # What rounding left of zeros must not become operations.
-    clean = [np.where(abs(m) < 1e-12, 0, m) for m in (halves @ BT, AT @ halves)]
-    return Transforms(G, (clean[0], butterfly), (butterfly, clean[1]))
 
 
 def tiles(spec: ConvSpec, target: Target) -> list[Tile]:

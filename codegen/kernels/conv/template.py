@@ -18,13 +18,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.emit import (
-    Accumulator,
     Expr,
     Scalars,
     Vectors,
     argument,
     view,
-    zeros,
 )
 from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, Floats
 from graphopt.codegen.targets import Target
@@ -332,30 +330,3 @@ class Parameters:
             channel=lambda n: self._channels[n][channel],
             tensor=lambda n: self._tensors[n][pixel],
         )
-
-
-class RegisterTile:
-    """Sums of some blocks of filters times some pixels, in registers, starting at zero."""
-
-    def __init__(self, target: Target, filters: int, pixels: int) -> None:
-        self._sums = [[Accumulator(target) for _ in range(pixels)] for _ in range(filters)]
-        self._target = target
-        for accumulator in (a for block in self._sums for a in block):
-            accumulator.value = zeros(target)
-
-    def add(self, pixel: int, weights: Sequence[Expr], value: Expr) -> None:
-        """Add weights[f] * value to every block f of a pixel."""
-        for block, weight in zip(self._sums, weights, strict=True):
-            block[pixel].value = block[pixel].value + weight * value
-
-    def total(self, block: int, pixel: int) -> Expr:
-        """The sums of a block of filters at a pixel, so far, as float32."""
-        total = self._sums[block][pixel].value
-        if self._target.arithmetic == "float32":
-            return total
-        return tirx.Cast(f"float32x{self._target.lanes}", total)
-
-    def store(self, p: Parameters, block: Expr, row: Expr, column: Expr, pixel: int) -> None:
-        """Store a pixel's sums: its first block of filters is `block`, its place row, column."""
-        for f in range(len(self._sums)):
-            p.store(self.total(f, pixel), block + f, row, column + pixel)

@@ -27,7 +27,7 @@ from graphopt.codegen.kernels.emit import (
     scratch,
 )
 from graphopt.codegen.targets import Target
-from graphopt.pose.decode import REFINE, STEPS
+from graphopt.pose.peaks import REFINE, STEPS
 
 THRESHOLDS = 5
 """Numbers that a decoder's kernels may be given anew with each photo: `peak_threshold`,

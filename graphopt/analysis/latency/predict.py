@@ -16,89 +16,20 @@ profile gives are predictions to rank rewrites by, not measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.analysis.cost import Shapes, cost_of, kept_part
 from graphopt.analysis.latency.device import Device, LayerClass
-from graphopt.analysis.latency.fusion import ARITHMETIC, fused_into
-from graphopt.errors import InputError
-from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.analysis.latency.work import DIRECT_CLASS, LayerFacts, Work, class_of, works_of
 from graphopt.ir.edit import sort_nodes
-from graphopt.ir.graph import is_graph_output, is_standard, label, reads_of
+from graphopt.ir.graph import is_standard, label
 from graphopt.ir.header import copy_model, header_of
-from graphopt.ir.shape_inference import infer_shapes
 from graphopt.runtime.sample_inputs import bound_shapes
 
-_EXPONENTIALS: Mapping[str, int] = {
-    "Celu": 1,
-    "Elu": 1,
-    "Erf": 1,
-    "Exp": 1,
-    "Gelu": 1,
-    "Log": 1,
-    "LogSoftmax": 2,
-    "Mish": 3,
-    "Pow": 2,
-    "Selu": 1,
-    "Sigmoid": 1,
-    "Softmax": 1,
-    "Softplus": 2,
-    "Swish": 1,
-    "Tanh": 1,
-}
-"""Exponentials and logarithms for each element, in the usual way to compute it."""
-
-_FREE = frozenset(
-    [
-        "Cast",
-        "Constant",
-        "ConstantOfShape",
-        "Dropout",
-        "Flatten",
-        "Identity",
-        "Reshape",
-        "Shape",
-        "Squeeze",
-        "Unsqueeze",
-    ]
-)
-"""What moves no data: other names, other shapes, and what is known before the network runs."""
-
-_INTEGERS = frozenset(np.dtype(name) for name in ("int32", "int64", "bool"))
-
 Bound: TypeAlias = Literal["compute", "bandwidth", "launch"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a kernel has to do, as a device counts it."""
-
-    node: gs.Node
-    """The node that the kernel is of, the first of those that it does."""
-    kind: LayerClass
-    macs: int
-    """Multiply-adds of the direct algorithm."""
-    operations: float
-    """What the rate of its class is of, beside exponentials: two to a multiply-add, those on lanes
-    that hold no channel too; for a reduction or resampling, elements read; for what
-    only moves data, bytes."""
-    exponentials: int
-    bytes: int
-    """Read and written once each: inputs, weights, outputs."""
-    kept: float = 1.0
-    """The part of a convolution's weights that pruning by blocks has left."""
-
-    def amounts(self) -> dict[LayerClass, float]:
-        """What there is to do at each class's rate."""
-        fused = is_standard(self.node, *ARITHMETIC)
-        kind = LayerClass.EXPONENTIAL if fused else LayerClass.EXPONENTIAL_ALONE
-        # A kernel of nothing but exponentials has no other operations.
-        return {self.kind: self.operations, kind: float(self.exponentials)}
 
 
 @dataclass(frozen=True)
@@ -134,8 +65,8 @@ def predict(
     Raises:
         InputError: a shape that the time depends on is not known; names the node.
     """
-    facts = _Facts.of(graph, shapes)
-    work = {id(w.node): w for w in _work_of(graph, device, facts)}
+    facts = LayerFacts.of(graph, shapes)
+    work = {id(w.node): w for w in works_of(graph, device, facts)}
     layers = []
     for node in graph.nodes:
         host, kernel = facts.hosts.get(id(node)), work.get(id(node))
@@ -194,20 +125,11 @@ def time_of(work: Work, device: Device) -> tuple[float, Bound]:
     A pruned convolution is run by whichever is faster, the sparse kernel or the best dense one.
     """
     dense = _time_of(work, device)
-    if work.kept == 1 or work.kind not in _DIRECT:
+    if work.kept == 1 or work.kind not in DIRECT_CLASS:
         return dense
     part = work.kept * (1 + (device.sparse_overhead.value if device.sparse_overhead else 0.0))
-    sparse = replace(work, kind=_DIRECT[work.kind], operations=part * work.operations)
+    sparse = replace(work, kind=DIRECT_CLASS[work.kind], operations=part * work.operations)
     return min(dense, _time_of(sparse, device))
-
-
-_DIRECT = {
-    LayerClass.POINTWISE: LayerClass.POINTWISE,
-    LayerClass.DENSE: LayerClass.DENSE,
-    LayerClass.DILATED: LayerClass.DENSE,
-    LayerClass.WINOGRAD: LayerClass.DENSE,
-}
-"""The class whose rate a sparse kernel starts from: it multiplies directly."""
 
 
 def _time_of(work: Work, device: Device) -> tuple[float, Bound]:
@@ -221,166 +143,3 @@ def _time_of(work: Work, device: Device) -> tuple[float, Bound]:
     }
     ms = max(parts["compute"], parts["bandwidth"]) + parts["launch"]
     return ms, max(parts, key=lambda part: parts[part])
-
-
-def work_of(
-    graph: gs.Graph, device: Device, shapes: Mapping[str, Sequence[int]] | None = None
-) -> list[Work]:
-    """The kernels that a graph becomes, in order. Arguments and errors as in `predict`."""
-    return _work_of(graph, device, _Facts.of(graph, shapes))
-
-
-def class_of(node: gs.Node, device: Device) -> LayerClass:
-    """The class of a node's own kernel."""
-    if is_standard(node, "Gemm", "MatMul"):
-        return LayerClass.POINTWISE
-    if is_standard(node, *CONV_OPS):
-        spec = Convolution.of(node)
-        return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
-    if is_standard(node, *_EXPONENTIALS):
-        return LayerClass.EXPONENTIAL_ALONE
-    if is_standard(node, "Resize", "Upsample"):
-        return LayerClass.RESIZE
-    reduction = is_standard(node) and ("Pool" in node.op or node.op.startswith("Reduce"))
-    return LayerClass.REDUCTION if reduction else LayerClass.BANDWIDTH
-
-
-def _class_of_conv(spec: Convolution, device: Device) -> LayerClass:
-    if spec.depthwise:
-        large = max(spec.kernel) > 3
-        return LayerClass.DEPTHWISE_LARGE if large else LayerClass.DEPTHWISE
-    if math.prod(spec.kernel) == 1:
-        return LayerClass.POINTWISE
-    if any(d > 1 and k > 1 for d, k in zip(spec.dilations, spec.kernel, strict=True)):
-        return LayerClass.DILATED
-    winograd = (
-        device.winograd_channels is not None
-        and spec.op == "Conv"
-        and spec.group == 1
-        and spec.kernel == (3, 3)
-        and spec.strides == (1, 1)
-        and min(spec.in_channels, spec.out_channels) >= device.winograd_channels.value
-    )
-    return LayerClass.WINOGRAD if winograd else LayerClass.DENSE
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What is true of a graph at one input size."""
-
-    shapes: Shapes
-    shape_carriers: frozenset[str]
-    """Tensors of integers and truth values: what networks compute sizes with."""
-    macs: Mapping[int, int | None]
-    """By `id(node)`."""
-    hosts: Mapping[int, gs.Node]
-    """See `fused_into`."""
-
-    @classmethod
-    def of(cls, graph: gs.Graph, inputs: Mapping[str, Sequence[int]] | None) -> _Facts:
-        known = infer_shapes(graph, inputs)
-        for name, tensor in graph.tensors().items():
-            shape = None if tensor.shape is None else tuple(tensor.shape)
-            known.setdefault(name, (tensor.dtype, shape))
-        shapes = {name: shape for name, (_, shape) in known.items()}
-        carriers = {name for name, (dtype, _) in known.items() if dtype in _INTEGERS}
-        layers = cost_of(graph, inputs).layers
-        macs = {id(node): layer.macs for node, layer in zip(graph.nodes, layers, strict=True)}
-        return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes))
-
-
-def _work_of(graph: gs.Graph, device: Device, facts: _Facts) -> list[Work]:
-    hosts, shapes = facts.hosts, facts.shapes
-    guests: dict[int, list[gs.Node]] = {}
-    for node in graph.nodes:
-        if id(node) in hosts:
-            guests.setdefault(id(hosts[id(node)]), []).append(node)
-    work = []
-    for node in graph.nodes:
-        if id(node) in hosts or _moves_nothing(node, facts.shape_carriers):
-            continue
-        group = [node, *guests.get(id(node), [])]
-        count = facts.macs[id(node)]
-        if count is None:
-            raise _unknown(node)
-        kind = class_of(node, device)
-        traffic = _traffic(graph, group, shapes, device)
-        operations = 2.0 * count * _padding(node, device.lanes)
-        if kind is LayerClass.BANDWIDTH:
-            operations = traffic
-        elif kind is LayerClass.REDUCTION:
-            operations = _elements(node.inputs[0], shapes, node)
-        elif kind is LayerClass.RESIZE:
-            operations = _elements(node.outputs[0], shapes, node) * _reads(node)
-        work.append(
-            Work(
-                node=node,
-                kind=kind,
-                macs=count,
-                operations=operations,
-                exponentials=sum(_exponentials(member, shapes) for member in group),
-                bytes=traffic,
-                kept=kept_part(node),
-            )
-        )
-    return work
-
-
-def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:
-    """Whether a node costs nothing: a new view of its input, or arithmetic on shapes."""
-    tensors = [tensor for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
-    return is_standard(node, *_FREE) or all(tensor.name in shape_carriers for tensor in tensors)
-
-
-def _padding(node: gs.Node, lanes: int) -> float:
-    """Computed channels over real ones. An input of fewer channels than lanes is read as it is."""
-    spec = Convolution.of(node)
-    if spec is None:
-        return 1.0
-
-    def grown(channels: int) -> float:
-        return math.ceil(channels / lanes) * lanes / channels
-
-    wide = spec.in_channels >= lanes and not spec.depthwise
-    return grown(spec.out_channels) * (grown(spec.in_channels) if wide else 1.0)
-
-
-def _reads(node: gs.Node) -> int:
-    """Elements that resampling reads for each that it writes, over two dimensions."""
-    mode = node.attrs.get("mode", "nearest")
-    return {"linear": 4, "cubic": 16}.get(mode, 1)
-
-
-def _elements(tensor: gs.Tensor, shapes: Shapes, node: gs.Node) -> int:
-    shape = shapes.get(tensor.name)
-    numbers = [extent for extent in shape or () if isinstance(extent, int)]
-    if shape is None or len(numbers) != len(shape):
-        raise _unknown(node)
-    return math.prod(numbers)
-
-
-def _exponentials(node: gs.Node, shapes: Shapes) -> int:
-    each = _EXPONENTIALS.get(node.op, 0) if is_standard(node) else 0
-    return each and each * _elements(node.outputs[0], shapes, node)
-
-
-def _traffic(graph: gs.Graph, group: Sequence[gs.Node], shapes: Shapes, device: Device) -> int:
-    """Bytes that a kernel moves: what its nodes read that none of them made, and what leaves."""
-    inside = {id(node) for node in group}
-    moved: dict[str, int] = {}
-    for node in group:
-        for tensor in reads_of(node):
-            if not any(id(maker) in inside for maker in tensor.inputs):
-                moved[tensor.name] = _elements(tensor, shapes, node)
-        for tensor in node.outputs:
-            if is_graph_output(graph, tensor) or any(id(n) not in inside for n in tensor.outputs):
-                moved[tensor.name] = _elements(tensor, shapes, node)
-    return sum(moved.values()) * device.element_bytes
-
-
-def _unknown(node: gs.Node) -> InputError:
-    return InputError(
-        "the time cannot be predicted: a shape is not known",
-        node=label(node),
-        hint="give the input's size: --input-shape NAME:1,3,368,656",
-    )

@@ -1,0 +1,42 @@
+"""Device profiles written as TOML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from graphopt.analysis.latency.device import Device
+from graphopt.bench.device_profile import _UNITS
+from graphopt.ir.files import replacing
+
+
+def write_device(device: Device, path: Path) -> None:
+    """Write a profile as TOML, whole or not at all; `load_device` reads it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with replacing(path) as fresh:
+        fresh.write_text("\n".join(_toml(device)) + "\n", encoding="utf-8")
+
+
+def _toml(device: Device) -> Iterator[str]:
+    # JSON's strings and numbers are TOML's too.
+    plain = device.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    figures = {name: value for name, value in plain.items() if isinstance(value, dict)}
+    rates = figures.pop("rates")
+    for name, value in plain.items():
+        if not isinstance(value, dict) and value != []:
+            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    for name, figure in figures.items():
+        yield from _toml_table(name, figure, _UNITS.get(name))
+    for kind, figure in rates.items():
+        yield from _toml_table(f"rates.{kind}", figure, _UNITS.get(kind, "GFLOP/s"))
+
+
+def _toml_table(name: str, figure: dict[str, Any], unit: str | None) -> Iterator[str]:
+    yield f"\n[{name}]" + (f" # {unit}" if unit else "")
+    for key, value in figure.items():
+        yield f"{key} = {json.dumps(value, ensure_ascii=False)}"

@@ -1,0 +1,77 @@
+"""Sensitivities on disk: what pruning each layer and block costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphopt.errors import InputError
+from graphopt.ir.block_structure import BlockName
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Loss(_Record):
+    """What pruning a part of the blocks does, on photos that nothing was fitted on."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    error: float
+    """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
+    weighed as `graphopt.pose.spec.HEAT_IMPORTANCE` says."""
+    shift: float
+    """Mean distance that key points move by, in pixels of the input."""
+    oks: float
+    """Mean object key-point similarity to the dense network's people."""
+
+
+class LayerLosses(_Record):
+    """A layer or a function block, pruned by several ratios with all else dense."""
+
+    name: str
+    params: int
+    macs: int
+    """Multiply-adds at the network's own input size, or at 368x656 where it takes any."""
+    losses: tuple[Loss, ...]
+
+
+class LayerSensitivity(LayerLosses):
+    """A convolution."""
+
+    function_block: str
+
+
+class Sensitivity(_Record):
+    """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
+
+    block: BlockName
+    """Filters x channels of a block."""
+    images: int
+    """How many photos it was judged on."""
+    people: int
+    """That the dense network found in them."""
+    layers: tuple[LayerSensitivity, ...]
+    """In the order of the graph."""
+    function_blocks: tuple[LayerLosses, ...]
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the photos, a sentence each."""
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """What `graphopt sensitivity --json` wrote.
+
+    Raises:
+        InputError: the file cannot be read, or is none.
+    """
+    try:
+        return Sensitivity.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise InputError(
+            f"{path} holds no sensitivities: {error.errors()[0]['msg']}",
+            hint=f"make it with: graphopt sensitivity MODEL.onnx --calib DIR --json {path}",
+        ) from error
