@@ -8,35 +8,24 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.convolution import CONV_OPS
 from graphopt.ir.edit import absorb, constant, remove_nodes
-from graphopt.ir.graph import constant_of, input_of, is_standard, label, only_consumer, producer_of
+from graphopt.ir.graph import constant_of, is_standard, label, only_consumer, producer_of
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
-
-Floats = NDArray[np.float64]
+from graphopt.optimizer.simplify.channel_weights import (
+    Affine,
+    Floats,
+    Weights,
+    fed_conv,
+    fed_gemm,
+    scaled_conv,
+    scaled_gemm,
+)
 
 LINEAR_OPS = (*CONV_OPS, "Gemm")
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
-
-
-@dataclass(frozen=True)
-class Affine:
-    """`scale * x + shift`, one value for each channel, or one for all."""
-
-    x: gs.Tensor
-    scale: Floats
-    shift: Floats
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A linear layer's new constants, in double precision."""
-
-    weight: Floats
-    bias: Floats | None
 
 
 @dataclass(frozen=True)
@@ -232,7 +221,7 @@ def _after(graph: gs.Graph, node: gs.Node, affine: Affine) -> Site | str:
         return f"its input comes from {linear.op if linear else 'outside'}"
     if only_consumer(graph, affine.x) is not node:
         return f"others read the output of the {linear.op} before it"
-    weights = _scaled_gemm(linear, affine) if linear.op == "Gemm" else _scaled_conv(linear, affine)
+    weights = scaled_gemm(linear, affine) if linear.op == "Gemm" else scaled_conv(linear, affine)
     return weights if isinstance(weights, str) else Site(node, linear, weights, before=False)
 
 
@@ -245,128 +234,5 @@ def _before(graph: gs.Graph, node: gs.Node, affine: Affine) -> Site | str:
     widest = max(affine.scale.size, affine.shift.size)
     if widest > 1 and (affine.x.shape is None or affine.x.shape[1] != widest):
         return "it may spread one channel over several"
-    weights = _fed_gemm(linear, affine) if linear.op == "Gemm" else _fed_conv(linear, affine)
+    weights = fed_gemm(linear, affine) if linear.op == "Gemm" else fed_conv(linear, affine)
     return weights if isinstance(weights, str) else Site(node, linear, weights, before=True)
-
-
-NOT_CONSTANT = "the weight or bias beside it is not constant"
-
-
-def _channels(values: Floats, count: int) -> Floats | None:
-    """One value for each of `count` channels."""
-    return np.broadcast_to(values, (count,)) if values.size in (1, count) else None
-
-
-def _grouped(spec: Convolution) -> tuple[Floats, int, int]:
-    """The weight with the group as an axis of its own, and the axes of output and input channels.
-
-    Conv: (group, out / group, in / group, *kernel). ConvTranspose: (group, in / group, out / group,
-    *kernel).
-    """
-    rows, columns, *kernel = spec.weight.shape
-    weight = spec.weight.astype(np.float64)
-    weight = weight.reshape(spec.group, rows // spec.group, columns, *kernel)
-    return (weight, 1, 2) if spec.op == "Conv" else (weight, 2, 1)
-
-
-def _along(values: Floats, weight: Floats, group: int, axis: int) -> Floats:
-    """Per-channel values, shaped to multiply a grouped weight along one of its channel axes."""
-    shape = [1] * weight.ndim
-    shape[0], shape[axis] = group, -1
-    return values.reshape(shape)
-
-
-def _scaled_conv(linear: gs.Node, affine: Affine) -> Weights | str:
-    spec = Convolution.of(linear)
-    if spec is None:
-        return NOT_CONSTANT
-    scale = _channels(affine.scale, spec.out_channels)
-    shift = _channels(affine.shift, spec.out_channels)
-    if scale is None or shift is None:
-        return "it has another number of channels"
-    weight, out_axis, _ = _grouped(spec)
-    scaled = (weight * _along(scale, weight, spec.group, out_axis)).reshape(spec.weight.shape)
-    if spec.bias is None and not shift.any():
-        return Weights(scaled, None)
-    bias = 0.0 if spec.bias is None else spec.bias.astype(np.float64)
-    return Weights(scaled, bias * scale + shift)
-
-
-def _fed_conv(linear: gs.Node, affine: Affine) -> Weights | str:
-    spec = Convolution.of(linear)
-    if spec is None:
-        return NOT_CONSTANT
-    scale = _channels(affine.scale, spec.in_channels)
-    shift = _channels(affine.shift, spec.in_channels)
-    if scale is None or shift is None:
-        return "it has another number of channels"
-    if shift.any() and (spec.op == "ConvTranspose" or spec.pads is None or any(spec.pads)):
-        return f"the {spec.op} after it pads with zeros, which its shift would change"
-    weight, out_axis, in_axis = _grouped(spec)
-    scaled = (weight * _along(scale, weight, spec.group, in_axis)).reshape(spec.weight.shape)
-    if not shift.any():
-        return Weights(scaled, None)
-    kept = (0, out_axis)
-    axes = tuple(axis for axis in range(weight.ndim) if axis not in kept)
-    through = (weight * _along(shift, weight, spec.group, in_axis)).sum(axis=axes).reshape(-1)
-    return Weights(scaled, through if spec.bias is None else spec.bias + through)
-
-
-@dataclass(frozen=True)
-class _Gemm:
-    """`Gemm` with constant weights: alpha * x @ weight + bias, weight (in, out)."""
-
-    weight: Floats
-    bias: Floats | None
-    transposed: bool
-
-    @classmethod
-    def of(cls, node: gs.Node) -> _Gemm | None:
-        weight = constant_of(node.inputs[1])
-        tensor = input_of(node, 2)
-        bias = None if tensor is None else constant_of(tensor)
-        if weight is None or (tensor is not None and bias is None):
-            return None
-        transposed = bool(node.attrs.get("transB", 0))
-        matrix = weight.astype(np.float64)
-        beta = node.attrs.get("beta", 1.0)
-        return cls(
-            matrix.T if transposed else matrix,
-            None if bias is None else bias.astype(np.float64) * beta,
-            transposed,
-        )
-
-    def stored(self, weight: Floats, bias: Floats | None) -> Weights:
-        return Weights(weight.T if self.transposed else weight, bias)
-
-
-def _scaled_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
-    gemm = _Gemm.of(linear)
-    if gemm is None:
-        return NOT_CONSTANT
-    count = gemm.weight.shape[1]
-    scale, shift = _channels(affine.scale, count), _channels(affine.shift, count)
-    if scale is None or shift is None:
-        return "it has another number of channels"
-    if gemm.bias is None and not shift.any():
-        return gemm.stored(gemm.weight * scale, None)
-    return gemm.stored(
-        gemm.weight * scale, (0.0 if gemm.bias is None else gemm.bias) * scale + shift
-    )
-
-
-def _fed_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
-    gemm = _Gemm.of(linear)
-    if gemm is None:
-        return NOT_CONSTANT
-    if linear.attrs.get("transA", 0):
-        return "the Gemm after it transposes its input"
-    count = gemm.weight.shape[0]
-    scale, shift = _channels(affine.scale, count), _channels(affine.shift, count)
-    if scale is None or shift is None:
-        return "it has another number of channels"
-    weight = gemm.weight * scale[:, None]
-    through = linear.attrs.get("alpha", 1.0) * (shift @ gemm.weight)
-    if not shift.any():
-        return gemm.stored(weight, gemm.bias)
-    return gemm.stored(weight, through if gemm.bias is None else gemm.bias + through)

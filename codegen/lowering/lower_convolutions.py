@@ -9,15 +9,14 @@ and stays with TVM. Our kernels may store blocked tensors in half precision; TVM
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tvm
-from numpy.typing import NDArray
-from tvm import relax, te, tirx, topi
+from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resample
@@ -25,17 +24,23 @@ from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import punched
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
-from graphopt.codegen.kernels.emit import in_half
-from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.lowering.blocked_layout import halve, pack_blocks, unpack_blocks
+from graphopt.codegen.lowering.conv_calls import (
+    Expr,
+    Runs,
+    as_1x1,
+    blocks_of,
+    empty_lanes,
+    flat,
+    has_weight,
+    mean_of,
+    spec_of,
+    weight_of,
+)
 from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
 from graphopt.codegen.targets import Target
-from graphopt.errors import Unsupported
-
-Expr = Any
-Runs = tuple[int, ...]
-"""Channels of a blocked tensor: runs that each start a new block (see `ConvSpec.in_channels`)."""
 
 
 class LoweredLayer(NamedTuple):
@@ -113,7 +118,7 @@ class _Rewrite:
         regions = {
             region.result: (region, spec)
             for region in find_regions(bindings, outputs)
-            if (spec := _conv_spec(region)) is not None
+            if (spec := spec_of(region)) is not None
         }
         absorbed = {member for region, _ in regions.values() for member in region.members}
         if self._halves:
@@ -146,7 +151,7 @@ class _Rewrite:
         forms = self._forms[variable]
         if forms.planar is None:
             forms.planar = self._builder.emit_te(
-                _unpack,
+                unpack_blocks,
                 self._blocked(variable),
                 shape_of(variable),
                 forms.runs,
@@ -164,7 +169,7 @@ class _Rewrite:
         if forms.blocked is None or forms.runs != wanted:
             planar = self._planar(variable)
             forms.blocked = self._builder.emit_te(
-                _pack, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
+                pack_blocks, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
             )
             forms.runs, forms.half = wanted, None
         return forms.blocked
@@ -176,7 +181,7 @@ class _Rewrite:
             return self._blocked(variable, runs)
         if forms.half is None or (runs or forms.runs) != forms.runs:
             blocked = self._blocked(variable, runs)
-            forms.half = self._builder.emit_te(_halve, blocked, primfunc_name_hint="halve")
+            forms.half = self._builder.emit_te(halve, blocked, primfunc_name_hint="halve")
         return forms.half
 
     def _fits_half(self, variable: Expr, halves: Halves) -> bool:
@@ -201,7 +206,7 @@ class _Rewrite:
             x = self._planar(source)
         else:
             x = self._stored(source)
-        dense_weight = _weight(region.call)
+        dense_weight = weight_of(region.call)
         spec = punched(spec, dense_weight, self._target)
         choice = kernel_choice.choose(spec, self._target, self._measured)
         packed = choice.pack_weight(dense_weight, spec, self._target)
@@ -246,10 +251,10 @@ class _Rewrite:
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         if name == "relax.call_dps_packed":
             return self._resample(value)
-        if name == "relax.matmul" and self._target.kind == "cpu" and _has_weight(value):
+        if name == "relax.matmul" and self._target.kind == "cpu" and has_weight(value):
             return _Forms(planar=self._product(value))
         rule = _BLOCKED_RULES.get(name)
-        if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, _flat(value.args))):
+        if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, flat(value.args))):
             blocked = rule(self, value)
             if blocked is not None:
                 expr, runs = blocked
@@ -293,7 +298,7 @@ class _Rewrite:
                 packed = pack_channels(value.reshape(shape)[0], self._target.lanes, runs)
                 # Lanes past the last channel must stay finite, so nothing is divided by zero.
                 if call.op.name == "relax.divide":
-                    packed[_empty_lanes(runs, self._target.lanes)] = 1.0
+                    packed[empty_lanes(runs, self._target.lanes)] = 1.0
                 arguments.append(relax.const(packed[None]))
             elif len(argument.ty.shape) == 4 and shape_of(argument)[:2] == (1, channels):
                 arguments.append(self._blocked(argument, runs))
@@ -329,7 +334,7 @@ class _Rewrite:
         for i, axis in enumerate(axes):
             if axis == 1:
                 first, last, _ = slice(begin[i], end[i]).indices(shape[1])
-                found = _blocks_of(runs, first, last, lanes) if steps[i] == 1 else None
+                found = blocks_of(runs, first, last, lanes) if steps[i] == 1 else None
                 if found is None:
                     return None
                 begin[i], runs = found
@@ -343,7 +348,7 @@ class _Rewrite:
         width = columns_at_once(columns, self._target.lanes)
         packed = weight.reshape(inner, -1, width).swapaxes(0, 1)
         return self._builder.emit_te(
-            _matmul,
+            as_1x1,
             self._planar(call.args[0]),
             relax.const(np.ascontiguousarray(packed)),
             primfunc_name_hint="matmul",
@@ -384,8 +389,13 @@ class _Rewrite:
     def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
         if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
             return None
-        mean = self._builder.call_te(_mean, self._stored(call.args[0]))
+        mean = self._builder.call_te(mean_of, self._stored(call.args[0]))
         return mean, self._forms[call.args[0]].runs
+
+
+def _may_be_halved(value: Expr) -> bool:
+    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
+    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
 
 
 _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {
@@ -397,167 +407,3 @@ _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] 
     "relax.strided_slice": _Rewrite._slice,
 }
 """Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""
-
-
-def _may_be_halved(value: Expr) -> bool:
-    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
-    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
-
-
-def _conv_spec(region: FusedRegion) -> ConvSpec | None:
-    """What our kernels must compute for a region; None where they cannot."""
-    attrs = region.call.attrs
-    batch, channels, height, width = shape_of(region.call.args[0])
-    transposed = _is_transposed(region.call)
-    weight = _weight(region.call)
-    if batch != 1:
-        raise Unsupported(
-            f"the batch size is {batch}, but a bundle processes one photo at a time",
-            hint="--input-shape 1,3,HEIGHT,WIDTH",
-        )
-    if str(region.call.args[0].ty.dtype) != "float32":
-        return None
-    if attrs.data_layout != "NCHW":
-        return None
-    top, left, bottom, right = (int(v) for v in attrs.padding)
-    if transposed:
-        bottom -= int(attrs.output_padding[0])
-        right -= int(attrs.output_padding[1])
-    return ConvSpec(
-        in_channels=(channels,),
-        out_channels=weight.shape[0],
-        size=(height, width),
-        kernel=weight.shape[2:],
-        strides=(int(attrs.strides[0]), int(attrs.strides[1])),
-        pads=(top, left, bottom, right),
-        dilations=(int(attrs.dilation[0]), int(attrs.dilation[1])),
-        groups=int(attrs.groups),
-        transposed=transposed,
-        epilogue=region.epilogue,
-    )
-
-
-def _is_transposed(call: Expr) -> bool:
-    return bool(call.op.name == "relax.nn.conv2d_transpose")
-
-
-def _weight(call: Expr) -> Floats:
-    """A convolution's weight as (O, I of a group, kh, kw)."""
-    weight: Floats = call.args[1].value.numpy()
-    if not _is_transposed(call):
-        return weight
-    # ONNX and Relax write a transposed convolution's as (I, O of a group, kh, kw).
-    groups = int(call.attrs.groups)
-    apart = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-    return np.ascontiguousarray(apart.reshape(-1, *apart.shape[2:]))
-
-
-def _flat(arguments: Sequence[Expr]) -> list[Expr]:
-    return [
-        leaf
-        for a in arguments
-        for leaf in (a.fields if isinstance(a, relax.Tuple) else [a])
-        if isinstance(leaf, (relax.Var, tvm.ir.GenericConst))
-    ]
-
-
-def _blocks_of(runs: Runs, first: int, last: int, lanes: int) -> tuple[int, Runs] | None:
-    """The first block, and the runs, of channels `first` to `last`; None if they start inside one.
-
-    >>> _blocks_of((16, 20), 8, 24, 8)
-    (1, (8, 8))
-    """
-    start = block = begin = 0
-    found: list[int] = []
-    for run in runs:
-        inside, until = max(first - start, 0), min(last - start, run)
-        if inside < until:
-            if inside % lanes:
-                return None
-            begin = begin if found else block + inside // lanes
-            found.append(until - inside)
-        start += run
-        block += blocks((run,), lanes)
-    return (begin, tuple(found)) if found else None
-
-
-def _empty_lanes(runs: Runs, lanes: int) -> NDArray[np.bool_]:
-    """True in the lanes (blocks, 1, 1, lanes) that hold no channel."""
-    channels = np.ones((sum(runs), 1, 1), np.float32)
-    return np.equal(pack_channels(channels, lanes, runs), 0)
-
-
-def _has_weight(call: Expr) -> bool:
-    """Whether a matrix product is of some rows and a constant matrix, both float32."""
-    x, weight = call.args
-    if not isinstance(weight, tvm.ir.GenericConst) or str(x.ty.dtype) != "float32":
-        return False
-    return len(x.ty.shape) >= 2 and weight.value.numpy().ndim == 2
-
-
-def _matmul(x: Expr, packed: Expr) -> Expr:
-    """(…, rows, inner) times the matrix that (parts, inner, width) is by columns."""
-    parts, inner, width = (int(extent) for extent in packed.shape)
-    k = te.reduce_axis((0, inner), "k")
-
-    def value(*index: Expr) -> Expr:
-        *rows, column = index
-        return te.sum(x(*rows, k) * packed[column // width, k, column % width], axis=k)
-
-    return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
-
-
-def _mean(x: Expr) -> Expr:
-    """The mean over all pixels; TVM would not make the conversion from halves part of its own."""
-    total = topi.sum(x.astype("float32"), axis=[2, 3], keepdims=True)
-    return total / (x.shape[2] * x.shape[3]).astype("float32")
-
-
-def _halve(x: Expr) -> Expr:
-    """The same as float16."""
-
-    def value(*index: Expr) -> Expr:
-        return in_half(x[index], tirx.const).astype("float16")
-
-    return te.compute(x.shape, value, name="halve")
-
-
-def _pack(x: Expr, runs: Runs, lanes: int) -> Expr:
-    """(1, C, H, W) to (1, blocks, H, W, lanes), zeros where there is no channel."""
-    height, width = x.shape[2], x.shape[3]
-
-    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
-        result = tirx.FloatImm("float32", 0.0)
-        first_block = first_channel = 0
-        for run in runs:
-            channel = (block - first_block) * lanes + lane
-            here = tirx.all(block >= first_block, channel < run)
-            source = tirx.min(tirx.max(first_channel + channel, 0), sum(runs) - 1)
-            element = x[n, source, row, column]
-            # Later runs win, since `here` is true of every run before them as far as it reaches.
-            result = tirx.if_then_else(here, element, result)
-            first_block += blocks((run,), lanes)
-            first_channel += run
-        return result
-
-    return te.compute((1, blocks(runs, lanes), height, width, lanes), value, name="pack")
-
-
-def _unpack(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
-    """(1, blocks, H, W, lanes) to (1, C, H, W)."""
-    lanes = int(x.shape[4])
-
-    def value(n: Expr, channel: Expr, row: Expr, column: Expr) -> Expr:
-        # Where a channel lies: in the last run that starts at or before it.
-        block, lane = channel // lanes, channel % lanes
-        first_block = first_channel = 0
-        for run in runs:
-            inner = channel - first_channel
-            started = channel >= first_channel
-            block = tirx.if_then_else(started, first_block + inner // lanes, block)
-            lane = tirx.if_then_else(started, inner % lanes, lane)
-            first_block += blocks((run,), lanes)
-            first_channel += run
-        return x[n, block, row, column, lane]
-
-    return te.compute(tuple(shape), value, name="unpack")

@@ -1,0 +1,1 @@
+"""Small exact simplifications of single nodes, the rules of the pass `canonicalize`."""
