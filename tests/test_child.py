@@ -17,7 +17,8 @@ from graphopt.bench.competitors import GuestEngine, Job
 from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.roofline import measure_peak
 from graphopt.compiler.compile import compile_model
-from graphopt.devices.doctor import examine, parts
+from graphopt.devices.doctor import examine
+from graphopt.devices.parts import parts
 from graphopt.runtime import child_process as child
 
 STRANGERS = ("random", "numpy", "onnx", "tvm", "json", "graphopt", "runpy", "ziglang", "pyopencl")

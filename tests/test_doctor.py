@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from graphopt.bench.competitors import COMPETITORS
-from graphopt.devices.doctor import Finding, broken, examine, parts
+from graphopt.devices.doctor import Finding, broken, examine
+from graphopt.devices.parts import parts
 
 
 def doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from graphopt.codegen.importing.importer import import_onnx
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
-from graphopt.codegen.kernels.conv.conv_block_sparse import random_index
+from graphopt.codegen.kernels.conv.sparse_index import random_index
 from graphopt.codegen.kernels.conv.template import ConvSpec, Tile
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.linking.kernel_bundle import write_kernels

@@ -12,7 +12,8 @@ def doctor(json: options.Json = None) -> None:
     Ends with 3 if something is missing that every command needs, else with 0. --json prints a list
     of name, ok, found (or what is wrong), needed_for and install.
     """
-    from graphopt.devices.doctor import broken, examine, parts, table, to_json
+    from graphopt.devices.doctor import broken, examine, table, to_json
+    from graphopt.devices.parts import parts
     from graphopt.display.tables import console
     from graphopt.errors import CheckFailed
 

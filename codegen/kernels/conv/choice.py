@@ -22,6 +22,7 @@ from graphopt.codegen.kernels.conv import (
     conv_depthwise,
     conv_transpose,
     conv_winograd,
+    sparse_index,
 )
 from graphopt.codegen.kernels.conv.template import ConvSpec, Tile
 from graphopt.codegen.kernels.epilogue import Floats
@@ -75,7 +76,7 @@ class KernelChoice:
         """The array of indices that a sparse kernel takes beside its weight; None of others."""
         if self.kernel != SPARSE:
             return None
-        return conv_block_sparse.pack_index(weight, spec, target)
+        return sparse_index.pack_index(weight, spec, target)
 
     def build(self, spec: ConvSpec, target: Target) -> Any:
         """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""

@@ -35,13 +35,22 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.register_tile import RegisterTile
-from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks, pack_channels
+from graphopt.codegen.kernels.conv.sparse_index import (
+    groups_of,
+    indices_of,
+    mask_of,
+    seen_by,
+    vectors_of,
+    weight_shape,
+    whole_vectors,
+    with_empty_lanes,
+)
+from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks
 from graphopt.codegen.kernels.emit import (
     Expr,
     broadcast,
@@ -53,7 +62,7 @@ from graphopt.codegen.kernels.emit import (
 )
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.targets import Target
-from graphopt.ir.block_structure import BLOCKS, Block, Mask, kept_mask
+from graphopt.ir.block_structure import BLOCKS, Block, kept_mask
 
 
 class Costs(NamedTuple):
@@ -103,7 +112,7 @@ def punched(
         replace(spec, block=block, kept=int(mask.sum()))
         for block in among
         if not kept_mask(weight, block).all()
-        for mask in [_mask(weight, spec, block, target)]
+        for mask in [mask_of(weight, spec, block, target)]
     ]
     possible = [(way, tile) for way in ways for tile in tiles(way, target)]
     if not possible:
@@ -117,13 +126,13 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
         return []
     if target.kind == "gpu" and spec.block.channels not in (1, target.lanes):
         return []
-    _, vectors = _vectors(spec.block, target)
+    _, vectors = vectors_of(spec.block, target)
     if target.kind == "gpu":
         most = (target.registers + 3) // (vectors + 1) - 1
     else:
         # Unlike a dense tile's, a pixel's input is used once, from memory.
         most = (target.registers - 2) // vectors - 1
-    most = max(1, min(most, _seen(spec).out_size[1]))
+    most = max(1, min(most, seen_by(spec).out_size[1]))
     return [Tile(1, pixels) for pixels in range(max(1, most // 4), most + 1)]
 
 
@@ -131,9 +140,9 @@ def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector multiply-adds."""
     block = spec.block
     assert block is not None
-    seen, costs = _seen(spec), COSTS[target.kind]
-    lanes, vectors = _vectors(block, target)
-    groups = _groups(spec, block, target)
+    seen, costs = seen_by(spec), COSTS[target.kind]
+    lanes, vectors = vectors_of(block, target)
+    groups = groups_of(spec, block, target)
     height, width = seen.out_size
     # A unit does two vectors of half the width at once, and no more of still shorter ones.
     part = max(lanes / target.lanes, 1 / 2)
@@ -158,10 +167,10 @@ def _input_bytes(spec: ConvSpec, target: Target, pixels: int) -> int:
 def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floats:
     """(O, I, kh, kw) to the values of kept blocks, (kept, channels, vectors, lanes)."""
     assert spec.block is not None
-    mask = _mask(weight, spec, spec.block, target)
+    mask = mask_of(weight, spec, spec.block, target)
     filters, channels = spec.block
-    lanes, vectors = _vectors(spec.block, target)
-    spread = _spread(weight, spec, target)
+    lanes, vectors = vectors_of(spec.block, target)
+    spread = with_empty_lanes(weight, spec, target)
     groups, inputs = mask.shape[:2]
     padded = np.zeros((groups * filters, *spread.shape[1:]), np.float32)
     padded[: len(spread)] = spread
@@ -172,100 +181,21 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, _: Tile) -> Floa
     return packed
 
 
-def pack_index(weight: Floats, spec: ConvSpec, target: Target) -> NDArray[np.int32]:
-    """The array of indices that goes with `pack_weight`, as the module's text has it."""
-    assert spec.block is not None
-    return _index(_mask(weight, spec, spec.block, target), spec, target)
-
-
-def random_index(spec: ConvSpec, target: Target) -> NDArray[np.int32]:
-    """Indices for some weight of which as many blocks are kept, to measure kernels with."""
-    assert spec.block is not None
-    shape = (spec.out_channels, sum(spec.in_channels), *spec.kernel)
-    dense = np.ones_like(_mask(np.ones(shape, np.float32), spec, spec.block, target))
-    mask = np.arange(dense.size) < spec.kept
-    return _index(np.random.default_rng(0).permuted(mask).reshape(dense.shape), spec, target)
-
-
-def _index(mask: Mask, spec: ConvSpec, target: Target) -> NDArray[np.int32]:
-    assert spec.block is not None
-    mask = mask.transpose(0, 2, 3, 1)  # (groups, kh, kw, blocks of inputs)
-    counts = mask.sum(axis=-1).ravel()
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    _, ky, kx, block = np.nonzero(mask)
-    inside, channel = np.divmod(block * spec.block.channels, target.lanes)
-    (height, width), (down, across) = _seen(spec).size, spec.dilations
-    pixels = (inside * height + ky * down) * width + kx * across
-    places = pixels if _whole_vectors(spec.block, target) else pixels * target.lanes + channel
-    index = np.zeros(_indices(spec, target), np.int32)
-    both = np.concatenate([starts, places])
-    index[: len(both)] = both
-    return index
-
-
-def weight_shape(spec: ConvSpec, target: Target) -> tuple[int, ...]:
-    """The shape that `pack_weight` gives."""
-    assert spec.block is not None
-    lanes, vectors = _vectors(spec.block, target)
-    return max(1, spec.kept), spec.block.channels, vectors, lanes
-
-
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     assert spec.block is not None
-    seen = _seen(spec)
+    seen = seen_by(spec)
     with kernel("conv_block_sparse") as get:
-        shape, indices = weight_shape(spec, target), _indices(spec, target)
+        shape, indices = weight_shape(spec, target), indices_of(spec, target)
         p = Parameters(spec, target, shape, seen_as=seen, indices=indices)
         (_cpu if target.kind == "cpu" else _gpu)(seen, target, tile, p)
     return get()
 
 
-def _seen(spec: ConvSpec) -> ConvSpec:
-    """A 1x1 convolution over one long row; any other as it is."""
-    return conv_1x1.one_row(spec) if conv_1x1.is_product(spec) else spec
-
-
-def _vectors(block: Block, target: Target) -> tuple[int, int]:
-    """Lanes of a vector of filters, and how many vectors a block of filters has."""
-    lanes = min(block.filters, target.lanes)
-    return lanes, block.filters // lanes
-
-
-def _whole_vectors(block: Block, target: Target) -> bool:
-    """Whether a block's channels are read as a vector rather than as single numbers."""
-    return target.kind == "gpu" and block.channels == target.lanes
-
-
-def _groups(spec: ConvSpec, block: Block, target: Target) -> int:
-    """Blocks of filters, as many as fill the layout's blocks."""
-    return -(-blocks((spec.out_channels,), target.lanes) * target.lanes // block.filters)
-
-
-def _indices(spec: ConvSpec, target: Target) -> int:
-    assert spec.block is not None
-    positions = spec.kernel[0] * spec.kernel[1]
-    return _groups(spec, spec.block, target) * positions + 1 + spec.kept
-
-
-def _spread(weight: Floats, spec: ConvSpec, target: Target) -> Floats:
-    """(O, I, kh, kw) to (O, I with zeros where the blocked input has no channel, kh, kw)."""
-    lanes = pack_channels(np.moveaxis(weight, 1, 0), target.lanes, spec.in_channels)
-    spread: Floats = np.moveaxis(lanes, -1, 1).reshape(-1, *weight[:, 0].shape)
-    return np.moveaxis(spread, 0, 1)
-
-
-def _mask(weight: Floats, spec: ConvSpec, block: Block, target: Target) -> Mask:
-    """Which blocks the kernel multiplies by, (groups, blocks of blocked inputs, kh, kw)."""
-    mask = kept_mask(_spread(weight, spec, target), block)
-    missing = _groups(spec, block, target) - len(mask)
-    return np.pad(mask, ((0, missing), (0, 0), (0, 0), (0, 0)))
-
-
 def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     assert spec.block is not None
-    lanes, vectors = _vectors(spec.block, target)
-    groups = _groups(spec, spec.block, target)
+    lanes, vectors = vectors_of(spec.block, target)
+    groups = groups_of(spec, spec.block, target)
     (kh, kw), (_, width), channels = spec.kernel, spec.size, spec.block.channels
     (down, across), (top, left, _, _) = spec.strides, spec.pads
     first_place = groups * kh * kw + 1
@@ -322,13 +252,13 @@ def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
 
 def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     assert spec.block is not None
-    _, vectors = _vectors(spec.block, target)
-    groups = _groups(spec, spec.block, target)
+    _, vectors = vectors_of(spec.block, target)
+    groups = groups_of(spec, spec.block, target)
     (kh, kw), (_, width), (height, out_width) = spec.kernel, spec.size, spec.out_size
     (down, across), (top, left, _, _) = spec.strides, spec.pads
     first_place = groups * kh * kw + 1
     numbers, rows = p.flat()
-    whole = _whole_vectors(spec.block, target)
+    whole = whole_vectors(spec.block, target)
     x, unit = (rows, 1) if whole else (numbers, target.lanes)
     index, zero = p.index, zeros(target) if whole else constant(0.0, target.arithmetic)
     chunks, beside = tile_chunks(-(-out_width // tile.pixels))
@@ -379,7 +309,7 @@ def _store(
 ) -> None:
     """Store a pixel's sums, but those past the output's last vector."""
     assert spec.block is not None
-    lanes, vectors = _vectors(spec.block, target)
+    lanes, vectors = vectors_of(spec.block, target)
     last = blocks((spec.out_channels,), target.lanes) * target.lanes // lanes
     for v in range(vectors):
         place = T.bind(group * vectors + v)
