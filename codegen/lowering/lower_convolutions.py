@@ -29,7 +29,7 @@ from graphopt.codegen.kernels.emit import in_half
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
 from graphopt.codegen.lowering.mixed_precision import Halves
-from graphopt.codegen.lowering.schedule import columns_at_once
+from graphopt.codegen.lowering.schedule import UNPACKS_CHANNELS, columns_at_once
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 
@@ -566,4 +566,4 @@ def _unpack(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
             first_channel += run
         return x[n, block, row, column, lane]
 
-    return te.compute(tuple(shape), value, name="unpack")
+    return te.compute(tuple(shape), value, name="unpack", attrs={UNPACKS_CHANNELS: True})
