@@ -161,3 +161,6 @@ def test_a_source_that_changed_is_said(tmp_path: Path) -> None:
     source.write_bytes(b"two")
     with pytest.raises(InputError, match="is gone or has changed"):
         read_bundle(tmp_path / "b").source()
+    source.unlink()
+    with pytest.raises(InputError, match="is gone or has changed"):
+        read_bundle(tmp_path / "b").source()

@@ -16,7 +16,7 @@ from graphopt.codegen.jobs.records import RpcTiming
 from graphopt.codegen.jobs.tvm_library import DEVICES, MANIFEST
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
-from graphopt.ir.files import sha256_of
+from graphopt.ir.files import is_unchanged
 from graphopt.ir.onnx_io import load_model, serialised
 from graphopt.runtime.bundle import Manifest
 from graphopt.runtime.differences import difference
@@ -113,7 +113,7 @@ def _loaded(remote: Any, library: Path) -> tuple[Any, Manifest]:
 def _example(manifest: Manifest) -> tuple[Mapping[str, Array], Mapping[str, Array] | str]:
     """An input, and the outputs that are right, or why they are not known."""
     path = Path(manifest.model.path)
-    if path.is_file() and sha256_of(path) == manifest.model.sha256:
+    if is_unchanged(path, manifest.model.sha256):
         graph = load_model(path, manifest.inputs)
         feeds = sample_feeds(graph, manifest.inputs)[0]
         with serialised(graph) as model:

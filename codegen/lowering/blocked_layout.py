@@ -12,6 +12,7 @@ from graphopt.codegen.lowering.conv_calls import (
     Expr,
     Runs,
 )
+from graphopt.codegen.lowering.schedule import UNPACKS_CHANNELS
 
 
 def halve(x: Expr) -> Expr:
@@ -61,4 +62,4 @@ def unpack_blocks(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
             first_channel += run
         return x[n, block, row, column, lane]
 
-    return te.compute(tuple(shape), value, name="unpack")
+    return te.compute(tuple(shape), value, name="unpack", attrs={UNPACKS_CHANNELS: True})

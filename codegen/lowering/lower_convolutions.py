@@ -9,7 +9,7 @@ and stays with TVM. Our kernels may store blocked tensors in half precision; TVM
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -122,13 +122,13 @@ class _Rewrite:
         }
         absorbed = {member for region, _ in regions.values() for member in region.members}
         if self._halves:
-            own = {
+            own = [
                 binding.var
                 for binding in bindings
                 if binding.var in regions
                 or (binding.var not in absorbed and _may_be_halved(binding.value))
-            }
-            self._to_halve = {v for v in own - set(outputs) if self._fits_half(v, self._halves)}
+            ]
+            self._choose_halves([v for v in own if v not in set(outputs)], self._halves)
         for parameter in main.params:
             self._forms[parameter] = _Forms(planar=parameter)
         with self._builder.function("main", params=list(main.params)):
@@ -184,8 +184,14 @@ class _Rewrite:
             forms.half = self._builder.emit_te(halve, blocked, primfunc_name_hint="halve")
         return forms.half
 
-    def _fits_half(self, variable: Expr, halves: Halves) -> bool:
-        return halves.holds(self._node_of.get(variable.name, ""), math.prod(shape_of(variable)))
+    def _choose_halves(self, variables: Sequence[Expr], halves: Halves) -> None:
+        """Choose the variables to be stored in half precision; note those that do not fit."""
+        for variable in variables:
+            activation = self._node_of.get(variable.name, ""), math.prod(shape_of(variable))
+            if halves.holds(*activation):
+                self._to_halve.add(variable)
+            elif reason := halves.refusal(*activation):
+                halves.kept.append(reason)
 
     def _is_blocked(self, expr: Expr) -> bool:
         return isinstance(expr, relax.Var) and bool(self._forms[expr].runs)

@@ -55,11 +55,16 @@ class Halves:
 
     def holds(self, node: str, size: int) -> bool:
         """Whether an activation of `size` numbers, made by an ONNX node, is to be halved."""
-        if not self.activations or size < SMALL or node not in self.largest:
-            return False
-        largest = self.largest[node]
-        if SMALLEST <= largest <= LARGEST_HALF / MARGIN:
-            return True
-        if largest:
-            self.kept.append(f"the output of {node}, whose largest value seen is {largest:.0e}")
-        return False
+        return self._is_candidate(node, size) and self._fits(node)
+
+    def refusal(self, node: str, size: int) -> str | None:
+        """A phrase for `kept` on an activation that does not fit; None where there is no need."""
+        if not self._is_candidate(node, size) or self._fits(node) or not self.largest[node]:
+            return None
+        return f"the output of {node}, whose largest value seen is {self.largest[node]:.0e}"
+
+    def _is_candidate(self, node: str, size: int) -> bool:
+        return self.activations and size >= SMALL and node in self.largest
+
+    def _fits(self, node: str) -> bool:
+        return SMALLEST <= self.largest[node] <= LARGEST_HALF / MARGIN

@@ -14,6 +14,10 @@ from tvm.s_tir.dlight.gpu.base import GPUScheduleRule
 
 from graphopt.codegen.targets import Target
 
+UNPACKS_CHANNELS = "graphopt.unpacks_channels"
+"""Annotation of a block, and attribute of its computation: it makes (1, C, H, W) of blocked
+channels."""
+
 
 class Parallel(CPUScheduleRule):  # type: ignore[misc]
     """All outer loops of a block, fused, over the cores; the innermost one as vectors.
@@ -45,7 +49,7 @@ class Parallel(CPUScheduleRule):  # type: ignore[misc]
                 continue
             if info.name.startswith("matmul") and _product(schedule, info.block_rv, self._lanes):
                 continue
-            if info.name.startswith("unpack") and len(spatial) > 2:
+            if UNPACKS_CHANNELS in schedule.get(info.block_rv).annotations and len(spatial) > 2:
                 # All channels of a block while a row of it is in cache, not one after the other.
                 *outer, channel, row, column = spatial
                 block, lane = schedule.split(channel, factors=[None, self._lanes])

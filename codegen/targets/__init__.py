@@ -1,6 +1,8 @@
 """A target is a page of differences: vector width, register budget, how a grid is walked.
 
-`codegen/targets/NAME.py` defines one `TARGET`; a new device is one new file.
+`codegen/targets/NAME.py` defines `make() -> Target`, the device as it is on this machine, and
+`on(host) -> Target` if its kernels are compiled differently for another host (see `load_target`). A
+new device is one new file.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array
-from graphopt.ir.files import sha256_of
+from graphopt.ir.files import is_unchanged
 from graphopt.ir.header import header_of
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.images import read_photo
@@ -490,7 +490,7 @@ def original_of(network: Path) -> Path | None:
     beside = sorted(path for path in network.parent.glob("*.onnx") if path != network)
     first = network.with_name(network.name.replace(".opt.onnx", ".onnx"))
     beside.sort(key=lambda path: path != first)  # what it is called unless -o says otherwise
-    return next((path for path in beside[:LOOKED_AT] if sha256_of(path) == wanted), None)
+    return next((path for path in beside[:LOOKED_AT] if is_unchanged(path, wanted)), None)
 
 
 def _remark(own: Path, rivals: Path, off: float | None) -> str:

@@ -43,3 +43,11 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_unchanged(path: Path, sha256: str) -> bool:
+    """Whether a file is still there, readable, and of that hash (see `sha256_of`)."""
+    try:
+        return sha256_of(path) == sha256
+    except OSError:
+        return False

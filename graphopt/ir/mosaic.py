@@ -93,7 +93,8 @@ class Mosaic:
             assert spec is not None
             assert spec.pads is not None
             inputs[0] = self._without_gaps(node.inputs[0])
-            begins = [pad // d for pad, d in zip(spec.pads, spec.dilations, strict=False)]
+            tops_and_lefts = spec.pads[: len(spec.dilations)]
+            begins = [p // d for p, d in zip(tops_and_lefts, spec.dilations, strict=True)]
             ends = [k - 1 - begin for k, begin in zip(spec.kernel, begins, strict=True)]
             attrs.pop("auto_pad", None)
             attrs |= {"dilations": [1, 1], "pads": begins + ends}

@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.errors import InputError
+from graphopt.ir.files import is_unchanged
 
 FORMAT = 3
 """Raised when a bundle made before can no longer be read."""
@@ -200,11 +201,7 @@ class Bundle(_Record):
             InputError: it is no longer there, or is another file by now.
         """
         path = Path(self.manifest.model.path)
-        try:
-            same = sha256(path.read_bytes()) == self.manifest.model.sha256
-        except OSError:
-            same = False
-        if not same:
+        if not is_unchanged(path, self.manifest.model.sha256):
             raise InputError(
                 f"{self.path} was compiled from {path}, which is gone or has changed",
                 hint="name the ONNX file instead of the bundle, or compile again",

@@ -138,12 +138,17 @@ def test_lanes_without_a_channel_stay_finite(proto: Proto, tmp_path: Path) -> No
 def test_what_is_worth_halving() -> None:
     largest = {"fits": 100.0, "close": 9000.0, "tiny": 1e-5, "wild": np.inf, "zero": 0.0}
     halves = Halves(largest, activations=True)
+    refused = ("close", "tiny", "wild")
     assert halves.holds("fits", 10**4)
-    assert not any(halves.holds(name, 10**4) for name in ("close", "tiny", "wild", "unknown"))
+    assert not any(halves.holds(name, 10**4) for name in (*refused, "zero", "unknown"))
     assert not halves.holds("fits", 10)
-    assert [text.split(",")[0] for text in halves.kept] == [
-        f"the output of {name}" for name in ("close", "tiny", "wild")
-    ]
+    assert halves.kept == []  # asking changes nothing
+    for name in refused:
+        reason = halves.refusal(name, 10**4)
+        assert reason
+        assert reason.startswith(f"the output of {name}, ")
+    assert not any(halves.refusal(name, 10**4) for name in ("fits", "zero", "unknown"))
+    assert not halves.refusal("wild", 10)
     assert not Halves(largest, activations=False).holds("fits", 10**4)
 
 
