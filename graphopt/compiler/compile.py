@@ -35,8 +35,8 @@ from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported,
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array, Feeds, channels_last
 from graphopt.ir.onnx_io import fix_sizes, load_model, save_model, serialised, sha256_of
+from graphopt.optimizer.options import OnFail as PassOnFail
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
-from graphopt.optimizer.pipeline import OnFail as PassOnFail
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.pose.spec import PoseSpec, detect_pose_spec, usual_shapes
 from graphopt.runtime import child_process as child

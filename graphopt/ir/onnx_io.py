@@ -508,6 +508,11 @@ def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def format_input_shapes(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """The texts that `parse_input_shapes` reads as these shapes."""
+    return tuple(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())
+
+
 # --- saving -------------------------------------------------------------------------------------
 
 

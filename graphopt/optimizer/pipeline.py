@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import onnx_graphsurgeon as gs
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import CheckFailed, GraphoptError, InputError, UsageError
 from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.onnx_io import copy_model, header_of, save_model, serialised
+from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.pass_contract import (
     Change,
     Context,
@@ -48,9 +49,6 @@ PRESETS: Mapping[str, str] = {
     "mobile": "canonicalize, fold-batchnorm, undilate-conv{way=fastest}, stack-large-conv, "
     "replace-swish{gate=fitted, smooth=true}, fold-batchnorm, reconstruct, canonicalize",
 }
-
-VerifyMode: TypeAlias = Literal["each", "end", "off"]
-OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
 
 _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>(?:\"[^\"]*\"|[^\"{}])*)\})?\s*(?:,|$)")
 _OPTION = re.compile(r"[\s,]*(?P<name>\w+)\s*=\s*(?:\"(?P<quoted>[^\"]*)\"|(?P<plain>[^\s,\"{}]+))")
