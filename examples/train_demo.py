@@ -41,8 +41,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from graphopt.ir.files import replacing
 from graphopt.pose.detect import detect_pose_spec
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.preprocess import prepare
-from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import METADATA_KEY, PoseSpec, Preprocess
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 HEAT, PAF = PARTS + 1, SKELETON.paf_channels

@@ -14,9 +14,10 @@ from graphopt.errors import Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.pose.detect import usual_shapes
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine

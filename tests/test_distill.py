@@ -20,8 +20,9 @@ from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")

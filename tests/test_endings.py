@@ -19,6 +19,7 @@ from graphopt import cli
 from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.pose.detect import detect_pose_spec
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
@@ -124,7 +125,7 @@ def test_an_interrupt_before_anything_is_kept_leaves_no_folder(tmp_path, monkeyp
 
     monkeypatch.setattr("graphopt.optimizer.optimize.run_pipeline", stop)
     with pytest.raises(KeyboardInterrupt) as caught:
-        optimize(model, preset="mobile")
+        optimize(model, options=OptimizeOptions(preset="mobile"))
     assert not str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
@@ -141,7 +142,7 @@ def test_a_failure_says_which_folder_it_leaves(tmp_path, error):
             raise error
 
     with pytest.raises(Exception, match=r"memory ran out|no room") as caught:
-        optimize(model, preset="mobile", progress=stop)
+        optimize(model, options=OptimizeOptions(preset="mobile"), progress=stop)
     assert f"the same command goes on from {work}, where the last good" in str(caught.value)
 
 

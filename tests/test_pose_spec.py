@@ -15,12 +15,12 @@ from PIL import Image
 from graphopt.errors import InputError, Unsupported
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.estimate import Estimator
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.open import open_engine
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import (
     HEAT_IMPORTANCE,
     METADATA_KEY,
-    MapSlice,
     PoseSpec,
     Preprocess,
     choices,

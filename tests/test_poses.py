@@ -21,11 +21,12 @@ from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator, Job
 from graphopt.pose.evaluate import evaluate, to_coco
 from graphopt.pose.limbs import assign_limbs, score_limbs
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.peaks import cubic, find_maxima, find_peaks, refine
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.similarity import oks, pose_shift
 from graphopt.pose.skeleton import COCO_PARTS, Skeleton, load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 
 STRIDE = 8
 SIDE = 46

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from graphopt.display.plots import EDGE, HEIGHT, LEFT, LEGEND, WIDTH, Axis, Plot
+from graphopt.display.plots import EDGE, HEIGHT, LEFT, LEGEND, Axis, Plot
+from graphopt.zoo.hrnet import WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -29,6 +29,7 @@ from graphopt.commands.progress import Clock, duration
 from graphopt.display.tables import Grid, Kind, console, distinct
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.pose.images import usual_picture
 from graphopt.runtime.synthetic_images import natural_photo
 
@@ -77,7 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(5):
         pixels = natural_photo(96, 128, number).astype(np.uint8).transpose(1, 2, 0)
         Image.fromarray(np.ascontiguousarray(pixels)).save(path / "photos" / f"{number}.png")
-    optimize(path / "net.onnx", path / "small.onnx", input_shapes={"x": (1, 3, 64, 96)})
+    small = OptimizeOptions(input_shape=("x:1,3,64,96",))
+    optimize(path / "net.onnx", path / "small.onnx", small)
     command = "compile small.onnx -o small.graphopt"
     subprocess.run([sys.executable, "-c", MAIN, *command.split()], cwd=path, check=True)
     return path
@@ -416,17 +418,20 @@ def test_a_pass_bound_to_a_size_gets_the_one_that_compile_takes(folder, tmp_path
 
 
 def test_other_pipelines_leave_the_input_as_it_is(folder, tmp_path):
-    report = optimize(folder / "net.onnx", tmp_path / "a.onnx", preset="exact")
+    report = optimize(folder / "net.onnx", tmp_path / "a.onnx", OptimizeOptions(preset="exact"))
     assert load_model(tmp_path / "a.onnx").inputs[0].shape == [1, 3, "H", "W"]
     assert report.sizes == {"x": (1, 3, 368, 656)}  # judged there all the same
     assert "takes any size" in report.remarks[0]
-    report = optimize(folder / "net.onnx", tmp_path / "a.onnx", any_size=True)
+    report = optimize(
+        folder / "net.onnx", tmp_path / "a.onnx", OptimizeOptions(input_shape=("dynamic",))
+    )
     assert load_model(tmp_path / "a.onnx").inputs[0].shape == [1, 3, "H", "W"]
     assert report.ms_before is not None
 
 
 def test_a_size_that_was_given_is_taken(folder, tmp_path):
-    report = optimize(folder / "net.onnx", tmp_path / "a.onnx", input_shapes={"": (1, 3, 64, 96)})
+    small = OptimizeOptions(input_shape=("1,3,64,96",))
+    report = optimize(folder / "net.onnx", tmp_path / "a.onnx", small)
     assert report.sizes == {"x": (1, 3, 64, 96)}
     assert not any("takes" in remark for remark in report.remarks)
 

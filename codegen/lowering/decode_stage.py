@@ -17,8 +17,9 @@ from graphopt.codegen.lowering.plan_extension import Kernels, Placed
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import thresholds
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import Skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.bundle import Decoder, Plan, Tensor
 
 _THRESHOLDS = Tensor(shape=(THRESHOLDS,), dtype="float32", arena=None)

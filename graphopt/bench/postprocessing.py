@@ -27,9 +27,10 @@ from graphopt.pose.baseline_decoders import by_centres, by_tags, draw_offsets, d
 from graphopt.pose.decode import Person, Poses, decode
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import FusedDecoder
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.preprocess import IDENTITY
 from graphopt.pose.skeleton import Skeleton, load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
 from graphopt.runtime.open import open_bundle
 

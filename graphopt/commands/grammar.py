@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from graphopt.commands.configuration import read_configuration
+from graphopt.commands.output import Level, level, remark
 from graphopt.errors import GraphoptError
 
 RENAMED: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -27,18 +29,42 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 STDOUT = "-"
 """What `--json` is given to print."""
 
+HELP = {"-h", "--help"}
+"""Help is the same everywhere: no configuration is read for it."""
+
+_READ = "graphopt.configuration"
+"""Where a command's context keeps the file that was read."""
+
 
 class Command(TyperCommand):
     """A command with the words that all commands share."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what old names and a bare `--json` stand for."""
-        return super().parse_args(
-            ctx, list(_json(_renamed(args, RENAMED.get(self.name or "", {}))))
-        )
+        """Parse what old names and a bare `--json` stand for; defaults are the configuration's."""
+        words = list(_json(_renamed(args, RENAMED.get(self.name or "", {}))))
+        if not ctx.resilient_parsing and not HELP & set(words):
+            self._configure(ctx)
+        return super().parse_args(ctx, words)
+
+    def _configure(self, ctx: Any) -> None:
+        if (found := read_configuration()) is None:
+            return
+        names: list[str] = []
+        at = ctx
+        while at.parent is not None:
+            names.insert(0, at.info_name)
+            at = at.parent
+        options = getattr(self.callback, "options", None)
+        ctx.default_map = found.values(names, options, at.command.commands)
+        ctx.meta[_READ] = found.file
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; a hint that names an option which it lacks says whose that is."""
+        said = ctx.params
+        if _READ in ctx.meta and (
+            said.get("verbose") or (level() is Level.VERBOSE and not said.get("quiet"))
+        ):
+            remark(f"options from {ctx.meta[_READ]}")
         try:
             return super().invoke(ctx)
         except GraphoptError as error:

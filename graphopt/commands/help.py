@@ -84,7 +84,7 @@ class Command(grammar.Command):
         super().__init__(*args, **kwargs)
         for param in self.params:
             if isinstance(param, typer.core.TyperOption):
-                param.rich_help_panel = _PANEL_OF.get(param.name or "")
+                param.rich_help_panel = param.rich_help_panel or _PANEL_OF.get(param.name or "")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Help with paragraphs for the terminal to wrap; what looks like rich's markup is none."""

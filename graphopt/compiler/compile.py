@@ -37,7 +37,7 @@ from graphopt.ir.arrays import Array, Feeds, channels_last
 from graphopt.ir.files import sha256_of
 from graphopt.ir.input_shapes import fix_sizes
 from graphopt.ir.onnx_io import load_model, save_model, serialised
-from graphopt.optimizer.pipeline import OnFail as PassOnFail
+from graphopt.optimizer.options import OnFail as PassOnFail
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT

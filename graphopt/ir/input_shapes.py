@@ -90,3 +90,8 @@ def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"{text!r} is not an input shape", hint="write NAME:1,3,368,656")
         shapes[name] = shape
     return shapes
+
+
+def format_input_shapes(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """The texts that `parse_input_shapes` reads as these shapes."""
+    return tuple(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items())

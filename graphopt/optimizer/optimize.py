@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphopt import __version__
-from graphopt.analysis.latency.device import load_device
+from graphopt.analysis.latency.device import Device, load_device
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
@@ -18,10 +19,13 @@ from graphopt.fitting.checkpoint import resumable
 from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.graph import static_shape
 from graphopt.ir.header import judged_at
+from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.optimizer.options import OptimizeOptions
+from graphopt.optimizer.outcome import PipelineResult
 from graphopt.optimizer.pass_contract import Context, Pass
-from graphopt.optimizer.pipeline import OnFail, VerifyMode, run_pipeline
-from graphopt.optimizer.prune_to_target import TIMES, PruneToTarget, Targets
+from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.prune_to_target import TIMES, Goal, PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity_file import read_sensitivity
@@ -31,28 +35,15 @@ from graphopt.pose.spec import PoseSpec
 
 DEVICE = "adreno-640"
 """What the preset `mobile` optimises for unless told otherwise."""
+ANY_SIZE = ("dynamic",)
+"""The `input_shape` of a result that takes any size."""
 
 
 def optimize(
     path: Path,
     output: Path | None = None,
+    options: OptimizeOptions = OptimizeOptions(),
     *,
-    preset: str | None = None,
-    passes: str | None = None,
-    distill: bool = False,
-    skip_passes: Collection[str] = (),
-    load: Sequence[Path] = (),
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    any_size: bool = False,
-    verify: VerifyMode = "each",
-    on_fail: OnFail = "stop",
-    calib: Path | None = None,
-    calib_photos: int = 1000,
-    max_shift: float | None = None,
-    prune: Targets | None = None,
-    sensitivity: Path | None = None,
-    device: str | Path | None = None,
-    pose: Mapping[str, Any] | None = None,
     report: Path | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -66,31 +57,7 @@ def optimize(
     Args:
         path: the network.
         output: where the result goes; without it `NAME.opt.onnx` beside the input.
-        preset: a pipeline of `PRESETS`; `mobile` where neither it nor `passes` is given.
-        passes: a pipeline; after the preset's where both are given.
-        distill: let the pass `distill` follow.
-        skip_passes: passes of the pipeline to leave out, by name.
-        load: Python files that define more passes.
-        input_shapes: sizes to fix inputs at, see `load_model`. Other dynamic inputs are judged at
-            the size that `compile` would take (`usual_shapes`), and fixed there if a pass is bound
-            to a size.
-        any_size: leave dynamic inputs dynamic even so; such passes then do less.
-        verify: check after each pass, at the end, or not.
-        on_fail: what a failed check does, see `run_pipeline`.
-        calib: a folder of photos, to fit weights on and to judge poses by. Without it, passes that
-            need images get made-up ones, and the report says what that costs; if it cannot be told
-            how the network sees images, those of the preset are left out.
-        calib_photos: how many of them to use at most; a fifth is held out. Least squares look at
-            fewer; training draws from all.
-        max_shift: how far key points may move, see `run_pipeline`; it needs `calib`.
-        prune: how far to prune, see `allocate`: after the preset the layers' sensitivity is
-            measured, the plan that loses least is written beside the output as `NAME.plan.json`,
-            and `prune-blocks` and `reconstruct` follow. It needs `calib`. With a `device` that was
-            named, layers are pruned only where that pays there.
-        sensitivity: what `graphopt sensitivity --json` wrote of this network, not to measure again.
-        device: what the network is to be fast on, see `load_device`; `DEVICE` for the preset
-            `mobile`. Passes of a preset that are not predicted to pay on it are left out.
-        pose: what the user says about the network (`graphopt.pose.spec.choices`).
+        options: which passes run, and how they are judged.
         report: a file to write the report's JSON to.
         force: allow the output to replace the input.
         progress: called with each pass's name before it runs.
@@ -99,104 +66,190 @@ def optimize(
         GraphoptError: see `load_model`, `parse_pipeline`, `detect_pose_spec`,
             `Calibration.from_photos` and `run_pipeline`; nothing is written.
     """
-    if max_shift is not None and (calib is None or verify == "off"):
+    _check_options(options)
+    output = output or path.with_name(f"{path.stem}.opt.onnx")
+    _check_paths(path, output, report, force=force)
+    plan = _plan(options, output)
+    subject = _read(path, options, plan)
+    calibration = _calibration(subject, options, plan, progress)
+    work = output.with_name(f"{output.stem}.work") if calibration else None
+    with resumable(work):
+        result = run_pipeline(
+            subject.graph,
+            plan.passes,
+            context=Context(calibration=calibration, device=plan.device, work=work),
+            verify=options.verify,
+            on_fail=options.on_fail,
+            max_shift=options.max_shift,
+            must_pay=len(plan.chosen),
+            progress=progress,
+        )
+        shown = calibration if options.calib or _was_fitted(plan, result) else None
+        summary = Report.of(
+            path,
+            output,
+            format_pipeline(plan.passes),
+            result,
+            shown,
+            plan.device,
+            [*plan.remarks, *result.remarks],
+        )
+        _write(summary, result, output, report, subject.digest)
+    return summary
+
+
+@dataclass
+class _Plan:
+    """What is to be done.
+
+    Args:
+        chosen: the preset's passes, which must pay on the device.
+        extra: the user's own, and those that pruning needs.
+        device: what the network is to be fast on.
+        remarks: what the user should know, a sentence each; more is said as it is done.
+    """
+
+    chosen: list[Pass[Any]]
+    extra: list[Pass[Any]]
+    device: Device | None
+    remarks: list[str]
+
+    @property
+    def passes(self) -> list[Pass[Any]]:
+        """All of them, in order."""
+        return [*self.chosen, *self.extra]
+
+
+def _plan(options: OptimizeOptions, output: Path) -> _Plan:
+    known = find_passes(options.load)
+    for name in options.skip_passes:
+        lookup(name, known)
+    preset = options.preset
+    if preset is None and options.passes is None:
+        preset = "mobile"
+    device = options.device
+    profile = load_device(device or DEVICE) if device or preset == "mobile" else None
+    chosen = _passes(_preset_text(preset), known, options.skip_passes)
+    own = (options.passes, "distill" if options.distill else None)
+    extra = _passes(", ".join(part for part in own if part), known, options.skip_passes)
+    remarks: list[str] = []
+    if targets := _targets(options):
+        measured = options.sensitivity
+        pruning = PruneToTarget(
+            targets=targets,
+            device=profile if device or TIMES & targets.keys() else None,
+            pruning=lookup(PruneToTarget.name, known),
+            plan=output.with_name(f"{output.stem}.plan.json"),
+            measured=None if measured is None else read_sensitivity(measured),
+            tell=remarks.append,
+        )
+        repair = _passes("reconstruct{masks=choose}", known, options.skip_passes)
+        extra = [pruning, *repair, *extra]
+    return _Plan(chosen, extra, profile, remarks)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The network that is optimised, how it sees photos where that is known, its file's hash."""
+
+    graph: gs.Graph
+    spec: PoseSpec | None
+    digest: str
+
+
+def _read(path: Path, options: OptimizeOptions, plan: _Plan) -> _Subject:
+    """The network; passes that need images leave the plan where it cannot have any."""
+    any_size = options.input_shape == ANY_SIZE
+    sizes = parse_input_shapes(() if any_size else options.input_shape)
+    pose = options.pose.choices()
+    graph = load_model(path, sizes)
+    digest = sha256_of(path)
+    free = not all(static_shape(tensor) for tensor in graph.inputs)
+    spec = None
+    if free or _wants_images(options, plan):
+        try:
+            spec = detect_pose_spec(graph, **pose)
+        except GraphoptError as error:
+            if options.calib or any(p.needs_images for p in plan.extra):
+                raise
+            if left := [p.name for p in plan.chosen if p.needs_images]:
+                plan.remarks.append(
+                    f"left out {', '.join(left)}, which need images: {error.message}"
+                )
+            plan.chosen = [p for p in plan.chosen if not p.needs_images]
+    if free:
+        graph, said = _sized(path, graph, spec, plan.passes, any_size=any_size)
+        plan.remarks += said
+    return _Subject(graph, spec, digest)
+
+
+def _wants_images(options: OptimizeOptions, plan: _Plan) -> bool:
+    return options.calib is not None or any(p.needs_images for p in plan.passes)
+
+
+def _calibration(
+    subject: _Subject, options: OptimizeOptions, plan: _Plan, progress: Callable[[str], None]
+) -> Calibration | None:
+    """Photos, or made-up images, where a pass or the user wants them."""
+    if subject.spec is None or not _wants_images(options, plan):
+        return None
+    progress("choosing calibration images")
+    if not options.calib:
+        return Calibration.synthetic(subject.graph, subject.spec)
+    calibration = Calibration.from_photos(
+        options.calib, subject.graph, subject.spec, count=options.calib_photos
+    )
+    plan.remarks += calibration.remarks
+    return calibration
+
+
+def _was_fitted(plan: _Plan, result: PipelineResult) -> bool:
+    return any(
+        p.needs_images and step.changes for p, step in zip(plan.passes, result.steps, strict=True)
+    )
+
+
+def _write(
+    summary: Report, result: PipelineResult, output: Path, report: Path | None, digest: str
+) -> None:
+    """Put the network in its place, and the report in its own: both appear, or neither."""
+    stamp = {
+        "graphopt.pipeline": summary.pipeline,
+        "graphopt.version": __version__,
+        "graphopt.input_sha256": digest,
+    }
+    if result.kept_failures:
+        stamp["graphopt.failed_checks"] = "; ".join(result.kept_failures)
+    with ExitStack() as files:
+        if report:  # in place only once the network is
+            files.enter_context(replacing(report)).write_text(summary.to_json(), encoding="utf-8")
+        save_model(result.graph, output, metadata=stamp)
+
+
+def _targets(options: OptimizeOptions) -> dict[Goal, float]:
+    """What pruning is to reach."""
+    goals = {
+        Goal.COMPRESSION: options.compression,
+        Goal.SPEEDUP: options.speedup,
+        Goal.LATENCY: options.latency_ms,
+        Goal.LOSS: options.max_ap_drop,
+    }
+    return {goal: value for goal, value in goals.items() if value is not None}
+
+
+def _check_options(options: OptimizeOptions) -> None:
+    """Refuse options that go together with others only."""
+    if options.max_shift is not None and (options.calib is None or options.verify == "off"):
         raise UsageError(
             "how far key points move is measured on photos, after each pass or at the end",
             hint="give a folder of photos with --calib, and no --verify off",
         )
-    if prune and calib is None:
+    targets = _targets(options)
+    if targets and options.calib is None:
         raise UsageError(
-            f"--{next(iter(prune)).value} is reached by pruning, which is fitted to photos",
+            f"--{next(iter(targets)).value} is reached by pruning, which is fitted to photos",
             hint="give a folder of photos with --calib; labels are not needed",
         )
-    output = output or path.with_name(f"{path.stem}.opt.onnx")
-    _check_paths(path, output, report, force=force)
-    known = find_passes(load)
-    for name in skip_passes:
-        lookup(name, known)
-    if preset is None and passes is None:
-        preset = "mobile"
-    profile = load_device(device or DEVICE) if device or preset == "mobile" else None
-    chosen = _passes(_preset_text(preset), known, skip_passes)
-    text = ", ".join(part for part in (passes, "distill" if distill else None) if part)
-    extra = _passes(text, known, skip_passes)
-    remarks: list[str] = []
-    if prune:
-        plan = output.with_name(f"{output.stem}.plan.json")
-        pruning = PruneToTarget(
-            targets=prune,
-            device=profile if device or TIMES & prune.keys() else None,
-            pruning=lookup(PruneToTarget.name, known),
-            plan=plan,
-            measured=None if sensitivity is None else read_sensitivity(sensitivity),
-            tell=remarks.append,
-        )
-        extra = [pruning, *_passes("reconstruct{masks=choose}", known, skip_passes), *extra]
-    graph = load_model(path, input_shapes)
-    digest = sha256_of(path)
-    free = not all(static_shape(tensor) for tensor in graph.inputs)
-    wants_images = calib is not None or any(p.needs_images for p in (*chosen, *extra))
-    spec = None
-    if free or wants_images:
-        try:
-            spec = detect_pose_spec(graph, **(pose or {}))
-        except GraphoptError as error:
-            if calib or any(p.needs_images for p in extra):
-                raise
-            if left := [p.name for p in chosen if p.needs_images]:
-                remarks.append(f"left out {', '.join(left)}, which need images: {error.message}")
-            chosen = [p for p in chosen if not p.needs_images]
-    if free:
-        graph, said = _sized(path, graph, spec, [*chosen, *extra], any_size=any_size)
-        remarks += said
-    calibration = None
-    if spec and wants_images:
-        progress("choosing calibration images")
-        if calib:
-            calibration = Calibration.from_photos(calib, graph, spec, count=calib_photos)
-            remarks += calibration.remarks
-        else:
-            calibration = Calibration.synthetic(graph, spec)
-    pipeline = [*chosen, *extra]
-    work = output.with_name(f"{output.stem}.work") if calibration else None
-    with resumable(work):
-        result = run_pipeline(
-            graph,
-            pipeline,
-            context=Context(calibration=calibration, device=profile, work=work),
-            verify=verify,
-            on_fail=on_fail,
-            max_shift=max_shift,
-            must_pay=len(chosen),
-            progress=progress,
-        )
-        fitted = any(
-            p.needs_images and step.changes for p, step in zip(pipeline, result.steps, strict=True)
-        )
-        shown = calibration if calib or fitted else None
-        summary = Report.of(
-            path,
-            output,
-            format_pipeline(pipeline),
-            result,
-            shown,
-            profile,
-            [*remarks, *result.remarks],
-        )
-        stamp = {
-            "graphopt.pipeline": summary.pipeline,
-            "graphopt.version": __version__,
-            "graphopt.input_sha256": digest,
-        }
-        if result.kept_failures:
-            stamp["graphopt.failed_checks"] = "; ".join(result.kept_failures)
-        with ExitStack() as files:
-            if report:  # in place only once the network is: both files appear, or neither
-                files.enter_context(replacing(report)).write_text(
-                    summary.to_json(), encoding="utf-8"
-                )
-            save_model(result.graph, output, metadata=stamp)
-    return summary
 
 
 def _sized(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -22,16 +22,13 @@ from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.header import copy_model, header_of
 from graphopt.ir.onnx_io import save_model, serialised
 from graphopt.optimizer.bisect import Judgement, bisect
+from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.outcome import PassStep, PipelineResult
 from graphopt.optimizer.pass_contract import Context, Numerics, Outcome, Pass, Skip, loosest
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
-
-VerifyMode: TypeAlias = Literal["each", "end", "off"]
-OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
-
 
 # --- text ---------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.files import replacing
 from graphopt.ir.onnx_io import save_model
 from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.paper.published import TABLE_2
 from graphopt.paper.reproduce import Reproduction
 from graphopt.zoo.catalogue import build
@@ -115,7 +116,8 @@ def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -
     if not network.exists():
         tell("building")
         save_model(build(name), network)
-    report = optimize(network, output, preset="mobile", device=device, progress=tell)
+    options = OptimizeOptions(preset="mobile", device=device)
+    report = optimize(network, output, options, progress=tell)
     bundles: dict[str, float | str] = {}
     for target in ("cpu", "opencl"):
         if target == "opencl" and report.before.macs > LARGEST:

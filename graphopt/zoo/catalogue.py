@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
 from graphopt.ir.header import Header
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import METADATA_KEY, MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import METADATA_KEY, PoseSpec, Preprocess
 from graphopt.zoo.blocks import Net, Outputs
 from graphopt.zoo.efficienthrnet import SCALED, efficienthrnet
 from graphopt.zoo.efficientnet import efficientnet_pose

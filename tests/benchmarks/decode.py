@@ -30,9 +30,10 @@ from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.images import read_photo
 from graphopt.pose.kernel_decoder import FusedDecoder
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle

@@ -20,10 +20,11 @@ from graphopt.errors import InputError
 from graphopt.pose.decode import Poses, decode, detect
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.kernel_decoder import FusedDecoder
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.peaks import cubic, find_peaks
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton, load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.pose.synthetic import crowd, draw_maps
 from graphopt.runtime.open import open_bundle
 

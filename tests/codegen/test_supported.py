@@ -16,7 +16,7 @@ X = "float[1,3,8,8] x"
 
 def test_the_list_is_what_the_importers_know():
     frontend = pytest.importorskip("tvm.relax.frontend.onnx.onnx_frontend")
-    from graphopt.codegen.importing.importer import CONVERTERS
+    from graphopt.codegen.importing.operators import CONVERTERS
 
     assert set(frontend._get_convert_map()) | set(CONVERTERS) == IMPORTED
     assert NOT_STATIC < IMPORTED

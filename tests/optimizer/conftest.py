@@ -19,8 +19,9 @@ from graphopt.optimizer.manual import options_of
 from graphopt.optimizer.pass_contract import Outcome, Pass
 from graphopt.optimizer.registry import find_passes
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.zoo.catalogue import build

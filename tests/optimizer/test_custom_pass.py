@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
 
@@ -29,7 +30,7 @@ def model(proto, tmp_path):
 
 
 def test_loaded_from_its_file(model):
-    report = optimize(model, passes="drop-relu", load=[EXAMPLE])
+    report = optimize(model, options=OptimizeOptions(passes="drop-relu", load=(EXAMPLE,)))
     (entry,) = report.passes
     assert entry.changes == 1
     assert entry.skips[0].reason == "its lower bound is negative, or not constant"

@@ -13,8 +13,9 @@ from graphopt.ir.graph import is_standard, label
 from graphopt.ir.onnx_io import load_model
 from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.pose.detect import detect_pose_spec
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.sparsity.function_blocks import function_blocks
 
 

@@ -10,7 +10,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer import prune_to_target as allocate
 from graphopt.optimizer import sensitivity
 from graphopt.optimizer.optimize import optimize
-from graphopt.optimizer.prune_to_target import Goal
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.sensitivity import measure_file
 
 
@@ -30,9 +30,7 @@ def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
         optimize(
             model,
             output,
-            preset="exact",
-            prune={Goal.COMPRESSION: 1.5},
-            calib=photos,
+            OptimizeOptions(preset="exact", compression=1.5, calib=photos),
             progress=progress,
         )
         return told
@@ -69,7 +67,7 @@ def test_what_is_not_the_run_s_own_stays(pose_files, tmp_path):
     work = tmp_path / "net.opt.work"
     work.mkdir()
     (work / "diary.txt").write_text("dear")
-    optimize(model, passes="reconstruct", calib=photos)
+    optimize(model, options=OptimizeOptions(passes="reconstruct", calib=photos))
     assert [file.name for file in work.iterdir()] == ["diary.txt"]
 
 

@@ -20,6 +20,7 @@ from graphopt.display.numbers import human
 from graphopt.errors import InputError
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.optimize import optimize
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.syntax import PRESETS, format_pipeline
 
 MAIN = "from graphopt.cli import main; main()"
@@ -119,9 +120,13 @@ def test_default_output_and_options(graphopt, model):
 
 
 def test_passes_follow_the_preset(model):
-    report = optimize(model, preset="exact", passes="replace-swish{gate=hardtanh}")
+    report = optimize(
+        model, options=OptimizeOptions(preset="exact", passes="replace-swish{gate=hardtanh}")
+    )
     assert report.pipeline == PRESETS["exact"] + ", replace-swish{gate=hardtanh}"
-    assert optimize(model, passes="canonicalize").pipeline == "canonicalize"
+    assert (
+        optimize(model, options=OptimizeOptions(passes="canonicalize")).pipeline == "canonicalize"
+    )
 
 
 def test_the_default_is_what_pays_on_a_phone(model):
@@ -135,10 +140,10 @@ def test_the_default_is_what_pays_on_a_phone(model):
     assert "left out replace-swish, reconstruct, which need images" in report.remarks[0]
     assert report.ms_after <= report.ms_before
     assert all(entry.ms <= report.ms_before for entry in report.passes)
-    other = optimize(model, device="mali-g76-mp12")
+    other = optimize(model, options=OptimizeOptions(device="mali-g76-mp12"))
     assert other.ms_before != report.ms_before
     with pytest.raises(InputError, match="adreno-64"):
-        optimize(model, device="adreno-64")
+        optimize(model, options=OptimizeOptions(device="adreno-64"))
 
 
 def test_distillation_comes_last(monkeypatch, model):
@@ -149,7 +154,7 @@ def test_distillation_comes_last(monkeypatch, model):
     monkeypatch.setattr("graphopt.optimizer.optimize.detect_pose_spec", lambda *_, **__: None)
     monkeypatch.setattr("graphopt.optimizer.optimize.Calibration.synthetic", lambda *_: None)
     with pytest.raises(InputError, match="canonicalize, distill"):
-        optimize(model, passes="canonicalize", distill=True)
+        optimize(model, options=OptimizeOptions(passes="canonicalize", distill=True))
 
 
 def test_the_input_is_never_overwritten_unasked(graphopt, model, tmp_path):
@@ -336,7 +341,7 @@ def test_inspect(graphopt, model):
 
 
 def test_inspect_two(graphopt, model):
-    optimize(model, input_shapes={"": (1, 3, 16, 20)})
+    optimize(model, options=OptimizeOptions(input_shape=("1,3,16,20",)))
     other = model.with_name("pose.opt.onnx")
     code, out, _ = graphopt("inspect", model, other)
     assert code == 0

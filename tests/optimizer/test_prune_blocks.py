@@ -20,8 +20,9 @@ from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 
 Network = Callable[..., gs.Graph]

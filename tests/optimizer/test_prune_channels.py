@@ -21,8 +21,9 @@ from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.pose.detect import detect_pose_spec
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 

@@ -32,8 +32,9 @@ from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
 from graphopt.passes import stack_large_conv, undilate_conv
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

@@ -22,8 +22,9 @@ from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.reconstruct import Reconstruct
 from graphopt.pose.detect import detect_pose_spec
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

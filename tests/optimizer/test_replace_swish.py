@@ -22,8 +22,9 @@ from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.replace_swish import ReplaceSwish
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 

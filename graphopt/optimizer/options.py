@@ -1,0 +1,143 @@
+"""Options of `graphopt optimize`, `sensitivity` and `explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from graphopt.display.options import Option, Panel
+from graphopt.pose.options import PoseOptions
+
+VerifyMode: TypeAlias = Literal["each", "end", "off"]
+"""When to compare with the original network."""
+OnFail: TypeAlias = Literal["stop", "revert", "bisect", "warn"]
+"""What a failed comparison does."""
+
+Load: TypeAlias = Annotated[
+    tuple[Path, ...],
+    Option("A Python file that defines more passes; may be repeated.", Panel.PASSES),
+]
+_COUNT = "How many of them at most; a fifth is only for judging."
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOptions:
+    """How a network is optimised.
+
+    Without `preset` and `passes`, the preset is `mobile`. Inputs that are dynamic and not in
+    `input_shape` are judged at the size that `compile` would take (`usual_shapes`), and fixed there
+    if a pass is bound to a size; with `input_shape=("dynamic",)` they are left dynamic, and such
+    passes do less.
+
+    Without `calib`, passes that need images get made-up ones, and the report says what that costs;
+    if it cannot be told how the network sees images, those of the preset are left out. Of
+    `calib_photos` a fifth is held out; least squares look at fewer, training draws from all.
+
+    With a goal of pruning (`compression`, `speedup`, `latency_ms`, `max_ap_drop`), the layers'
+    sensitivity is measured after the preset, the plan that loses least is written beside the output
+    as `NAME.plan.json`, and `prune-blocks` and `reconstruct` follow. It needs `calib`. With a
+    `device` that was named, layers are pruned only where that pays there.
+    """
+
+    preset: Annotated[
+        str | None,
+        Option(
+            "A ready-made pipeline: exact, or mobile (default): all that is predicted to pay.",
+            Panel.PASSES,
+        ),
+    ] = None
+    passes: Annotated[
+        str | None,
+        Option(
+            "A pipeline such as 'a{x=1}, b'; it follows the preset if both are given.",
+            Panel.PASSES,
+        ),
+    ] = None
+    skip_passes: Annotated[
+        tuple[str, ...],
+        Option("Passes of the pipeline to leave out: a,b.", Panel.PASSES, "A,B", separator=","),
+    ] = ()
+    load: Load = ()
+    input_shape: Annotated[
+        tuple[str, ...],
+        Option(
+            "An input's size, where it is dynamic, with NAME: if there are several; else the "
+            "usual one, which compile takes. dynamic: the result takes any.",
+            Panel.SIZE,
+            "[NAME:]1,3,H,W|dynamic",
+        ),
+    ] = ()
+    verify: Annotated[
+        VerifyMode,
+        Option("Compare with the original after each pass, at the end, or never.", Panel.CHECKS),
+    ] = "each"
+    on_fail: Annotated[
+        OnFail,
+        Option(
+            "If a comparison fails: stop, take the pass back, find and take back those of its "
+            "changes that are to blame, or only warn.",
+            Panel.CHECKS,
+        ),
+    ] = "stop"
+    device: Annotated[
+        str | None,
+        Option(
+            "What it is to be fast on: adreno-640 (default), another profile, or a file.",
+            Panel.TARGET,
+            "NAME",
+        ),
+    ] = None
+    calib: Annotated[
+        Path | None,
+        Option(
+            "Photos, no labels: weights are fitted on them, and poses compared.",
+            Panel.PHOTOS,
+            "DIR",
+        ),
+    ] = None
+    calib_photos: Annotated[int, Option(_COUNT, Panel.PHOTOS, min=5)] = 1000
+    max_shift: Annotated[
+        float | None,
+        Option(
+            "How far key points may move in the mean on held-out photos, in input pixels.",
+            Panel.PHOTOS,
+            "PIXELS",
+            min=0,
+        ),
+    ] = None
+    compression: Annotated[
+        float | None,
+        Option("Prune to so many times fewer multiply-adds.", Panel.PRUNING, "TIMES", min=1),
+    ] = None
+    speedup: Annotated[
+        float | None,
+        Option("Prune until so many times faster on --device.", Panel.PRUNING, "TIMES", min=1),
+    ] = None
+    latency_ms: Annotated[
+        float | None,
+        Option("Prune to a predicted time on --device.", Panel.PRUNING, "MS", min=0),
+    ] = None
+    max_ap_drop: Annotated[
+        float | None,
+        Option(
+            "Prune as far as poses stay this close: 1 - OKS to the original's, which stands "
+            "in for AP where there are no labels.",
+            Panel.PRUNING,
+            "DROP",
+            min=0,
+            max=1,
+        ),
+    ] = None
+    sensitivity: Annotated[
+        Path | None,
+        Option(
+            "For pruning: what `graphopt sensitivity --json` wrote; else it is measured.",
+            Panel.PRUNING,
+            "F.json",
+        ),
+    ] = None
+    distill: Annotated[
+        bool, Option("Train the result against the original; slow.", Panel.PRUNING)
+    ] = False
+    pose: PoseOptions = field(default_factory=PoseOptions)
