@@ -79,7 +79,7 @@ def _complain(text: str) -> None:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Of the operating system's errors those that may come anywhere."""
+"""Errors of the operating system that may come anywhere."""
 
 _PLAIN = {"…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "│": "|"}
 """What is printed instead of characters that a terminal or a pipe cannot take; else ?."""

@@ -42,7 +42,8 @@ LARGEST_PATCH = 2048
 """Values that a filter sees beyond which their covariance is not worth its size: then all weights
 count the same."""
 RIDGE = 1e-3
-"""Of the covariance's mean variance, for every weight: images say nothing about some."""
+"""Regularisation of every weight, as a part of the covariance's mean variance: images say nothing
+about some."""
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,8 @@ _NUMERICS: Mapping[str, Numerics] = {
 }
 _LOSSY: tuple[Way, ...] = ("stacked", "block")
 _EXACT_IS_WORTH = 0.5
-"""Of what the other ways save, polyphase must save this part to be taken before them: what they
-lose has to be fitted again."""
+"""The part of what the other ways save that polyphase must save to be taken before them: what
+they lose has to be fitted again."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def _is_unsized(node: gs.Node) -> bool:
 
 
 def _names(site: Site) -> tuple[str, ...]:
-    """Of the outputs of the dilated convolutions of a site."""
+    """Names of the outputs of a site's dilated convolutions."""
     if isinstance(site, DilatedRegion):
         return tuple(node.outputs[0].name for node in site.nodes if is_dilated(node))
     return (site.node.outputs[0].name,)

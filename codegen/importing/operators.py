@@ -105,7 +105,7 @@ def _folded(operation: Callable[[Expr, Expr], Expr]) -> Converter:
 
 
 def _padded(_: Any, inputs: Sequence[Expr], attributes: Attributes) -> None:
-    """Of a convolution or a pool: what `auto_pad` stands for."""
+    """Put what `auto_pad` stands for into a convolution's or pool's attributes."""
     mode = attributes.pop("auto_pad", b"NOTSET").decode()
     if mode == "NOTSET":
         return
@@ -129,7 +129,7 @@ def _halved(totals: Sequence[int], *, more_first: bool) -> tuple[int, ...]:
 
 
 def _padded_transpose(_: Any, inputs: Sequence[Expr], attributes: Attributes) -> None:
-    """Of a transposed convolution: what `output_shape` or `auto_pad` stand for."""
+    """Put what `output_shape` or `auto_pad` stand for into the attributes of a ConvTranspose."""
     mode = attributes.pop("auto_pad", b"NOTSET").decode()
     size, kernel = shape_of(inputs[0])[2:], shape_of(inputs[1])[2:]
     ones = (1,) * len(size)

@@ -23,7 +23,7 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Expr = Any
 Table = tuple[NDArray[np.int32], NDArray[np.float32]]
-"""Of each output pixel along an axis: input pixels, and their weights, both (outputs, taps)."""
+"""Input pixels, and their weights, of each output pixel along an axis: both (outputs, taps)."""
 
 MARK = "graphopt.resample"
 """The call that stands for one, until layout.py knows how its input lies: `MARK.AXIS.AXIS`, of the

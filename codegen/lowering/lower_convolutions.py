@@ -61,7 +61,7 @@ class _Forms:
     half: Expr | None = None
     """Blocked, as float16."""
     runs: Runs = ()
-    """Of `blocked` and `half`."""
+    """Channels of `blocked` and `half`."""
 
 
 def use_our_kernels(
@@ -329,7 +329,7 @@ class _Rewrite:
         return relax.op.concat(tensors, axis=1), tuple(runs)
 
     def _slice(self, call: Expr) -> tuple[Expr, Runs] | None:
-        """Of rows and columns, and of channels where the slice starts at the start of a block."""
+        """Slice rows and columns, and channels where the slice starts at the start of a block."""
         x, runs, lanes = call.args[0], self._forms[call.args[0]].runs, self._target.lanes
         axes, begin, end, *rest = ([int(v.value) for v in part.fields] for part in call.args[1:])
         steps = rest[0] if rest else [1] * len(axes)

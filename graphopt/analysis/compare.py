@@ -32,13 +32,13 @@ class PoseChange:
 
     images: int
     error: float
-    """Of the outputs, see `verify.OutputError`."""
+    """The outputs' error, see `runtime.differences.OutputError`."""
     people: int
-    """That the first network found."""
+    """People that the first network found."""
     lost: int
-    """Of those, without a counterpart (OKS at least 0.5) in what the second one found."""
+    """People without a counterpart (OKS at least 0.5) in what the second one found."""
     added: int
-    """That only the second network found."""
+    """People that only the second network found."""
     mean_shift: float
     """Mean distance of the key points that both of a pair have, averaged in an image and then over
     the pairs of all images; 0 without any."""

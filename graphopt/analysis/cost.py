@@ -177,9 +177,9 @@ class Totals(BaseModel):
     params: int
     macs: int
     kept_params: int
-    """Without those in blocks of zeros …"""
+    """Parameters outside blocks of zeros."""
     kept_macs: int
-    """… as here."""
+    """Multiply-adds with those parameters."""
     bytes: int
     nodes: int
 

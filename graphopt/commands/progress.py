@@ -30,7 +30,7 @@ class Clock:
     _first: int = 0
     _done: int = 0
     total: int | None = None
-    """Of the step; None where nothing is counted."""
+    """How many things the step does; None where nothing is counted."""
 
     def told(self, text: str) -> None:
         """Take in what a command says it is doing."""

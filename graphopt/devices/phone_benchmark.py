@@ -35,7 +35,7 @@ class PhoneLayer(_Record):
     ms: float
     """The median, with every launch waited for."""
     share: float
-    """Of the time of all layers."""
+    """Its part of the time of all layers."""
     macs: int
     gmacs: float
     """1e9 multiply-adds a second."""

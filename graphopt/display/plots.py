@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, LEFT, EDGE = 760, 420, 60, 40
-"""Of the picture, and of what is around the plot: left of it, above and below it."""
+"""Size of the picture, and margins of the plot: on the left, above and below, in pixels."""
 LEGEND = 210
 """What is right of a plot with a legend."""
 COLORS = (

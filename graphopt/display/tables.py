@@ -90,8 +90,8 @@ class Kind(str, Enum):
     KEY = "key"
     """What users type or look up; never cut."""
     NAME = "name"
-    """Of a layer, a kernel or a file: elided in the middle; where two would then look the same,
-    folded over several lines."""
+    """The name of a layer, a kernel or a file: elided in the middle; where two would then look the
+    same, folded over several lines."""
     WORDS = "words"
     """Folded."""
     NUMBER = "number"

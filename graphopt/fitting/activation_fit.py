@@ -22,7 +22,7 @@ _IMAGES = 60
 _JUDGES = 20
 """To judge the fits on, at most; nothing is fitted on them."""
 _POSITIONS = 32
-"""Of each image. Two or three numbers a channel need no more."""
+"""Positions of each image that are fitted on: two or three numbers a channel need no more."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class FittedActivation:
 
     form: Form
     error: float
-    """Of the place's output on held-out images: what it makes in the changed network against what
-    the original has there, relative to the deviation within channels."""
+    """The error of the place's output on held-out images: what it makes in the changed network
+    against what the original has there, relative to the deviation within channels."""
     kept: bool
     """Whether the error is small enough; else the activation stays as it is."""
 

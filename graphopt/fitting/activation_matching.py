@@ -47,19 +47,19 @@ def _by_scale(function: Function) -> tuple[float, float]:
 
 
 def _by_rise(function: Function) -> tuple[float, float]:
-    """Of what only rises: a negative scale is another function."""
+    """Scale and beta of what only rises: a negative scale is another function."""
     scale = _scale(function)
     return scale, float(scale > 0)
 
 
 def _by_slope(function: Function) -> tuple[float, float]:
-    """Of a Sigmoid: sigmoid(beta) + sigmoid(-beta) is one."""
+    """Scale and beta of a Sigmoid: sigmoid(beta) + sigmoid(-beta) is one."""
     left, right = function(np.array([-1.0, 1.0]))
     return float(right - left), float(scipy.special.logit(right / (right - left)))
 
 
 def _by_depth(function: Function) -> tuple[float, float]:
-    """Of ELU: what it tends to on the left."""
+    """Scale and beta of ELU: what it tends to on the left."""
     scale = _scale(function)
     return scale, float(-function(np.array([-40.0]))[0] / scale) if scale > 0 else 0.0
 

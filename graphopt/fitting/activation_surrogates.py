@@ -16,7 +16,7 @@ from graphopt.ir.edit import constant, emit
 Doubles = NDArray[np.float64]
 
 _STEPS = 25
-"""Of the least squares."""
+"""Steps of the least squares."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Form(ABC):
 
     @abstractmethod
     def __call__(self, x: Doubles) -> Doubles:
-        """Of values [channels, n]."""
+        """The stand-in's value for each of [channels, n]."""
 
     @abstractmethod
     def gradient(self, x: Doubles) -> Doubles:

@@ -25,7 +25,7 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 STEPS = 8
-"""Of conjugate gradients; the guard on held-out images judges what they are worth."""
+"""Steps of conjugate gradients; the guard on held-out images judges what they give."""
 
 
 def adjoint_exists(spec: Convolution) -> bool:

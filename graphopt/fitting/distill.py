@@ -345,9 +345,9 @@ def _weights(targets: Array, importance: NDArray[np.float32]) -> NDArray[np.floa
 
 class _Rate(NamedTuple):
     plain: float
-    """Of the weights themselves …"""
+    """Learning rate of the weights themselves."""
     whitened: float
-    """… and of coordinates in which inputs have strength 1."""
+    """Learning rate in coordinates in which inputs have strength 1."""
 
 
 @dataclass
@@ -355,9 +355,9 @@ class _State:
     """Training between two steps."""
 
     first: float
-    """The error before the first step …"""
+    """The error before the first step."""
     best: float
-    """… and the least one since, with its weights."""
+    """The least error since, with its weights."""
     best_weights: dict[str, Tensor]
     step: int = 0
     waited: int = 0

@@ -37,7 +37,7 @@ class Search(ABC):
     glances: ClassVar[int]
     """Steps that show what a start is worth."""
     steps: ClassVar[int]
-    """Of a search to its end, at most."""
+    """The most steps of a search to its end."""
 
     @staticmethod
     def of(kernel: Kernel, depth: int, width: int, metric: Kernel | None, enough: float) -> Search:
@@ -202,7 +202,7 @@ class Depthwise(Search):
     steps = 60
 
     DAMPING = 1e-3
-    """Of the first step, as a part of the equations' mean diagonal."""
+    """Damping of the first step, as a part of the equations' mean diagonal."""
     CHANGE = 4.0
     """By how much it falls after a step that was good, and rises after one that was not."""
 

@@ -58,11 +58,11 @@ Masks = Literal["keep", "choose"]
 """Blocks of a weight that are zero stay zero, or as many others of the same extent take their
 place, where the fit can do without those more easily (see `sparsity.optimal_brain_surgeon`)."""
 POSITIONS = 32
-"""Output positions to fit on, as a multiple of the unknowns of one filter …"""
+"""Output positions to fit on, as a multiple of the unknowns of one filter."""
 LEAST_POSITIONS = 2048
-"""… at least so many …"""
+"""The fewest output positions to fit on."""
 PATCHES = 1 << 27
-"""… and at most as many as see so many numbers in all."""
+"""The most numbers that the output positions may see in all."""
 MEMORY = 2 << 30
 """Bytes of activations held between two layers; where they would take more, fewer images are."""
 AT_ONCE = 1 << 29

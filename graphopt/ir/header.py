@@ -28,7 +28,7 @@ class Header:
     sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
     """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of tensors that lost channels since the graph was read, those that are left, by the
+    """The channels that are left of tensors that lost some since the graph was read, by the
     tensor's name; not written."""
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The sizes that a network of dynamic inputs is counted, timed and checked at; not written."""

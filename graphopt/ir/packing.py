@@ -22,7 +22,7 @@ from graphopt.ir.edit import constant, emit, remove_nodes
 
 DOMAIN, NAME = "graphopt", "ExpandBlocks"
 VERSION = 1
-"""Of the format, and of the domain in the file; raised when a file means something else."""
+"""The version of the format and of its domain; raised when a file means something else."""
 
 OLDEST_OPSET = 13
 """Before it, onnxruntime does not compute all operators of the function."""

@@ -18,7 +18,7 @@ from graphopt.optimizer.manual import Option, options_of, type_text
 from graphopt.optimizer.pass_contract import Numerics, Pass, line_of, option_text
 
 SECTIONS = ("Rewrite", "Numerics", "Why", "When it skips")
-"""Of a manual page."""
+"""The sections of a manual page."""
 
 _NAME = re.compile(r"[\w-]+")
 _SCALARS = {"string", "integer", "number", "boolean", "null"}

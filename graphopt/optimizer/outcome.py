@@ -22,11 +22,11 @@ class PassStep:
     changes: tuple[Change, ...]
     skips: tuple[Skip, ...]
     difference: float | None
-    """Of the outputs, to the original network's, relative to their range; None if not measured."""
+    """The outputs' difference from the original's, relative to their range; None: not measured."""
     seconds: float
-    """Of the pass itself, without its verification."""
+    """How long the pass itself took, without its verification."""
     cost: Cost
-    """Of the network after the pass."""
+    """What the network costs after the pass."""
     ms: float | None
     """Its predicted time on the context's device; None without one."""
     poses: PoseChange | None

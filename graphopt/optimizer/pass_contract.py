@@ -84,7 +84,7 @@ class Context:
     work: Path | None = None
     """A folder for the state of passes that take long, so that an interrupted run can go on."""
     progress: Callable[[str], None] = lambda _: None
-    """Told what the pass is busy with, in a few words; for passes that take long."""
+    """Called with what the pass is busy with, in a few words; for passes that take long."""
 
 
 def option(default: Any, help: str) -> Any:

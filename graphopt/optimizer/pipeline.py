@@ -112,7 +112,7 @@ class _Run:
         self._current = self._approved = copy_model(graph)
         self._steps: list[PassStep] = []
         self._found: Judgement | None = None
-        """Of the current graph, where each is judged and no pass was just taken back."""
+        """Found of the current graph, where each is judged and no pass was just taken back."""
         if verify == "each":
             self._found = Judgement(0.0, None, None)
         self._waiting = 0

@@ -73,7 +73,7 @@ class Allocation:
 
     plan: PruningPlan
     error: float
-    """Of the maps, before recovery: the losses of single layers, as if they were independent."""
+    """The maps' error before recovery: the losses of single layers, as if they were independent."""
     macs: tuple[int, int]
     """Multiply-adds before and after."""
     ms: tuple[float, float] | None
@@ -223,7 +223,7 @@ def _between(losses: Sequence[Loss]) -> Iterator[Loss]:
 def _solve(
     choices: Sequence[_Choice], cost: Doubles, bounds: Sequence[tuple[Doubles, float]]
 ) -> NDArray[np.bool_] | None:
-    """Of each layer at most one choice, with the least cost of those that keep to all bounds.
+    """Choose at most one way for each layer, at the least total cost that keeps to all bounds.
 
     A bound is what each choice gains, and how much is needed in all. None where no choice does.
     """
@@ -303,7 +303,7 @@ class PruneToTarget(Pass[gs.Node]):
     measured: Sensitivity | None
     """The layers' sensitivity, where it is known already."""
     tell: Callable[[str], None]
-    """Told what was allocated."""
+    """Called with what was allocated."""
 
     def __str__(self) -> str:
         return str(self.pruning(plan=str(self.plan)))

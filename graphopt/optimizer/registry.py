@@ -33,7 +33,7 @@ class Broken:
     """A plug-in, a file, or a class of one, that there are no passes from."""
 
     names: tuple[str, ...]
-    """Of the passes that it was to give, as far as known."""
+    """Names of the passes that it was to give, as far as known."""
     origin: str
     """The plug-in or file."""
     reason: str

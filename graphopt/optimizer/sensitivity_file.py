@@ -20,8 +20,8 @@ class Loss(_Record):
 
     ratio: Annotated[float, Field(gt=0, lt=1)]
     error: float
-    """Of heat maps and PAFs, relative to the deviation of their channels: the mean of the two,
-    weighed as `graphopt.pose.spec.HEAT_IMPORTANCE` says."""
+    """The error of heat maps and PAFs, relative to the deviation of their channels: the mean of the
+    two, weighed as `graphopt.pose.spec.HEAT_IMPORTANCE` says."""
     shift: float
     """Mean distance that key points move by, in pixels of the input."""
     oks: float

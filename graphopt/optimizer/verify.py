@@ -39,7 +39,7 @@ class Verdict:
     """What a check of a rewritten graph found."""
 
     difference: float | None
-    """Of the outputs, to the original network's; None when the graph could not be run."""
+    """The outputs' difference from the original network's; None when the graph could not be run."""
     failure: str | None = None
     """Why the check failed, in a sentence; None when it passed."""
     remark: str = ""

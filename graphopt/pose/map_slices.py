@@ -61,7 +61,7 @@ class Output:
 
     name: str
     shape: tuple[int, ...]
-    """Of its four axes, at the input that was tried."""
+    """Its four extents, at the input that was tried."""
     layout: Layout | None
     """None: its shape reads both ways."""
 

@@ -50,13 +50,13 @@ class SizeFit:
     """A photo's place in a network's input; widths come before heights."""
 
     photo: tuple[int, int]
-    """Its size."""
+    """The photo's width and height."""
     size: tuple[int, int]
-    """What it is scaled to …"""
+    """Width and height that the photo is scaled to."""
     canvas: tuple[int, int]
-    """… in an input of this size …"""
+    """Width and height of the input that it is put in."""
     offset: tuple[int, int]
-    """… that has its first column and row here."""
+    """Where its first column and row are in the input."""
 
     @property
     def placement(self) -> Placement:

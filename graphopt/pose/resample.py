@@ -53,7 +53,10 @@ def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def most_neighbours(side: int, canvas: tuple[int, int]) -> int:
-    """Of a pixel, for photos of up to `side` pixels a side that fill a canvas one way at least."""
+    """The most neighbours of a pixel, for photos of up to `side` pixels a side.
+
+    They fill the canvas one way at least.
+    """
     # A photo is scaled by the same factor both ways, but for rounding, by half a pixel at most.
     scale = 1.5 * side / min(canvas)
     return 2 * math.ceil(SUPPORT * max(scale, 1.0)) + 1

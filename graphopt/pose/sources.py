@@ -119,7 +119,7 @@ _HANDLERS = (
     HTTPErrorProcessor,
     UnknownHandler,
 )
-"""Of the standard library's those for the web: without files, data and FTP."""
+"""The standard library's handlers for the web: without files, data and FTP."""
 
 
 def _web(url: str) -> Iterator[bytes]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from graphopt.pose.skeleton import Skeleton
 
 SIGMA = 0.9
-"""Of the Gaussian around a part, in pixels of the maps."""
+"""Deviation of the Gaussian around a part, in pixels of the maps."""
 HALF_WIDTH = 1.2
-"""Of the band along a limb, in pixels of the maps."""
+"""Half the width of the band along a limb, in pixels of the maps."""
 
 FloatArray = NDArray[np.floating]
 

@@ -25,11 +25,11 @@ MIN_OKS = 0.2
 PATIENCE = 1.0
 """Seconds that somebody may not be seen and still be the same."""
 CUTOFF = 1.0
-"""Of what stands still, in Hz."""
+"""Cutoff of the low-pass filter for what stands still, in Hz."""
 SLOPE = 5.0
 """How fast the cutoff rises: Hz for a speed of the person's own size a second."""
 SPEED_CUTOFF = 1.0
-"""Of the speed itself, in Hz."""
+"""Cutoff of the filter for the speed itself, in Hz."""
 
 
 @dataclass

@@ -153,7 +153,8 @@ class Comparison(_Record):
     difference: float
     """The largest."""
     noise: float | None = None
-    """Of onnxruntime with and without its own optimisations, where the usual limit was exceeded."""
+    """The difference between onnxruntime with and without its optimisations, where the usual limit
+    was exceeded."""
     failures: tuple[str, ...] = ()
     """The checks that failed and were overruled (`--on-fail warn`)."""
 

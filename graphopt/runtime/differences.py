@@ -76,7 +76,7 @@ class OutputError:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Of each output the norm of the difference, relative to that of the second's deviation.
+        """The norm of the difference of each output, relative to that of the second's deviation.
 
         1 for an output whose channels are always their means.
         """
@@ -121,8 +121,8 @@ class Agreement:
     difference: float
     """The largest, see `difference`."""
     noise: float | None = None
-    """Of onnxruntime where the plain limit was exceeded: how far its answers with and without its
-    graph optimisations, or to inputs moved by `NUDGE`, are apart in that output."""
+    """onnxruntime's own, where the plain limit was exceeded: how far its answers with and without
+    its graph optimisations, or to inputs moved by `NUDGE`, are apart in that output."""
     excess: str | None = None
     """Why it is more than rounding, in a phrase; None where it is not."""
     unanswered: int = 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEAN, DEVIATION = 114.0, 58.0
-"""Of ImageNet's pixels, 0..255."""
+"""Mean and deviation of ImageNet's pixels, 0..255."""
 
 
 def natural_noise(shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.float64]:

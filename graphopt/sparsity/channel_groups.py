@@ -67,12 +67,12 @@ class ChannelGroup:
 
     @property
     def names(self) -> list[str]:
-        """Of the convolutions that make them; reports call the group by the first."""
+        """The convolutions that make them; reports call the group by the first."""
         return [label(node) for node in self.producers]
 
     @property
     def name(self) -> str:
-        """Of the first convolution."""
+        """The first convolution's name."""
         return self.names[0]
 
 
@@ -101,7 +101,7 @@ class ChannelMap:
         }
         counts = [_channels(t) or 0 for t in self._tensors.values()]
         self.count = sum(counts)
-        """Of places at the beginning; classes are numbers below it."""
+        """How many places there are at the beginning; classes are numbers below it."""
         ends = np.cumsum(counts)
         places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
         self._places: dict[int, Indices] = dict(zip(self._tensors, places, strict=True))

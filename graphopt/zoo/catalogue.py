@@ -30,7 +30,7 @@ from graphopt.zoo.resnet import resnet50
 COUNTED = {"Conv": 1, "ConvTranspose": 1, "BatchNormalization": 2}
 """What is trained, and which part of its constants: half of a normalisation's are statistics."""
 STRIDE = 8
-"""Of all networks with heat maps and PAFs."""
+"""The stride of all networks with heat maps and PAFs."""
 
 DEEPEST = 32
 """By how much the networks without PAFs make a picture smaller at most."""
@@ -50,10 +50,11 @@ class Entry:
     """Whether parameters and multiply-adds are those of the published definition; or there is none,
     and it was inferred from what they are to be; or they are not what others publish of it."""
     option: str = ""
-    """What else `build` takes, `stages` or `refinements` …"""
+    """The other argument that `build` takes, `stages` or `refinements`; "" for none."""
     default: int = 0
+    """Its value as published."""
     allowed: range = range(0)
-    """… as it was published, and what else it may be."""
+    """The values that it may have."""
 
 
 _SHEN = "Shen et al., IJCAI 2021"

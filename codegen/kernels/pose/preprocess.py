@@ -29,7 +29,7 @@ from graphopt.pose.spec import Preprocess
 
 COLORS = 3
 TASKS = 64
-"""Of a CPU, each with every 64th row: the last rows of the largest photo are rarely there."""
+"""Tasks of a CPU, each with every 64th row: the last rows of the largest photo are rarely there."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class LayerLatency:
     kind: LayerClass
     macs: int
     bytes: int
-    """Of the kernel, with what is fused into it; 0 for nodes without a kernel of their own."""
+    """Bytes that the kernel moves, with what is fused into it; 0 for nodes without a kernel."""
     ms: float
     bound: Bound | None
     """What most of the time goes into; None for nodes without a kernel of their own."""

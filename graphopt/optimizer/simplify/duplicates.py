@@ -23,7 +23,7 @@ from graphopt.optimizer.simplify.rule import Edit, Site
 
 
 def duplicate(graph: gs.Graph, node: gs.Node, seen: dict[Hashable, gs.Node]) -> Site | Skip | None:
-    """Of nodes that compute the same from the same, let the first stand for all.
+    """Let the first of several nodes that compute the same from the same stand for all.
 
     Args:
         graph, node: what is looked at.
