@@ -95,7 +95,10 @@ class Distill(Pass[TrainableLayer]):
     def rewrite(self, graph: gs.Graph, site: TrainableLayer) -> Change | Skip:  # noqa: ARG002
         node, trained = site
         for position in (1, 2)[: len(node.inputs) - 1]:
-            node.inputs[position].values = constant_of(trained.inputs[position])
+            weight, values = node.inputs[position], constant_of(trained.inputs[position])
+            assert isinstance(weight, gs.Constant)
+            assert values is not None
+            weight.values = values
         return Change(label(node), "trained")
 
 

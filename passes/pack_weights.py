@@ -70,7 +70,12 @@ class PackWeights(Pass[Weight]):
                 continue
             tensor = node.inputs[1]
             weight = constant_of(tensor)
-            if weight is None or id(tensor) in seen or is_graph_output(graph, tensor):
+            if (
+                not isinstance(tensor, gs.Constant)
+                or weight is None
+                or id(tensor) in seen
+                or is_graph_output(graph, tensor)
+            ):
                 continue
             seen.add(id(tensor))
             if weight.dtype != np.float32 or weight.ndim != 4 or weight.size < SMALL:

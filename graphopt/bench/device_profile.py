@@ -91,7 +91,7 @@ def calibration_network() -> gs.Graph:
     rng = np.random.default_rng(0)
     graph = gs.Graph(opset=17, name="calibration")
 
-    def tensor(name: str, *shape: int) -> gs.Variable:
+    def tensor(name: str, *shape: int) -> gs.Tensor:
         variable = gs.Variable(name, np.float32, [1, *shape])
         graph.inputs.append(variable)
         return variable

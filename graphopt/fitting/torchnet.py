@@ -137,7 +137,12 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         """Store the parameters in the graph's constants."""
         tensors = self.graph.tensors()
         for name, key in self.parameter_names.items():
-            tensors[name].values = self.values[key].detach().cpu().numpy().copy()
+            _store(tensors[name], self.values[key].detach())
         for node in self._norms:
             for statistic in node.inputs[3:]:
-                statistic.values = self._constants[statistic.name].numpy().copy()
+                _store(statistic, self._constants[statistic.name])
+
+
+def _store(tensor: gs.Tensor, values: Tensor) -> None:
+    assert isinstance(tensor, gs.Constant)
+    tensor.values = values.cpu().numpy().copy()

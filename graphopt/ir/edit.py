@@ -54,7 +54,7 @@ def emit(
     like = next((t.dtype for t in inputs if isinstance(t, gs.Tensor)), None)
     dtype = np.dtype(np.float32) if like is None else like
     output = gs.Variable(_free(out, taken), dtype=dtype) if isinstance(out, str) else out
-    tensors = []
+    tensors: list[gs.Tensor] = []
     for given in inputs:
         if given is None:
             tensors.append(gs.Variable.empty())

@@ -40,13 +40,20 @@ def header_of(graph: gs.Graph) -> Header:
     return header
 
 
+def put_header(graph: gs.Graph, header: Header) -> None:
+    """Give a graph another header."""
+    # onnx_graphsurgeon has no room for what is the file's, and a copy of a graph does not keep it.
+    vars(graph)["header"] = header
+
+
 def judged_at(graph: gs.Graph, sizes: Mapping[str, Sequence[int]]) -> None:
     """Have a network of dynamic inputs counted, timed and checked at these sizes."""
-    graph.header = replace(header_of(graph), sizes={n: tuple(size) for n, size in sizes.items()})
+    fixed = {name: tuple(size) for name, size in sizes.items()}
+    put_header(graph, replace(header_of(graph), sizes=fixed))
 
 
 def copy_model(graph: gs.Graph) -> gs.Graph:
     """A copy with its header; constant arrays are shared (passes never edit them in place)."""
     copied = graph.copy()
-    copied.header = header_of(graph)
+    put_header(copied, header_of(graph))
     return copied

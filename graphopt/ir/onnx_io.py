@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +28,7 @@ from graphopt.ir.edit import sort_nodes
 from graphopt.ir.external_data import INLINE_LIMIT, read_external_data
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import STANDARD_DOMAINS
-from graphopt.ir.header import Header, copy_model, header_of
+from graphopt.ir.header import Header, copy_model, header_of, put_header
 from graphopt.ir.input_shapes import fix_sizes
 from graphopt.ir.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.ir.packing import expand_all
@@ -73,7 +74,7 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
     graph = gs.import_onnx(model)
     # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
     graph.ir_version = max(model.ir_version, 4)
-    graph.header = Header(
+    header = Header(
         producer=model.producer_name,
         producer_version=model.producer_version,
         domain=model.domain,
@@ -87,6 +88,7 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
             if value.type.HasField("sequence_type")
         },
     )
+    put_header(graph, header)
     for tensor in graph.inputs:
         if tensor.shape is not None:  # old exporters write unknown extents as 0 or -1
             tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
@@ -273,9 +275,7 @@ def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | Non
     """
     stamped = copy_model(graph)
     header = header_of(graph)
-    stamped.header = Header(
-        **{**vars(header), "metadata": {**header.metadata, **(metadata or {})}},
-    )
+    put_header(stamped, replace(header, metadata={**header.metadata, **(metadata or {})}))
     with replacing(path) as fresh:
         if weight_bytes(graph) <= INLINE_LIMIT:
             fresh.write_bytes(to_proto(stamped).SerializeToString())

@@ -165,7 +165,7 @@ def expand_all(graph: gs.Graph) -> None:
             hint="upgrade graphopt",
         )
     for node in mine:
-        values, gaps = (tensor.values for tensor in node.inputs)
+        values, gaps = (tensor.values for tensor in node.inputs if isinstance(tensor, gs.Constant))
         (weight,) = node.outputs
         shape = (*node.attrs["ends"], *node.attrs["grid"][2:4])
         remove_nodes(graph, [node])

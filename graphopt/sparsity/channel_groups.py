@@ -26,7 +26,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import constant_of, input_of, is_standard, label, reads_of
-from graphopt.ir.header import header_of
+from graphopt.ir.header import header_of, put_header
 from graphopt.sparsity.channel_flow import (
     ChannelRule,
     Doubles,
@@ -138,7 +138,7 @@ class ChannelMap:
             mixes = ChannelRule.MIXES if spec.group == 1 else ChannelRule.HOLDS
             return ChannelRule.FILTERS if spec.depthwise else mixes
         if node.op == "Concat":
-            axis = node.attrs.get("axis") % len(made.shape)
+            axis = node.attrs["axis"] % len(made.shape)
             apart = axis == 1 and all(id(t) in self._places for t in node.inputs)
             return ChannelRule.JOINS if apart else ChannelRule.HOLDS
         if node.op in _POINTWISE and all(self._is_apart(t, made) for t in node.inputs):
@@ -289,7 +289,7 @@ class ChannelMap:
             name = self._tensors[key].name
             before = np.array(noted.get(name, range(len(present))))
             noted[name] = tuple(before[stays].tolist())
-        graph.header = replace(header, channels=noted)
+        put_header(graph, replace(header, channels=noted))
 
     def _take(self, cut: _Cut, stays: Indices) -> None:
         operand = input_of(cut.node, cut.index)

@@ -233,7 +233,7 @@ class Net:
     def _add(
         self,
         op: str,
-        inputs: Sequence[Tensor],
+        inputs: Sequence[gs.Tensor],
         filters: int,
         constants: Mapping[str, Array] = MappingProxyType({}),
         **attrs: int | str | list[int],

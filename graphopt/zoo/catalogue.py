@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
-from graphopt.ir.header import Header
+from graphopt.ir.header import Header, put_header
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, PoseSpec, Preprocess
@@ -161,7 +161,7 @@ def assemble(
         metadata[METADATA_KEY] = _spec().model_dump_json()
     elif "heat" in maps:
         metadata[METADATA_KEY] = _heat_spec(shape[2], maps["heat"]).model_dump_json()
-    graph.header = Header(producer="graphopt", doc_string=text, metadata=metadata)
+    put_header(graph, Header(producer="graphopt", doc_string=text, metadata=metadata))
     return graph
 
 

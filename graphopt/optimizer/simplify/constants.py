@@ -169,7 +169,7 @@ def foldable(graph: gs.Graph, node: gs.Node, limit: int) -> Site | Skip | None:
         if is_graph_output(graph, tensor):
             return None
         size += math.prod(shape_out) * dtype.itemsize
-    sources = sum(t._values.nbytes for t in node.inputs if not t.is_empty())
+    sources = sum(t._values.nbytes for t in node.inputs if isinstance(t, gs.Constant))
     if size > max(limit, sources):
         return Skip(label(node), f"its value would take more than {limit} bytes")
     try:

@@ -78,8 +78,9 @@ def equal_initializers(graph: gs.Graph) -> Iterator[Site]:
     """Let equal initializers be one."""
     alike: dict[Hashable, list[gs.Constant]] = defaultdict(list)
     for tensor in graph.tensors().values():
-        known = isinstance(tensor, gs.Constant) and isinstance(tensor.dtype, np.dtype)
-        if known and all(_only_reads(node) for node in tensor.outputs):
+        if not isinstance(tensor, gs.Constant) or not isinstance(tensor.dtype, np.dtype):
+            continue
+        if all(_only_reads(node) for node in tensor.outputs):
             alike[str(tensor.dtype), tuple(tensor.shape)].append(tensor)
     for tensors in alike.values():
         if len(tensors) == 1:

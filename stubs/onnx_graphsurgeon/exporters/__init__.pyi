@@ -1,0 +1,1 @@
+from onnx_graphsurgeon.exporters import onnx_exporter as onnx_exporter

@@ -1,0 +1,1 @@
+from onnx_graphsurgeon.importers import onnx_importer as onnx_importer

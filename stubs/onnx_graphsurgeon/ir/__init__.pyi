@@ -1,0 +1,1 @@
+from onnx_graphsurgeon.ir import tensor as tensor

@@ -1,0 +1,6 @@
+from typing import Any
+
+class LazyValues:
+    def __init__(self, tensor: Any) -> None: ...
+
+class SparseValues(LazyValues): ...
