@@ -25,7 +25,7 @@ from graphopt.optimizer.simplify.channel_weights import (
 )
 
 LINEAR_OPS = (*CONV_OPS, "Gemm")
-ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+AFFINE_OPS = ("Mul", "Div", "Add", "Sub")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FoldBatchNorm(Pass[Site]):
 
     def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in list(graph.nodes):
-            if not is_standard(node, "BatchNormalization", *ARITHMETIC) or not node.outputs:
+            if not is_standard(node, "BatchNormalization", *AFFINE_OPS) or not node.outputs:
                 continue
             found = _find(graph, node)
             if isinstance(found, Site):

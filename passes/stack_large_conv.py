@@ -36,7 +36,7 @@ Doubles: TypeAlias = NDArray[np.float64]
 
 PHOTOS = 40
 """Calibration images to take statistics from."""
-POSITIONS = 150
+POSITIONS_PER_PHOTO = 150
 """Places looked at in each of them."""
 LARGEST_PATCH = 2048
 """Values that a filter sees beyond which their covariance is not worth its size: then all weights
@@ -329,7 +329,7 @@ def _patches(x: Array, spec: Convolution, rng: np.random.Generator) -> Doubles:
     top, left, bottom, right = spec.pads
     padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded[0], spec.kernel, axis=(1, 2))
-    rows, columns = (rng.integers(0, extent, POSITIONS) for extent in windows.shape[1:3])
+    rows, columns = (rng.integers(0, extent, POSITIONS_PER_PHOTO) for extent in windows.shape[1:3])
     seen = windows[:, rows, columns].astype(np.float64)
     grouped: Doubles = seen.reshape(spec.group, -1, *seen.shape[1:]).swapaxes(1, 2)
-    return grouped.reshape(spec.group, POSITIONS, -1)
+    return grouped.reshape(spec.group, POSITIONS_PER_PHOTO, -1)

@@ -129,12 +129,6 @@ def test_an_unknown_device_is_refused() -> None:
     assert "adreno-640" in (caught.value.hint or "")
 
 
-def test_pruning_breaks_even_where_the_overhead_is_won_back() -> None:
-    assert device().sparse_break_even is None
-    half = device(sparse_overhead={"value": 1.0, "source": "made up"})
-    assert half.sparse_break_even == 0.5
-
-
 # --- classes and times --------------------------------------------------------------------------
 
 Proto = Callable[..., onnx.ModelProto]

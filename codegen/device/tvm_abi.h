@@ -40,7 +40,7 @@ struct TVMFFIAny {
 
 static_assert(sizeof(TVMFFIAny) == 16, "a type and eight bytes");
 
-constexpr int32_t kTVMFFINone = 0, kTVMFFIDLTensorPtr = 7;
+constexpr int32_t kTVMFFIDLTensorPtr = 7;
 
 // A kernel, `__tvm_ffi_NAME`; 0 after a success.
 using TVMFFIKernel = int (*)(void* self, const TVMFFIAny* arguments, int32_t count,

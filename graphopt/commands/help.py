@@ -72,11 +72,6 @@ EXAMPLES = {
 _PANEL_OF = {name: panel for panel, names in OPTIONS.items() for name in names}
 
 
-def panel_of(command: str) -> str:
-    """The panel of a command in `graphopt --help`."""
-    return next(panel for panel, names in COMMANDS.items() if command in names)
-
-
 class Command(grammar.Command):
     """A command whose help is laid out as this module says."""
 

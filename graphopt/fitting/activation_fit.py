@@ -21,7 +21,7 @@ _IMAGES = 60
 """To fit on, at most."""
 _JUDGES = 20
 """To judge the fits on, at most; nothing is fitted on them."""
-_POSITIONS = 32
+_POSITIONS_PER_IMAGE = 32
 """Positions of each image that are fitted on: two or three numbers a channel need no more."""
 
 
@@ -156,7 +156,7 @@ def _sampled(
     for feed in feeds:
         for name, values in engine.run(feed).items():
             size = math.prod(values.shape[2:])
-            at = rng.choice(size, min(_POSITIONS, size), replace=False)
+            at = rng.choice(size, min(_POSITIONS_PER_IMAGE, size), replace=False)
             samples[name].append(_Sample(at, _columns(values, at)))
     return samples
 

@@ -27,7 +27,7 @@ SYNTHETIC_WARNING = (
     "no photos were given (--calib DIR): weights are fitted on made-up images, "
     "which recovers less accuracy than a hundred photos do"
 )
-HELD_OUT = 0.2
+HELD_OUT_SHARE = 0.2
 """The share of the images that nothing is fitted on."""
 LEAST = 5
 """Images below which a fit and its judgement mean nothing."""
@@ -118,7 +118,7 @@ class Calibration:
     def _split(
         cls, graph: gs.Graph, spec: PoseSpec, images: Sequence[Path | int], height: int | None
     ) -> Calibration:
-        aside = max(1, round(HELD_OUT * len(images)))
+        aside = max(1, round(HELD_OUT_SHARE * len(images)))
         tensor = graph.inputs[0]
         whole = tuple(d if isinstance(d, int) else None for d in tensor.shape or (None,) * 4)
         return cls(

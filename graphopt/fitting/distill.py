@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What dense layers multiply while they are trained; auto is bfloat16 where the CPU has it."""
-HELD_OUT = 32
+HELD_OUT_CROPS = 32
 """Crops that training is judged by."""
 LOOKED_AT = 6
 """Batches that tell how a layer's inputs hang together."""
@@ -197,7 +197,7 @@ class _Trainer:
         self._student, self._data = student, data
         self._input = data.calibration.input
         self._options, self._progress = options, progress
-        self._held_out = data.held_out(HELD_OUT)
+        self._held_out = data.held_out(HELD_OUT_CROPS)
         targets = {
             name: np.concatenate([lesson.targets[name] for lesson in self._held_out])
             for name in self._held_out[0].targets

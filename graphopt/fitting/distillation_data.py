@@ -17,7 +17,7 @@ from graphopt.ir.arrays import Array
 from graphopt.pose.preprocess import prepare
 from graphopt.runtime.engine import Engine
 
-SCALES = (0.75, 1.33)
+CROP_SCALES = (0.75, 1.33)
 """How much smaller or larger people may be than they are at the network's usual height."""
 
 
@@ -86,7 +86,7 @@ class DistillationData:
         if None not in shape:
             return prepare(photo, preprocess, shape)[0]
         side = math.ceil(self.crop / preprocess.multiple) * preprocess.multiple
-        scale = preprocess.height * rng.uniform(*SCALES) / photo.height
+        scale = preprocess.height * rng.uniform(*CROP_SCALES) / photo.height
         scale = max(scale, side / min(photo.size))
         size = (max(side, round(photo.width * scale)), max(side, round(photo.height * scale)))
         photo = photo.resize(size, Image.Resampling.BICUBIC)

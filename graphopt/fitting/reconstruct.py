@@ -57,7 +57,7 @@ Pairs = Sequence[tuple[Floats, Floats]]
 Masks = Literal["keep", "choose"]
 """Blocks of a weight that are zero stay zero, or as many others of the same extent take their
 place, where the fit can do without those more easily (see `sparsity.optimal_brain_surgeon`)."""
-POSITIONS = 32
+POSITIONS_PER_UNKNOWN = 32
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
 LEAST_POSITIONS = 2048
 """The fewest output positions to fit on."""
@@ -378,7 +378,7 @@ class Reconstruction:
             unknowns = math.prod(node.inputs[1].shape[1:]) + 1
             most = PATCHES // (unknowns * node.attrs.get("group", 1))
             wanted[name] = math.ceil(
-                max(LEAST_POSITIONS, min(POSITIONS * unknowns, most)) / self.count
+                max(LEAST_POSITIONS, min(POSITIONS_PER_UNKNOWN * unknowns, most)) / self.count
             )
         rng = np.random.default_rng(self._seed)
         shown = [tensor.name for tensor in self._original.outputs]

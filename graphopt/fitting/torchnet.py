@@ -21,7 +21,7 @@ from graphopt.ir.graph import constant_of, is_standard, label
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
-SCALES = ("Mul", "Add")
+CHANNEL_OPS = ("Mul", "Add")
 """Operators whose second operand is trained where it is a number for each channel: gates' slopes
 and offsets, scales of a residual."""
 
@@ -43,7 +43,7 @@ def _is_trained(
         return position in (1, 2)
     channels = values.shape[-2:] == (1, 1) and 1 < values.size == max(values.shape)
     normalises = node.inputs[0].name in inputs
-    return node.op in SCALES and position == 1 and channels and not normalises
+    return node.op in CHANNEL_OPS and position == 1 and channels and not normalises
 
 
 class TorchNet(nn.Module):  # type: ignore[misc]

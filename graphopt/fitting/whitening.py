@@ -28,7 +28,7 @@ from graphopt.fitting.torchnet import TorchNet
 
 LEAST, MOST = 32, 2304
 """Products in a sum for which a layer is whitened; more of them take minutes to decompose."""
-POSITIONS = 4000
+POSITIONS_PER_BATCH = 4000
 """Positions of each layer's input that are looked at in a batch, at most."""
 RIDGE = 0.1
 """Added to the covariance, times its mean diagonal: directions that are rarely seen stay put."""
@@ -99,7 +99,7 @@ def _grams(student: TorchNet, batches: Iterable[Mapping[str, Tensor]]) -> dict[s
                 stride=tuple(node.attrs.get("strides") or (1, 1)),
             )
             seen = seen.transpose(1, 2).flatten(0, 1)
-            seen = seen[torch.randperm(len(seen), generator=rng)[:POSITIONS]]
+            seen = seen[torch.randperm(len(seen), generator=rng)[:POSITIONS_PER_BATCH]]
             sums[key] = sums.get(key, torch.zeros(())) + seen.t() @ seen / len(seen)
 
     count = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import (
     TYPE_CHECKING,
@@ -65,7 +65,8 @@ def _docstring(pass_type: type[Pass[Any]]) -> str:
 def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
     """What a pass promises: "" for its options' defaults, "option=value" for what differs.
 
-    Of options that are choices; nothing where options decide and one has no default.
+    Of options that are choices, and of numbers at their lower limit; nothing where options decide
+    and one has no default.
     """
     fixed = inspect.getattr_static(pass_type, "numerics")
     if isinstance(fixed, Numerics):
@@ -76,11 +77,21 @@ def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
     plain = pass_type()
     found = {"": plain.numerics}
     for o in options:
-        for value in get_args(o.type) if get_origin(o.type) is Literal else ():
+        for value in _telling_values(o.type):
             other = replace(plain, **{o.name: value}).numerics
             if other is not plain.numerics:
                 found[f"{o.name}={quoted(value)}"] = other
     return found
+
+
+def _telling_values(hint: Any) -> Iterator[Any]:
+    """The values of an option that may change what its pass promises."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif hint is bool:
+        yield from (False, True)
+    for constraints in getattr(hint, "__metadata__", ()):  # pydantic's Field(ge=0), as of `ratio`
+        yield from (c.ge for c in getattr(constraints, "metadata", ()) if hasattr(c, "ge"))
 
 
 def type_text(hint: Any) -> str:

@@ -25,7 +25,7 @@ from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
 from graphopt.optimizer.pass_contract import Context, Pass
 from graphopt.optimizer.pipeline import run_pipeline
-from graphopt.optimizer.prune_to_target import TIMES, Goal, PruneToTarget
+from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal, PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity_file import read_sensitivity
@@ -138,7 +138,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
         pruning = PruneToTarget(
             targets=targets,
             device=profile if device or TIMES & targets.keys() else None,
-            pruning=lookup(PruneToTarget.name, known),
+            pruning=lookup(PRUNING, known),
             plan=output.with_name(f"{output.stem}.plan.json"),
             measured=None if measured is None else read_sensitivity(measured),
             tell=remarks.append,

@@ -43,6 +43,8 @@ Doubles = NDArray[np.float64]
 
 STEP = 0.05
 """Between two ratios that a layer may be pruned by."""
+PRUNING = "prune-blocks"
+"""The pass that prunes by a plan."""
 LEAST = 1e-6
 """A loss below which there is none."""
 
@@ -284,20 +286,21 @@ def _out_of_reach(
 
 @dataclass(frozen=True)
 class PruneToTarget(Pass[gs.Node]):
-    """The pass `prune-blocks` with a plan that is made when its turn comes.
+    """Makes a plan when its turn comes, and then is the pass that prunes by it.
 
-    Then the network is measured as the passes before have left it, and the plan is written. In
-    text it is the pass that reads that plan, so that a pipeline from a report can be run again.
+    Pipelines cannot name it: only `optimize` makes it, of a target. The network is measured as the
+    passes before have left it, and the plan is written. In text it is the pass that reads that
+    plan, so that a pipeline from a report can be run again.
     """
 
-    name: ClassVar[str] = "prune-blocks"
+    name: ClassVar[str] = "prune-to-target"
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
     targets: Targets
     device: Device | None
     """What pruning has to pay on."""
     pruning: Callable[..., Pass[gs.Node]]
-    """Makes `prune-blocks` with a plan."""
+    """Makes the pass `PRUNING`, given a `plan`."""
     plan: Path
     """Where the plan is written."""
     measured: Sensitivity | None

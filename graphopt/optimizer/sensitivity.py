@@ -59,7 +59,7 @@ Floats = NDArray[np.float32]
 
 RATIOS = (0.25, 0.5, 0.7, 0.85)
 """Parts of a layer's blocks that go."""
-POSITIONS = 12
+QUICK_POSITIONS_PER_UNKNOWN = 12
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
 PHOTOS = 50
 """Images at most, a share of them held out: more only make the same ranking surer."""
@@ -284,7 +284,7 @@ def _system(
 ) -> LeastSquares:
     """What a layer makes when it is dense, at random positions of each image, as a fit to it."""
     unknowns = spec.weight[0].size + 1
-    each = -(-max(LEAST_POSITIONS, POSITIONS * unknowns) // len(inputs))
+    each = -(-max(LEAST_POSITIONS, QUICK_POSITIONS_PER_UNKNOWN * unknowns) // len(inputs))
     system, rng = LeastSquares(spec, RIDGE), np.random.default_rng(seed)
     weights = system.present.astype(np.float32)
     for values, there in zip(inputs, where, strict=True):

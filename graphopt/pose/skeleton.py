@@ -76,7 +76,7 @@ class Limb(BaseModel):
     bridge: bool = False
     """A limb that fills a gap in a person but never starts one, and that is not drawn."""
     color: Color | None = None
-    """#rrggbb; None takes the colour of `end`."""
+    """#rrggbb; None blends from the colour of `start` to that of `end`."""
 
 
 class Skeleton(BaseModel):
@@ -154,10 +154,6 @@ class Skeleton(BaseModel):
     def part_colors(self) -> tuple[str, ...]:
         """A colour (#rrggbb) for each part."""
         return tuple(part.color or _hue(i / len(self.parts)) for i, part in enumerate(self.parts))
-
-    def limb_color(self, limb: Limb) -> str:
-        """The colour (#rrggbb) to draw a limb in."""
-        return limb.color or self.part_colors[self.index[limb.end]]
 
 
 def _hue(turn: float) -> str:

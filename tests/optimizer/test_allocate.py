@@ -16,7 +16,8 @@ from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
-from graphopt.optimizer.prune_to_target import Goal, PruneToTarget, allocate, interpolated
+from graphopt.optimizer.prune_to_target import PRUNING, Goal, PruneToTarget, allocate, interpolated
+from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
 
@@ -195,6 +196,12 @@ def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
     assert outcome.skips == (Skip("all", str(tmp_path / "net.plan.json")),)
     assert str(chosen) == f"prune-blocks{{plan={tmp_path}/net.plan.json}}"
     assert told == [f"{expected} ({tmp_path}/net.plan.json)"]
+
+
+def test_has_a_name_of_its_own():
+    known = find_passes()
+    assert PRUNING in known
+    assert PruneToTarget.name not in known
 
 
 def test_targets_need_photos(tmp_path):

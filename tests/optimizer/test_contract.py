@@ -145,6 +145,11 @@ def test_numerics_may_depend_on_options():
         "way=block": Numerics.RETRAIN,
         "way=fastest": Numerics.APPROXIMATE,
     }
+    assert numerics_of(known["prune-channels"]) == {
+        "": Numerics.APPROXIMATE,
+        "ratio=0": Numerics.EXACT,
+    }
+    assert numerics_of(known["pack-weights"])["values=float16"] is Numerics.APPROXIMATE
     assert numerics_of(known["replace-swish"])["gate=hardtanh"] is Numerics.RETRAIN
     assert numerics_of(known["canonicalize"]) == {"": Numerics.EXACT}
 

@@ -14,7 +14,9 @@ from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.sensitivity import measure_file
 
 
-@pytest.mark.parametrize("stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-blocks: the poses"])
+@pytest.mark.parametrize(
+    "stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-to-target: the poses"]
+)
 def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
     model, photos = pose_files
     whole, stopped = tmp_path / "whole.onnx", tmp_path / "again.onnx"

@@ -425,7 +425,7 @@ def npz(**arrays):
 def test_the_seed_chooses_the_positions(folder, net, monkeypatch):
     calibration = Calibration.from_photos(folder, net, SPEC)
     monkeypatch.setattr("graphopt.fitting.reconstruct.LEAST_POSITIONS", 64)
-    monkeypatch.setattr("graphopt.fitting.reconstruct.POSITIONS", 1)
+    monkeypatch.setattr("graphopt.fitting.reconstruct.POSITIONS_PER_UNKNOWN", 1)
     first, again, other = (spoiled(net) for _ in range(3))
     for changed, seed in ((first, 0), (again, 0), (other, 1)):
         reconstruct(changed, net, calibration, seed=seed)

@@ -117,16 +117,6 @@ class Device(BaseModel):
         figure = self.rates.get(kind) or self.rates.get(_FALLBACK.get(kind, kind))
         return None if figure is None else figure.value
 
-    @property
-    def sparse_break_even(self) -> float | None:
-        """The part of the weights that must go before pruning pays against the same kernel dense.
-
-        Against a dense kernel of another class (Winograd) divide by the classes' rates first.
-        """
-        if self.sparse_overhead is None:
-            return None
-        return 1 - 1 / (1 + self.sparse_overhead.value)
-
 
 _FOLDER = resources.files("graphopt.analysis.latency") / "devices"
 

@@ -71,7 +71,7 @@ _INJECTIVE = _EPILOGUE | frozenset(
 )
 """What the compiler strings together into one kernel where each is read by the next alone."""
 
-ARITHMETIC = (*CONV_OPS, "Gemm", "MatMul")
+MULTIPLY_ADD_OPS = (*CONV_OPS, "Gemm", "MatMul")
 
 
 def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
@@ -89,7 +89,7 @@ def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
     place = {id(node): i for i, node in enumerate(graph.nodes)}
     owner: dict[int, gs.Node] = {}
     for node in reversed(graph.nodes):
-        if is_standard(node, *ARITHMETIC):
+        if is_standard(node, *MULTIPLY_ADD_OPS):
             owner |= {id(member): node for member in _region(graph, node, shapes, place, owner)}
     for node in graph.nodes:
         if id(node) in owner or not is_standard(node, *_INJECTIVE):

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes, cost_of, kept_part
 from graphopt.analysis.latency.device import Device, LayerClass
-from graphopt.analysis.latency.fusion import ARITHMETIC, fused_into
+from graphopt.analysis.latency.fusion import MULTIPLY_ADD_OPS, fused_into
 from graphopt.errors import InputError
 from graphopt.ir.convolution import CONV_OPS, Convolution
 from graphopt.ir.graph import is_graph_output, is_standard, label, reads_of
@@ -78,7 +78,7 @@ class Work:
 
     def amounts(self) -> dict[LayerClass, float]:
         """What there is to do at each class's rate."""
-        fused = is_standard(self.node, *ARITHMETIC)
+        fused = is_standard(self.node, *MULTIPLY_ADD_OPS)
         kind = LayerClass.EXPONENTIAL if fused else LayerClass.EXPONENTIAL_ALONE
         # A kernel of nothing but exponentials has no other operations.
         return {self.kind: self.operations, kind: float(self.exponentials)}
