@@ -271,12 +271,12 @@ def _names(site: Site) -> tuple[str, ...]:
 
 
 def _split(graph: gs.Graph, region: DilatedRegion) -> Change:
-    convs = [node for node in region.nodes if is_dilated(node)]
+    first, *others = [label(node) for node in region.nodes if is_dilated(node)]
     Mosaic(graph, region).emit()
     summary = f"plain on {'x'.join(map(str, region.dilation))} phases"
-    if len(convs) > 1:
-        summary += f", with {', '.join(label(node) for node in convs[1:])}"
-    return Change(label(convs[0]), summary)
+    if others:
+        summary += f", with {', '.join(others)}"
+    return Change(first, summary)
 
 
 # --- blocks -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,20 @@ os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow ter
 ROOT = Path(__file__).resolve().parent.parent
 
 threadpool_limits(1, "blas")  # Workers share the cores: BLAS's threads would wait for each other.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite what tests/golden expects"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which golden files were rewritten."""
+    reports = terminalreporter.getreports("") + terminalreporter.getreports("passed")
+    files = {file for r in reports for name, file in r.user_properties if name == "golden"}
+    for file in sorted(files):
+        terminalreporter.write_line(f"rewritten: tests/golden/{file}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
