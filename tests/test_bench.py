@@ -16,10 +16,11 @@ from rich.console import Console
 
 from graphopt.bench import benchmark, competitors
 from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.options import BenchOptions
 from graphopt.bench.roofline import Peak
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.ir.arrays import Array, Shape
-from graphopt.ir.onnx_io import load_model, save_model, sha256_of
+from graphopt.ir.onnx_io import format_input_shapes, load_model, save_model, sha256_of
 from graphopt.pose.spec import detect_pose_spec
 from graphopt.runtime.bundle import (
     FORMAT,
@@ -380,11 +381,9 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(competitors, "COMPETITORS", table)
     report = benchmark.bench(
         bundle,
-        vs=("onnxruntime", "swift"),
-        threads=1,
-        rounds=2,
-        warmup_rounds=0,
-        per_layer=True,
+        BenchOptions(
+            vs=("onnxruntime", "swift"), threads=1, num_runs=2, warmup_runs=0, per_layer=True
+        ),
     )
     data = report.model_dump(mode="json", exclude_none=True)
     assert set(data["engines"]) == {"graphopt", "onnxruntime"}
@@ -417,7 +416,8 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_is_printed(bundle: Path) -> None:
     report = benchmark.bench(
-        bundle, vs=("onnxruntime",), threads=1, rounds=1, warmup_rounds=0, per_layer=True
+        bundle,
+        BenchOptions(vs=("onnxruntime",), threads=1, num_runs=1, warmup_runs=0, per_layer=True),
     )
     report = report.model_copy(
         update={
@@ -467,7 +467,9 @@ def shown(report: benchmark.BenchReport) -> str:
 
 
 def brief(bundle: Path, original: Path | None = None) -> benchmark.BenchReport:
-    return benchmark.bench(bundle, threads=1, rounds=1, warmup_rounds=0, original=original)
+    return benchmark.bench(
+        bundle, BenchOptions(threads=1, num_runs=1, warmup_runs=0, original=original)
+    )
 
 
 def test_others_run_the_network_before_it_was_rewritten(
@@ -526,13 +528,15 @@ def test_an_original_with_other_inputs_is_refused(bundle: Path, tmp_path: Path) 
 
 def test_a_bundle_has_one_size(bundle: Path) -> None:
     with pytest.raises(InputError, match="one size"):
-        benchmark.bench(bundle, input_shapes={"image": (1, 3, 32, 32)})
+        benchmark.bench(
+            bundle, BenchOptions(input_shape=format_input_shapes({"image": (1, 3, 32, 32)}))
+        )
 
 
 def test_a_network_that_has_changed_is_no_yardstick(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "demo.onnx").write_bytes(DEMO.read_bytes() + b"\0")
     with pytest.raises(InputError, match="is gone or has changed"):
-        benchmark.bench(bundle, threads=1)
+        benchmark.bench(bundle, BenchOptions(threads=1))
 
 
 def _memory(engine: str, scratch: Path) -> int:

@@ -24,9 +24,11 @@ from rich.text import Text
 
 from graphopt.bench.competitors import Job, check_names, open_competitor
 from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.options import BenchOptions
 from graphopt.bench.roofline import Peak, measure_peak
 from graphopt.bench.stage_timing import Budget, measure_budget
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.display.numbers import named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, UsageError
@@ -38,7 +40,7 @@ from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.runner import LayerTime, open_bundle
+from graphopt.runtime.runner import BundleRunner, LayerTime, open_bundle
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.threads import usable_cores
 
@@ -323,51 +325,120 @@ def line_up(
 
 def bench(
     path: Path,
+    options: BenchOptions = BenchOptions(),
     *,
-    vs: Sequence[str] = ("onnxruntime",),
-    threads: int | None = None,
-    rounds: int = 20,
-    warmup_rounds: int = 3,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    per_layer: bool = False,
-    photo: Path | None = None,
-    original: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Measure a compiled network beside other engines.
 
     Args:
         path: a bundle, or an ONNX file, which is compiled for this machine's CPU first.
-        vs: competitors, see `graphopt.bench.competitors.COMPETITORS`; they run `original`.
-        threads: of every engine; without it one for each core that the process may use.
-        rounds: see `measure`.
-        warmup_rounds: see `measure`.
-        input_shapes: for an ONNX file; see `compile_model`.
-        per_layer: measure the bundle's layers too, and this machine's peak.
-        photo: measure its way through the bundle, from pixels to picture.
-        original: the network before it was rewritten for a phone, which may be slower elsewhere.
-            Without it, the file that `graphopt optimize` made it from, if that lies beside it, else
-            what the bundle was compiled from.
+        options: what is measured beside it, and how often.
         progress: called with what is being done.
 
     Raises:
         GraphoptError: the file cannot be read, compiled or run. A competitor that fails is no
             error: it is reported as unavailable.
     """
-    check_names(vs)
-    picture = read_photo(photo) if photo else None
-    threads = threads or usable_cores()
+    check_names(options.vs)
+    picture = read_photo(options.photo) if options.photo else None
+    threads, rounds = options.threads or usable_cores(), options.num_runs
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
         scratch = Path(folder)
-        bundle = path if path.is_dir() else scratch / "bundle"
-        if bundle is not path:
-            progress(f"compiling {path.name}")
-            compile_model(path, bundle, input_shapes=input_shapes, progress=progress)
-        elif input_shapes:
-            raise UsageError(
-                "--input-shape: a bundle is compiled for one size",
-                hint="give the ONNX file, or compile it again with --input-shape",
-            )
+        bundle = _bundle(path, options, scratch, progress)
+        contest = _Contest.prepare(bundle, options.original, threads, scratch)
+        progress("loading the network into each engine")
+        ready = contest.line_up(options.vs)
+        times = _timed(ready.engines, contest.feeds, options, progress)
+        size = sum(file.stat().st_size for file in bundle.iterdir())
+        memory = contest.memory(ready.engines, progress)
+        budget = None
+        if options.photo and picture:
+            progress("measuring the way of a photo")
+            budget = measure_budget(contest.subject, options.photo, picture, rounds)
+        layers = peak = None
+        if options.per_layer:
+            progress("measuring the machine's peak")
+            peak = measure_peak(read_bundle(bundle).manifest.target.name, threads)
+            progress("measuring layers")
+            layers = LayerTiming.of(contest.subject.profile(contest.feeds, rounds), peak)
+    timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
+    return BenchReport(
+        engines=timings,
+        ratios=ratios,
+        ratio_p10_p90=spread,
+        difference=ready.difference,
+        files=contest.files(ready.engines),
+        remark=_remark(contest.own, contest.rivals, contest.off()),
+        unavailable=ready.unavailable,
+        threads=threads,
+        rounds=rounds,
+        model=str(path),
+        input=contest.shapes,
+        compiled_here=bundle is not path,
+        memory=memory,
+        bundle_bytes=size,
+        layers=layers,
+        peak=peak,
+        budget=budget,
+    )
+
+
+def _bundle(
+    path: Path, options: BenchOptions, scratch: Path, progress: Callable[[str], None]
+) -> Path:
+    """The bundle that is measured: `path`, or what it is compiled into."""
+    if not path.is_dir():
+        progress(f"compiling {path.name}")
+        bundle = scratch / "bundle"
+        as_it_comes = CompileOptions(input_shape=options.input_shape, tuning="off")
+        compile_model(path, bundle, as_it_comes, progress=progress)
+        return bundle
+    if options.input_shape:
+        raise UsageError(
+            "--input-shape: a bundle is compiled for one size",
+            hint="give the ONNX file, or compile it again with --input-shape",
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """What engines are to run, and what is right.
+
+    Args:
+        bundle: the network that is measured.
+        subject: its engine.
+        own: the network that the bundle was compiled from.
+        rivals: the one that other engines run.
+        model: that one at the bundle's size, for engines to load.
+        shapes: the inputs' sizes.
+        feeds: the input.
+        right: onnxruntime's outputs of `own`.
+        expected: and of `rivals`.
+        threads: of every engine.
+        scratch: a folder for files.
+    """
+
+    bundle: Path
+    subject: BundleRunner
+    own: Path
+    rivals: Path
+    model: Path
+    shapes: dict[str, tuple[int, ...]]
+    feeds: dict[str, Array]
+    right: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    threads: int
+    scratch: Path
+
+    @classmethod
+    def prepare(cls, bundle: Path, original: Path | None, threads: int, scratch: Path) -> _Contest:
+        """A contest of a bundle with engines that run `original`.
+
+        Raises:
+            GraphoptError: a file cannot be read, or the bundle does not run.
+        """
         subject = open_bundle(bundle, threads=threads)
         shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
         own = read_bundle(bundle).source()
@@ -379,70 +450,71 @@ def bench(
         if rivals != own:
             _, model = Network(path=rivals, size=shapes).written(scratch / "original.onnx")
             expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
-        shared = [name for name in right if name in expected]
-        off = max((difference(right[n], expected[n]) for n in shared), default=None)
-        outputs = {name: value.shape for name, value in expected.items()}
+        return cls(
+            bundle, subject, own, rivals, model, shapes, feeds, right, expected, threads, scratch
+        )
+
+    def off(self) -> float | None:
+        """How far the two networks' outputs are apart; None where none are of one name."""
+        shared = [name for name in self.right if name in self.expected]
+        return max((difference(self.right[n], self.expected[n]) for n in shared), default=None)
+
+    def job(self, place: Path) -> Job:
+        """What a competitor is asked to run, with a folder for its files."""
+        outputs = {name: value.shape for name, value in self.expected.items()}
+        return Job(self.model, self.shapes, outputs, self.threads, place)
+
+    def line_up(self, names: Sequence[str]) -> LineUp:
+        """The bundle's engine, and those competitors that can run."""
 
         def opener(name: str) -> Callable[[], Engine]:
-            place = scratch / name
+            place = self.scratch / name
             place.mkdir()
-            return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place))
+            return lambda: open_competitor(name, self.job(place))
 
-        progress("loading the network into each engine")
-        openers = {name: opener(name) for name in dict.fromkeys(vs)}
-        ready = line_up({"graphopt": lambda: subject}, feeds, right)
-        others = line_up(openers, feeds, expected)
+        openers = {name: opener(name) for name in dict.fromkeys(names)}
+        ready = line_up({"graphopt": lambda: self.subject}, self.feeds, self.right)
+        others = line_up(openers, self.feeds, self.expected)
         ready.engines += others.engines
         ready.difference |= others.difference
         ready.unavailable |= others.unavailable
+        return ready
 
-        total, done = warmup_rounds + rounds, 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            progress(f"round {done} of {total}")
-
-        times = measure(
-            ready.engines, feeds, rounds=rounds, warmup_rounds=warmup_rounds, after_round=count
-        )
-        manifest = read_bundle(bundle).manifest
-        size = sum(file.stat().st_size for file in bundle.iterdir())
+    def memory(self, engines: Sequence[Engine], progress: Callable[[str], None]) -> dict[str, int]:
+        """The peak memory of each engine, by name, where it can be measured."""
         memory = {}
-        for engine in ready.engines:
+        for engine in engines:
             progress(f"memory of {engine.name}")
-            job = Job(model, shapes, outputs, threads, scratch)
+            job = self.job(self.scratch)
             with suppress(GraphoptError):  # a measurement less, beside those that there are
-                memory[engine.name] = peak_memory(engine.name, job, bundle, feeds)
-        budget = None
-        if photo and picture:
-            progress("measuring the way of a photo")
-            budget = measure_budget(subject, photo, picture, rounds)
-        layers = peak = None
-        if per_layer:
-            progress("measuring the machine's peak")
-            peak = measure_peak(manifest.target.name, threads)
-            progress("measuring layers")
-            layers = LayerTiming.of(subject.profile(feeds, rounds), peak)
-    timings, ratios, spread = summarise([engine.name for engine in ready.engines], times)
-    return BenchReport(
-        engines=timings,
-        ratios=ratios,
-        ratio_p10_p90=spread,
-        difference=ready.difference,
-        files={e.name: str(own if e.name == "graphopt" else rivals) for e in ready.engines},
-        remark=_remark(own, rivals, off),
-        unavailable=ready.unavailable,
-        threads=threads,
-        rounds=rounds,
-        model=str(path),
-        input=shapes,
-        compiled_here=bundle is not path,
-        memory=memory,
-        bundle_bytes=size,
-        layers=layers,
-        peak=peak,
-        budget=budget,
+                memory[engine.name] = peak_memory(engine.name, job, self.bundle, self.feeds)
+        return memory
+
+    def files(self, engines: Sequence[Engine]) -> dict[str, str]:
+        """Which network each engine ran."""
+        return {e.name: str(self.own if e.name == "graphopt" else self.rivals) for e in engines}
+
+
+def _timed(
+    engines: Sequence[Engine],
+    feeds: Mapping[str, Array],
+    options: BenchOptions,
+    progress: Callable[[str], None],
+) -> NDArray[np.float64]:
+    """Milliseconds of each engine in each round, as `measure` has them."""
+    total, done = options.warmup_runs + options.num_runs, 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress(f"round {done} of {total}")
+
+    return measure(
+        engines,
+        feeds,
+        rounds=options.num_runs,
+        warmup_rounds=options.warmup_runs,
+        after_round=count,
     )
 
 

@@ -28,13 +28,21 @@ from graphopt.codegen.hosts import check_host
 from graphopt.codegen.importing.float32 import in_float32
 from graphopt.codegen.importing.static_sizes import check_sizes
 from graphopt.codegen.importing.supported import check_operators
-from graphopt.codegen.jobs.records import Tuned
 from graphopt.codegen.targets import check_name
 from graphopt.compiler.batch import for_one_picture
+from graphopt.compiler.options import IMAGES, CompileOptions, Post
+from graphopt.compiler.tuning_cache import Tuning, measured_kernels, tuning_for
 from graphopt.errors import CheckFailed, GraphoptError, InputError, Unsupported, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array, Feeds, channels_last
-from graphopt.ir.onnx_io import fix_sizes, load_model, save_model, serialised, sha256_of
+from graphopt.ir.onnx_io import (
+    fix_sizes,
+    load_model,
+    parse_input_shapes,
+    save_model,
+    serialised,
+    sha256_of,
+)
 from graphopt.optimizer.options import OnFail as PassOnFail
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
@@ -66,8 +74,6 @@ the second where the network computes in half precision, which onnxruntime does 
 is for bundles that store in half precision: 5e-2 was seen on made-up images, in which there is
 nobody and maps have little range, and 3e-3 on photos."""
 
-IMAGES = 20
-"""How many photos (half as many made-up images) show what half precision cannot hold."""
 KERNEL_NOISES = 4.0
 """Differences of kernels may be so many times onnxruntime's own: Winograd's transforms round more
 than the plain sums in all of its answers do."""
@@ -75,15 +81,6 @@ MATCHED = 0.9
 """The part of all people that a bundle's decoder must find as the NumPy decoder does."""
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
-
-MAX_PHOTO = 1920
-"""Most pixels of a photo's side that bundles prepare: video frames. Larger ones are scaled here."""
-
-Post = Literal["paf", "none"]
-"""What follows a network in its bundle."""
-
-OnFail = Literal["stop", "warn"]
-"""What a comparison with onnxruntime that fails does."""
 
 WORKER = "graphopt.codegen.jobs.compile_worker"
 """The module that the child process runs."""
@@ -107,6 +104,7 @@ class Compilation:
         kept: what half precision cannot hold and is in float32 for that, a phrase each.
         remarks: what the user should know of what was done and of the comparison, a sentence each.
         unread: why no pose maps were recognised, where that is so.
+        tuned_on: the device that kernels were measured on; None where they were estimated.
     """
 
     manifest: Manifest
@@ -116,51 +114,24 @@ class Compilation:
     kept: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     unread: str = ""
+    tuned_on: str | None = None
 
 
 def compile_model(
     path: Path,
     bundle: Path,
+    options: CompileOptions = CompileOptions(),
     *,
-    target: str = "cpu",
-    host: str = "",
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    pose_choices: Mapping[str, Any] | None = None,
-    tuned: Mapping[str, Tuned] = MappingProxyType({}),
-    fp16: bool = False,
-    half_arithmetic: bool = False,
-    calib: Path | None = None,
-    calib_photos: int = IMAGES,
-    post: Post = "paf",
-    limits: Mapping[str, int] = MappingProxyType({}),
-    max_photo: int = MAX_PHOTO,
-    require_full_gpu: bool = False,
-    on_fail: OnFail = "stop",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
     """Compile a network into a bundle.
 
-    The graph is first cleaned by the preset `exact`. Where its input has dynamic extents and no
-    size is given, height is the pose network's usual one and the width 16/9 of it.
+    The graph is first cleaned by the preset `exact`.
 
     Args:
         path: the ONNX file.
         bundle: the folder to write; an older bundle there is replaced.
-        target: a file name of `graphopt/codegen/targets`.
-        host: the machine that the bundle is for, see `codegen.hosts`; "" is this one.
-        input_shapes: sizes to fix inputs at, see `graphopt.ir.onnx_io.load_model`.
-        pose_choices: what the user says about the network, see `detect_pose_spec`.
-        tuned: the fastest kernels that `graphopt tune` found (`compiler.tuning_cache.Tuning`).
-        fp16: store what fits in half precision: weights, on GPUs activations too.
-        half_arithmetic: besides, let convolutions compute in it (not on a CPU).
-        calib: a folder of photos that show what fits; without it, made-up images do.
-        calib_photos: how many of them at most.
-        post: what follows a pose network: a decoder's kernels, or nothing.
-        limits: the decoder's, see `graphopt.pose.kernel_decoder.LIMITS`.
-        max_photo: most pixels of a photo's side that the bundle prepares itself; 0 for none.
-        require_full_gpu: refuse a bundle that leaves anything to a CPU.
-        on_fail: "warn" writes a bundle that differs from onnxruntime, too, as long as its outputs
-            are finite and differ by less than their range; the manifest then says so.
+        options: what it is compiled for, and how.
         progress: told what is being done.
 
     Raises:
@@ -168,104 +139,191 @@ def compile_model(
         CheckFailed: the bundle's outputs differ from onnxruntime's, or it leaves something to a
             CPU and must not; nothing is written.
     """
+    tuning = tuning_for(options)
     check_place(bundle)
-    check_name(target)
-    check_host(host)
-    fp16 = fp16 or half_arithmetic
-    if calib is not None and not fp16:
+    check_name(options.target)
+    check_host(options.host)
+    if options.calib is not None and not _in_halves(options):
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     failures: list[str] = []
     network = prepare_network(
-        path, input_shapes, pose_choices or {}, progress, failures if on_fail == "warn" else None
+        path,
+        parse_input_shapes(options.input_shape),
+        options.pose.choices(),
+        progress,
+        failures if options.on_fail == "warn" else None,
     )
-    graph, pose, remarks = network.graph, network.pose, list(network.remarks)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
-        save_model(graph, work / "model.onnx")
-        measured = {key: choice.model_dump() for key, choice in tuned.items()}
-        task: dict[str, Any] = {
-            "task": "compile",
-            "target": target,
-            "host": host,
-            "measured": measured,
-            "half_arithmetic": half_arithmetic,
-        }
-        if pose is not None:
-            task |= {"pose": pose.model_dump(mode="json"), "side": max_photo}
-            task |= {"limits": dict(limits)} if post == "paf" else {}
-        samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
-        images: list[Feeds] = []
-        if fp16:
-            progress("looking for what half precision cannot hold")
-            images, said = _images(graph, pose, calib, calib_photos)
-            remarks += said
-            task["largest"] = largest_values(graph, images or samples)
-        run_worker(work, task, progress)
-        description = json.loads((work / "description.json").read_text())
-        plan = Plan.model_validate_json((work / "plan.json").read_bytes())
-        made_for = BundleTarget(**description["target"])
-        runs = _places(plan, made_for.kind, pose, post)
-        if require_full_gpu:
-            _check_places(runs)
-        names = ["plan.json", "weights.bin", description["code_file"]]
-        files = {name: (work / name).read_bytes() for name in names}
-        if pose is not None:
-            files["pose.json"] = pose.model_dump_json(indent=1).encode()
-        files["NOTICE"] = _notice(path, description["tvm"]).encode()
-        manifest = Manifest(
-            format=FORMAT,
-            graphopt=__version__,
-            tvm=description["tvm"],
-            target=made_for,
-            model=Model(path=str(path.resolve()), sha256=sha256_of(path)),
-            inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
-            outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
-            macs=sum(launch.macs for launch in plan.launches),
-            runs=runs,
-            files={},
-        )
+        save_model(network.graph, work / "model.onnx")
+        inputs = _inputs(network, options, progress)
+        run_worker(work, _task(network, options, tuning, inputs), progress)
+        made = _collect(work, path, network.pose, options)
         progress("comparing with onnxruntime")
-        write_bundle(work / "bundle", manifest, files)
-        together = [images[:COMPARED]] if images else [[feeds] for feeds in samples]
+        write_bundle(work / "bundle", made.manifest, made.files)
         engine = _opened(work / "bundle")
+        manifest, remarks = made.manifest, [*network.remarks, *inputs.remarks]
         differs: float | str
         if isinstance(engine, str):
             differs = engine
         else:
-            got = [[engine.run(feeds) for feeds in inputs] for inputs in together]
-            found = agreement_with_onnxruntime(
-                graph, together, got, STORED_TOLERANCE if fp16 else None
-            )
-            differs = found.difference
-            remarks += [found.within] if found.within else []
-            if found.excess is not None:
-                failure = disagreement("bundle", found, overrulable=True)
-                if fp16:
-                    failure.hint = "show it photos with --calib, or compile it without --fp16"
-                if on_fail == "stop" or not differs <= APPROXIMATE_LIMIT:
-                    raise failure
-                failures.append(failure.message)
-            remarks += failures
-            manifest = manifest.model_copy(
-                update={
-                    "comparison": Comparison(
-                        difference=differs, noise=found.noise, failures=tuple(failures)
-                    )
-                }
-            )
-        if plan.decoder is not None and pose is not None and not isinstance(engine, str):
+            comparison, said = _compared(engine, network.graph, inputs, options, failures)
+            differs = comparison.difference
+            remarks += said
+            manifest = manifest.model_copy(update={"comparison": comparison})
+        if made.plan.decoder and network.pose is not None and not isinstance(engine, str):
             progress("comparing people with the decoder's meaning")
-            _check_decoder(engine, plan.decoder, pose, [feeds for feeds, *_ in together])
-        manifest = write_bundle(bundle, manifest, files)
+            feeds = [feeds for feeds, *_ in inputs.together]
+            _check_decoder(engine, made.plan.decoder, network.pose, feeds)
+        manifest = write_bundle(bundle, manifest, made.files)
     return Compilation(
         manifest,
-        plan,
-        pose,
+        made.plan,
+        network.pose,
         differs,
-        tuple(description["kept"]),
+        made.kept,
         remarks=tuple(remarks),
         unread=network.unread,
+        tuned_on=tuning.device if tuning else None,
     )
+
+
+def _in_halves(options: CompileOptions) -> bool:
+    """Whether the bundle stores in half precision."""
+    return options.fp16 or options.fp16_arithmetic
+
+
+class _Inputs(NamedTuple):
+    """What a bundle is compared with onnxruntime on.
+
+    Args:
+        together: inputs whose outputs share one range, a list each.
+        largest: largest absolute value of each tensor; None where nothing is stored in halves.
+        remarks: what a user should know of the photos.
+    """
+
+    together: list[list[Feeds]]
+    largest: Mapping[str, float] | None
+    remarks: tuple[str, ...]
+
+
+def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str], None]) -> _Inputs:
+    """Inputs to compare on, and for half precision what it must hold."""
+    graph = network.graph
+    samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
+    alone = [[feeds] for feeds in samples]
+    if not _in_halves(options):
+        return _Inputs(alone, None, ())
+    progress("looking for what half precision cannot hold")
+    images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
+    largest = largest_values(graph, images or samples)
+    return _Inputs([images[:COMPARED]] if images else alone, largest, remarks)
+
+
+def _task(
+    network: Prepared, options: CompileOptions, tuning: Tuning | None, inputs: _Inputs
+) -> dict[str, Any]:
+    """What the compiler's process is told."""
+    task: dict[str, Any] = {
+        "task": "compile",
+        "target": options.target,
+        "host": options.host,
+        "measured": measured_kernels(tuning),
+        "half_arithmetic": options.fp16_arithmetic,
+    }
+    if network.pose is not None:
+        task |= {"pose": network.pose.model_dump(mode="json"), "side": options.max_photo}
+        if options.post == "paf":
+            limits = {"max_people": options.max_people, "max_peaks": options.max_peaks}
+            task |= {"limits": limits}
+    if inputs.largest is not None:
+        task["largest"] = inputs.largest
+    return task
+
+
+class _Made(NamedTuple):
+    """What the compiler's process made.
+
+    Args:
+        manifest: of the bundle; it has no files yet.
+        plan: its plan.
+        files: its files' contents by name, but for the manifest.
+        kept: what half precision cannot hold, a phrase each.
+    """
+
+    manifest: Manifest
+    plan: Plan
+    files: dict[str, bytes]
+    kept: tuple[str, ...]
+
+
+def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOptions) -> _Made:
+    """Read what the compiler's process left in a folder.
+
+    Raises:
+        CheckFailed: it leaves something to a CPU and must not.
+    """
+    description = json.loads((work / "description.json").read_text())
+    plan = Plan.model_validate_json((work / "plan.json").read_bytes())
+    made_for = BundleTarget(**description["target"])
+    runs = _places(plan, made_for.kind, pose, options.post)
+    if options.require_full_gpu:
+        _check_places(runs)
+    names = ["plan.json", "weights.bin", description["code_file"]]
+    files = {name: (work / name).read_bytes() for name in names}
+    if pose is not None:
+        files["pose.json"] = pose.model_dump_json(indent=1).encode()
+    files["NOTICE"] = _notice(path, description["tvm"]).encode()
+    manifest = Manifest(
+        format=FORMAT,
+        graphopt=__version__,
+        tvm=description["tvm"],
+        target=made_for,
+        model=Model(path=str(path.resolve()), sha256=sha256_of(path)),
+        inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
+        outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
+        macs=sum(launch.macs for launch in plan.launches),
+        runs=runs,
+        files={},
+    )
+    return _Made(manifest, plan, files, tuple(description["kept"]))
+
+
+def _compared(
+    engine: BundleRunner,
+    graph: gs.Graph,
+    inputs: _Inputs,
+    options: CompileOptions,
+    failures: list[str],
+) -> tuple[Comparison, list[str]]:
+    """How a bundle compares with onnxruntime, and remarks on that, `failures` among them.
+
+    Args:
+        engine: the bundle.
+        graph: what was compiled.
+        inputs: what to compare on.
+        options: what was asked for.
+        failures: what was overruled before; what is overruled here is added.
+
+    Raises:
+        CheckFailed: it differs too much.
+    """
+    halves = _in_halves(options)
+    got = [[engine.run(feeds) for feeds in together] for together in inputs.together]
+    limit = STORED_TOLERANCE if halves else None
+    found = agreement_with_onnxruntime(graph, inputs.together, got, limit)
+    if found.excess is not None:
+        failure = disagreement("bundle", found, overrulable=True)
+        if halves:
+            failure.hint = "show it photos with --calib, or compile it without --fp16"
+        if options.on_fail == "stop" or not found.difference <= APPROXIMATE_LIMIT:
+            raise failure
+        failures.append(failure.message)
+    remarks = [*([found.within] if found.within else []), *failures]
+    comparison = Comparison(
+        difference=found.difference, noise=found.noise, failures=tuple(failures)
+    )
+    return comparison, remarks
 
 
 def _places(

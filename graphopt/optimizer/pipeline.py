@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_graphsurgeon as gs
 from pydantic import TypeAdapter, ValidationError
@@ -149,6 +149,10 @@ def _build(pass_type: PassType, text: str) -> Pass[Any]:
 # --- running ------------------------------------------------------------------------------------
 
 
+AfterPass: TypeAlias = Callable[[int, str, gs.Graph], None]
+"""What is called after a pass, see `run_pipeline`."""
+
+
 @dataclass(frozen=True)
 class PassStep:
     """One pass of a run."""
@@ -210,6 +214,7 @@ def run_pipeline(
     max_shift: float | None = None,
     must_pay: int = 0,
     progress: Callable[[str], None] = lambda _: None,
+    after_pass: AfterPass = lambda _number, _name, _graph: None,
 ) -> PipelineResult:
     """Run passes in order on a copy of a graph.
 
@@ -229,18 +234,20 @@ def run_pipeline(
         must_pay: of the first so many passes, those are left out that make the network slower on
             the context's device, and those that cost accuracy and do not make it faster.
         progress: called with each pass's name before it runs, and with what long ones do.
+        after_pass: called with the number of each pass, from 1, its name, and the network that the
+            next one gets, which it must not change.
 
     Raises:
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
     run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
-    result = run.all()
+    result = run.all(after_pass)
     if result is None:  # Only a check after each pass can tell which one it was.
         run = _Run(
             graph, passes, context or Context(), "each", on_fail, max_shift, must_pay, progress
         )
-        result = run.all()
+        result = run.all(after_pass)
         assert result is not None
     return result
 
@@ -294,7 +301,7 @@ class _Run:
         self._waiting = 0
         """How many of the last steps are not in `approved`, since a later pass repairs them."""
 
-    def all(self) -> PipelineResult | None:
+    def all(self, after_pass: AfterPass) -> PipelineResult | None:
         """Run every pass; None where a check at the end failed, and which pass failed matters."""
         before, ms_before = self._cost(), self._ms(self._current)
         self._keep(self._current)
@@ -302,6 +309,7 @@ class _Run:
             self._progress(chosen.name)
             if not self._step(index, chosen):
                 return None
+            after_pass(index + 1, chosen.name, self._current)
         return PipelineResult(
             graph=self._current,
             steps=tuple(self._steps),

@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -41,7 +41,8 @@ from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.ir.graph import Convolution, constant, is_standard, label
-from graphopt.ir.onnx_io import copy_model, load_model, replacing
+from graphopt.ir.onnx_io import copy_model, load_model, parse_input_shapes, replacing
+from graphopt.optimizer.options import PHOTOS, RATIOS, SensitivityOptions
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.pose.decode import Person
 from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec, detect_pose_spec
@@ -51,12 +52,8 @@ from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 
 Floats = NDArray[np.float32]
 
-RATIOS = (0.25, 0.5, 0.7, 0.85)
-"""Parts of a layer's blocks that go."""
 POSITIONS = 12
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
-PHOTOS = 50
-"""Images at most, a share of them held out: more only make the same ranking surer."""
 RIDGE = 1e-2
 """Pull toward the present weights, relative to the mean square of a layer's input."""
 
@@ -129,41 +126,37 @@ def read_sensitivity(path: Path) -> Sensitivity:
 
 def measure_file(
     path: Path,
-    photos: Path,
+    options: SensitivityOptions,
     *,
-    count: int = PHOTOS,
-    ratios: Sequence[float] = RATIOS,
-    block: BlockName = MEASURED,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
     work: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    **choices: Any,
 ) -> Sensitivity:
     """Measure an ONNX file's sensitivity on a folder of photos.
 
     Args:
         path: the network; BatchNormalizations are folded into its convolutions first, as
             `graphopt optimize` does before it prunes.
-        photos: the folder.
-        count: how many photos to use at most; a fifth is held out to judge by.
-        ratios: see `sensitivity`, as `block` is.
-        block: filters x channels of a block.
-        input_shapes: sizes to fix inputs at, see `load_model`.
+        options: the photos, and what is pruned.
         work: a folder for what an interrupted run goes on from; it goes when all is done.
         progress: told which layer of how many is being measured.
-        choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
     Raises:
         GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
             `sensitivity`.
     """
-    graph = load_model(path, input_shapes)
-    spec = detect_pose_spec(graph, **choices)
+    pose = options.pose.choices()
+    graph = load_model(path, parse_input_shapes(options.input_shape))
+    spec = detect_pose_spec(graph, **pose)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
-    calibration = Calibration.from_photos(photos, graph, spec, count=count)
+    calibration = Calibration.from_photos(options.calib, graph, spec, count=options.calib_photos)
     with resumable(work):
         found = sensitivity(
-            graph, calibration, ratios=ratios, block=block, work=work, progress=progress
+            graph,
+            calibration,
+            ratios=sorted(set(options.ratio)),
+            block=options.block,
+            work=work,
+            progress=progress,
         )
     return found.model_copy(update={"remarks": tuple(calibration.remarks)})
 

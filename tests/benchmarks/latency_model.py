@@ -22,8 +22,9 @@ from graphopt.analysis.latency.device import Device, load_device
 from graphopt.analysis.latency.predict import Work, time_of, work_of
 from graphopt.bench.device_profile import matched
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.ir.graph import CONV_OPS, label
-from graphopt.ir.onnx_io import load_model, parse_input_shapes
+from graphopt.ir.onnx_io import format_input_shapes, load_model, parse_input_shapes
 from graphopt.optimizer.pipeline import PRESETS, parse_pipeline, run_pipeline
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.layer_times import layer_times
@@ -44,7 +45,11 @@ def main() -> None:
     shapes = parse_input_shapes(options.input_shape)
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        compile_model(options.model, bundle, target=options.target, input_shapes=shapes)
+        compile_model(
+            options.model,
+            bundle,
+            CompileOptions(target=options.target, input_shape=format_input_shapes(shapes)),
+        )
         times = layer_times(bundle, threads=options.threads)
         sizes = dict(read_bundle(bundle).manifest.inputs)
     graph = load_model(options.model, sizes)
