@@ -8,29 +8,25 @@ compared with onnxruntime's on the same input, and the difference stands beside 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
-from rich.console import Group, RenderableType
-from rich.text import Text
 
+from graphopt.bench.bench_report import BenchReport, LayerTiming
 from graphopt.bench.competitors import Job, check_names, open_competitor
 from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.options import BenchOptions
-from graphopt.bench.roofline import Peak, measure_peak
-from graphopt.bench.stage_timing import Budget, measure_budget
+from graphopt.bench.roofline import measure_peak
+from graphopt.bench.stage_timing import measure_budget
+from graphopt.bench.turns import LineUp, line_up, measure, summarise
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
-from graphopt.display.numbers import named_sizes
-from graphopt.display.tables import Grid, Kind
 from graphopt.errors import GraphoptError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array
@@ -40,287 +36,12 @@ from graphopt.pose.spec import read_pose_spec
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.runner import BundleRunner, LayerTime, open_bundle
+from graphopt.runtime.runner import BundleRunner, open_bundle
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.threads import usable_cores
 
-SUSPICIOUS = 1e-3
-"""A difference, relative to an output's range, that float32 rounding does not explain."""
-
 LOOKED_AT = 20
 """Files beside a network, at most, that may be what it was made from."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Timing(_Record):
-    """Milliseconds for one run of the network: the median over rounds, and how far they spread."""
-
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-
-    @classmethod
-    def of(cls, milliseconds: NDArray[np.float64]) -> Timing:
-        """The summary of one time a round."""
-        low, middle, high = np.percentile(milliseconds, (10, 50, 90))
-        return cls(median_ms=middle, p10_ms=low, p90_ms=high)
-
-
-class LayerTiming(_Record):
-    """One layer of graphopt's: what it does, how long it takes, how near that is to the peak."""
-
-    layer: str
-    """The ONNX node."""
-    kernel: str
-    ms: float
-    share: float
-    """Of the time of all layers."""
-    macs: int
-    gflops: float
-    """1e9 operations a second; a multiply-add is two."""
-    of_peak: float
-    """`gflops` / the measured peak. What needs more bytes than operations cannot come near 1."""
-    bytes: int
-    """Of the tensors that it reads and writes, weights included."""
-    gbytes: float
-    """1e9 bytes a second. Above the peak, they came from a cache."""
-
-    @classmethod
-    def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[LayerTiming, ...]:
-        """All layers of a network, from their times."""
-        total = sum(layer.ms for layer in times)
-        layers = []
-        for layer in times:
-            # 1e6 operations in a millisecond are 1e9 a second.
-            gflops = 2e-6 * layer.macs / layer.ms
-            layers.append(
-                cls(
-                    **vars(layer),
-                    share=layer.ms / total,
-                    gflops=gflops,
-                    of_peak=gflops / peak.gflops,
-                    gbytes=1e-6 * layer.bytes / layer.ms,
-                )
-            )
-        return tuple(layers)
-
-
-class BenchReport(_Record):
-    """What `graphopt bench` measured; its JSON form is stable."""
-
-    engines: dict[str, Timing]
-    ratios: dict[str, float]
-    """graphopt's median time / each engine's: below 1, graphopt is faster."""
-    ratio_p10_p90: dict[str, tuple[float, float]]
-    """How far the ratio spreads when it is taken within each round."""
-    difference: dict[str, float]
-    """The largest difference from onnxruntime's outputs on the same file, relative to the output's
-    range."""
-    files: dict[str, str]
-    """The network that each engine ran; graphopt's bundle was compiled from its."""
-    remark: str = ""
-    """What to know where the network was rewritten; else empty."""
-    unavailable: dict[str, str]
-    """Engines that were asked for and did not run, and why."""
-    threads: int
-    rounds: int
-    model: str
-    input: dict[str, tuple[int, ...]]
-    compiled_here: bool
-    """True when the model was an ONNX file and graphopt's bundle was made for this measurement."""
-    memory: dict[str, int]
-    """The most bytes that a process holds which loads and runs nothing but that engine."""
-    bundle_bytes: int
-    """Of all files of graphopt's bundle."""
-    layers: tuple[LayerTiming, ...] | None = None
-    peak: Peak | None = None
-    """Measured with the layers, on as many threads."""
-    budget: Budget | None = None
-
-    def __rich__(self) -> RenderableType:
-        """Engine by engine, then who is missing, then layer by layer."""
-        return Group(*self._parts())
-
-    def _parts(self) -> Iterator[RenderableType]:
-        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
-        columns = {"engine": Kind.KEY, "network": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
-        table = Grid(columns, title=self.model)
-        for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
-            off = self.difference[name]
-            low, high = self.ratio_p10_p90.get(name, (None, None))
-            table.add(
-                name,
-                Path(self.files[name]).name,
-                *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
-                f"{self.ratios[name]:.2f}" if name in self.ratios else "",
-                f"{low:.2f} … {high:.2f}" if low is not None else "",
-                Text(f"{off:.1e}", style="bold red" if off > SUSPICIOUS else ""),
-            )
-        yield table
-        if self.remark:
-            yield Text(self.remark, style="yellow")
-        for name, reason in self.unavailable.items():
-            yield Text(f"{name} is missing: {reason}", style="yellow")
-        at = named_sizes(self.input)
-        yield Text(
-            f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
-            "onnxruntime's outputs on the same network, relative to their range.",
-            style="dim",
-        )
-        if self.compiled_here:
-            yield Text("graphopt: compiled for this measurement, target cpu.", style="dim")
-        held = ", ".join(f"{name} {bytes / 1e6:.0f} MB" for name, bytes in self.memory.items())
-        yield Text(
-            f"memory of a process that loads and runs it, at most: {held}; "
-            f"graphopt's bundle: {self.bundle_bytes / 1e6:.1f} MB.",
-            style="dim",
-        )
-        if self.budget is not None:
-            yield from _budget_parts(self.budget)
-        if self.layers is not None and self.peak is not None:
-            yield _layer_table(self.layers)
-            yield Text(
-                f"peak: {self.peak.gflops:.0f} GFLOP/s and {self.peak.gbytes:.1f} GB/s, measured "
-                f"here on {self.threads} threads: multiply-adds on registers alone, and a copy in "
-                "memory. More GB/s than that come from caches.",
-                style="dim",
-            )
-
-
-def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
-    columns = {"stage": Kind.KEY, "ms": Kind.NUMBER, "share": Kind.NUMBER}
-    table = Grid(columns, title="graphopt, from photo to picture")
-    total = sum(budget.ms.values())
-    for stage, ms in budget.ms.items():
-        table.add(stage, f"{ms:.2f}", f"{ms / total:.1%}")
-    yield table
-    photo = f"{budget.photo}, {' x '.join(map(str, budget.size))} pixels, people: {budget.people}"
-    yield Text(photo, style="dim")
-
-
-def _layer_table(layers: Sequence[LayerTiming]) -> Grid:
-    numbers = ("ms", "share", "GFLOP/s", "of peak", "GB/s")
-    columns = {"layer": Kind.NAME, "kernel": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
-    table = Grid(columns, title="graphopt, layer by layer")
-    for layer in layers:
-        table.add(
-            layer.layer,
-            layer.kernel,
-            f"{layer.ms:.3f}",
-            f"{layer.share:.1%}",
-            *((f"{layer.gflops:.1f}", f"{layer.of_peak:.0%}") if layer.macs else ("", "")),
-            f"{layer.gbytes:.1f}",
-        )
-    return table
-
-
-def measure(
-    engines: Sequence[Engine],
-    feeds: Mapping[str, Array],
-    *,
-    rounds: int,
-    warmup_rounds: int,
-    pause: float = 0.1,
-    after_round: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> NDArray[np.float64]:
-    """Run engines in turns.
-
-    A turn is a pause, one run that is not counted and one that is. The pause lets the idle threads
-    of the engine before it, which spin for a while, go to sleep: without it the slowest to wake is
-    robbed of a core. The run refills the caches. The order rotates from round to round. Of an
-    engine in a process of its own only that process's time counts (`GuestEngine.overhead`).
-
-    Args:
-        engines: whom to run.
-        feeds: their input.
-        rounds: how often each has its turn.
-        warmup_rounds: rounds before those, which are not counted.
-        pause: seconds before each turn.
-        after_round: called after each round, warm-up rounds too.
-        clock: seconds.
-
-    Returns:
-        [engines, rounds]: milliseconds.
-    """
-    times = np.empty((len(engines), rounds))
-    for number in range(-warmup_rounds, rounds):
-        for turn in range(len(engines)):
-            which = (number + turn) % len(engines)
-            time.sleep(pause)
-            engines[which].run(feeds)
-            start = clock()
-            engines[which].run(feeds)
-            spent = clock() - start - getattr(engines[which], "overhead", 0.0)
-            if number >= 0:
-                times[which, number] = 1e3 * spent
-        after_round()
-    return times
-
-
-def summarise(
-    names: Sequence[str], times: NDArray[np.float64], subject: str = "graphopt"
-) -> tuple[dict[str, Timing], dict[str, float], dict[str, tuple[float, float]]]:
-    """Timings, ratios and their spread, by name.
-
-    Args:
-        names: the engines.
-        times: [engines, rounds], as `measure` gives them.
-        subject: the engine whose time the ratios are of; it need not have run.
-
-    Returns:
-        Each engine's timing; the subject's median / each other's median; and the 10th and 90th
-        percentile of that ratio within single rounds.
-    """
-    timings = {name: Timing.of(row) for name, row in zip(names, times, strict=True)}
-    ratios: dict[str, float] = {}
-    spread: dict[str, tuple[float, float]] = {}
-    if subject in timings:
-        own = times[list(names).index(subject)]
-        for name, row in zip(names, times, strict=True):
-            if name != subject:
-                ratios[name] = timings[subject].median_ms / timings[name].median_ms
-                low, high = np.percentile(own / row, (10, 90))
-                spread[name] = (float(low), float(high))
-    return timings, ratios, spread
-
-
-@dataclass
-class LineUp:
-    """The engines that take part, and those that cannot."""
-
-    engines: list[Engine] = field(default_factory=list)
-    difference: dict[str, float] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
-
-
-def line_up(
-    openers: Mapping[str, Callable[[], Engine]],
-    feeds: Mapping[str, Array],
-    expected: Mapping[str, Array],
-) -> LineUp:
-    """Open every engine and compare its outputs with what is expected.
-
-    Args:
-        openers: what opens an engine, by name. An error of its own, or of its engine's first run,
-            makes the engine unavailable.
-        feeds: the input.
-        expected: the right outputs.
-    """
-    result = LineUp()
-    for name, opener in openers.items():
-        try:
-            engine = opener()
-            answer = engine.run(feeds)
-        except Exception as error:  # engines have exceptions of their own
-            result.unavailable[name] = str(error) or type(error).__name__
-            continue
-        result.engines.append(engine)
-        result.difference[name] = max(difference(answer[n], expected[n]) for n in expected)
-    return result
 
 
 def bench(
@@ -533,7 +254,8 @@ def usual_feeds(
     return next(images.feeds(images.fitting))
 
 
-class Network(_Record):
+@dataclass(frozen=True)
+class Network:
     """The file that an engine runs."""
 
     path: Path

@@ -55,7 +55,7 @@ def bench(
 
     With --device adb, a bundle is measured on a phone, by itself, layer by layer.
     """
-    from graphopt.bench.benchmark import BenchReport
+    from graphopt.bench.bench_report import BenchReport
     from graphopt.display.tables import console
 
     if post_processing == (model is not None):

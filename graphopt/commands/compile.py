@@ -98,7 +98,7 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
 
 def _say_remarks(done: Compilation) -> None:
     """What a user should know of a bundle, on stderr."""
-    from graphopt.compiler.compile import WHY_NOT
+    from graphopt.compiler.stages import WHY_NOT
     from graphopt.display.tables import say
 
     for line in done.pose.guesses if done.pose else ():

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.targets import check_name
-from graphopt.compiler.compile import prepare_network, run_worker
 from graphopt.compiler.options import TuneOptions
+from graphopt.compiler.prepare import prepare_network
 from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning
+from graphopt.compiler.worker import run_worker
 from graphopt.ir.onnx_io import parse_input_shapes, save_model
 from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.runner import device_name

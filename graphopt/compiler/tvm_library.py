@@ -16,14 +16,11 @@ import numpy as np
 
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_name, load_target
-from graphopt.compiler.compile import (
-    agreement_with_onnxruntime,
-    disagreement,
-    prepare_network,
-    run_worker,
-)
+from graphopt.compiler.comparison import agreement_with_onnxruntime, disagreement
 from graphopt.compiler.options import CompileOptions
+from graphopt.compiler.prepare import prepare_network
 from graphopt.compiler.tuning_cache import measured_kernels, tuning_for
+from graphopt.compiler.worker import run_worker
 from graphopt.errors import UsageError
 from graphopt.ir.onnx_io import parse_input_shapes, replacing, save_model, sha256_of
 from graphopt.runtime.bundle import Manifest, Model

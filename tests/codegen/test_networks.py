@@ -358,7 +358,7 @@ def test_a_crash_of_the_compiler_names_the_layer(
     proto: Proto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "crashing_worker.py").write_text(CRASHES)
-    monkeypatch.setattr("graphopt.compiler.compile.WORKER", "crashing_worker")
+    monkeypatch.setattr("graphopt.compiler.worker.WORKER", "crashing_worker")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
