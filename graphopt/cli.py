@@ -1,8 +1,9 @@
 """The command line: wiring only.
 
 A command is a module of `graphopt.commands` that defines one function of the same name; its
-signature is its options and its docstring the help text. Those modules import nothing heavy until
-they run, which keeps `graphopt --help` quick (a test watches it).
+docstring is the help text. Its options are the fields of a dataclass, which stands beside the plain
+function that it is for, and the parameters that say what is read and written. Those modules import
+nothing heavy until they run, which keeps `graphopt --help` quick (a test watches it).
 """
 
 from __future__ import annotations

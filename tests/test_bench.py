@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from graphopt.bench import benchmark, competitors
+from graphopt.bench import bench_report, benchmark, competitors, turns
 from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.options import BenchOptions
 from graphopt.bench.roofline import Peak
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.ir.arrays import Array, Shape
 from graphopt.ir.files import sha256_of
+from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.bundle import (
@@ -74,7 +76,7 @@ def test_engines_take_turns_in_rotating_order() -> None:
     clock, log = Clock(), []
     engines = [FakeEngine(name, clock, log, lambda _: 1.0) for name in "abc"]
     rounds: list[int] = []
-    benchmark.measure(
+    turns.measure(
         engines,
         {},
         rounds=3,
@@ -83,9 +85,9 @@ def test_engines_take_turns_in_rotating_order() -> None:
         after_round=lambda: rounds.append(1),
         clock=clock,
     )
-    turns = log[::2]
-    assert log[1::2] == turns  # each turn is two runs
-    assert ["".join(turns[i : i + 3]) for i in (0, 3, 6)] == ["abc", "bca", "cab"]
+    taken = log[::2]
+    assert log[1::2] == taken  # each turn is two runs
+    assert ["".join(taken[i : i + 3]) for i in (0, 3, 6)] == ["abc", "bca", "cab"]
     assert len(rounds) == 3
 
 
@@ -95,7 +97,7 @@ def test_only_second_runs_after_the_warm_up_count() -> None:
     slow_start = FakeEngine(
         "a", clock, [], lambda run: 1000.0 if run < 4 or run % 2 == 0 else 2.0 + run
     )
-    times = benchmark.measure([slow_start], {}, rounds=2, warmup_rounds=2, pause=0, clock=clock)
+    times = turns.measure([slow_start], {}, rounds=2, warmup_rounds=2, pause=0, clock=clock)
     np.testing.assert_allclose(times, [[7.0, 9.0]])
 
 
@@ -103,14 +105,14 @@ def test_what_lies_between_two_processes_does_not_count() -> None:
     clock = Clock()
     engine = FakeEngine("a", clock, [], lambda run: 5.0)
     engine.overhead = 2e-3
-    times = benchmark.measure([engine], {}, rounds=1, warmup_rounds=0, pause=0, clock=clock)
+    times = turns.measure([engine], {}, rounds=1, warmup_rounds=0, pause=0, clock=clock)
     np.testing.assert_allclose(times, [[3.0]])
 
 
 def test_ratios_are_of_medians_and_spread_is_within_rounds() -> None:
     # The machine is three times slower in the last round: the ratio must not care.
     machine = np.array([1.0, 1.0, 3.0])
-    timings, ratios, spread = benchmark.summarise(
+    timings, ratios, spread = turns.summarise(
         ["graphopt", "other"], np.stack([2.0 * machine, 4.0 * machine])
     )
     assert timings["graphopt"].median_ms == pytest.approx(2.0)
@@ -120,7 +122,7 @@ def test_ratios_are_of_medians_and_spread_is_within_rounds() -> None:
 
 
 def test_without_graphopt_there_is_no_ratio() -> None:
-    timings, ratios, _ = benchmark.summarise(["a", "b"], np.ones((2, 3)))
+    timings, ratios, _ = turns.summarise(["a", "b"], np.ones((2, 3)))
     assert set(timings) == {"a", "b"}
     assert ratios == {}
 
@@ -134,7 +136,7 @@ def test_a_wrong_answer_shows_and_a_failing_engine_is_named() -> None:
     def fails(run: int) -> float:
         raise RuntimeError("out of memory")
 
-    result = benchmark.line_up(
+    result = turns.line_up(
         {
             "right": lambda: FakeEngine("right", clock, [], lambda _: 1.0),
             "broken": broken,
@@ -381,11 +383,9 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(competitors, "COMPETITORS", table)
     report = benchmark.bench(
         bundle,
-        vs=("onnxruntime", "swift"),
-        threads=1,
-        rounds=2,
-        warmup_rounds=0,
-        per_layer=True,
+        BenchOptions(
+            vs=("onnxruntime", "swift"), threads=1, num_runs=2, warmup_runs=0, per_layer=True
+        ),
     )
     data = report.model_dump(mode="json", exclude_none=True)
     assert set(data["engines"]) == {"graphopt", "onnxruntime"}
@@ -418,7 +418,8 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_is_printed(bundle: Path) -> None:
     report = benchmark.bench(
-        bundle, vs=("onnxruntime",), threads=1, rounds=1, warmup_rounds=0, per_layer=True
+        bundle,
+        BenchOptions(vs=("onnxruntime",), threads=1, num_runs=1, warmup_runs=0, per_layer=True),
     )
     report = report.model_copy(
         update={
@@ -460,15 +461,17 @@ def rewritten(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     return bundle, original
 
 
-def shown(report: benchmark.BenchReport) -> str:
+def shown(report: bench_report.BenchReport) -> str:
     console = Console(width=140)
     with console.capture() as capture:
         console.print(report)
     return capture.get()
 
 
-def brief(bundle: Path, original: Path | None = None) -> benchmark.BenchReport:
-    return benchmark.bench(bundle, threads=1, rounds=1, warmup_rounds=0, original=original)
+def brief(bundle: Path, original: Path | None = None) -> bench_report.BenchReport:
+    return benchmark.bench(
+        bundle, BenchOptions(threads=1, num_runs=1, warmup_runs=0, original=original)
+    )
 
 
 def test_others_run_the_network_before_it_was_rewritten(
@@ -527,13 +530,15 @@ def test_an_original_with_other_inputs_is_refused(bundle: Path, tmp_path: Path) 
 
 def test_a_bundle_has_one_size(bundle: Path) -> None:
     with pytest.raises(InputError, match="one size"):
-        benchmark.bench(bundle, input_shapes={"image": (1, 3, 32, 32)})
+        benchmark.bench(
+            bundle, BenchOptions(input_shape=format_input_shapes({"image": (1, 3, 32, 32)}))
+        )
 
 
 def test_a_network_that_has_changed_is_no_yardstick(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "demo.onnx").write_bytes(DEMO.read_bytes() + b"\0")
     with pytest.raises(InputError, match="is gone or has changed"):
-        benchmark.bench(bundle, threads=1)
+        benchmark.bench(bundle, BenchOptions(threads=1))
 
 
 def _memory(engine: str, scratch: Path) -> int:

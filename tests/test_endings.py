@@ -152,7 +152,7 @@ def test_the_compiler_s_memory_error_is_a_sentence(
     (tmp_path / "worker_out_of_memory.py").write_text(
         "import os, signal, sys; os.kill(os.getpid(), signal.SIGKILL)"
     )
-    monkeypatch.setattr("graphopt.compiler.compile.WORKER", "worker_out_of_memory")
+    monkeypatch.setattr("graphopt.compiler.worker.WORKER", "worker_out_of_memory")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)

@@ -18,6 +18,7 @@ from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions, TuneOptions
 from graphopt.compiler.tuner import tune
 from graphopt.compiler.tuning_cache import (
     Tuning,
@@ -83,20 +84,22 @@ def kernels_of(bundle: Path) -> list[str]:
 
 @pytest.mark.parametrize("target", ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)])
 def test_what_is_measured_is_taken(target: str, pointwise: Path, tmp_path: Path) -> None:
-    file, results = tune(pointwise, target=target, output=tmp_path / "tuning.json", threads=1)
+    file, results = tune(
+        pointwise, output=tmp_path / "tuning.json", options=TuneOptions(target=target, threads=1)
+    )
     found = read_tuning(file, target)
     assert [result.count for result in results] == [2, 1]
     assert len(found.layers) == 2
     assert found.layers[POINTWISE.key] == results[0].after
     assert all(0 < r.after.ms <= r.before.ms for r in results)
     assert found.device == device_name(target)
-    compile_model(pointwise, tmp_path / "bundle", target=target, tuned=found.layers)
+    compile_model(pointwise, tmp_path / "bundle", CompileOptions(target=target, tuning=str(file)))
 
 
 def test_more_networks_are_added_to_a_file(pointwise: Path, tmp_path: Path) -> None:
     file = tmp_path / "tuning.json"
     write_tuning(Tuning(target="cpu", device="", layers={"another": SAVED}), file)
-    tune(pointwise, output=file, threads=1)
+    tune(pointwise, output=file, options=TuneOptions(threads=1))
     layers = read_tuning(file, "cpu").layers
     assert len(layers) == 3
     assert layers["another"] == SAVED
@@ -113,7 +116,9 @@ def test_more_networks_are_added_to_a_file(pointwise: Path, tmp_path: Path) -> N
     ],
 )
 def test_the_compiler_obeys(choice: Tuned, expected: str, network: Path, tmp_path: Path) -> None:
-    compile_model(network, tmp_path / "bundle", tuned={SPEC.key: choice})
+    file = tmp_path / "tuning.json"
+    write_tuning(Tuning(target="cpu", device="", layers={SPEC.key: choice}), file)
+    compile_model(network, tmp_path / "bundle", CompileOptions(tuning=str(file)))
     assert kernels_of(tmp_path / "bundle")[:2] == [expected, expected]
 
 
@@ -195,7 +200,7 @@ def test_sparse_kernels_are_measured_with_indices_of_their_own(tmp_path: Path) -
     weight[:8, :12] = 0
     w.CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
     onnx.save(model, path)
-    file, results = tune(path, output=tmp_path / "tuning.json", threads=1)
+    file, results = tune(path, output=tmp_path / "tuning.json", options=TuneOptions(threads=1))
     assert len(results) == 2
     (key,) = (key for key in read_tuning(file, "cpu").layers if "block=" in key)
     assert "kept=5" in key

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from graphopt.analysis.options import CompareOptions
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
 from graphopt.ir.arrays import Array
@@ -117,34 +117,25 @@ def compare(
 def compare_files(
     before: Path,
     after: Path,
-    images: Path,
+    options: CompareOptions,
     *,
-    limit: int | None = None,
-    engine: str | None = None,
-    threads: int = 0,
-    height: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-    **choices: Any,
 ) -> PoseChange:
     """Compare two bundles or ONNX files on a folder of photos.
 
     Args:
         before: the one to measure from; its pre-processing and skeleton hold for both.
         after: the one to measure.
-        images: the folder; files that are no photos are passed over.
-        limit: only the first so many photos, by name.
-        engine: what runs both, see `open_engine`.
-        threads: CPU threads.
-        height: rows of an input that takes any.
+        options: the photos, files in whose folder that are none are passed over; what runs both.
         progress: told how many photos are done, of how many.
-        choices: what the user says about the networks (`graphopt.pose.spec.choices`).
 
     Raises:
         InputError: a file that is missing or no network, no photos, or networks whose inputs have
             different names or sizes.
     """
-    first, spec = open_engine(before, engine=engine, threads=threads, **choices)
-    second, _ = open_engine(after, engine=engine, threads=threads, **choices)
+    opening, images = options.running.opening(), options.images
+    first, spec = open_engine(before, **opening)
+    second, _ = open_engine(after, **opening)
     if dict(first.inputs).keys() != dict(second.inputs).keys():
         raise InputError(
             f"{before} reads {', '.join(first.inputs)}, {after} reads {', '.join(second.inputs)}",
@@ -152,14 +143,17 @@ def compare_files(
         )
     ((name, shape),) = second.inputs.items()
     fixed = [a or b for a, b in zip(extents(first.inputs[name]), extents(shape), strict=True)]
-    files = [path for path, _ in expand([images]) if is_photo(path)][:limit]
+    files = [path for path, _ in expand([images]) if is_photo(path)]
+    files = files[: options.limit]
     if not files:
         raise InputError(f"there is no photo in {images}")
 
     def feeds() -> Iterator[Mapping[str, Array]]:
         for done, file in enumerate(files):
             progress(done, len(files))
-            values, _ = prepare(read_photo(file), spec.preprocess, fixed, height=height)
+            values, _ = prepare(
+                read_photo(file), spec.preprocess, fixed, height=options.running.height
+            )
             yield {name: arranged(values, shape)}
         progress(len(files), len(files))
 

@@ -21,7 +21,9 @@ from scipy.optimize import least_squares
 from graphopt.analysis.latency.device import Device, Figure, LayerClass
 from graphopt.analysis.latency.predict import time_of
 from graphopt.analysis.latency.work import Work, work_of
+from graphopt.bench.options import ProfileOptions
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import label
@@ -264,28 +266,27 @@ def fit(pairs: Sequence[tuple[Work, float]], template: Device, command: str) -> 
 
 
 def profile_machine(
+    options: ProfileOptions = ProfileOptions(),
     *,
-    target: str = "cpu",
-    threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Profile:
     """Measure this machine.
 
     Args:
-        target: `cpu` or `opencl`, as in `compile_model`.
-        threads: CPU threads, also of an OpenCL device that is the CPU; without it, one for each
-            core that the process may use.
+        options: what is measured. Threads are those of an OpenCL device that is the CPU, too;
+            without a number, one for each core that the process may use.
         progress: told what is being done.
 
     Raises:
         GraphoptError: the target is not there, or this machine cannot run it.
     """
-    threads = threads or usable_cores()
+    target, threads = options.target, options.threads or usable_cores()
     device_name(target, threads)  # before anything else starts OpenCL with another number
     with TemporaryDirectory(prefix="graphopt-profile-") as folder:
         path, bundle = Path(folder) / "calibration.onnx", Path(folder) / "bundle"
         save_model(calibration_network(), path)
-        compile_model(path, bundle, target=target, progress=progress)
+        estimated = CompileOptions(target=target, tuning="off")
+        compile_model(path, bundle, estimated, progress=progress)
         times = layer_times(bundle, threads=threads, progress=progress)
         plan = read_bundle(bundle).plan
         graph = run_pipeline(load_model(path), parse_pipeline(PRESETS["exact"]), verify="off").graph

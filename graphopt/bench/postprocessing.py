@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 
-from graphopt.compiler.compile import run_worker
+from graphopt.compiler.worker import run_worker
 from graphopt.display.tables import Grid, Kind
 from graphopt.pose.baseline_decoders import by_centres, by_tags, draw_offsets, draw_tags
 from graphopt.pose.decode import Person, Poses, decode

@@ -7,28 +7,17 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.commands import options as shared
+from graphopt.commands.parameters import After, takes_options
+from graphopt.pose.options import EvalOptions
 
 
+@takes_options
 def eval(
+    *,
     model: Annotated[Path, typer.Argument(metavar="BUNDLE|IN.onnx", help="The pose network.")],
-    images: Annotated[Path, typer.Option(help="Folder of the photos.", metavar="DIR")],
-    annotations: Annotated[
-        Path, typer.Option(help="COCO key-point annotations.", metavar="F.json")
-    ],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N photos, by image id.")
-    ] = None,
-    json: options.Json = None,
-    engine: options.Engine = None,
-    threads: options.Threads = 0,
-    height: options.Height = None,
-    skeleton: options.Skeleton = None,
-    maps: options.Maps = None,
-    color: options.Color = None,
-    mean: options.Mean = None,
-    scale: options.Scale = None,
-    pad_value: options.PadValue = None,
+    options: EvalOptions,
+    json: Annotated[shared.Json, After("limit")] = None,
 ) -> None:
     """Measure COCO key-point AP on annotated photos.
 
@@ -43,28 +32,22 @@ def eval(
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
     from graphopt.pose.open import open_engine
-    from graphopt.pose.spec import choices
 
     console = Console(stderr=True)
-    opened, spec = open_engine(
-        model,
-        engine=engine,
-        threads=threads,
-        **choices(skeleton, color, mean, scale, pad_value, maps),
-    )
+    opened, spec = open_engine(model, **options.running.opening())
     # Of a bundle, compile has told them.
     for line in () if model.is_dir() else spec.guesses:
         say(line, style="dim", stderr=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("photos", total=None)
         scores = evaluate(
-            Estimator(opened, spec, height=height),
-            images,
-            annotations,
-            limit=limit,
+            Estimator(opened, spec, height=options.running.height),
+            options.images,
+            options.annotations,
+            limit=options.limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    if options.put_json(json, asdict(scores)):
+    if shared.put_json(json, asdict(scores)):
         return
     say(
         f"AP {scores.AP:.3f}  AP50 {scores.AP50:.3f}  AP75 {scores.AP75:.3f}  AR {scores.AR:.3f}  "

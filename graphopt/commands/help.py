@@ -7,6 +7,7 @@ from typing import Any
 import typer.core
 
 from graphopt.commands import grammar
+from graphopt.display.options import Panel
 
 COMMANDS = {
     "From a network to poses": ("optimize", "compile", "run"),
@@ -18,31 +19,14 @@ COMMANDS = {
 """What `graphopt --help` shows together."""
 
 OPTIONS = {
-    "Which passes": ("preset", "passes", "skip_passes", "load", "chosen", "after", "node"),
-    "Photos": ("calib", "calib_photos", "max_shift", "images", "annotations", "limit"),
-    "Pruning and training": (
-        *("compression", "speedup", "latency_ms", "max_ap_drop", "sensitivity", "distill"),
-        *("ratio", "block"),
-    ),
-    "What it is for": (
-        *("target", "host", "device", "runner", "rpc", "format", "require_full_gpu"),
-        *("fp16", "fp16_arithmetic", "tuning"),
-    ),
-    "Input size and threads": ("input_shape", "height", "threads", "engine"),
-    "Checks": ("verify", "on_fail"),
-    "How the network sees photos": (
-        *("skeleton", "maps", "color", "mean", "scale", "pad_value"),
-        *("max_photo", "layout", "order"),
-    ),
-    "People": ("post", "max_people", "max_peaks", "min_score", "track", "smooth", "each"),
-    "Measurement": (
-        *("vs", "original", "per_layer", "photo", "num_runs", "warmup_runs", "post_processing"),
-        *("network", "full"),
-    ),
-    "Network": ("gmacs", "depths", "backbone", "refinements", "stages", "build"),
-    "What is written": (*("output", "report", "force", "json", "plot"),),
+    Panel.PASSES: ("chosen",),
+    Panel.TARGET: ("device", "runner", "rpc", "format", "fp16"),
+    Panel.SIZE: ("input_shape",),
+    Panel.MEASUREMENT: ("post_processing", "network", "full", "num_runs"),
+    Panel.NETWORK: ("gmacs", "depths", "backbone", "refinements", "stages", "build"),
+    Panel.WRITTEN: ("output", "report", "json", "dump_dir", "force", "plot"),
 }
-"""Options that are shown together, by the names of their parameters."""
+"""Panels of the options that are no field of a dataclass, by the names of their parameters."""
 
 EXAMPLES = {
     "optimize": "graphopt optimize pose.onnx --calib photos/",
@@ -69,7 +53,7 @@ EXAMPLES = {
 }
 """A line to start from, for each command."""
 
-_PANEL_OF = {name: panel for panel, names in OPTIONS.items() for name in names}
+_PANEL_OF = {name: panel.value for panel, names in OPTIONS.items() for name in names}
 
 
 class Command(grammar.Command):

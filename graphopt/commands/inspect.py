@@ -7,23 +7,20 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.analysis.options import InspectOptions
+from graphopt.commands import options as shared
+from graphopt.commands.parameters import takes_options
 
 
+@takes_options
 def inspect(
+    *,
     model: Annotated[Path, typer.Argument(metavar="IN", help="The network, or a bundle.")],
     other: Annotated[
         Path | None, typer.Argument(metavar="[IN2]", help="A second one to compare with.")
     ] = None,
-    input_shape: options.InputShape = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Predict every layer's time on this device: adreno-640 …, or your own profile.",
-            metavar="NAME|F.toml",
-        ),
-    ] = None,
-    json: options.Json = None,
+    options: InspectOptions,
+    json: shared.Json = None,
 ) -> None:
     """Show a network layer by layer, what differs between two, or where a bundle's layers run."""
     from graphopt.analysis.inspection import Comparison, inspect_models
@@ -33,17 +30,17 @@ def inspect(
     from graphopt.runtime.bundle import is_bundle
 
     if is_bundle(model):
-        if other or input_shape or device:
+        if other or options != InspectOptions():
             raise typer.BadParameter("a bundle is inspected alone: its size and target are fixed")
         from graphopt.analysis.placement import placement
 
         steps = placement(model)
-        if not options.put_json(json, steps.model_dump(mode="json")):
+        if not shared.put_json(json, steps.model_dump(mode="json")):
             console().print(steps)
         return
     paths = [model] if other is None else [model, other]
-    profile = load_device(device) if device else None
-    a, *b = inspect_models(paths, parse_input_shapes(input_shape or []), profile)
+    profile = load_device(options.device) if options.device else None
+    a, *b = inspect_models(paths, parse_input_shapes(options.input_shape), profile)
     shown = Comparison(a=a, b=b[0]) if b else a
-    if not options.put_json(json, shown.model_dump(mode="json")):
+    if not shared.put_json(json, shown.model_dump(mode="json")):
         console().print(shown)

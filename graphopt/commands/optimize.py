@@ -30,6 +30,13 @@ def optimize(
         typer.Option(help="As --json F.json, written together with the network.", metavar="F.json"),
     ] = None,
     json: shared.Json = None,
+    dump_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="An empty folder for the network after each pass: 00-input.onnx, 01-PASS.onnx …",
+            metavar="DIR",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
 ) -> None:
     """Rewrite a network pass by pass, each checked against the original."""
@@ -37,7 +44,15 @@ def optimize(
     from graphopt.optimizer.optimize import optimize as run
 
     with shown("reading the network") as tell:
-        result = run(model, output, options, report=report, force=force, progress=tell)
+        result = run(
+            model,
+            output,
+            options,
+            report=report,
+            dump_dir=dump_dir,
+            force=force,
+            progress=tell,
+        )
     if shared.put_json(json, result.model_dump(mode="json")):
         return
     first, then = result.verdict()

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share and no configuration file sets: where, and in which form."""
 
 from __future__ import annotations
 
@@ -12,66 +12,11 @@ from graphopt.commands.grammar import STDOUT
 from graphopt.errors import UsageError
 from graphopt.ir.files import replacing
 
-Skeleton = Annotated[
-    str | None,
-    typer.Option(
-        help="coco17, coco18, body25, mpii16, body14, or a TOML file written like them.",
-        metavar="NAME|F.toml",
-    ),
-]
-Maps = Annotated[
-    str | None,
-    typer.Option(
-        help="Which outputs are maps: heat=NAME for one person, heat=NAME,paf=NAME for several. "
-        "NAME[0:19] is the first 19 channels only, NAME:nhwc has channels last. "
-        "Outputs that are not named are not needed.",
-        metavar="heat=NAME[,paf=NAME]",
-    ),
-]
-Color = Annotated[
-    str | None,
-    typer.Option(help="Channel order that the network expects.", metavar="bgr|rgb"),
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(help="Subtracted from pixels 0..255; one number or M,M,M.", metavar="M"),
-]
-Scale = Annotated[
-    str | None,
-    typer.Option(help="Multiplied after that, such as 1/256; one number or S,S,S.", metavar="S"),
-]
-PadValue = Annotated[float | None, typer.Option(min=0, max=255, help="Pixel value of the border.")]
-Engine = Annotated[
-    str | None,
-    typer.Option(help="What runs the network; a bundle's default is graphopt.", metavar="NAME"),
-]
-Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 takes every core; onnxruntime chooses.")
-]
-Height = Annotated[
-    int | None,
-    typer.Option(min=32, help="Input rows, where the network takes any; 368 is usual."),
-]
-InputShape = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="An input's size, where it is dynamic: NAME:1,3,368,656, or without NAME if there is "
-        "only one.",
-        metavar="[NAME:]SHAPE",
-    ),
-]
-Load = Annotated[
-    list[Path] | None,
-    typer.Option(help="A Python file that defines more passes; may be repeated."),
-]
 Json = Annotated[
     str | None,
     typer.Option(
         "--json", help="Print JSON instead, or write it to a file besides.", metavar="[F.json|-]"
     ),
-]
-CalibPhotos = Annotated[
-    int, typer.Option(min=5, help="How many of them at most; a fifth is only for judging.")
 ]
 
 

@@ -109,6 +109,8 @@ def _values(fields: Iterable[Field], given: Mapping[str, Any]) -> Iterator[tuple
             value = value.value
         elif get_origin(field.type) is tuple:
             if field.option.separator:
+                if not value:
+                    continue
                 value = [part.strip() for part in value.split(field.option.separator)]
                 value = [part for part in value if part]
             value = tuple(value)

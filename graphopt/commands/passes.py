@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.commands import options as shared
+from graphopt.commands.parameters import takes_options
+from graphopt.optimizer.options import PassesOptions
 
 passes_app = typer.Typer(
     help="List the passes there are, and show their manual pages.", no_args_is_help=True
@@ -14,7 +16,8 @@ passes_app = typer.Typer(
 
 
 @passes_app.command("list")
-def list_passes(load: options.Load = None, json: options.Json = None) -> None:
+@takes_options
+def list_passes(*, options: PassesOptions, json: shared.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
     from dataclasses import asdict
 
@@ -23,11 +26,11 @@ def list_passes(load: options.Load = None, json: options.Json = None) -> None:
     from graphopt.optimizer.registry import find_passes
     from graphopt.optimizer.syntax import PRESETS
 
-    found = find_passes(load or [])
+    found = find_passes(options.load)
     entries = catalogue(found.values())
     broken = [asdict(problem) for problem in found.broken]
     value = {"passes": entries, "presets": dict(PRESETS), "broken": broken}
-    if options.put_json(json, value):
+    if shared.put_json(json, value):
         return
     columns = {"pass": Kind.KEY, "numerics": Kind.WORDS, "what it does": Kind.WORDS}
     table = Grid(columns)
@@ -43,10 +46,12 @@ def list_passes(load: options.Load = None, json: options.Json = None) -> None:
 
 
 @passes_app.command("show")
+@takes_options
 def show(
+    *,
     name: Annotated[str, typer.Argument(help="The pass.")],
-    load: options.Load = None,
-    json: options.Json = None,
+    options: PassesOptions,
+    json: shared.Json = None,
 ) -> None:
     """A pass's manual page and options."""
     from graphopt.display.tables import say_page
@@ -54,9 +59,9 @@ def show(
     from graphopt.optimizer.registry import find_passes
     from graphopt.optimizer.syntax import lookup
 
-    chosen = lookup(name, find_passes(load or []))
+    chosen = lookup(name, find_passes(options.load))
     (entry,) = catalogue([chosen])
-    if not options.put_json(json, entry):
+    if not shared.put_json(json, entry):
         other = [f"{with_}: {n}" for with_, n in entry["numerics_with"].items()]
         numerics = "; ".join([entry["numerics"], *other])
         say_page(f"{chosen.name} ({numerics})\n\n{entry['manual']}")

@@ -7,25 +7,24 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.bench.options import ProfileOptions
+from graphopt.commands import options as shared
+from graphopt.commands.parameters import takes_options
 from graphopt.commands.progress import shown
 from graphopt.errors import UsageError
 
 
+@takes_options
 def profile(
+    *,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.toml", help="The profile to write.")
     ],
     device: Annotated[
         str, typer.Option(help="What to measure: local, this machine.", metavar="local")
     ] = "local",
-    target: Annotated[
-        str, typer.Option(help="Whose kernels: cpu or opencl, as in compile.")
-    ] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
-    ] = None,
-    json: options.Json = None,
+    options: ProfileOptions,
+    json: shared.Json = None,
 ) -> None:
     """Measure this machine for `inspect --device FILE.toml`, in a minute or three."""
     from graphopt.bench.device_profile import profile_machine
@@ -37,14 +36,14 @@ def profile(
             f"the device {device!r} cannot be measured from here", hint="--device local"
         )
     with shown("making a network of every class of layer") as tell:
-        measured = profile_machine(target=target, threads=threads, progress=tell)
+        measured = profile_machine(options, progress=tell)
     write_device(measured.device, output)
     figures = [
         *((kind.value, figure) for kind, figure in measured.device.rates.items()),
         ("bandwidth, GB/s", measured.device.bandwidth),
         ("launch, us", measured.device.launch),
     ]
-    if options.put_json(json, measured.device.model_dump(mode="json")):
+    if shared.put_json(json, measured.device.model_dump(mode="json")):
         return
     for name, figure in figures:
         say(f"{name:18} {figure.value:g}")

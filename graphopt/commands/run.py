@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.commands import options
+from graphopt.commands import options as shared
 from graphopt.commands.grammar import STDOUT
+from graphopt.commands.parameters import takes_options
 from graphopt.commands.progress import shown
+from graphopt.pose.options import RunOptions
+
+if TYPE_CHECKING:
+    from graphopt.pose.estimate import FindsPeople, Result, VideoSummary
+    from graphopt.pose.skeleton import Skeleton
 
 
+@takes_options
 def run(
+    *,
     context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="BUNDLE|IN.onnx", help="The pose network.")],
     photos: Annotated[
@@ -31,28 +41,10 @@ def run(
             "here for one photo, without --json.",
         ),
     ] = None,
-    json: options.Json = None,
-    engine: options.Engine = None,
-    threads: options.Threads = 0,
-    height: options.Height = None,
-    skeleton: options.Skeleton = None,
-    maps: options.Maps = None,
-    color: options.Color = None,
-    mean: options.Mean = None,
-    scale: options.Scale = None,
-    pad_value: options.PadValue = None,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out people with a lower score.")
-    ] = 0.0,
-    track: Annotated[
-        bool, typer.Option("--track", help="Follow people from frame to frame of a video.")
-    ] = False,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Besides, keep their key points from trembling.")
-    ] = False,
-    each: Annotated[bool, typer.Option("--each", help="A line for each frame of a video.")] = False,
-    device: options.Device = "local",
-    runner: options.Runner = None,
+    json: shared.Json = None,
+    options: RunOptions,
+    device: shared.Device = "local",
+    runner: shared.Runner = None,
 ) -> None:
     """Find the people in photos, folders of photos, videos, and before cameras (until Ctrl-C).
 
@@ -63,80 +55,111 @@ def run(
 
     With --device adb, a bundle runs on a phone; milliseconds are its own, without the way there.
     """
-    from contextlib import ExitStack
-
     from rich.console import Console
 
     from graphopt.display.tables import say
-    from graphopt.pose.decode_options import DecodeOptions
-    from graphopt.pose.estimate import Estimator, FindsPeople, Job, Tracking, VideoSummary
+    from graphopt.pose.estimate import Job
     from graphopt.pose.images import usual_picture
-    from graphopt.pose.open import open_engine
     from graphopt.pose.sources import fetched
-    from graphopt.pose.spec import choices
 
-    console = Console(stderr=True)
-    tracking: Tracking = "smooth" if smooth else "track" if track else "off"
     to_stdout = json == STDOUT
-    found: list[dict[str, Any]] = []
-    videos: dict[str, VideoSummary] = {}
-    skipped = 0
     with ExitStack() as stack:
         with shown("reading") as tell:
             sources = stack.enter_context(fetched(photos, tell))
         if output is None and json is None:
             output = usual_picture(sources.paths)
         file = Path(json) if json and not to_stdout else None
-        job = Job.plan(sources.paths, output, file, tracking, sources.names)
-        estimator: FindsPeople
+        job = Job.plan(sources.paths, output, file, options.tracking, sources.names)
         if device == "local":
-            opened, spec = open_engine(
-                model,
-                engine=engine,
-                threads=threads,
-                **choices(skeleton, color, mean, scale, pad_value, maps),
-            )
-            estimator = Estimator(opened, spec, DecodeOptions(min_score=min_score), height)
+            estimator = _here(model, options)
         else:
-            from graphopt.devices.phone import estimator_on_phone
-
             fixed = ("engine", "height", "skeleton", "maps", "color", "mean", "scale", "pad_value")
-            options.not_on_a_phone(context, *fixed)
-            with shown("looking for a phone") as tell:
-                opening = estimator_on_phone(
-                    model,
-                    device,
-                    runner=runner,
-                    threads=threads,
-                    min_score=min_score,
-                    progress=tell,
-                )
-                estimator = stack.enter_context(opening)
+            shared.not_on_a_phone(context, *fixed)
+            estimator = _on_phone(stack, model, device, runner, options)
         # Of a bundle, compile has told them.
         for line in () if model.is_dir() else estimator.spec.guesses:
             say(line, style="dim", stderr=True)
-        for result in job.run(estimator, console):
-            if result is None:
-                skipped += 1
-                continue
-            for warning in result.poses.warnings:
-                say(f"{result.image}: {warning}", style="yellow", stderr=True)
-            if to_stdout:
-                found.append(result.to_json(estimator.spec.skeleton))
-            if result.video:
-                videos.setdefault(result.video, VideoSummary(result.video)).add(result)
-            if each or not result.video:
-                count = len(result.poses.people)
-                typer.echo(
-                    f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
-                    f"{result.milliseconds:.0f} ms",
-                    err=to_stdout,
-                )
-    for summary in videos.values():
-        say(str(summary), stderr=to_stdout)
-    if to_stdout:
-        options.put_json(json, found)
-    if skipped:
-        say(f"skipped {skipped} files that are no photos", style="dim", stderr=True)
+        told = _Told(estimator.spec.skeleton, to_stdout, options.each)
+        for result in job.run(estimator, Console(stderr=True)):
+            told.take(result)
+    told.end()
     if output is not None:
         say(f"{output}: the poses drawn", stderr=True)
+
+
+def _here(model: Path, options: RunOptions) -> FindsPeople:
+    from graphopt.pose.decode_options import DecodeOptions
+    from graphopt.pose.estimate import Estimator
+    from graphopt.pose.open import open_engine
+
+    running = options.running
+    opened, spec = open_engine(model, **running.opening())
+    return Estimator(opened, spec, DecodeOptions(min_score=options.min_score), running.height)
+
+
+def _on_phone(
+    stack: ExitStack, model: Path, device: str, runner: Path | None, options: RunOptions
+) -> FindsPeople:
+    from graphopt.devices.phone import estimator_on_phone
+
+    with shown("looking for a phone") as tell:
+        opening = estimator_on_phone(
+            model,
+            device,
+            runner=runner,
+            threads=options.running.threads,
+            min_score=options.min_score,
+            progress=tell,
+        )
+        return stack.enter_context(opening)
+
+
+@dataclass
+class _Told:
+    """What was found, told line by line, or in the end as JSON on stdout.
+
+    Args:
+        skeleton: of the people.
+        to_stdout: whether stdout is for JSON.
+        each: whether every frame of a video has a line.
+    """
+
+    skeleton: Skeleton
+    to_stdout: bool
+    each: bool
+    found: list[dict[str, Any]] = field(default_factory=list)
+    videos: dict[str, VideoSummary] = field(default_factory=dict)
+    skipped: int = 0
+
+    def take(self, result: Result | None) -> None:
+        """Tell what was found in a photo or frame; None is a file that is none."""
+        from graphopt.display.tables import say
+        from graphopt.pose.estimate import VideoSummary
+
+        if result is None:
+            self.skipped += 1
+            return
+        for warning in result.poses.warnings:
+            say(f"{result.image}: {warning}", style="yellow", stderr=True)
+        if self.to_stdout:
+            self.found.append(result.to_json(self.skeleton))
+        if result.video:
+            self.videos.setdefault(result.video, VideoSummary(result.video)).add(result)
+        if self.each or not result.video:
+            count = len(result.poses.people)
+            typer.echo(
+                f"{result.image}: {count} {'person' if count == 1 else 'people'}, "
+                f"{result.milliseconds:.0f} ms",
+                err=self.to_stdout,
+            )
+
+    def end(self) -> None:
+        """Tell what is known only now."""
+        from graphopt.display.tables import say
+
+        for summary in self.videos.values():
+            say(str(summary), stderr=self.to_stdout)
+        if self.to_stdout:
+            shared.put_json(STDOUT, self.found)
+        if self.skipped:
+            say(f"skipped {self.skipped} files that are no photos", style="dim", stderr=True)

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.commands import options as shared
+from graphopt.commands.parameters import After, takes_options
 from graphopt.commands.progress import shown
+from graphopt.compiler.options import TuneOptions
 
 
+@takes_options
 def tune(
+    *,
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
-    target: Annotated[
-        str, typer.Option(help="Whose kernels: cpu or opencl, as in compile.")
-    ] = "cpu",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -24,33 +25,24 @@ def tune(
             metavar="FILE.json",
             help="The tuning file; the device's own in the user's cache if left out.",
         ),
+        After("target"),
     ] = None,
-    input_shape: options.InputShape = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; every core if left out.")
-    ] = None,
-    json: options.Json = None,
+    options: TuneOptions,
+    json: shared.Json = None,
 ) -> None:
     """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
     from graphopt.compiler.tuner import tune as measure
     from graphopt.display.tables import Grid, Kind, console, say
-    from graphopt.ir.input_shapes import parse_input_shapes
 
     with shown("reading the network") as tell:
-        file, results = measure(
-            model,
-            target=target,
-            output=output,
-            input_shapes=parse_input_shapes(input_shape or []),
-            threads=threads,
-            progress=tell,
-        )
+        file, results = measure(model, output, options, progress=tell)
     layers = [
         {"layer": one.layer, "count": one.count}
         | {"before": one.before.model_dump(), "after": one.after.model_dump()}
         for one in results
     ]
-    if options.put_json(json, {"output": str(file), "target": target, "layers": layers}):
+    facts = {"output": str(file), "target": options.target, "layers": layers}
+    if shared.put_json(json, facts):
         return
     columns = {"layer": Kind.NAME, "layers": Kind.NUMBER, "kernel": Kind.NAME, "tile": Kind.WORDS}
     table = Grid(columns | dict.fromkeys(("group", "ms", "before"), Kind.NUMBER))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.targets import check_name
-from graphopt.compiler.compile import prepare_network, run_worker
+from graphopt.compiler.options import TuneOptions
+from graphopt.compiler.prepare import prepare_network
 from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, write_tuning
+from graphopt.compiler.worker import run_worker
+from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
 from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.opencl import device_name
@@ -44,11 +47,9 @@ class Result:
 
 def tune(
     path: Path,
-    *,
-    target: str = "cpu",
     output: Path | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    threads: int | None = None,
+    options: TuneOptions = TuneOptions(),
+    *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Path, list[Result]]:
     """Measure the candidates of every convolution of a network on this machine.
@@ -57,11 +58,9 @@ def tune(
 
     Args:
         path: the ONNX file.
-        target: a file name of `graphopt/codegen/targets`.
         output: the tuning file; without it the device's own, where `compile` looks.
-        input_shapes: sizes to fix inputs at, as in `compile_model`.
-        threads: CPU threads, also of an OpenCL device that is the CPU; without it, one for each
-            core that the process may use.
+        options: what is tuned for. Threads are those of an OpenCL device that is the CPU, too;
+            without a number, one for each core that the process may use.
         progress: told what is being done.
 
     Returns:
@@ -70,12 +69,13 @@ def tune(
     Raises:
         GraphoptError: the network cannot be read or compiled, or this machine cannot run it.
     """
+    target = options.target
     check_name(target)
-    threads = threads or usable_cores()
+    threads = options.threads or usable_cores()
     device = device_name(target, threads)
     file = output or tuning_path(target, device)
     known = read_tuning(file, target).layers if file.exists() else {}
-    graph = prepare_network(path, input_shapes, {}, progress).graph
+    graph = prepare_network(path, parse_input_shapes(options.input_shape), {}, progress).graph
     with tempfile.TemporaryDirectory(prefix="graphopt-tune-") as folder:
         work = Path(folder)
         save_model(graph, work / "model.onnx")

@@ -9,10 +9,12 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.codegen.jobs.records import Tuned
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.files import replacing
 from graphopt.runtime.opencl import device_name
@@ -91,3 +93,19 @@ def find_tuning(choice: str, target: str) -> Tuning | None:
     except Unsupported:  # no such device: it is compiled for another machine
         return None
     return read_tuning(path, target) if path.exists() else None
+
+
+def tuning_for(options: CompileOptions) -> Tuning | None:
+    """The tuning that a network is compiled with.
+
+    Raises:
+        InputError: see `find_tuning`.
+    """
+    # What was measured here is not true elsewhere.
+    away = options.host and options.tuning == "auto"
+    return find_tuning("off" if away else options.tuning, options.target)
+
+
+def measured_kernels(tuning: Tuning | None) -> dict[str, Any]:
+    """The kernels that were measured, by the convolution's key, for the compiler's process."""
+    return {key: one.model_dump() for key, one in tuning.layers.items()} if tuning else {}

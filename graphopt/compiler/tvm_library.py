@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from graphopt.codegen.hosts import check_host
-from graphopt.codegen.jobs.records import Tuned
 from graphopt.codegen.targets import check_name, load_target
-from graphopt.compiler.compile import (
-    agreement_with_onnxruntime,
-    disagreement,
-    prepare_network,
-    run_worker,
-)
+from graphopt.compiler.comparison import agreement_with_onnxruntime, disagreement
+from graphopt.compiler.options import CompileOptions
+from graphopt.compiler.prepare import prepare_network
+from graphopt.compiler.tuning_cache import measured_kernels, tuning_for
+from graphopt.compiler.worker import run_worker
 from graphopt.errors import UsageError
 from graphopt.ir.files import replacing, sha256_of
+from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
 from graphopt.runtime.bundle import Manifest, Model
 from graphopt.runtime.sample_inputs import sample_feeds
@@ -55,12 +52,8 @@ class Library:
 def compile_library(
     path: Path,
     library: Path,
+    options: CompileOptions = CompileOptions(),
     *,
-    target: str = "cpu",
-    host: str = "",
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    pose_choices: Mapping[str, Any] | None = None,
-    tuned: Mapping[str, Tuned] = MappingProxyType({}),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Library:
     """Compile a network into a library for TVM's runtime.
@@ -71,21 +64,23 @@ def compile_library(
     Args:
         path: the ONNX file.
         library: the file to write, NAME.so; an older one is replaced.
-        target: a file name of `graphopt/codegen/targets`.
-        host: the machine that it is for, see `graphopt.codegen.linking.linker`; "" is this one.
-        input_shapes, pose_choices, tuned, progress: as in `compiler.compile.compile_model`.
+        options: what it is compiled for; of how, `input_shape`, `tuning` and `pose` count.
+        progress: told what is being done.
 
     Raises:
         GraphoptError: the network cannot be read or compiled; nothing is written.
         CheckFailed: its outputs differ from onnxruntime's; nothing is written.
     """
-    check_name(target)
-    check_host(host)
+    tuning = tuning_for(options)
+    check_name(options.target)
+    check_host(options.host)
     if library.suffix != ".so" or library.is_dir():
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
         )
-    network = prepare_network(path, input_shapes, pose_choices or {}, progress)
+    network = prepare_network(
+        path, parse_input_shapes(options.input_shape), options.pose.choices(), progress
+    )
     graph, remarks = network.graph, list(network.remarks)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
@@ -96,9 +91,9 @@ def compile_library(
             np.savez(work / name, *feeds.values())
         task = {
             "task": "library",
-            "target": target,
-            "host": host,
-            "measured": {key: choice.model_dump() for key, choice in tuned.items()},
+            "target": options.target,
+            "host": options.host,
+            "measured": measured_kernels(tuning),
             "source": Model(path=str(path.resolve()), sha256=sha256_of(path)).model_dump(),
             "feeds": names,
         }

@@ -1,6 +1,6 @@
 """How long a library takes on a device that runs TVM's RPC server: `graphopt bench --rpc`.
 
-TVM is in a child process, as in `graphopt.compiler.compile`: a server that dies or falls silent is
+TVM is in a child process, as in `graphopt.compiler.worker`: a server that dies or falls silent is
 an error message.
 """
 
@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphopt.bench.benchmark import SUSPICIOUS, Timing
+from graphopt.bench.bench_report import SUSPICIOUS, Timing
 from graphopt.codegen.jobs.records import RpcTiming
-from graphopt.compiler.compile import follow_worker
+from graphopt.compiler.worker import follow_worker
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import InputError, UsageError
 
@@ -34,7 +34,7 @@ class _Record(BaseModel):
 
 
 class RemoteReport(_Record):
-    """What was measured; keys mean what they mean in `graphopt.bench.benchmark.BenchReport`."""
+    """What was measured; keys mean what they mean in `graphopt.bench.bench_report.BenchReport`."""
 
     engines: dict[str, Timing]
     difference: dict[str, float]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.errors import UsageError
 from graphopt.ir.graph import label
 from graphopt.ir.header import copy_model
+from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.options import ExplainOptions
 from graphopt.optimizer.pass_contract import Change, Context, Skip
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.syntax import parse_pipeline
@@ -48,33 +49,27 @@ class Explanation:
 def explain(
     path: Path,
     chosen: str,
-    *,
-    node: str | None = None,
-    after: str = "",
-    load: Sequence[Path] = (),
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    options: ExplainOptions = ExplainOptions(),
 ) -> Explanation:
     """Run a pass on a network that is not written, and say what it did, what it left and why.
 
     Args:
         path: the network.
         chosen: one pass with its options.
-        node: only what concerns this node, by its name or that of one of its outputs.
-        after: a pipeline to run before.
-        load: Python files that define more passes.
-        input_shapes: sizes to fix inputs at, see `load_model`.
+        options: what runs before it, and which node counts.
 
     Raises:
         InputError: no such network, pass or node, more than one pass, or one that needs photos.
     """
-    known = find_passes(load)
+    known = find_passes(options.load)
     passes = parse_pipeline(chosen, known)
     if len(passes) != 1:
         raise UsageError(f"{chosen!r} is not one pass", hint="what runs before it goes to --after")
     (judged,) = passes
-    graph = load_model(path, input_shapes)
+    node = options.node
+    graph = load_model(path, parse_input_shapes(options.input_shape))
     context = Context(original=copy_model(graph))
-    for before in parse_pipeline(after, known):
+    for before in parse_pipeline(options.after, known):
         before.run(graph, context)
     names = {label(n): n for n in graph.nodes}
     wanted = None if node is None else _names_of(graph, node)

@@ -24,7 +24,7 @@ from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
 from graphopt.optimizer.pass_contract import Context, Pass
-from graphopt.optimizer.pipeline import run_pipeline
+from graphopt.optimizer.pipeline import AfterPass, run_pipeline
 from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal, PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
@@ -45,6 +45,7 @@ def optimize(
     options: OptimizeOptions = OptimizeOptions(),
     *,
     report: Path | None = None,
+    dump_dir: Path | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -59,6 +60,8 @@ def optimize(
         output: where the result goes; without it `NAME.opt.onnx` beside the input.
         options: which passes run, and how they are judged.
         report: a file to write the report's JSON to.
+        dump_dir: an empty folder, which need not be there, for the network before the first pass
+            and after each: `00-input.onnx`, `01-PASS.onnx` and so on.
         force: allow the output to replace the input.
         progress: called with each pass's name before it runs.
 
@@ -69,10 +72,12 @@ def optimize(
     _check_options(options)
     output = output or path.with_name(f"{path.stem}.opt.onnx")
     _check_paths(path, output, report, force=force)
+    dump = _dumping(dump_dir)
     plan = _plan(options, output)
     subject = _read(path, options, plan)
     calibration = _calibration(subject, options, plan, progress)
     work = output.with_name(f"{output.stem}.work") if calibration else None
+    dump(0, "input", subject.graph)
     with resumable(work):
         result = run_pipeline(
             subject.graph,
@@ -83,6 +88,7 @@ def optimize(
             max_shift=options.max_shift,
             must_pay=len(plan.chosen),
             progress=progress,
+            after_pass=dump,
         )
         shown = calibration if options.calib or _was_fitted(plan, result) else None
         summary = Report.of(
@@ -201,6 +207,21 @@ def _calibration(
     )
     plan.remarks += calibration.remarks
     return calibration
+
+
+def _dumping(folder: Path | None) -> AfterPass:
+    """What writes the network after each pass into a folder, if there is one.
+
+    Raises:
+        InputError: something is in it.
+    """
+    if folder is None:
+        return lambda _number, _name, _graph: None
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(
+            f"{folder} is no empty folder", hint="give --dump-dir another, or empty this one"
+        )
+    return lambda number, name, graph: save_model(graph, folder / f"{number:02}-{name}.onnx")
 
 
 def _was_fitted(plan: _Plan, result: PipelineResult) -> bool:

@@ -1,4 +1,4 @@
-"""Options of `graphopt optimize`, `sensitivity` and `explain`."""
+"""Options of the commands `optimize`, `sensitivity`, `explain` and `passes`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from graphopt.display.options import Option, Panel
+from graphopt.ir.options import InputShape
 from graphopt.pose.options import PoseOptions
 
 VerifyMode: TypeAlias = Literal["each", "end", "off"]
@@ -18,6 +19,14 @@ Load: TypeAlias = Annotated[
     tuple[Path, ...],
     Option("A Python file that defines more passes; may be repeated.", Panel.PASSES),
 ]
+
+Extent: TypeAlias = Literal["4x4", "8x4", "16x4", "16x1", "8x1"]
+"""Filters x channels of a block."""
+RATIOS = (0.25, 0.5, 0.7, 0.85)
+"""Parts of a layer's blocks that go, where sensitivity is measured."""
+PHOTOS = 50
+"""Images at most there, a share of them held out: more only make the same ranking surer."""
+
 _COUNT = "How many of them at most; a fifth is only for judging."
 
 
@@ -141,3 +150,47 @@ class OptimizeOptions:
         bool, Option("Train the result against the original; slow.", Panel.PRUNING)
     ] = False
     pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions:
+    """How sensitivity to pruning is measured.
+
+    Of `calib_photos`, a fifth is held out to judge by.
+    """
+
+    calib: Annotated[
+        Path, Option("Photos, no labels: to fit on, and others to judge by.", Panel.PHOTOS, "DIR")
+    ]
+    calib_photos: Annotated[int, Option(_COUNT, Panel.PHOTOS, min=5)] = PHOTOS
+    ratio: Annotated[
+        tuple[float, ...],
+        Option(
+            "Part of a layer's blocks that goes; may be repeated (0.25, 0.5, 0.7 and 0.85).",
+            Panel.PRUNING,
+            min=0.01,
+            max=0.99,
+        ),
+    ] = RATIOS
+    block: Annotated[Extent, Option("Filters x channels of a block.", Panel.PRUNING)] = "16x1"
+    input_shape: InputShape = ()
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions:
+    """Which matches of a pass are looked for."""
+
+    node: Annotated[
+        str | None, Option("Only this node, by its name or an output's.", Panel.PASSES, "NAME")
+    ] = None
+    after: Annotated[str, Option("Passes to run before: 'a, b'.", Panel.PASSES, "PIPELINE")] = ""
+    load: Load = ()
+    input_shape: InputShape = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassesOptions:
+    """Which passes there are beside those that are installed."""
+
+    load: Load = ()

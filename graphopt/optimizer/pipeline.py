@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_graphsurgeon as gs
 
@@ -36,6 +36,10 @@ from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
 # --- running ------------------------------------------------------------------------------------
 
 
+AfterPass: TypeAlias = Callable[[int, str, gs.Graph], None]
+"""What is called after a pass, see `run_pipeline`."""
+
+
 def run_pipeline(
     graph: gs.Graph,
     passes: Sequence[Pass[Any]],
@@ -46,6 +50,7 @@ def run_pipeline(
     max_shift: float | None = None,
     must_pay: int = 0,
     progress: Callable[[str], None] = lambda _: None,
+    after_pass: AfterPass = lambda _number, _name, _graph: None,
 ) -> PipelineResult:
     """Run passes in order on a copy of a graph.
 
@@ -65,18 +70,20 @@ def run_pipeline(
         must_pay: of the first so many passes, those are left out that make the network slower on
             the context's device, and those that cost accuracy and do not make it faster.
         progress: called with each pass's name before it runs, and with what long ones do.
+        after_pass: called with the number of each pass, from 1, its name, and the network that the
+            next one gets, which it must not change.
 
     Raises:
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
     run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
-    result = run.all()
+    result = run.all(after_pass)
     if result is None:  # Only a check after each pass can tell which one it was.
         run = _Run(
             graph, passes, context or Context(), "each", on_fail, max_shift, must_pay, progress
         )
-        result = run.all()
+        result = run.all(after_pass)
         assert result is not None
     return result
 
@@ -118,7 +125,7 @@ class _Run:
         self._waiting = 0
         """How many of the last steps are not in `approved`, since a later pass repairs them."""
 
-    def all(self) -> PipelineResult | None:
+    def all(self, after_pass: AfterPass) -> PipelineResult | None:
         """Run every pass; None where a check at the end failed, and which pass failed matters."""
         before, ms_before = self._cost(), self._ms(self._current)
         self._keep(self._current)
@@ -126,6 +133,7 @@ class _Run:
             self._progress(chosen.name)
             if not self._step(index, chosen):
                 return None
+            after_pass(index + 1, chosen.name, self._current)
         return PipelineResult(
             graph=self._current,
             steps=tuple(self._steps),

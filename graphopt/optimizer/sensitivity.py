@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -44,7 +44,9 @@ from graphopt.ir.edit import constant
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.header import copy_model
+from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
+from graphopt.optimizer.options import PHOTOS, RATIOS, SensitivityOptions
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Loss, Sensitivity
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
@@ -57,53 +59,45 @@ from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 
 Floats = NDArray[np.float32]
 
-RATIOS = (0.25, 0.5, 0.7, 0.85)
-"""Parts of a layer's blocks that go."""
 QUICK_POSITIONS_PER_UNKNOWN = 12
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
-PHOTOS = 50
-"""Images at most, a share of them held out: more only make the same ranking surer."""
 RIDGE = 1e-2
 """Pull toward the present weights, relative to the mean square of a layer's input."""
 
 
 def measure_file(
     path: Path,
-    photos: Path,
+    options: SensitivityOptions,
     *,
-    count: int = PHOTOS,
-    ratios: Sequence[float] = RATIOS,
-    block: BlockName = MEASURED,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
     work: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    **choices: Any,
 ) -> Sensitivity:
     """Measure an ONNX file's sensitivity on a folder of photos.
 
     Args:
         path: the network; BatchNormalizations are folded into its convolutions first, as
             `graphopt optimize` does before it prunes.
-        photos: the folder.
-        count: how many photos to use at most; a fifth is held out to judge by.
-        ratios: see `sensitivity`, as `block` is.
-        block: filters x channels of a block.
-        input_shapes: sizes to fix inputs at, see `load_model`.
+        options: the photos, and what is pruned.
         work: a folder for what an interrupted run goes on from; it goes when all is done.
         progress: told which layer of how many is being measured.
-        choices: what the user says about the network (`graphopt.pose.spec.choices`).
 
     Raises:
         GraphoptError: see `load_model`, `detect_pose_spec`, `Calibration.from_photos` and
             `sensitivity`.
     """
-    graph = load_model(path, input_shapes)
-    spec = detect_pose_spec(graph, **choices)
+    pose = options.pose.choices()
+    graph = load_model(path, parse_input_shapes(options.input_shape))
+    spec = detect_pose_spec(graph, **pose)
     graph = run_pipeline(graph, parse_pipeline(PRESETS["exact"]), verify="off").graph
-    calibration = Calibration.from_photos(photos, graph, spec, count=count)
+    calibration = Calibration.from_photos(options.calib, graph, spec, count=options.calib_photos)
     with resumable(work):
         found = sensitivity(
-            graph, calibration, ratios=ratios, block=block, work=work, progress=progress
+            graph,
+            calibration,
+            ratios=sorted(set(options.ratio)),
+            block=options.block,
+            work=work,
+            progress=progress,
         )
     return found.model_copy(update={"remarks": tuple(calibration.remarks)})
 

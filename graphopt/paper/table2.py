@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.display.numbers import human
 from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.files import replacing
@@ -124,8 +125,9 @@ def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -
             continue
         tell(f"compiling for {target}")
         bundle = folder / f"{name}.{device}.{target}"
+        estimated = CompileOptions(target=target, tuning="off")
         try:
-            bundles[target] = compile_model(output, bundle, target=target).difference
+            bundles[target] = compile_model(output, bundle, estimated).difference
         except GraphoptError as error:
             bundles[target] = str(error)
     changes: Counter[str] = Counter()

@@ -1,9 +1,10 @@
-"""Options that tell how a network sees photos; many commands share them."""
+"""Options about pose networks and what runs them, and those of the commands `run` and `eval`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from graphopt.display.options import Option, Panel
 
@@ -54,3 +55,64 @@ class PoseOptions:
         from graphopt.pose.spec import choices
 
         return choices(self.skeleton, self.color, self.mean, self.scale, self.pad_value, self.maps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What runs a pose network, and how."""
+
+    engine: Annotated[
+        str | None,
+        Option("What runs the network; a bundle's default is graphopt.", Panel.SIZE, "NAME"),
+    ] = None
+    threads: Annotated[
+        int,
+        Option("CPU threads; 0 takes every core; onnxruntime chooses.", Panel.SIZE, min=0),
+    ] = 0
+    height: Annotated[
+        int | None,
+        Option("Input rows, where the network takes any; 368 is usual.", Panel.SIZE, min=32),
+    ] = None
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+    def opening(self) -> dict[str, Any]:
+        """Arguments of `open_engine`.
+
+        Raises:
+            InputError: see `PoseOptions.choices`.
+        """
+        return {"engine": self.engine, "threads": self.threads, **self.pose.choices()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How people are found in photos and videos."""
+
+    running: EngineOptions = field(default_factory=EngineOptions)
+    min_score: Annotated[
+        float, Option("Leave out people with a lower score.", Panel.PEOPLE, min=0, max=1)
+    ] = 0.0
+    track: Annotated[
+        bool, Option("Follow people from frame to frame of a video.", Panel.PEOPLE)
+    ] = False
+    smooth: Annotated[
+        bool, Option("Besides, keep their key points from trembling.", Panel.PEOPLE)
+    ] = False
+    each: Annotated[bool, Option("A line for each frame of a video.", Panel.PEOPLE)] = False
+
+    @property
+    def tracking(self) -> Literal["off", "track", "smooth"]:
+        """What is done from frame to frame."""
+        return "smooth" if self.smooth else "track" if self.track else "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What a network is judged on, and how it runs."""
+
+    images: Annotated[Path, Option("Folder of the photos.", Panel.PHOTOS, "DIR")]
+    annotations: Annotated[Path, Option("COCO key-point annotations.", Panel.PHOTOS, "F.json")]
+    limit: Annotated[
+        int | None, Option("Only the first N photos, by image id.", Panel.PHOTOS, min=1)
+    ] = None
+    running: EngineOptions = field(default_factory=EngineOptions)

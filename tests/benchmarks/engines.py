@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from graphopt.bench.benchmark import SUSPICIOUS, BenchReport
+from graphopt.bench.bench_report import SUSPICIOUS, BenchReport
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = (

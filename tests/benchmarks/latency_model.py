@@ -23,9 +23,10 @@ from graphopt.analysis.latency.predict import time_of
 from graphopt.analysis.latency.work import Work, work_of
 from graphopt.bench.device_profile import matched
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.ir.convolution import CONV_OPS
 from graphopt.ir.graph import label
-from graphopt.ir.input_shapes import parse_input_shapes
+from graphopt.ir.input_shapes import format_input_shapes, parse_input_shapes
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
@@ -48,7 +49,11 @@ def main() -> None:
     shapes = parse_input_shapes(options.input_shape)
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        compile_model(options.model, bundle, target=options.target, input_shapes=shapes)
+        compile_model(
+            options.model,
+            bundle,
+            CompileOptions(target=options.target, input_shape=format_input_shapes(shapes)),
+        )
         times = layer_times(bundle, threads=options.threads)
         sizes = dict(read_bundle(bundle).manifest.inputs)
     graph = load_model(options.model, sizes)

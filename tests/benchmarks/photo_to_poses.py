@@ -38,9 +38,10 @@ from engines import RIVALS, ROOT, TRAINED, graphopt
 from numpy.typing import NDArray
 from PIL import Image
 
-from graphopt.bench.benchmark import SUSPICIOUS, Timing, line_up, measure
+from graphopt.bench.bench_report import SUSPICIOUS, Timing
 from graphopt.bench.competitors import Job, open_competitor
 from graphopt.bench.postprocessing import by_pafprocess
+from graphopt.bench.turns import line_up, measure
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.decode import Poses, decode, on_photo

@@ -33,7 +33,7 @@ from engines import graphopt
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import cost_of
-from graphopt.bench.benchmark import measure
+from graphopt.bench.turns import measure
 from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.ir.files import replacing, sha256_of

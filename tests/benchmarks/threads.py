@@ -24,7 +24,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from engines import graphopt
 
-from graphopt.bench.benchmark import measure, usual_feeds
+from graphopt.bench.benchmark import usual_feeds
+from graphopt.bench.turns import measure
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.estimate import Estimator

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
+from graphopt.ir.input_shapes import format_input_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = ROOT / "codegen" / "device"
@@ -79,10 +81,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         compile_model(
             ROOT / "examples" / "demo.onnx",
             path,
-            target=target,
-            host=host,
-            input_shapes=shapes,
-            max_photo=SIDE,
+            CompileOptions(
+                target=target, host=host, input_shape=format_input_shapes(shapes), max_photo=SIDE
+            ),
         )
         return path
 

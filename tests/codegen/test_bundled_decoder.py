@@ -12,7 +12,9 @@ from PIL import Image
 
 from graphopt.bench.stage_timing import STAGES, measure_budget
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed
+from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.pose import kernel_decoder
 from graphopt.pose.decode import Poses
 from graphopt.pose.decode_options import DecodeOptions
@@ -33,7 +35,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @cache
     def make(target: str) -> Path:
         path = tmp_path_factory.mktemp(target) / "demo.graphopt"
-        compile_model(DEMO, path, target=target, input_shapes=SHAPES, limits={"max_people": 3})
+        compile_model(
+            DEMO,
+            path,
+            CompileOptions(target=target, input_shape=format_input_shapes(SHAPES), max_people=3),
+        )
         return path
 
     return make
@@ -82,7 +88,7 @@ def test_only_people_come_back(bundle: Callable[[str], Path]) -> None:
 
 def test_where_the_time_goes(bundle: Callable[[str], Path], tmp_path: Path) -> None:
     bare = tmp_path / "bare"
-    compile_model(DEMO, bare, input_shapes=SHAPES, post="none")
+    compile_model(DEMO, bare, CompileOptions(input_shape=format_input_shapes(SHAPES), post="none"))
     with Image.open(EXAMPLES / "demo.png") as photo:
         for path, people in ((bundle("cpu"), [3]), (bare, range(4, 9))):
             budget = measure_budget(
@@ -103,7 +109,11 @@ def test_another_skeleton_is_decoded_here(bundle: Callable[[str], Path], tmp_pat
 
 def test_none_may_follow(tmp_path: Path) -> None:
     path = tmp_path / "bare"
-    compile_model(DEMO, path, input_shapes={"image": (1, 3, 64, 64)}, post="none")
+    compile_model(
+        DEMO,
+        path,
+        CompileOptions(input_shape=format_input_shapes({"image": (1, 3, 64, 64)}), post="none"),
+    )
     assert open_bundle(path).bundle.plan.decoder is None
 
 
@@ -118,5 +128,5 @@ def test_a_decoder_that_finds_others_is_refused(
     monkeypatch.setattr(kernel_decoder, "poses", none)
     shapes = {"image": (1, 3, 64, 64)}
     with pytest.raises(CheckFailed, match=r"find 0 of \d+ people"):
-        compile_model(DEMO, tmp_path / "b", input_shapes=shapes)
+        compile_model(DEMO, tmp_path / "b", CompileOptions(input_shape=format_input_shapes(shapes)))
     assert not (tmp_path / "b").exists()

@@ -12,6 +12,7 @@ import pytest
 
 from graphopt.compiler import compile as compiling
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed
 from graphopt.runtime.bundle import read_bundle
 
@@ -67,7 +68,7 @@ def test_a_network_without_an_answer_is_refused(amplifying: Make, tmp_path: Path
         compile_model(amplifying(1e6), tmp_path / "bundle")
     assert "--on-fail warn" in str(caught.value)
     assert not (tmp_path / "bundle").exists()
-    compile_model(amplifying(1e6), tmp_path / "bundle", on_fail="warn")
+    compile_model(amplifying(1e6), tmp_path / "bundle", CompileOptions(on_fail="warn"))
     comparison = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["comparison"]
     assert comparison["noise"] > 0.1
     assert "no answer to compare with" in comparison["failures"][-1]
@@ -106,10 +107,10 @@ def test_what_is_wrong_is_refused_and_may_be_overruled_within_bounds(
     assert not bundle.exists()
     if not may_be_kept:
         with pytest.raises(CheckFailed):
-            compile_model(path, bundle, on_fail="warn")
+            compile_model(path, bundle, CompileOptions(on_fail="warn"))
         assert not bundle.exists()
         return
-    done = compile_model(path, bundle, on_fail="warn")
+    done = compile_model(path, bundle, CompileOptions(on_fail="warn"))
     manifest = read_bundle(bundle).manifest
     assert manifest.comparison is not None
     assert manifest.comparison.difference == done.difference

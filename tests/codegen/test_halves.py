@@ -15,6 +15,7 @@ from graphopt.analysis.ranges import largest_values
 from graphopt.cli import app
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.compiler.compile import Compilation, compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model
@@ -58,8 +59,8 @@ CONSTANTS = {
 def test_a_network_in_half_precision(target: str, proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,19,21] x", "float[1,70,19,21] y", BRANCHES, **CONSTANTS), path)
-    full = compile_model(path, tmp_path / "full", target=target)
-    done = compile_model(path, tmp_path / "half", target=target, fp16=True)
+    full = compile_model(path, tmp_path / "full", CompileOptions(target=target))
+    done = compile_model(path, tmp_path / "half", CompileOptions(target=target, fp16=True))
     assert done.kept == ()
     assert isinstance(done.difference, float)
     assert 1e-6 < done.difference < 5e-3
@@ -77,7 +78,11 @@ def test_conversions_cost_few_launches(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,19,21] x", "float[1,70,19,21] y", BRANCHES, **CONSTANTS), path)
     launches = [
-        len(compile_model(path, tmp_path / "b", target="opencl", fp16=fp16).plan.launches)
+        len(
+            compile_model(
+                path, tmp_path / "b", CompileOptions(target="opencl", fp16=fp16)
+            ).plan.launches
+        )
         for fp16 in (False, True)
     ]
     assert launches[1] <= launches[0] + 1  # the one that gates what is pooled
@@ -103,7 +108,7 @@ def test_what_overflows_stays_as_it_is(target: str, proto: Proto, tmp_path: Path
     for node in model.graph.node:
         node.name = f"node_{node.output[0]}"
     onnx.save(model, path)
-    done = compile_model(path, tmp_path / "bundle", target=target, fp16=True)
+    done = compile_model(path, tmp_path / "bundle", CompileOptions(target=target, fp16=True))
     assert isinstance(done.difference, float)
     assert done.difference < 2e-2
     reported = {text.split(",")[0] for text in done.kept}
@@ -129,7 +134,7 @@ def test_lanes_without_a_channel_stay_finite(proto: Proto, tmp_path: Path) -> No
         "w2": weights(8, 5, 1, 1),
     }
     onnx.save(proto("float[1,3,29,31] x", "float[1,8,29,31] y", body, **constants), path)
-    done = compile_model(path, tmp_path / "bundle", target="opencl", fp16=True)
+    done = compile_model(path, tmp_path / "bundle", CompileOptions(target="opencl", fp16=True))
     assert activations(done, "float16") > 5 * 29 * 31
     feed = {"x": np.ones((1, 3, 29, 31), np.float32)}
     assert np.isfinite(open_bundle(tmp_path / "bundle").run(feed)["y"]).all()
@@ -174,7 +179,7 @@ def test_the_largest_values(proto: Proto, tmp_path: Path) -> None:
 def test_arithmetic_needs_a_device_that_has_it(proto: Proto, tmp_path: Path) -> None:
     path, bundle = tmp_path / "net.onnx", tmp_path / "bundle"
     onnx.save(proto("float[1,3,19,21] x", "float[1,70,19,21] y", BRANCHES, **CONSTANTS), path)
-    done = compile_model(path, bundle, target="opencl", half_arithmetic=True)
+    done = compile_model(path, bundle, CompileOptions(target="opencl", fp16_arithmetic=True))
     assert done.manifest.target.extensions == ("cl_khr_fp16",)
     source = (bundle / "kernels.cl").read_text()
     # Sums in halves where all is stored so; the first layer reads a photo in float.
@@ -192,16 +197,16 @@ def test_a_cpu_has_no_arithmetic_in_halves(proto: Proto, tmp_path: Path) -> None
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,9] x", "float[1,3,9,9] y", "y = Relu(x)"), path)
     with pytest.raises(InputError, match="no arithmetic in half precision"):
-        compile_model(path, tmp_path / "bundle", half_arithmetic=True)
+        compile_model(path, tmp_path / "bundle", CompileOptions(fp16_arithmetic=True))
 
 
 def test_photos_without_fp16_are_refused(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
     with pytest.raises(InputError, match="--calib"):
-        compile_model(path, tmp_path / "bundle", calib=tmp_path)
+        compile_model(path, tmp_path / "bundle", CompileOptions(calib=tmp_path))
     with pytest.raises(InputError, match="pose network"):
-        compile_model(path, tmp_path / "bundle", fp16=True, calib=tmp_path)
+        compile_model(path, tmp_path / "bundle", CompileOptions(fp16=True, calib=tmp_path))
     assert not (tmp_path / "bundle").exists()
 
 

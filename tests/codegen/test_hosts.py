@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,8 +19,10 @@ from graphopt.cli import app
 from graphopt.codegen.hosts import HOSTS
 from graphopt.codegen.linking import linker as hosts
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.compiler.tvm_library import compile_library
 from graphopt.errors import CheckFailed, InputError, Unsupported
+from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.open import open_bundle
 
@@ -53,7 +56,9 @@ def readelf() -> Callable[..., str]:
 def test_kernels_for_another_machine(
     host: str, readelf: Callable[..., str], tmp_path: Path
 ) -> None:
-    done = compile_model(DEMO, tmp_path / "b", host=host, input_shapes=SMALL)
+    done = compile_model(
+        DEMO, tmp_path / "b", CompileOptions(host=host, input_shape=format_input_shapes(SMALL))
+    )
     assert "compiled for " + host in str(done.difference)
     library = tmp_path / "b" / "kernels.so"
     assert "AArch64" in readelf("--file-header", library)
@@ -72,7 +77,9 @@ def test_kernels_for_another_machine(
 def test_a_library_for_a_phone(readelf: Callable[..., str], proto: Proto, tmp_path: Path) -> None:
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), tmp_path / "net.onnx")
     host, library = "aarch64-linux-android", tmp_path / "net.so"
-    done = compile_library(tmp_path / "net.onnx", library, target="adreno", host=host)
+    done = compile_library(
+        tmp_path / "net.onnx", library, CompileOptions(target="adreno", host=host)
+    )
     assert "compiled for " + host in str(done.difference)
     assert any("images" in what for what in done.left_out)
     assert "AArch64" in readelf("--file-header", library)
@@ -84,7 +91,7 @@ def test_a_library_for_a_phone(readelf: Callable[..., str], proto: Proto, tmp_pa
 
 def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no host is called 'aarch64-apple-ios'") as caught:
-        compile_model(DEMO, tmp_path / "b", host="aarch64-apple-ios")
+        compile_model(DEMO, tmp_path / "b", CompileOptions(host="aarch64-apple-ios"))
     assert "aarch64-linux-android" in (caught.value.hint or "")
 
 
@@ -103,18 +110,23 @@ def test_a_cpu_is_not_a_gpu(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
     with pytest.raises(CheckFailed, match=r"a CPU would do the network \(--target cpu\)"):
-        compile_model(path, tmp_path / "b", require_full_gpu=True)
+        compile_model(path, tmp_path / "b", CompileOptions(require_full_gpu=True))
     assert not (tmp_path / "b").exists()
-    compile_model(path, tmp_path / "b", target="mali", require_full_gpu=True)
+    compile_model(path, tmp_path / "b", CompileOptions(target="mali", require_full_gpu=True))
     assert read_bundle(tmp_path / "b").manifest.runs == {"network": "gpu"}
 
 
 def test_where_everything_runs(tmp_path: Path) -> None:
     bundle = tmp_path / "b"
-    given = {"target": "opencl", "host": "aarch64-linux-android", "input_shapes": SMALL}
+    given = CompileOptions(
+        target="opencl",
+        host="aarch64-linux-android",
+        input_shape=format_input_shapes(SMALL),
+        max_photo=0,
+    )
     with pytest.raises(CheckFailed, match="a CPU would do pre-processing"):
-        compile_model(DEMO, bundle, **given, max_photo=0, require_full_gpu=True)
-    compile_model(DEMO, bundle, **given, max_photo=0)
+        compile_model(DEMO, bundle, replace(given, require_full_gpu=True))
+    compile_model(DEMO, bundle, given)
     assert read_bundle(bundle).manifest.runs == {
         "prepare": "host",
         "network": "gpu",

@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.opencl import device_name
 from graphopt.runtime.open import open_bundle
@@ -33,9 +34,10 @@ options = dict(option.split("=") for option in sys.argv[4:])
 target = options.pop("target")
 assert "Intel" in device_name(target) and "pthread" not in device_name(target)
 shape = (1, 3, 128, 160)
-compile_model(
-    demo, bundle, target=target, input_shapes={"image": shape}, **{name: True for name in options}
+given = CompileOptions(
+    target=target, input_shape=("image:1,3,128,160",), **{name: True for name in options}
 )
+compile_model(demo, bundle, given)
 feeds = {"image": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
 expected = OnnxRuntimeEngine(demo).run(feeds)
 runner = open_bundle(bundle)
@@ -50,7 +52,7 @@ for _ in range(2):
     [
         ("target=opencl", 1e-4),
         ("target=opencl fp16=1", 0.1),
-        ("target=opencl half_arithmetic=1", 0.1),
+        ("target=opencl fp16_arithmetic=1", 0.1),
         ("target=adreno", 0.1),
     ],
 )

@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
+from graphopt.compiler.options import CompileOptions
 from graphopt.compiler.tvm_library import compile_library
 from graphopt.devices import rpc_benchmark as remote
 from graphopt.devices.rpc_benchmark import bench_library
@@ -128,7 +129,7 @@ def test_measured_through_rpc(demo: Path, server: str, tmp_path: Path) -> None:
 
 
 def test_a_server_without_the_device_says_so(net: Path, server: str) -> None:
-    done = compile_library(net, net.with_name("net.so"), target="opencl")
+    done = compile_library(net, net.with_name("net.so"), CompileOptions(target="opencl"))
     if isinstance(done.difference, float):
         pytest.skip("TVM's runtime has OpenCL here")
     assert "no device for opencl" in done.difference

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import Block, expand
@@ -243,7 +244,7 @@ def test_equals_onnxruntime(name: str, target: str, proto: Proto, tmp_path: Path
     path = tmp_path / "net.onnx"
     opset = 24 if "Swish" in body else 17
     onnx.save(proto("float[1,3,9,11] x", outputs, body, opset=opset, **constants), path)
-    done = compile_model(path, tmp_path / "bundle", target=target)
+    done = compile_model(path, tmp_path / "bundle", CompileOptions(target=target))
     assert isinstance(done.difference, float), done.difference
     assert done.difference < 1e-5
 
@@ -254,7 +255,7 @@ def test_layers_hand_over_images(name: str, proto: Proto, tmp_path: Path) -> Non
     outputs, body, constants = NETWORKS[name]
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", outputs, body, **constants), path)
-    done = compile_model(path, tmp_path / "bundle", target="adreno")
+    done = compile_model(path, tmp_path / "bundle", CompileOptions(target="adreno"))
     assert isinstance(done.difference, float)
     assert done.difference < 2e-5
     # All but the first layer, which reads single numbers.
@@ -340,7 +341,7 @@ def test_an_unknown_target_is_a_sentence(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
     with pytest.raises(GraphoptError, match="no target is called 'adreno-9000'") as caught:
-        compile_model(path, tmp_path / "bundle", target="adreno-9000")
+        compile_model(path, tmp_path / "bundle", CompileOptions(target="adreno-9000"))
     assert "cpu, mali, opencl" in str(caught.value)
 
 
@@ -357,7 +358,7 @@ def test_a_crash_of_the_compiler_names_the_layer(
     proto: Proto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "crashing_worker.py").write_text(CRASHES)
-    monkeypatch.setattr("graphopt.compiler.compile.WORKER", "crashing_worker")
+    monkeypatch.setattr("graphopt.compiler.worker.WORKER", "crashing_worker")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)

@@ -11,6 +11,7 @@ import pytest
 
 from graphopt.codegen.lowering.memory_plan import check_memory
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Array
 from graphopt.runtime.bundle import Launch, Plan, Tensor
@@ -270,7 +271,7 @@ RESIZES: dict[str, tuple[str, int]] = {
 
 
 def check(path: Path, target: str) -> None:
-    done = compile_model(path, path.parent / "bundle", target=target)
+    done = compile_model(path, path.parent / "bundle", CompileOptions(target=target))
     assert isinstance(done.difference, float), done.difference
     assert done.difference < (1e-3 if "float16" in path.name else 1e-5)
 
@@ -344,7 +345,7 @@ def test_upsampling_by_8_takes_few_launches(proto: Proto, tmp_path: Path) -> Non
     path = tmp_path / "net.onnx"
     body = "y = ConvTranspose<strides=[8,8], pads=[4,4,4,4]>(x, w)"
     onnx.save(proto(X, "float[1,3,80,96] y", body, w=weights(3, 3, 16, 16)), path)
-    plan = compile_model(path, tmp_path / "bundle", target="opencl").plan
+    plan = compile_model(path, tmp_path / "bundle", CompileOptions(target="opencl")).plan
     assert sum("conv_transpose" in launch.kernel for launch in plan.launches) == 4
 
 

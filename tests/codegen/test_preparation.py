@@ -16,6 +16,8 @@ from graphopt.codegen.linking.kernel_bundle import write_kernels
 from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_preparation
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
+from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.open import open_engine
@@ -104,7 +106,13 @@ def test_a_table_is_a_weighted_mean() -> None:
 def test_bundles_prepare_what_they_can(target: str, tmp_path: Path) -> None:
     """Photos that are too large, and another normalisation, are prepared by NumPy."""
     bundle = tmp_path / "b"
-    compile_model(DEMO, bundle, target=target, input_shapes={"image": (1, 3, *SIZE)}, max_photo=200)
+    compile_model(
+        DEMO,
+        bundle,
+        CompileOptions(
+            target=target, input_shape=format_input_shapes({"image": (1, 3, *SIZE)}), max_photo=200
+        ),
+    )
     engine, spec = open_engine(bundle)
     assert isinstance(engine, BundleRunner)
     plain = spec.model_copy(
@@ -133,5 +141,9 @@ def test_bundles_prepare_what_they_can(target: str, tmp_path: Path) -> None:
 
 
 def test_none_are_prepared_where_it_is_not_wanted(tmp_path: Path) -> None:
-    compile_model(DEMO, tmp_path / "b", input_shapes={"image": (1, 3, *SIZE)}, max_photo=0)
+    compile_model(
+        DEMO,
+        tmp_path / "b",
+        CompileOptions(input_shape=format_input_shapes({"image": (1, 3, *SIZE)}), max_photo=0),
+    )
     assert open_bundle(tmp_path / "b").bundle.plan.preparation is None

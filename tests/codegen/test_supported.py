@@ -8,7 +8,9 @@ import pytest
 
 from graphopt.codegen.importing.supported import IMPORTED, NOT_STATIC
 from graphopt.compiler import compile as compiling
-from graphopt.compiler.compile import compile_model, prepare_network
+from graphopt.compiler import prepare
+from graphopt.compiler.compile import compile_model
+from graphopt.compiler.prepare import prepare_network
 from graphopt.errors import Unsupported
 
 X = "float[1,3,8,8] x"
@@ -43,8 +45,9 @@ def test_operators_are_refused_before_the_work(proto, tmp_path, monkeypatch, out
     def too_late(*_args: object, **_options: object) -> None:
         raise AssertionError("work has begun")
 
-    for name in ("run_worker", "detect_pose_spec", "run_pipeline"):
-        monkeypatch.setattr(compiling, name, too_late)
+    monkeypatch.setattr(compiling, "run_worker", too_late)
+    for name in ("detect_pose_spec", "run_pipeline"):
+        monkeypatch.setattr(prepare, name, too_late)
     model = proto(X, output, body, n=np.int64(2), yes=np.bool_(True))
     model.graph.node[-1].name = "culprit"
     onnx.save(model, tmp_path / "m.onnx")

@@ -32,15 +32,16 @@ import pytest
 from numpy.typing import NDArray
 
 from graphopt.analysis.latency.device import load_device
-from graphopt.compiler.compile import prepare_network
+from graphopt.compiler.prepare import prepare_network
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.outcome import PassStep
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import MapSlice, PoseSpec, Preprocess
+from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.bundle import Launch, Plan
 
 Array = NDArray[Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from graphopt.errors import InputError
@@ -10,7 +12,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer import prune_to_target as allocate
 from graphopt.optimizer import sensitivity
 from graphopt.optimizer.optimize import optimize
-from graphopt.optimizer.options import OptimizeOptions
+from graphopt.optimizer.options import OptimizeOptions, SensitivityOptions
 from graphopt.optimizer.sensitivity import measure_file
 
 
@@ -73,6 +75,10 @@ def test_what_is_not_the_run_s_own_stays(pose_files, tmp_path):
     assert [file.name for file in work.iterdir()] == ["diary.txt"]
 
 
+def by_ratios(photos: Path, *ratio: float) -> SensitivityOptions:
+    return SensitivityOptions(calib=photos, ratio=ratio)
+
+
 def test_sensitivity_goes_on_with_the_next_layer(pose_files, tmp_path, monkeypatch):
     model, photos = pose_files
     work = tmp_path / "found.sensitivity.work"
@@ -88,7 +94,7 @@ def test_sensitivity_goes_on_with_the_next_layer(pose_files, tmp_path, monkeypat
 
         fitted.clear()
         told.clear()
-        return measure_file(model, photos, ratios=(0.25, 0.5), work=work, progress=progress)
+        return measure_file(model, by_ratios(photos, 0.25, 0.5), work=work, progress=progress)
 
     whole = run(None)
     layers = len(whole.layers)
@@ -116,13 +122,13 @@ def test_sensitivity_does_not_go_on_with_another_s(pose_files, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_file(model, photos, ratios=(0.25,), work=work, progress=stop)
+        measure_file(model, by_ratios(photos, 0.25), work=work, progress=stop)
     (kept,) = work.glob("layers-*")
-    assert measure_file(model, photos, ratios=(0.5,)) == measure_file(
-        model, photos, ratios=(0.5,), work=work
+    assert measure_file(model, by_ratios(photos, 0.5)) == measure_file(
+        model, by_ratios(photos, 0.5), work=work
     )
     with pytest.raises(KeyboardInterrupt):
-        measure_file(model, photos, ratios=(0.25,), work=work, progress=stop)
+        measure_file(model, by_ratios(photos, 0.25), work=work, progress=stop)
     kept.write_bytes(kept.read_bytes()[:99])
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        measure_file(model, photos, ratios=(0.25,), work=work)
+        measure_file(model, by_ratios(photos, 0.25), work=work)

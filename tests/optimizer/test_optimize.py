@@ -406,3 +406,40 @@ def test_the_working_folder_may_be_anywhere(graphopt, model, monkeypatch):
     monkeypatch.chdir(model.parent)
     assert graphopt("optimize", Path("pose.onnx"))[0] == 0
     assert Path("pose.opt.onnx").exists()
+
+
+# --- the network after each pass ----------------------------------------------------------------
+
+
+def test_the_network_after_each_pass(graphopt, model, tmp_path):
+    dumps = tmp_path / "dumps"
+    code, _, err = graphopt(
+        *("optimize", model, "--preset", "exact", "--passes", "replace-swish{gate=hard}"),
+        *("--verify", "end", "--on-fail", "revert", "--dump-dir", dumps),
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in dumps.iterdir()) == [
+        "00-input.onnx",
+        "01-canonicalize.onnx",
+        "02-fold-batchnorm.onnx",
+        "03-canonicalize.onnx",
+        "04-replace-swish.onnx",
+    ]
+    networks = {path.name: onnx.load(path) for path in dumps.iterdir()}
+    for network in networks.values():
+        onnx.checker.check_model(network, full_check=True)
+    kinds = {name: [n.op_type for n in net.graph.node] for name, net in networks.items()}
+    assert "BatchNormalization" in kinds["01-canonicalize.onnx"]
+    assert "BatchNormalization" not in kinds["02-fold-batchnorm.onnx"]
+    result = onnx.load(model.with_name("pose.opt.onnx"))
+    assert kinds["04-replace-swish.onnx"] == [node.op_type for node in result.graph.node]
+
+
+def test_dumps_replace_nothing(graphopt, model, tmp_path):
+    before = model.read_bytes()
+    for folder in (tmp_path, model):
+        code, _, err = graphopt("optimize", model, "--passes", "canonicalize", "--dump-dir", folder)
+        assert code == 1
+        assert "is no empty folder" in err
+    assert model.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pose.onnx"]

@@ -1,0 +1,187 @@
+"""What `graphopt bench` tells: records of what was measured, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from graphopt.bench.roofline import Peak
+from graphopt.bench.stage_timing import Budget
+from graphopt.display.numbers import named_sizes
+from graphopt.display.tables import Grid, Kind
+from graphopt.runtime.runner import LayerTime
+
+SUSPICIOUS = 1e-3
+"""A difference, relative to an output's range, that float32 rounding does not explain."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timing(_Record):
+    """Milliseconds for one run of the network: the median over rounds, and how far they spread."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+    @classmethod
+    def of(cls, milliseconds: NDArray[np.float64]) -> Timing:
+        """The summary of one time a round."""
+        low, middle, high = np.percentile(milliseconds, (10, 50, 90))
+        return cls(median_ms=middle, p10_ms=low, p90_ms=high)
+
+
+class LayerTiming(_Record):
+    """One layer of graphopt's: what it does, how long it takes, how near that is to the peak."""
+
+    layer: str
+    """The ONNX node."""
+    kernel: str
+    ms: float
+    share: float
+    """Of the time of all layers."""
+    macs: int
+    gflops: float
+    """1e9 operations a second; a multiply-add is two."""
+    of_peak: float
+    """`gflops` / the measured peak. What needs more bytes than operations cannot come near 1."""
+    bytes: int
+    """Of the tensors that it reads and writes, weights included."""
+    gbytes: float
+    """1e9 bytes a second. Above the peak, they came from a cache."""
+
+    @classmethod
+    def of(cls, times: Sequence[LayerTime], peak: Peak) -> tuple[LayerTiming, ...]:
+        """All layers of a network, from their times."""
+        total = sum(layer.ms for layer in times)
+        layers = []
+        for layer in times:
+            # 1e6 operations in a millisecond are 1e9 a second.
+            gflops = 2e-6 * layer.macs / layer.ms
+            layers.append(
+                cls(
+                    **vars(layer),
+                    share=layer.ms / total,
+                    gflops=gflops,
+                    of_peak=gflops / peak.gflops,
+                    gbytes=1e-6 * layer.bytes / layer.ms,
+                )
+            )
+        return tuple(layers)
+
+
+class BenchReport(_Record):
+    """What `graphopt bench` measured; its JSON form is stable."""
+
+    engines: dict[str, Timing]
+    ratios: dict[str, float]
+    """graphopt's median time / each engine's: below 1, graphopt is faster."""
+    ratio_p10_p90: dict[str, tuple[float, float]]
+    """How far the ratio spreads when it is taken within each round."""
+    difference: dict[str, float]
+    """The largest difference from onnxruntime's outputs on the same file, relative to the output's
+    range."""
+    files: dict[str, str]
+    """The network that each engine ran; graphopt's bundle was compiled from its."""
+    remark: str = ""
+    """What to know where the network was rewritten; else empty."""
+    unavailable: dict[str, str]
+    """Engines that were asked for and did not run, and why."""
+    threads: int
+    rounds: int
+    model: str
+    input: dict[str, tuple[int, ...]]
+    compiled_here: bool
+    """True when the model was an ONNX file and graphopt's bundle was made for this measurement."""
+    memory: dict[str, int]
+    """The most bytes that a process holds which loads and runs nothing but that engine."""
+    bundle_bytes: int
+    """Of all files of graphopt's bundle."""
+    layers: tuple[LayerTiming, ...] | None = None
+    peak: Peak | None = None
+    """Measured with the layers, on as many threads."""
+    budget: Budget | None = None
+
+    def __rich__(self) -> RenderableType:
+        """Engine by engine, then who is missing, then layer by layer."""
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
+        columns = {"engine": Kind.KEY, "network": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+        table = Grid(columns, title=self.model)
+        for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
+            off = self.difference[name]
+            low, high = self.ratio_p10_p90.get(name, (None, None))
+            table.add(
+                name,
+                Path(self.files[name]).name,
+                *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
+                f"{self.ratios[name]:.2f}" if name in self.ratios else "",
+                f"{low:.2f} … {high:.2f}" if low is not None else "",
+                Text(f"{off:.1e}", style="bold red" if off > SUSPICIOUS else ""),
+            )
+        yield table
+        if self.remark:
+            yield Text(self.remark, style="yellow")
+        for name, reason in self.unavailable.items():
+            yield Text(f"{name} is missing: {reason}", style="yellow")
+        at = named_sizes(self.input)
+        yield Text(
+            f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
+            "onnxruntime's outputs on the same network, relative to their range.",
+            style="dim",
+        )
+        if self.compiled_here:
+            yield Text("graphopt: compiled for this measurement, target cpu.", style="dim")
+        held = ", ".join(f"{name} {bytes / 1e6:.0f} MB" for name, bytes in self.memory.items())
+        yield Text(
+            f"memory of a process that loads and runs it, at most: {held}; "
+            f"graphopt's bundle: {self.bundle_bytes / 1e6:.1f} MB.",
+            style="dim",
+        )
+        if self.budget is not None:
+            yield from _budget_parts(self.budget)
+        if self.layers is not None and self.peak is not None:
+            yield _layer_table(self.layers)
+            yield Text(
+                f"peak: {self.peak.gflops:.0f} GFLOP/s and {self.peak.gbytes:.1f} GB/s, measured "
+                f"here on {self.threads} threads: multiply-adds on registers alone, and a copy in "
+                "memory. More GB/s than that come from caches.",
+                style="dim",
+            )
+
+
+def _budget_parts(budget: Budget) -> Iterator[RenderableType]:
+    columns = {"stage": Kind.KEY, "ms": Kind.NUMBER, "share": Kind.NUMBER}
+    table = Grid(columns, title="graphopt, from photo to picture")
+    total = sum(budget.ms.values())
+    for stage, ms in budget.ms.items():
+        table.add(stage, f"{ms:.2f}", f"{ms / total:.1%}")
+    yield table
+    photo = f"{budget.photo}, {' x '.join(map(str, budget.size))} pixels, people: {budget.people}"
+    yield Text(photo, style="dim")
+
+
+def _layer_table(layers: Sequence[LayerTiming]) -> Grid:
+    numbers = ("ms", "share", "GFLOP/s", "of peak", "GB/s")
+    columns = {"layer": Kind.NAME, "kernel": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+    table = Grid(columns, title="graphopt, layer by layer")
+    for layer in layers:
+        table.add(
+            layer.layer,
+            layer.kernel,
+            f"{layer.ms:.3f}",
+            f"{layer.share:.1%}",
+            *((f"{layer.gflops:.1f}", f"{layer.of_peak:.0%}") if layer.macs else ("", "")),
+            f"{layer.gbytes:.1f}",
+        )
+    return table

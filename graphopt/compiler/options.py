@@ -1,0 +1,124 @@
+"""Options of the commands `compile` and `tune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from graphopt.display.options import Option, Panel
+from graphopt.ir.options import InputShape
+from graphopt.pose.options import PoseOptions
+
+Post: TypeAlias = Literal["paf", "none"]
+"""What follows a network in its bundle."""
+OnFail: TypeAlias = Literal["stop", "warn"]
+"""What a comparison with onnxruntime that fails does."""
+
+IMAGES = 20
+"""How many photos (half as many made-up images) show what half precision cannot hold."""
+MAX_PHOTO = 1920
+"""Most pixels of a photo's side that bundles prepare: video frames. Larger ones are scaled by
+Pillow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What a network is compiled for, and how.
+
+    A target is a file name of `graphopt/codegen/targets`; for hosts see `codegen.hosts`, "" is this
+    machine. Where an input has dynamic extents and `input_shape` gives it no size, height is the
+    pose network's usual one and the width 16/9 of it. `tuning` chooses what `graphopt tune` found
+    (`compiler.tuning_cache`). With `on_fail="warn"` a bundle is written that differs from
+    onnxruntime, too, as long as its outputs are finite and differ by less than their range; the
+    manifest then says so.
+    """
+
+    target: Annotated[
+        str,
+        Option(
+            "cpu: this machine's, as wide as its vectors, or that of --host; opencl: any "
+            "device; mali; adreno: OpenCL with input as images.",
+            Panel.TARGET,
+        ),
+    ] = "cpu"
+    host: Annotated[
+        str,
+        Option(
+            "The machine that the bundle is for: aarch64-linux-android, aarch64-linux-gnu; "
+            "this one if left out.",
+            Panel.TARGET,
+            "TRIPLE",
+        ),
+    ] = ""
+    input_shape: InputShape = ()
+    tuning: Annotated[
+        str,
+        Option(
+            "Which kernels: auto, those that tune found fastest here; off, those estimated to "
+            "be; or a tuning file.",
+            Panel.TARGET,
+            "auto|off|FILE",
+        ),
+    ] = "auto"
+    fp16: Annotated[
+        bool, Option("Store weights, on opencl activations too, in half precision.", Panel.TARGET)
+    ] = False
+    fp16_arithmetic: Annotated[
+        bool,
+        Option("Compute in half precision too, on a GPU that can (cl_khr_fp16).", Panel.TARGET),
+    ] = False
+    calib: Annotated[
+        Path | None,
+        Option(
+            "Photos that show what half precision cannot hold; made-up images if left out.",
+            Panel.PHOTOS,
+            "DIR",
+        ),
+    ] = None
+    calib_photos: Annotated[int, Option("How many of them at most.", Panel.PHOTOS, min=1)] = IMAGES
+    post: Annotated[
+        Post,
+        Option("What follows a pose network: paf, a decoder's kernels; or none.", Panel.PEOPLE),
+    ] = "paf"
+    max_people: Annotated[
+        int, Option("People that the decoder keeps: the best of more.", Panel.PEOPLE, min=1)
+    ] = 128
+    max_peaks: Annotated[
+        int,
+        Option("Candidates that it keeps for each part: the best of more.", Panel.PEOPLE, min=1),
+    ] = 128
+    max_photo: Annotated[
+        int,
+        Option(
+            "Most pixels of a photo's side that kernels scale and pad; larger ones are scaled "
+            "by Pillow. 0: all are.",
+            Panel.VIEW,
+            min=0,
+        ),
+    ] = MAX_PHOTO
+    require_full_gpu: Annotated[
+        bool, Option("Fail if anything would be left to a CPU.", Panel.TARGET)
+    ] = False
+    on_fail: Annotated[
+        OnFail,
+        Option(
+            "If it differs from onnxruntime: stop, or write it with a warning; the manifest "
+            "says so.",
+            Panel.CHECKS,
+        ),
+    ] = "stop"
+    pose: PoseOptions = field(default_factory=PoseOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What is tuned for, and how it is measured."""
+
+    target: Annotated[str, Option("Whose kernels: cpu or opencl, as in compile.", Panel.TARGET)] = (
+        "cpu"
+    )
+    input_shape: InputShape = ()
+    threads: Annotated[
+        int | None, Option("CPU threads; every core if left out.", Panel.SIZE, min=1)
+    ] = None
