@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
-from graphopt.fitting.distill import DistillOptions, DistillReport, distill
+from graphopt.fitting.distill import distill
+from graphopt.fitting.distill_options import DistillOptions, DistillReport
 from graphopt.ir.graph import constant_of, label
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 

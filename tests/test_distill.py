@@ -14,7 +14,8 @@ from PIL import Image
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.distill import DistillOptions, Precision, distill
+from graphopt.fitting.distill import distill
+from graphopt.fitting.distill_options import DistillOptions, Precision
 from graphopt.fitting.distillation_data import DistillationData
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto

@@ -16,17 +16,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.chained_least_squares import Through, adjoint_exists, unpacked
+from graphopt.fitting.chained_least_squares import Through, adjoint_exists
 from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
 from graphopt.fitting.layerwise_runner import (
     LayerwiseRunner,
@@ -39,20 +37,24 @@ from graphopt.fitting.layerwise_runner import (
 )
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
+from graphopt.fitting.reconstruct_report import (
+    FoundSite,
+    LayerFit,
+    ReconstructReport,
+    before_relu,
+    distance,
+    error_within,
+    relative,
+)
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mask
 from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.files import replacing
-from graphopt.ir.graph import is_standard, label, only_consumer
+from graphopt.ir.graph import label, only_consumer
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Pairs = Sequence[tuple[Floats, Floats]]
-"""Patches [group, positions, K+1] and targets [group, positions, filters]."""
 
 Masks = Literal["keep", "choose"]
 """Blocks of a weight that are zero stay zero, or as many others of the same extent take their
@@ -71,39 +73,6 @@ THROUGH_IMAGES = 24
 """Images at most that a convolution is fitted on through others, where each is seen as a whole."""
 UNCHANGED = 1e-4
 """Relative error of a layer that needs no repair: rounding."""
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """What became of one convolution.
-
-    Errors are those of its output on held-out images, relative to the target's deviation: 1 for a
-    layer that always gives the mean.
-    """
-
-    node: str
-    before: float
-    after: float
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the fitted weights are better, and so were taken over."""
-        return self.after < self.before
-
-
-@dataclass(frozen=True)
-class ReconstructReport:
-    """What `reconstruct` did."""
-
-    layers: tuple[LayerFit, ...]
-    skips: tuple[Skip, ...]
-    before: float
-    """Error of the network's outputs on held-out images, see `verify.output_error`."""
-    after: float
-    """The same with the fitted weights; where it is not less, the old ones are back in place."""
-    images: int
-    """How many were fitted on."""
-    seconds: float
 
 
 def reconstruct(
@@ -262,7 +231,7 @@ class Reconstruction:
             self._put(node, *found.values)
         return LayerFit(label(node), found.before, found.after)
 
-    def _fit_directly(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> _Found:
+    def _fit_directly(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> FoundSite:
         """Fit a convolution to its counterpart in the original."""
         samples = self._samples[node.outputs[0].name]
         ours, theirs = node.outputs[0], self._original.tensors()[node.outputs[0].name]
@@ -280,10 +249,10 @@ class Reconstruction:
             (mask,) = system.masks(block, [num_pruned])
             system.restrict(expand(mask, block, spec.weight.shape))
         old, new = system.present, system.solve(rectified=rectified)
-        before, after = (_error(s, judged, rectified=rectified) for s in (old, new))
-        return _Found.of(spec, new, before, after)
+        before, after = (error_within(s, judged, rectified=rectified) for s in (old, new))
+        return FoundSite.of(spec, new, before, after)
 
-    def _fit_through(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> _Found:
+    def _fit_through(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> FoundSite:
         """Fit a convolution whose target lies behind others."""
         chain = [s for s in map(Convolution.of, self._chains[id(node)]) if s is not None]
         samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
@@ -292,8 +261,8 @@ class Reconstruction:
         found = Through(chain, inputs[:used], samples[:used]).solve(start)
         judge = Through(chain, inputs[self.count :], samples[self.count :])
         targets = [sample.values for sample in judge.samples]
-        before, after = (_distance(judge.outputs(s), targets) for s in (start, found))
-        return _Found.of(spec, found, before, after)
+        before, after = (distance(judge.outputs(s), targets) for s in (start, found))
+        return FoundSite.of(spec, found, before, after)
 
     def _chain_from(self, node: gs.Node, counterparts: Container[str]) -> list[gs.Node]:
         """The convolutions from this one to the first with a counterpart; empty if none follows."""
@@ -366,7 +335,7 @@ class Reconstruction:
             for name in part:
                 expected = counterpart(self._graph, self._original, name, theirs[name])
                 same = ours[name].shape == expected.shape
-                errors[name] = _relative(ours[name], expected) if same else None
+                errors[name] = relative(ours[name], expected) if same else None
         return errors
 
     def _sample_targets(self) -> dict[str, list[Sample]]:
@@ -393,22 +362,6 @@ class Reconstruction:
                     target = counterpart(self._graph, self._original, name, values[name])
                     samples[name].append(Sample.of(target, wanted[name], rng, where))
         return samples
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A layer's errors before and after its fit, and its new weights where they are better."""
-
-    before: float
-    after: float
-    values: tuple[Array, Array] | None
-    """Weight and bias."""
-
-    @classmethod
-    def of(cls, spec: Convolution, solution: Doubles, before: float, after: float) -> _Found:
-        """From a solution [group, unknowns + 1, filters]."""
-        weight, bias = (part.astype(spec.weight.dtype) for part in unpacked(solution, spec))
-        return cls(before, after, (weight, bias) if after < before else None)
 
 
 class _Kept:
@@ -438,55 +391,21 @@ class _Kept:
         if found != owner:
             raise foreign(path)
 
-    def recall(self, layer: int) -> _Found | None:
+    def recall(self, layer: int) -> FoundSite | None:
         """What was found for a layer, by its number."""
         errors = self._arrays.get(f"{layer}.errors")
         if errors is None:
             return None
         before, after = errors.tolist()
         if after >= before:
-            return _Found(before, after, None)
+            return FoundSite(before, after, None)
         weight, bias = (self._arrays[f"{layer}.{part}"] for part in ("weight", "bias"))
-        return _Found(before, after, (weight, bias))
+        return FoundSite(before, after, (weight, bias))
 
-    def keep(self, layer: int, found: _Found) -> None:
+    def keep(self, layer: int, found: FoundSite) -> None:
         """Store what was found for a layer, and write the file."""
         self._arrays[f"{layer}.errors"] = np.array([found.before, found.after])
         if found.values is not None:
             self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
         with replacing(self._path) as fresh, fresh.open("wb") as file:
             np.savez(file, **self._arrays)
-
-
-def before_relu(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Whether only a Relu reads a tensor."""
-    reader = only_consumer(graph, tensor)
-    return reader is not None and is_standard(reader, "Relu")
-
-
-def _error(solution: Doubles, judged: Pairs, *, rectified: bool = False) -> float:
-    """Relative error of a solution on patches and targets; `rectified`: behind a Relu."""
-    floor = 0.0 if rectified else -np.inf
-    weights = solution.astype(np.float32)
-    wrong = 0.0
-    targets = []
-    for patches, target in judged:
-        made, wanted = (np.maximum(values, floor) for values in (patches @ weights, target))
-        wrong += float(np.square(made - wanted).sum())
-        targets.append(wanted)
-    spread = np.concatenate(targets, axis=1)
-    right = float(np.square(spread - spread.mean(axis=1, keepdims=True)).sum())
-    return math.sqrt(wrong / max(right, 1e-30))
-
-
-def _distance(values: Sequence[Floats], targets: Sequence[Floats]) -> float:
-    """The same for values and targets [positions, channels] of each image."""
-    a, b = np.concatenate(values), np.concatenate(targets)
-    spread = float(np.square(b - b.mean(axis=0)).sum())
-    return math.sqrt(float(np.square(a - b).sum()) / max(spread, 1e-30))
-
-
-def _relative(values: Array, reference: Array) -> float:
-    expected = reference.astype(np.float64)
-    norm = float(np.linalg.norm(expected))
-    return float(np.linalg.norm(values.astype(np.float64) - expected)) / max(norm, 1e-30)

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.analysis.compare import PoseTally, people_in
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.predict import judged_shapes
 from graphopt.errors import Unsupported
@@ -28,32 +26,27 @@ from graphopt.fitting.chained_least_squares import unpacked
 from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
 from graphopt.fitting.layerwise_runner import (
     LayerwiseRunner,
-    bytes_of,
     extract_subgraph,
-    live_tensors,
     make_session,
-    shapes_of,
 )
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.fitting.patch_sampling import Sample, salience
-from graphopt.fitting.reconstruct import LEAST_POSITIONS, MEMORY, before_relu
+from graphopt.fitting.reconstruct import LEAST_POSITIONS
+from graphopt.fitting.reconstruct_report import before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.edit import constant
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.header import copy_model
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer.options import PHOTOS, RATIOS, SensitivityOptions
+from graphopt.optimizer.network_tail import FittedWeights, NetworkTail, with_weights
+from graphopt.optimizer.options import RATIOS, SensitivityOptions
 from graphopt.optimizer.pipeline import run_pipeline
-from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Loss, Sensitivity
+from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Sensitivity
+from graphopt.optimizer.sensitivity_judge import MapJudge, held_out_images
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
-from graphopt.pose.decode import Person
 from graphopt.pose.detect import detect_pose_spec
-from graphopt.pose.spec import HEAT_IMPORTANCE, PoseSpec
-from graphopt.runtime.differences import OutputError
 from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.function_blocks import FunctionBlocks, function_blocks
 
@@ -156,8 +149,8 @@ def sensitivity(
         )
     costs = cost_of(graph, judged_shapes(graph)).layers
     macs = {layer.name: layer.macs or 0 for layer in costs}
-    fitting, held_out = _images(graph, nodes, calibration)
-    judge = _Judge(graph, calibration, held_out)
+    fitting, held_out = held_out_images(graph, nodes, calibration)
+    judge = MapJudge(graph, calibration, held_out)
     feeds = calibration.feeds([*fitting, *held_out])
     walk = LayerwiseRunner(graph, [*nodes, graph.nodes[-1]], feeds)
     engine = make_session(extract_subgraph(graph, outputs=judge.outputs))
@@ -166,7 +159,7 @@ def sensitivity(
     if work is not None:
         kept = _Kept(work, fingerprint([graph], calibration, [*ratios, block, seed]))
     layers: list[LayerSensitivity] = []
-    pruned: dict[float, dict[str, _Weights]] = {ratio: {} for ratio in ratios}
+    pruned: dict[float, dict[str, FittedWeights]] = {ratio: {} for ratio in ratios}
     for number, node in enumerate(nodes, 1):
         progress(f"sensitivity: {number} of {len(nodes)} ({label(node)})")
         if kept and (known := kept.read(number)):
@@ -179,7 +172,7 @@ def sensitivity(
         assert spec is not None
         seen = walk.advance_to(node)
         system = _system(spec, seen[: len(fitting)], where, seed)
-        tail = _Tail(graph, node, walk.values[len(fitting) :], judge.outputs)
+        tail = NetworkTail(graph, node, walk.values[len(fitting) :], judge.outputs)
         losses = []
         rectified = before_relu(graph, node.outputs[0])
         fits = list(_pruned(spec, system, BLOCKS[block], ratios, rectified=rectified))
@@ -209,8 +202,8 @@ def sensitivity(
 def _whole_blocks(
     graph: gs.Graph,
     layers: Sequence[LayerSensitivity],
-    pruned: Mapping[float, Mapping[str, _Weights]],
-    judge: _Judge,
+    pruned: Mapping[float, Mapping[str, FittedWeights]],
+    judge: MapJudge,
     progress: Callable[[str], None],
 ) -> Iterator[LayerLosses]:
     """All layers of a function block at a time, each pruned and fitted as it was alone."""
@@ -222,7 +215,7 @@ def _whole_blocks(
         losses = []
         for ratio, weights in pruned.items():
             chosen = {layer.name: weights[layer.name] for layer in group}
-            engine = make_session(_with_weights(graph, chosen))
+            engine = make_session(with_weights(graph, chosen))
             losses.append(judge.loss(ratio, map(engine.run, judge.feeds())))
         yield LayerLosses(
             name=name,
@@ -235,13 +228,6 @@ def _whole_blocks(
 # --- one layer ----------------------------------------------------------------------------------
 
 
-class _Weights(NamedTuple):
-    """A layer's weight (O,I,kh,kw) and bias (O,)."""
-
-    weight: Floats
-    bias: Floats
-
-
 class _Kept:
     """Layers that a run has measured, a file each, for the run that goes on."""
 
@@ -251,7 +237,7 @@ class _Kept:
     def _file(self, number: int) -> Path:
         return place(self._work, f"{self._owner[:16]}", LAYERS.replace("*", f"*-{number}"))
 
-    def read(self, number: int) -> tuple[LayerSensitivity, list[_Weights]] | None:
+    def read(self, number: int) -> tuple[LayerSensitivity, list[FittedWeights]] | None:
         """A layer, and its weights by each ratio; None where it was not measured."""
         file = self._file(number)
         if not file.exists():
@@ -261,12 +247,12 @@ class _Kept:
                 text, *arrays = held.values()
             layer = LayerSensitivity.model_validate_json(text.tobytes())
             pairs = zip(arrays[::2], arrays[1::2], strict=True)
-            fits = [_Weights(*pair) for pair in pairs]
+            fits = [FittedWeights(*pair) for pair in pairs]
         except (OSError, ValueError, BadZipFile) as error:
             raise unreadable(file) from error
         return layer, fits
 
-    def write(self, number: int, layer: LayerSensitivity, fits: Sequence[_Weights]) -> None:
+    def write(self, number: int, layer: LayerSensitivity, fits: Sequence[FittedWeights]) -> None:
         """Keep a layer."""
         text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
         with replacing(self._file(number)) as fresh, fresh.open("wb") as file:
@@ -296,7 +282,7 @@ def _pruned(
     ratios: Sequence[float],
     *,
     rectified: bool,
-) -> Iterator[_Weights]:
+) -> Iterator[FittedWeights]:
     """A layer without the blocks that it can best do without, and the rest fitted, by each ratio.
 
     Args:
@@ -310,134 +296,7 @@ def _pruned(
     for mask in system.masks(block, [int(ratio * blocks + 1e-9) for ratio in ratios]):
         system.restrict(expand(mask, block, spec.weight.shape))
         weight, bias = unpacked(system.solve(rectified=rectified), spec)
-        yield _Weights(weight.astype(np.float32), bias.astype(np.float32))
+        yield FittedWeights(weight.astype(np.float32), bias.astype(np.float32))
 
 
 # --- the whole network --------------------------------------------------------------------------
-
-
-def _images(
-    graph: gs.Graph, nodes: Sequence[gs.Node], calibration: Calibration
-) -> tuple[list[Path | int], list[Path | int]]:
-    """The images to fit on and to judge by: `PHOTOS`, or what memory holds between two layers."""
-    probe = next(calibration.feeds(calibration.held_out))
-    shapes = shapes_of(graph, probe)
-    sizes = (
-        sum(bytes_of(shapes[name]) for name in names if name in shapes)
-        for names in live_tensors(graph, [*nodes, graph.nodes[-1]])
-    )
-    images = len(calibration.fitting) + len(calibration.held_out)
-    share = min(1.0, PHOTOS / images, MEMORY / (max(sizes) * images))
-    fitting, held_out = (
-        list(group[: max(1, int(share * len(group)))])
-        for group in (calibration.fitting, calibration.held_out)
-    )
-    return fitting, held_out
-
-
-class _Judge:
-    """The dense network's maps and people in some photos, to judge others by."""
-
-    def __init__(
-        self, graph: gs.Graph, calibration: Calibration, images: Sequence[Path | int]
-    ) -> None:
-        self._spec, self._calibration, self._photos = calibration.spec, calibration, images
-        read = [maps for maps in (self._spec.heat, self._spec.paf) if maps is not None]
-        self.outputs = sorted({maps.output for maps in read})
-        engine = make_session(extract_subgraph(graph, outputs=self.outputs))
-        self._expected = [engine.run(feed) for feed in self.feeds()]
-        self._found: list[Sequence[Person]] = [people_in(e, self._spec) for e in self._expected]
-
-    @property
-    def people(self) -> int:
-        """How many the dense network found."""
-        return sum(map(len, self._found))
-
-    def feeds(self) -> Iterator[Mapping[str, Array]]:
-        """The network's inputs."""
-        return self._calibration.feeds(self._photos)
-
-    def loss(self, ratio: float, runs: Iterable[Mapping[str, Array]]) -> Loss:
-        """What a network that makes these outputs has lost; those that it lacks are as before."""
-        error, tally = OutputError(), PoseTally(self._spec)
-        for values, expected, found in zip(runs, self._expected, self._found, strict=True):
-            outputs = {**expected, **values}
-            error.add(_maps(outputs, self._spec), _maps(expected, self._spec))
-            tally.add(found, people_in(outputs, self._spec))
-        change = tally.change(_together(error.errors))
-        return Loss(ratio=ratio, error=change.error, shift=change.mean_shift, oks=change.oks)
-
-
-def _maps(outputs: Mapping[str, Array], spec: PoseSpec) -> dict[str, Array]:
-    """The maps that are read, by what they are, also where one output holds both."""
-    return {
-        name: maps.of(outputs)[:count]
-        for name, maps, count in (
-            ("heat", spec.heat, len(spec.skeleton.parts)),
-            ("paf", spec.paf, spec.skeleton.paf_channels),
-        )
-        if maps is not None
-    }
-
-
-def _together(errors: Mapping[str, float]) -> float:
-    """One error for both kinds of maps, or that of the heat maps where there are no others."""
-    if "paf" not in errors:
-        return errors["heat"]
-    return HEAT_IMPORTANCE * errors["heat"] + (1 - HEAT_IMPORTANCE) * errors["paf"]
-
-
-class _Tail:
-    """A network from one convolution on, whose weights are inputs: nothing before it runs again.
-
-    Args:
-        graph: the network.
-        node: the convolution.
-        values: what is known before it runs, for each image.
-        outputs: of the network; those that are made before the convolution are left out.
-    """
-
-    def __init__(
-        self,
-        graph: gs.Graph,
-        node: gs.Node,
-        values: Sequence[Mapping[str, Array]],
-        outputs: Sequence[str],
-    ) -> None:
-        start = next(i for i, other in enumerate(graph.nodes) if other is node)
-        made = {tensor.name for later in graph.nodes[start:] for tensor in later.outputs}
-        part = extract_subgraph(
-            graph,
-            nodes=slice(start, None),
-            inputs=sorted(values[0]),
-            outputs=[name for name in outputs if name in made],
-        )
-        convolution = part.nodes[0]
-        weights = [
-            gs.Variable(f"{label(node)}/{role}", np.dtype(np.float32)) for role in _Weights._fields
-        ]
-        convolution.inputs = [convolution.inputs[0], *weights]
-        part.inputs += weights
-        self._names = [tensor.name for tensor in weights]
-        self._values = values
-        self._engine = make_session(part)
-
-    def run(self, weights: _Weights) -> Iterator[Mapping[str, Array]]:
-        """The outputs for each image."""
-        given = dict(zip(self._names, weights, strict=True))
-        for values in self._values:
-            known = {name: values[name] for name in self._engine.inputs if name in values}
-            yield self._engine.run(known | given)
-
-
-def _with_weights(graph: gs.Graph, weights: Mapping[str, _Weights]) -> gs.Graph:
-    """A copy with other weights in some convolutions, by label."""
-    changed = copy_model(graph)
-    for node in changed.nodes:
-        if label(node) in weights:
-            weight, bias = (
-                constant(changed, f"{node.inputs[1].name}.{role}", values)
-                for role, values in weights[label(node)]._asdict().items()
-            )
-            node.inputs = [node.inputs[0], weight, bias]
-    return changed

@@ -13,7 +13,8 @@ from PIL import Image
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
-from graphopt.fitting.reconstruct import Reconstruction, _error, reconstruct
+from graphopt.fitting.reconstruct import Reconstruction, reconstruct
+from graphopt.fitting.reconstruct_report import error_within
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.header import copy_model
@@ -207,7 +208,7 @@ def test_only_what_is_positive_counts_before_a_relu(network, normal):
         system = LeastSquares(spec, 1e-8)
         system.add(*pairs[0])
         solution = system.solve(rectified=rectified)
-        errors.append([_error(solution, pairs, rectified=r) for r in (False, True)])
+        errors.append([error_within(solution, pairs, rectified=r) for r in (False, True)])
     linear, behind = errors
     assert behind[1] < 0.97 * linear[1]
     assert behind[0] > linear[0]
