@@ -20,6 +20,14 @@ from graphopt.optimizer.pass_contract import Numerics, Pass, line_of, option_tex
 SECTIONS = ("Rewrite", "Numerics", "Why", "When it skips")
 """The sections of a manual page."""
 
+MOVED = {
+    "graphopt.passbase": "graphopt.optimizer.pass_contract",
+    "graphopt.graph": "graphopt.ir.graph and graphopt.ir.edit",
+    "graphopt.model": "graphopt.ir.onnx_io",
+    "graphopt.engine": "graphopt.runtime.engine",
+}
+"""Where the modules are that passes import, by the names that they had before 0.1.0."""
+
 _NAME = re.compile(r"[\w-]+")
 _SCALARS = {"string", "integer", "number", "boolean", "null"}
 _ARGUMENTS = {"match": ("graph",), "rewrite": ("graph", "site"), "prepare": ("graph", "context")}
@@ -170,4 +178,5 @@ def import_fault(error: BaseException, own: str) -> str:
     places = [f for f in frames if own in f.filename] or frames
     places = [f for f in places if "importlib" not in f.filename]
     place = f"{places[-1].filename}:{places[-1].lineno}: " if places else ""
-    return f"{place}{type(error).__name__}: {error}"
+    moved = MOVED.get(getattr(error, "name", None) or "")
+    return f"{place}{type(error).__name__}: {error}{f'; it is {moved} now' if moved else ''}"

@@ -139,6 +139,10 @@ def test_loading_files(tmp_path):
     [
         ("x = 1", "defines no pass"),
         ("import nothing_of_that_name", r"cannot be imported: \S+mine.py:1: ModuleNotFoundError"),
+        (
+            "from graphopt.passbase import Pass",
+            r"mine.py:1: ModuleNotFoundError: .* it is graphopt.optimizer.pass_contract now",
+        ),
         ("\ndef", r"cannot be imported: \S+mine.py:2: SyntaxError"),
         ("import sys\nsys.exit(3)", r"cannot be imported: \S+mine.py:2: SystemExit: 3"),
         (
