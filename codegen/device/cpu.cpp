@@ -208,8 +208,8 @@ public:
         TVMFFIAny result{};
         if (call.kernel(nullptr, call.arguments.data(), static_cast<int32_t>(call.arguments.size()),
                         &result) != 0) {
-            throw BadInput("the kernel " + plan_.launches[number].kernel +
-                           " failed: " + kernel_error);
+            throw Unsupported("the kernel " + plan_.launches[number].kernel +
+                              " failed: " + kernel_error);
         }
     }
 
