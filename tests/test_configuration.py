@@ -209,6 +209,7 @@ def test_these_commands_have_dataclasses():
     assert COMMANDS.keys() >= {
         *("optimize", "sensitivity", "explain", "compile", "tune", "bench", "profile"),
         *("run", "eval", "compare", "inspect", "passes list", "passes show"),
+        *("design", "reproduce", "zoo build", "pack"),
     }
 
 

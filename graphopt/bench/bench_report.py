@@ -47,14 +47,14 @@ class LayerTiming(_Record):
     kernel: str
     ms: float
     share: float
-    """Of the time of all layers."""
+    """Its part of the time of all layers."""
     macs: int
     gflops: float
     """1e9 operations a second; a multiply-add is two."""
     of_peak: float
     """`gflops` / the measured peak. What needs more bytes than operations cannot come near 1."""
     bytes: int
-    """Of the tensors that it reads and writes, weights included."""
+    """Size of the tensors that it reads and writes, weights included."""
     gbytes: float
     """1e9 bytes a second. Above the peak, they came from a cache."""
 
@@ -104,7 +104,7 @@ class BenchReport(_Record):
     memory: dict[str, int]
     """The most bytes that a process holds which loads and runs nothing but that engine."""
     bundle_bytes: int
-    """Of all files of graphopt's bundle."""
+    """Size of all files of graphopt's bundle."""
     layers: tuple[LayerTiming, ...] | None = None
     peak: Peak | None = None
     """Measured with the layers, on as many threads."""

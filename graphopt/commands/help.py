@@ -20,10 +20,9 @@ COMMANDS = {
 
 OPTIONS = {
     Panel.PASSES: ("chosen",),
-    Panel.TARGET: ("device", "runner", "rpc", "format", "fp16"),
-    Panel.SIZE: ("input_shape",),
-    Panel.MEASUREMENT: ("post_processing", "network", "full", "num_runs"),
-    Panel.NETWORK: ("gmacs", "depths", "backbone", "refinements", "stages", "build"),
+    Panel.TARGET: ("device", "runner", "rpc", "format"),
+    Panel.MEASUREMENT: ("post_processing", "full"),
+    Panel.NETWORK: ("build",),
     Panel.WRITTEN: ("output", "report", "json", "dump_dir", "force", "plot"),
 }
 """Panels of the options that are no field of a dataclass, by the names of their parameters."""

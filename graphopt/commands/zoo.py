@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from graphopt.commands import options
+from graphopt.commands import options as shared
 from graphopt.commands.grammar import Command
+from graphopt.commands.parameters import takes_options
+from graphopt.zoo.options import BuildOptions
 
 zoo_app = typer.Typer(
     help="Build published pose networks, untrained, to be measured or trained.",
@@ -17,14 +19,14 @@ zoo_app = typer.Typer(
 
 
 @zoo_app.command("list", cls=Command)
-def list_networks(json: options.Json = None) -> None:
+def list_networks(json: shared.Json = None) -> None:
     """Every network with its parameters and multiply-adds at the input size it is known for."""
     from graphopt.display.numbers import human
     from graphopt.display.tables import Grid, Kind, console, say
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
-    if options.put_json(json, [entry.model_dump() for entry in entries]):
+    if shared.put_json(json, [entry.model_dump() for entry in entries]):
         return
     numbers = dict.fromkeys(("input", "params", "MACs"), Kind.NUMBER)
     words = dict.fromkeys(("counts", "source", "options"), Kind.WORDS)
@@ -43,20 +45,15 @@ def list_networks(json: options.Json = None) -> None:
 
 
 @zoo_app.command("build", cls=Command)
+@takes_options
 def build_network(
+    *,
     name: Annotated[str, typer.Argument(help="See `graphopt zoo list`.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The network.", metavar="OUT.onnx")
     ],
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="The input's size, if not the usual one.", metavar="1,3,368,656"),
-    ] = None,
-    stages: Annotated[int | None, typer.Option(help="Of OpenPose.", metavar="N")] = None,
-    refinements: Annotated[
-        int | None, typer.Option(help="Stages after the initial one.", metavar="N")
-    ] = None,
-    json: options.Json = None,
+    options: BuildOptions,
+    json: shared.Json = None,
 ) -> None:
     """Write a network as ONNX, BatchNormalization and all, with random weights to train from."""
     from graphopt.analysis.cost import cost_of
@@ -66,17 +63,17 @@ def build_network(
     from graphopt.ir.onnx_io import save_model
     from graphopt.zoo.catalogue import build, trained
 
-    shapes = parse_input_shapes([input_shape] if input_shape else [])
+    shapes = parse_input_shapes([options.input_shape] if options.input_shape else [])
     if not shapes.keys() <= {"", "image"}:
-        raise typer.BadParameter(f"--input-shape {input_shape}: the only input is image")
-    given = {"stages": stages, "refinements": refinements}
+        raise typer.BadParameter(f"--input-shape {options.input_shape}: the only input is image")
+    given = {"stages": options.stages, "refinements": options.refinements}
     chosen = {option: value for option, value in given.items() if value is not None}
     graph = build(name, next(iter(shapes.values()), None), options=chosen)
     save_model(graph, output)
     cost = cost_of(graph)
     shape = list(graph.inputs[0].shape)
     figures = {"params": trained(cost), "macs": cost.macs, "input": shape}
-    if not options.put_json(json, {"output": str(output), "network": name, **figures}):
+    if not shared.put_json(json, {"output": str(output), "network": name, **figures}):
         size = "x".join(map(str, shape))
         say(
             f"{output}: {name}, {human(trained(cost))} params, {human(cost.macs)} MACs at {size}; "

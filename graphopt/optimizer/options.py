@@ -1,4 +1,4 @@
-"""Options of the commands `optimize`, `sensitivity`, `explain` and `passes`."""
+"""Options of the commands `optimize`, `sensitivity`, `explain`, `passes` and `pack`."""
 
 from __future__ import annotations
 
@@ -194,3 +194,10 @@ class PassesOptions:
     """Which passes there are beside those that are installed."""
 
     load: Load = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """How weights are stored."""
+
+    fp16: Annotated[bool, Option("Store weights in half precision.", Panel.TARGET)] = False
