@@ -1,7 +1,5 @@
 """Options of the commands `compare` and `inspect`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Options of the commands `bench` and `profile`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -13,7 +13,6 @@ reports, is said on the command line alone.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +137,8 @@ def _tables(file: Path) -> dict[str, Any]:
 
 
 def _near(word: str, known: Iterable[str], where: str) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word.replace("_", "-"), list(known), n=3)
     return f"did you mean {' or '.join(close)}?" if close else f"see `{where}`"
 

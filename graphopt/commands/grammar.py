@@ -11,7 +11,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from graphopt.commands.configuration import read_configuration
 from graphopt.commands.output import Level, level, remark
 from graphopt.errors import GraphoptError
 
@@ -47,6 +46,9 @@ class Command(TyperCommand):
         return super().parse_args(ctx, words)
 
     def _configure(self, ctx: Any) -> None:
+        """Make what the configuration says of this command its defaults."""
+        from graphopt.commands.configuration import read_configuration
+
         if (found := read_configuration()) is None:
             return
         names: list[str] = []

@@ -29,7 +29,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """
     signature = inspect.signature(command, eval_str=True)
     kind: type = signature.parameters["options"].annotation
-    fields = tuple(fields_of(kind))
+    fields = fields_of(kind)
     parameters = _in_order(signature.parameters.values(), fields)
 
     @wraps(command)

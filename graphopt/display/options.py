@@ -7,7 +7,9 @@ A command's options are one frozen dataclass, whose fields are annotated with an
         threads: Annotated[int | None, Option("CPU threads.", Panel.SIZE, min=1)] = None
 
 Python callers make one, the command line is made from it (`graphopt.commands.parameters`), and a
-configuration file may set its fields (`graphopt.commands.configuration`).
+configuration file may set its fields (`graphopt.commands.configuration`). Modules that define such
+dataclasses do not postpone annotations: to evaluate them from text takes longer, and every command
+line would wait for it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -82,8 +85,13 @@ class Field:
         return f"--{self.name.replace('_', '-')}"
 
 
-def fields_of(options: type) -> Iterator[Field]:
+@cache
+def fields_of(options: type) -> tuple[Field, ...]:
     """The fields of a dataclass of options in order, in the place of a group those of the group."""
+    return tuple(_fields(options))
+
+
+def _fields(options: type) -> Iterator[Field]:
     for name, hint, default in _annotated(options):
         kind, *metadata = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         if dataclasses.is_dataclass(kind):
@@ -111,10 +119,11 @@ def build(options: type, values: dict[str, Any]) -> Any:
     return options(**given)
 
 
-def _annotated(options: type) -> Iterator[tuple[str, Any, Any]]:
+@cache
+def _annotated(options: type) -> tuple[tuple[str, Any, Any], ...]:
+    """The name, annotation and default of each field."""
     hints = get_type_hints(options, include_extras=True)
-    for field in dataclasses.fields(options):
-        yield field.name, hints[field.name], field.default
+    return tuple((f.name, hints[f.name], f.default) for f in dataclasses.fields(options))
 
 
 def _without_none(kind: Any) -> Any:

@@ -1,7 +1,5 @@
 """The option that fixes the sizes of a network's inputs; many commands share it."""
 
-from __future__ import annotations
-
 from typing import Annotated, TypeAlias
 
 from graphopt.display.options import Option, Panel

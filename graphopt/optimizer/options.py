@@ -1,7 +1,5 @@
 """Options of the commands `optimize`, `sensitivity`, `explain`, `passes` and `pack`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias

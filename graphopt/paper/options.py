@@ -1,7 +1,5 @@
 """Options of the commands `design` and `reproduce`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias

@@ -1,7 +1,5 @@
 """Options about pose networks and what runs them, and those of the commands `run` and `eval`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal

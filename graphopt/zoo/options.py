@@ -1,7 +1,5 @@
 """Options of the command `zoo build`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 
