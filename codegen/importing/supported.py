@@ -1,6 +1,6 @@
 """Which operators can be compiled; known without TVM, so that others are refused at once.
 
-`tests/codegen/test_supported.py` holds the list to what TVM's importer and ours know.
+`tests/codegen/importing/test_supported.py` holds the list to what TVM's importer and ours know.
 """
 
 from __future__ import annotations

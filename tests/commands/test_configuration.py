@@ -23,7 +23,7 @@ from graphopt.errors import UsageError
 from graphopt.optimizer.options import OptimizeOptions, SensitivityOptions
 from graphopt.pose.options import EvalOptions, PoseOptions, RunOptions
 
-DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "demo.onnx")
+DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "demo.onnx")
 Said = tuple[int, str, str]
 
 

@@ -22,7 +22,7 @@ from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.pose.detect import detect_pose_spec
 
-DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 LOCALES = {"ascii": {"PYTHONIOENCODING": "ascii"}, "C": {"LC_ALL": "C", "LANG": "C"}}
 
 

@@ -16,7 +16,7 @@ from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import read_photo
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
 from graphopt.runtime.bundle import FORMAT, sha256
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEVICE = ROOT / "codegen" / "device"
 PHOTO = ROOT / "examples" / "demo.png"
 TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]

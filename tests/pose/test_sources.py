@@ -22,7 +22,7 @@ from graphopt.errors import InputError, UsageError
 from graphopt.pose import images, sources
 from graphopt.pose.sources import fetched
 
-DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.onnx"
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 PHOTO = DEMO.with_suffix(".png")
 
 

@@ -21,7 +21,7 @@ from graphopt.pose.detect import detect_pose_spec  # noqa: E402
 from graphopt.pose.preprocess import prepare  # noqa: E402
 from graphopt.runtime.engine import OnnxRuntimeEngine  # noqa: E402 (where PyTorch is)
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEMO = EXAMPLES / "demo.onnx"
 NEAR, FAR = "near.1", "features.swish"
 """The teacher's layers, where the demo network is the teacher."""

@@ -29,7 +29,7 @@ from graphopt.runtime.open import open_bundle
 from graphopt.runtime.runner import BundleRunner
 
 SIZE, SIDE = (64, 104), 300
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
+DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo.onnx"
 BGR = Preprocess(
     color="bgr", mean=(103.5, 116.3, 123.7), scale=(1 / 57.4, 1 / 57.1, 1 / 58.4), pad_value=17.0
 )

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../../codegen/device/opencl_api.h"
+#include "../../../../codegen/device/opencl_api.h"
 
 namespace graphopt {
 

@@ -9,8 +9,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "../../codegen/device/ppm.h"
-#include "../../codegen/device/resample.h"
+#include "../../../codegen/device/ppm.h"
+#include "../../../codegen/device/resample.h"
 
 using namespace graphopt;
 

@@ -1,6 +1,6 @@
 """Every pass on random networks: exact ones keep the outputs, all keep what outputs are called.
 
-`GRAPHOPT_THOROUGH=1 pytest tests/optimizer/test_random_networks.py` looks much further, and
+`GRAPHOPT_THOROUGH=1 pytest tests/passes/test_random_networks.py` looks much further, and
 elsewhere each time.
 """
 

@@ -1,7 +1,7 @@
 // Kernels of a cpu bundle that compute nothing: they read and write the first and the last byte of
 // their arguments. KERNELS lists their names, each in K(…).
 
-#include "../../../codegen/device/tvm_abi.h"
+#include "../../../../codegen/device/tvm_abi.h"
 
 using namespace graphopt;
 

@@ -18,7 +18,7 @@ from graphopt.cli import app, main
 from graphopt.commands.grammar import FLAG, RENAMED
 from graphopt.errors import InputError
 
-DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "demo.onnx")
+DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "demo.onnx")
 PHOTO = DEMO.replace(".onnx", ".png")
 
 

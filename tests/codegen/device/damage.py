@@ -1,6 +1,6 @@
 """Damaged bundles for the device runner: an error or people each time, and never a crash.
 
-    python tests/codegen/damage.py RUNNER BUNDLE PHOTO.ppm [COUNT]
+    python tests/codegen/device/damage.py RUNNER BUNDLE PHOTO.ppm [COUNT]
 
 RUNNER is graphopt-run, best with sanitizers (cmake --preset sanitize). For half of the mutations
 the hashes in the manifest are made right again, so that they are found later, or not at all.

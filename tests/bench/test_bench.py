@@ -37,7 +37,7 @@ from graphopt.runtime.bundle import (
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.runner import LayerTime
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.onnx"
 SIZE = (1, 3, 64, 96)
 

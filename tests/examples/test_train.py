@@ -21,7 +21,7 @@ from graphopt.zoo.catalogue import build
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "train.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "train.py"
 
 
 @pytest.fixture(scope="module")
