@@ -43,6 +43,14 @@ def test_nothing_but_the_front_door_is_at_the_root() -> None:
     ]
 
 
+def test_tests_lie_in_the_rooms_that_they_test() -> None:
+    tests = ROOT / "tests"
+    folders = {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")}
+    others = {Path(name) for name in (".", "android", "benchmarks", "golden")}
+    for folder in folders - others:
+        assert any((top / folder).is_dir() for top in (ROOT, ROOT / "graphopt")), folder
+
+
 def test_a_page_without_its_tables_gets_them(house: ModuleType) -> None:
     places = [f"<!-- {name} -->\n<!-- /{name} -->" for name in ("layers", "compiler", "files")]
     drawn = house.drawn("\n".join(["a", *places, "b"]))
