@@ -50,12 +50,14 @@ struct Preparation {
 };
 
 struct Decoder {
-    int thresholds;            // a tensor; so are the outputs
-    int people, worth, found;  // of a network of several people
-    int peaks;                 // of a network of one
-    int counts;                // of both
-    int max_peaks, max_people;
-    std::array<float, 5> defaults;  // of the thresholds: codegen/kernels/peaks.py, THRESHOLDS
+    static constexpr int kNone = -1;
+
+    int thresholds = kNone;                            // a tensor; so are the outputs
+    int people = kNone, worth = kNone, found = kNone;  // of a network of several people
+    int peaks = kNone;                                 // of a network of one
+    int counts = kNone;                                // of both
+    int max_peaks = 0, max_people = 0;
+    std::array<float, 5> defaults{};  // of the thresholds: codegen/kernels/peaks.py, THRESHOLDS
 };
 
 struct Plan {

@@ -243,6 +243,7 @@ private:
         const Decoder& decoder = plan_.decoder;
         for (const int tensor :
              {decoder.people, decoder.worth, decoder.found, decoder.peaks, decoder.counts}) {
+            if (tensor == Decoder::kNone) continue;
             visible.insert(plan_.tensors[static_cast<size_t>(tensor)].arena);
         }
         if (bundle.weights.size() > 0) {

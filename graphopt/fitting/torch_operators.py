@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (as PyTorch's users call it)
 
 from graphopt.errors import Unsupported
+from graphopt.ir.convolution import resolved_pads
 from graphopt.ir.graph import label
 
 Inputs = Sequence[Tensor | None]
@@ -34,21 +35,11 @@ def _ints(inputs: Inputs, index: int) -> list[int] | None:
     return None if value is None else [int(v) for v in value.flatten().tolist()]
 
 
-def _spatial_pads(node: gs.Node, x: Tensor, kernel: Sequence[int]) -> list[int]:
+def _spatial_pads(node: gs.Node, x: Tensor, kernel: Sequence[int]) -> tuple[int, ...]:
     """Pads as ONNX has them, begins then ends; `auto_pad` resolved for this input."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    rank = len(kernel)
-    if auto in ("NOTSET", "VALID"):
-        return list(node.attrs.get("pads") or [0] * (2 * rank)) if auto == "NOTSET" else [0] * 4
-    strides = node.attrs.get("strides") or [1] * rank
-    dilations = node.attrs.get("dilations") or [1] * rank
-    totals = [
-        max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        for n, s, k, d in zip(x.shape[2:], strides, kernel, dilations, strict=True)
-    ]
-    less = [total // 2 for total in totals]
-    more = [total - half for total, half in zip(totals, less, strict=True)]
-    return less + more if auto == "SAME_UPPER" else more + less
+    pads = resolved_pads(node, kernel, x.shape)
+    assert pads is not None  # an input has a size
+    return pads
 
 
 def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
@@ -81,21 +72,26 @@ def _on_phases(
     return y[:, :, : height - rows, : width - columns]
 
 
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""By the number of spatial axes."""
+
+
 def _conv(node: gs.Node, inputs: Inputs) -> Tensor:
     x, weight = _operand(inputs, 0), _operand(inputs, 1)
+    rank = weight.ndim - 2
     pads = _spatial_pads(node, x, weight.shape[2:])
-    strides = tuple(node.attrs.get("strides") or (1, 1))
-    dilations = tuple(node.attrs.get("dilations") or (1, 1))
+    strides = tuple(node.attrs.get("strides") or (1,) * rank)
+    dilations = tuple(node.attrs.get("dilations") or (1,) * rank)
     groups = int(node.attrs.get("group", 1))
-    if strides == (1, 1) and dilations != (1, 1) and x.ndim == 4:
+    if strides == (1, 1) and dilations != (1, 1):
         return _on_phases(_padded(x, pads), weight, _optional(inputs, 2), dilations, groups)
-    even = pads[: len(pads) // 2] if pads[: len(pads) // 2] == pads[len(pads) // 2 :] else None
-    return F.conv2d(
+    even = pads[:rank] if pads[:rank] == pads[rank:] else None
+    return _CONVOLVE[rank](
         x if even else _padded(x, pads),
         weight,
         _optional(inputs, 2),
         stride=strides,
-        padding=tuple(even or (0, 0)),
+        padding=even or (0,) * rank,
         dilation=dilations,
         groups=groups,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.arrays import Array
+from graphopt.ir.arrays import Array, Dim
 from graphopt.ir.graph import constant_of, input_of, is_standard
 
 CONV_OPS = ("Conv", "ConvTranspose")
@@ -83,17 +83,28 @@ class Convolution:
             weight=weight,
             bias=bias,
             strides=strides,
-            pads=_resolved_pads(node, weight.shape[2:], strides, dilations),
+            pads=resolved_pads(node, weight.shape[2:], node.inputs[0].shape),
             dilations=dilations,
             group=int(node.attrs.get("group", 1)),
         )
 
 
-def _resolved_pads(
-    node: gs.Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+def resolved_pads(
+    node: gs.Node, kernel: Sequence[int], shape: Sequence[Dim] | None
 ) -> tuple[int, ...] | None:
-    """Explicit pads of a convolution, as the ONNX specification defines `auto_pad`."""
+    """Explicit pads of a convolution or pool, as the ONNX specification defines `auto_pad`.
+
+    Args:
+        node: the convolution or pool.
+        kernel: its kernel's spatial extents.
+        shape: its input's, where that is known.
+
+    Returns:
+        All the begins, then all the ends; None where they depend on a size that is not known.
+    """
     rank = len(kernel)
+    strides = node.attrs.get("strides") or [1] * rank
+    dilations = node.attrs.get("dilations") or [1] * rank
     auto_pad = node.attrs.get("auto_pad", "NOTSET")
     if auto_pad == "NOTSET" and "output_shape" not in node.attrs:
         return tuple(node.attrs.get("pads") or [0] * (2 * rank))
@@ -101,7 +112,7 @@ def _resolved_pads(
         return (0,) * (2 * rank)
     if node.op == "ConvTranspose":
         return None  # there `auto_pad` and `output_shape` define the pads through the output's size
-    sizes = node.inputs[0].shape[2:] if node.inputs[0].shape else [None] * rank
+    sizes = shape[2:] if shape else [None] * rank
     totals = []
     for size, extent, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (extent - 1) * dilation + 1

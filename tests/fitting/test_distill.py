@@ -56,6 +56,9 @@ BODIES = {
     "dilated": """a = Conv<pads=[1,2,2,3], dilations=[2,3]>(x, w3, b4)
                   y = Conv<group=4, pads=[3,5,3,5], dilations=[3,5]>(a, wd)""",
     "SAME": 'y = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, w3)',
+    "of one axis": """r = Reshape(x, rows) a = Conv<auto_pad="VALID">(r, w1)
+                      b = Conv<auto_pad="SAME_UPPER", strides=[2]>(a, w1)
+                      c = Conv<pads=[2,1], dilations=[2]>(b, w1) y = Unsqueeze(c, axis)""",
     "transposed": "a = Conv(x, w3) y = ConvTranspose<strides=[2,2], output_padding=[1,0]>(a, wt)",
     "activations": """a = Elu<alpha=0.5>(x) b = LeakyRelu(a) c = Clip(b, low) d = Sigmoid(c)
                       e = HardSwish(d) f = Tanh(e) g = Exp(f) y = Identity(g)""",
@@ -95,6 +98,8 @@ CONSTANTS = {
     "start": np.array([3]),
     "stop": np.array([100]),
     "pads": np.array([0, 1, 0, 0, 2, 0]),
+    "rows": np.array([0, 4, -1]),
+    "w1": normal(4, 4, 3),
 }
 
 

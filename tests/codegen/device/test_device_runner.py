@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.estimate import Estimator, Result
 from graphopt.pose.kernel_decoder import thresholds
 from graphopt.pose.open import open_engine
+from graphopt.pose.options import PoseOptions
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
@@ -133,6 +136,29 @@ def test_people_are_those_of_python(
     wanted = expected(path, photo)
     assert wanted["people"] or min(size) <= 300
     assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_only_person_is_that_of_python(
+    target: str,
+    runner: Path,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
+    compile_model(
+        ROOT / "examples" / "demo.onnx",
+        tmp_path / "bundle",
+        CompileOptions(
+            target=target,
+            input_shape=("1,3,256,456",),
+            pose=PoseOptions(maps="heat=heat"),
+        ),
+    )
+    photo = pictures(640, 360)
+    wanted = expected(tmp_path / "bundle", photo)
+    assert len(wanted["people"]) == 1
+    assert "people" not in plan_of(tmp_path / "bundle")["decoder"]["outputs"]
+    assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
 
 
 @pytest.mark.parametrize("target", TARGETS)
