@@ -1,17 +1,22 @@
-"""What a checkpoint belongs to: a fit goes on only with what it began with."""
+"""Checkpoints: what a fit has done so far, in files; it goes on only with what it began with."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO, TypeVar
+from zipfile import BadZipFile, is_zipfile
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError, InputError
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.files import sha256_of
+from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.onnx_io import serialised
 
 
@@ -64,6 +69,86 @@ def foreign(path: Path) -> InputError:
         f"{path} is the checkpoint of another network, other photos or other options",
         hint="remove it, or name another",
     )
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How a state is written, and read again."""
+
+    write: Callable[[dict[str, Any], BinaryIO], object]
+    read: Callable[[Path], dict[str, Any]]
+    errors: tuple[type[Exception], ...]
+    """What `read` raises where a file is damaged, or another kind of file."""
+
+
+def _write_arrays(state: dict[str, Any], file: BinaryIO) -> None:
+    np.savez(file, **state)
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    if not is_zipfile(path):
+        raise ValueError("not an archive of arrays")
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _write_tensors(state: dict[str, Any], file: BinaryIO) -> None:
+    import torch
+
+    torch.save(state, file)
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    import torch
+
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+ARRAYS = FileFormat(_write_arrays, _read_arrays, (OSError, ValueError, BadZipFile))
+"""NumPy's .npz: arrays by name."""
+TENSORS = FileFormat(
+    _write_tensors, _read_tensors, (OSError, RuntimeError, EOFError, UnpicklingError)
+)
+"""PyTorch's: tensors, numbers, and dictionaries of them."""
+
+State = TypeVar("State")
+
+
+class Checkpoint:
+    """A state in a file that appears whole, of one run alone.
+
+    Args:
+        path: the file.
+        owner: digest of the run that it must belong to, see `fingerprint`.
+        form: the file's format.
+    """
+
+    def __init__(self, path: Path, owner: str, form: FileFormat) -> None:
+        self._path, self._owner, self._form = path, owner, form
+
+    def load(self, build: Callable[[dict[str, Any]], State]) -> State | None:
+        """What `build` makes of the entries of the file; None if there is no file yet.
+
+        Raises:
+            InputError: the file cannot be read, lacks an entry, or is of another run.
+        """
+        if not self._path.exists():
+            return None
+        damaged: tuple[type[Exception], ...] = (*self._form.errors, KeyError, TypeError)
+        try:
+            entries = self._form.read(self._path)
+            owner = str(entries.pop("owner"))
+            if owner != self._owner:
+                raise foreign(self._path)
+            return build(entries)
+        except damaged:
+            raise unreadable(self._path) from None
+
+    def save(self, entries: Mapping[str, Any]) -> None:
+        """Write the file."""
+        with replacing(self._path) as fresh, fresh.open("wb") as file:
+            self._form.write({"owner": self._owner, **entries}, file)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,11 +32,10 @@ from numpy.typing import NDArray
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import TRAINING, fingerprint, foreign, place, unreadable
+from graphopt.fitting.checkpoint import TENSORS, TRAINING, Checkpoint, fingerprint, place
 from graphopt.fitting.distill_options import DistillOptions, DistillReport
 from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
 from graphopt.ir.arrays import Array
-from graphopt.ir.files import replacing
 from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.differences import floored_variance
@@ -97,7 +95,7 @@ def distill(
     if checkpoint is not None:
         fixed = (chosen.batch, chosen.crop, chosen.pool, chosen.rate, chosen.seed, chosen.bfloat16)
         owner = fingerprint((graph, original), calibration, fixed)
-        kept = _Kept(place(checkpoint, owner, TRAINING), owner)
+        kept = Checkpoint(place(checkpoint, owner, TRAINING), owner, TENSORS)
     with serialised(original) as model, _memory_kept():
         teacher = OnnxRuntimeEngine(model)
         data = DistillationData(
@@ -167,10 +165,10 @@ class _Trainer:
             eps=1e-12,
         )
 
-    def run(self, kept: _Kept | None) -> DistillReport:
+    def run(self, kept: Checkpoint | None) -> DistillReport:
         """Train; the student is left with its best weights."""
         options, started = self._options, time.perf_counter()
-        state = kept.load() if kept else None
+        state = kept.load(lambda entries: _State(**entries)) if kept else None
         if state is None:
             error = self._error()
             state = _State(first=error, best=error, best_weights=self._copy())
@@ -190,7 +188,7 @@ class _Trainer:
                 if kept:
                     state.weights = self._copy()
                     state.optimiser = self._optimiser.state_dict()
-                    kept.save(state)
+                    kept.save(vars(state))
             self._progress(
                 f"distill: {state.step} of {options.steps} "
                 f"(error {error:.4f}, best {state.best:.4f}, at first {state.first:.4f})"
@@ -311,41 +309,3 @@ class _State:
     """Looks since the best one."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
-
-
-class _Kept:
-    """A state in a file that appears whole.
-
-    Args:
-        path: the file.
-        owner: digest of the run that it must belong to.
-    """
-
-    def __init__(self, path: Path, owner: str) -> None:
-        self._path, self._owner = path, owner
-
-    def load(self) -> _State | None:
-        """What the file holds; nothing if there is none yet.
-
-        Raises:
-            InputError: the file cannot be read, or is of another run.
-        """
-        import torch
-
-        if not self._path.exists():
-            return None
-        try:
-            saved = torch.load(self._path, weights_only=True)
-            owner, state = saved["owner"], _State(**saved["state"])
-        except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, TypeError):
-            raise unreadable(self._path) from None
-        if owner != self._owner:
-            raise foreign(self._path)
-        return state
-
-    def save(self, state: _State) -> None:
-        """Write the file."""
-        import torch
-
-        with replacing(self._path) as fresh:
-            torch.save({"owner": self._owner, "state": vars(state)}, fresh)

@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.chained_least_squares import Through, adjoint_exists
-from graphopt.fitting.checkpoint import FITS, fingerprint, foreign, place, unreadable
+from graphopt.fitting.checkpoint import ARRAYS, FITS, Checkpoint, fingerprint, place
 from graphopt.fitting.layerwise_runner import (
     LayerwiseRunner,
     batch_by_bytes,
@@ -51,7 +50,6 @@ from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mas
 from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
-from graphopt.ir.files import replacing
 from graphopt.ir.graph import label, only_consumer
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
@@ -155,11 +153,11 @@ class Reconstruction:
         self._ridge, self._masks, self._seed = ridge, masks, seed
         self._progress = progress
         self._done = 0
-        self._kept: _Kept | None = None
+        self._kept: _LayerFits | None = None
         if checkpoint is not None:
             options = (ridge, photos, masks, seed)
             owner = fingerprint((graph, original), calibration, options)
-            self._kept = _Kept(place(checkpoint, owner, FITS), owner)
+            self._kept = _LayerFits(Checkpoint(place(checkpoint, owner, FITS), owner, ARRAYS))
         self._chains: dict[int, list[gs.Node]] = {}
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)
@@ -364,32 +362,16 @@ class Reconstruction:
         return samples
 
 
-class _Kept:
-    """What was found for each layer so far, in a file (NumPy's .npz) that appears whole.
-
-    Args:
-        path: the file; read if it exists.
-        owner: digest of the run that it must belong to.
+class _LayerFits:
+    """What was found for each layer so far, kept in a checkpoint.
 
     Raises:
-        InputError: the file cannot be read, or is of another run.
+        InputError: the checkpoint cannot be read, or is of another run.
     """
 
-    def __init__(self, path: Path, owner: str) -> None:
-        self._path = path
-        self._arrays: dict[str, Any] = {"owner": np.array(owner)}
-        if not path.exists():
-            return
-        if not is_zipfile(path):
-            raise unreadable(path)
-        try:
-            with np.load(path) as file:
-                self._arrays = dict(file)
-            found = str(self._arrays["owner"])
-        except (OSError, ValueError, KeyError, BadZipFile):
-            raise unreadable(path) from None
-        if found != owner:
-            raise foreign(path)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._arrays: dict[str, Any] = checkpoint.load(dict) or {}
 
     def recall(self, layer: int) -> FoundSite | None:
         """What was found for a layer, by its number."""
@@ -407,5 +389,4 @@ class _Kept:
         self._arrays[f"{layer}.errors"] = np.array([found.before, found.after])
         if found.values is not None:
             self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
-        with replacing(self._path) as fresh, fresh.open("wb") as file:
-            np.savez(file, **self._arrays)
+        self._checkpoint.save(self._arrays)

@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,7 +23,7 @@ from graphopt.analysis.latency.predict import judged_shapes
 from graphopt.errors import Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.chained_least_squares import unpacked
-from graphopt.fitting.checkpoint import LAYERS, fingerprint, place, resumable, unreadable
+from graphopt.fitting.checkpoint import ARRAYS, LAYERS, Checkpoint, fingerprint, place, resumable
 from graphopt.fitting.layerwise_runner import (
     LayerwiseRunner,
     extract_subgraph,
@@ -36,7 +36,6 @@ from graphopt.fitting.reconstruct_report import before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, MEASURED, Block, BlockName, expand
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
@@ -157,7 +156,7 @@ def sensitivity(
     where = [salience([*engine.run(feed).values()]) for feed in calibration.feeds(fitting)]
     kept = None
     if work is not None:
-        kept = _Kept(work, fingerprint([graph], calibration, [*ratios, block, seed]))
+        kept = _MeasuredLayers(work, fingerprint([graph], calibration, [*ratios, block, seed]))
     layers: list[LayerSensitivity] = []
     pruned: dict[float, dict[str, FittedWeights]] = {ratio: {} for ratio in ratios}
     for number, node in enumerate(nodes, 1):
@@ -228,35 +227,32 @@ def _whole_blocks(
 # --- one layer ----------------------------------------------------------------------------------
 
 
-class _Kept:
-    """Layers that a run has measured, a file each, for the run that goes on."""
+class _MeasuredLayers:
+    """Layers that a run has measured, a checkpoint each, for the run that goes on."""
 
     def __init__(self, work: Path, owner: str) -> None:
         self._work, self._owner = work, owner
 
-    def _file(self, number: int) -> Path:
-        return place(self._work, f"{self._owner[:16]}", LAYERS.replace("*", f"*-{number}"))
+    def _checkpoint(self, number: int) -> Checkpoint:
+        file = place(self._work, self._owner, LAYERS.replace("*", f"*-{number}"))
+        return Checkpoint(file, self._owner, ARRAYS)
 
     def read(self, number: int) -> tuple[LayerSensitivity, list[FittedWeights]] | None:
         """A layer, and its weights by each ratio; None where it was not measured."""
-        file = self._file(number)
-        if not file.exists():
-            return None
-        try:
-            with np.load(file) as held:
-                text, *arrays = held.values()
-            layer = LayerSensitivity.model_validate_json(text.tobytes())
-            pairs = zip(arrays[::2], arrays[1::2], strict=True)
-            fits = [FittedWeights(*pair) for pair in pairs]
-        except (OSError, ValueError, BadZipFile) as error:
-            raise unreadable(file) from error
-        return layer, fits
+        return self._checkpoint(number).load(_measured_layer)
 
     def write(self, number: int, layer: LayerSensitivity, fits: Sequence[FittedWeights]) -> None:
         """Keep a layer."""
         text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
-        with replacing(self._file(number)) as fresh, fresh.open("wb") as file:
-            np.savez(file, text, *(array for fit in fits for array in fit))
+        weights = {f"{i}.weight": fit.weight for i, fit in enumerate(fits)}
+        biases = {f"{i}.bias": fit.bias for i, fit in enumerate(fits)}
+        self._checkpoint(number).save({"layer": text, **weights, **biases})
+
+
+def _measured_layer(arrays: dict[str, Any]) -> tuple[LayerSensitivity, list[FittedWeights]]:
+    layer = LayerSensitivity.model_validate_json(arrays["layer"].tobytes())
+    parts = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(layer.losses))]
+    return layer, [FittedWeights(*part) for part in parts]
 
 
 def _system(
