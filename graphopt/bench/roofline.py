@@ -9,15 +9,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.arrays import Array
 from graphopt.runtime import child_process as child
 from graphopt.runtime.open import open_bundle
-from graphopt.runtime.runner import LayerTime
 
 RUNS = 100
 """How often each kernel runs; other programs only ever slow it down, so the fastest counts."""
@@ -33,10 +30,6 @@ class Peak(BaseModel):
     target's."""
     gbytes: float
     """1e9 bytes a second, read and written, of a copy in memory."""
-
-
-class _Profiler(Protocol):
-    def profile(self, feeds: dict[str, Array], runs: int) -> list[LayerTime]: ...
 
 
 def measure_peak(target: str, threads: int) -> Peak:
@@ -64,7 +57,7 @@ def measure_peak(target: str, threads: int) -> Peak:
         if done.returncode:
             reason = (done.stderr.strip() or f"it died of signal {-done.returncode}").splitlines()
             raise GraphoptError(f"the peak test could not be compiled: {reason[-1]}")
-        engine = cast(_Profiler, open_bundle(path, threads=threads))
+        engine = open_bundle(path, threads=threads)
         runs = [engine.profile({}, 1) for _ in range(RUNS)]
     best = {t.kernel: t for t in sorted((t for run in runs for t in run), key=lambda t: -t.ms)}
     arithmetic, copy = (
