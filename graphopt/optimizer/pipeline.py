@@ -6,7 +6,6 @@ are quoted. `parse_pipeline` and `format_pipeline` are each other's inverse.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,10 +16,11 @@ import onnx_graphsurgeon as gs
 from graphopt.analysis.compare import PoseChange, compare
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.predict import network_ms
-from graphopt.errors import CheckFailed, GraphoptError, InputError
+from graphopt.errors import CheckFailed, InputError
 from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.header import copy_model, header_of
 from graphopt.ir.onnx_io import save_model, serialised
+from graphopt.optimizer.attempt import Attempt, attempt
 from graphopt.optimizer.bisect import Judgement, bisect
 from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.outcome import PassStep, PipelineResult
@@ -79,10 +79,11 @@ def run_pipeline(
     """
     run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
     result = run.all(after_pass)
-    if result is None:  # Only a check after each pass can tell which one it was.
-        run = _Run(
-            graph, passes, context or Context(), "each", on_fail, max_shift, must_pay, progress
-        )
+    if result is None:
+        # Only a check after each pass can tell which one it was. The checks are made up for; passes
+        # run again only behind one that is taken back, where they are given another network.
+        made, each = run.attempts, (max_shift, must_pay, progress)
+        run = _Run(graph, passes, context or Context(), "each", on_fail, *each, made)
         result = run.all(after_pass)
         assert result is not None
     return result
@@ -95,7 +96,11 @@ JUDGED = 40
 
 
 class _Run:
-    """A pipeline at work; the arguments are those of `run_pipeline`."""
+    """A pipeline at work; the arguments are those of `run_pipeline`, and what passes made before.
+
+    Args:
+        made: the attempts of a run of the same passes on the same network, in order.
+    """
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class _Run:
         max_shift: float | None,
         must_pay: int,
         progress: Callable[[str], None],
+        made: Sequence[Attempt] = (),
     ) -> None:
         self._passes, self._verify, self._on_fail = passes, verify, on_fail
         self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
@@ -116,7 +122,10 @@ class _Run:
         self._context = replace(
             context, original=context.original or copy_model(graph), progress=progress
         )
-        self._current = self._approved = copy_model(graph)
+        self._made = made
+        self._current = self._approved = made[0].given if made else copy_model(graph)
+        self.attempts: list[Attempt] = []
+        """One for each pass so far, where the check comes at the end."""
         self._steps: list[PassStep] = []
         self._found: Judgement | None = None
         """Found of the current graph, where each is judged and no pass was just taken back."""
@@ -146,12 +155,13 @@ class _Run:
 
     def _step(self, index: int, chosen: Pass[Any]) -> bool:
         """Run and judge one pass."""
-        saved, started = self._current, time.perf_counter()
-        prepared, graph, outcome, crash = self._attempt(chosen)
+        saved, made = self._current, self._attempt(index, chosen)
+        prepared, graph, outcome, crash = made.prepared, made.graph, made.outcome, made.crash
         slower = self._refusal(index, chosen, graph) if outcome.changes else None
         if slower:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
-        seconds = time.perf_counter() - started
+        if self._verify == "end" and not outcome.changes:
+            graph = saved  # as below, so that both runs give the next pass the same network
         found = Judgement(None, None, crash)
         numerics = (prepared or chosen).numerics
         judged_later = self._max_shift is not None and self._waiting > 0
@@ -201,7 +211,7 @@ class _Run:
                 changes=outcome.changes,
                 skips=outcome.skips,
                 difference=found.difference,
-                seconds=seconds,
+                seconds=made.seconds,
                 cost=self._cost(),
                 ms=self._ms(graph),
                 poses=found.poses,
@@ -219,17 +229,14 @@ class _Run:
             return ""
         return "the network is another one now, and needs training: let `distill` follow"
 
-    def _attempt(self, chosen: Pass[Any]) -> tuple[Pass[Any] | None, gs.Graph, Outcome, str | None]:
-        """Run a pass on a copy; a crash, which may be a plug-in's, becomes a sentence."""
-        graph = copy_model(self._current)
-        nothing = Outcome((), ())
-        try:
-            prepared = chosen.prepare(graph, self._context)
-            return prepared, graph, prepared.sweep(graph), None
-        except GraphoptError as error:
-            return None, graph, nothing, error.message
-        except Exception as error:
-            return None, graph, nothing, f"it crashed: {type(error).__name__}: {error}"
+    def _attempt(self, index: int, chosen: Pass[Any]) -> Attempt:
+        """Run a pass, or take what it made of the very same network before."""
+        if index < len(self._made) and self._made[index].given is self._current:
+            return self._made[index]
+        made = attempt(chosen, self._current, self._context)
+        if self._verify == "end":
+            self.attempts.append(made)
+        return made
 
     def _keep(self, graph: gs.Graph) -> None:
         """Leave a good network behind, should the run be interrupted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.errors import CheckFailed, InputError
 from graphopt.ir.edit import constant, emit
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.onnx_io import load_model
+from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.manual import manual_of
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.optimizer.pipeline import run_pipeline
@@ -115,7 +115,7 @@ def test_presets_parse_and_builtin_passes_are_what_they_say():
 # --- loading ------------------------------------------------------------------------------------
 
 PASS = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphopt.optimizer.pass_contract import Numerics, Pass
 @dataclass(frozen=True)
 class Mine(Pass):
@@ -243,6 +243,31 @@ def test_blame_names_the_pass_and_the_first_tensor(chain, verify):
     assert caught.value.pass_name == 'scale{node="make c"}'
     assert "the first tensor that departs is c " in caught.value.message
     assert caught.value.exit_code == 3
+
+
+def test_a_failed_check_at_the_end_fits_nothing_again(chain):
+    fitted = []
+
+    @dataclass(frozen=True)
+    class Fit(Scale):
+        name = "fit"
+
+        def prepare(self, graph, context):
+            fitted.append(self.node)
+            return self
+
+    nothing_to_do = parse_pipeline("canonicalize")
+    passes = [Fit("make a", by=1.0), *nothing_to_do, Fit("make c", by=1.0)]
+    passes += [Scale("make y"), Fit("make a", by=1.0), *nothing_to_do]
+    each = run_pipeline(chain, passes, on_fail="revert")
+    assert fitted == ["make a", "make c", "make a"]
+    fitted.clear()
+    end = run_pipeline(chain, passes, verify="end", on_fail="revert")
+    # Only what follows the pass that was taken back is given another network.
+    assert fitted == ["make a", "make c", "make a", "make a"]
+    assert to_proto(end.graph) == to_proto(each.graph)
+    one, other = ([replace(step, seconds=0) for step in r.steps] for r in (each, end))
+    assert one == other
 
 
 def test_a_failed_pass_is_reverted(chain):
