@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from graphopt.ir.checks import runtime_accepts
 
-pytest_plugins = ["demo_bundles", "small_networks"]  # in tests/fixtures
+pytest_plugins = ["demo_bundles", "required_parts", "small_networks"]  # in tests/fixtures
 
 os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
 
