@@ -50,7 +50,7 @@ def write_library(
     Args:
         model: static shapes, batch 1; every node has a name.
         target: what to compile for. Input that its kernels read as images they read from buffers
-            here: images are made by changes to TVM's OpenCL C, which this format does not take.
+            here: this format's OpenCL C is TVM's, which has no images of one dimension.
         source: the ONNX file that it comes from.
         path: the file to write.
         host: the machine that it is for, see `graphopt.codegen.linking.linker`; "" is this one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes
 
 from graphopt.codegen.linking.linker import link
+from graphopt.codegen.linking.opencl_c import kernel_source
+from graphopt.codegen.linking.opencl_memory import MACROS
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
 from graphopt.runtime import bundle
@@ -174,87 +175,27 @@ def opencl_source(
         functions: TIR by name.
         device: from `tvm_target`.
         progress: told each function.
-        images: our kernels read their first parameter as an image.
+        images: functions' first parameters are images where kernels can read them so.
+
+    Raises:
+        Unsupported: a kernel does something that OpenCL C has no word for.
     """
-    generate = tvm.get_global_func("target.build.opencl")
-    sources, launched = [], {}
+    sources, launched = [MACROS], {}
     for name, function in functions.items():
         progress(name)
         function = function.with_attrs({"global_symbol": name, "target": device})
         module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
-        launched[name] = _read_host(module[name])
+        host = _read_host(module[name])
         kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
-        source = generate(finalize_device_passes()(kernels), device).inspect_source("cl")
-        # TVM declares every kernel before it defines it; the definitions are enough. And it gives
-        # up where there is no arithmetic on halves, of which only loads and stores are needed.
-        lines = [x for x in source.splitlines() if not re.fullmatch(r"__kernel .*;|#error .*", x)]
-        source = _with_half_access("\n".join(lines))
-        if "tirx.is_scheduled" in function.attrs:
-            source = source.replace("vload4(0,", "LOAD4(").replace("vstore4(", "STORE4(")
-            if images:
-                source, launched[name] = _with_images(source, launched[name])
-        sources.append(source)
-    return "\n".join([PRELUDE, *sources]).encode(), launched
-
-
-PRELUDE = """
-#define LOAD4(p) (*(__global const float4*)(p))
-#define STORE4(value, zero, p) (*(__global float4*)(p) = (value))
-#define LOAD_HALF(x) vload_half(0, &(x))
-#define STORE_HALF(value, x) vstore_half_rte(value, 0, &(x))
-#define LOAD_HALF4(p) vloada_half4(0, p)
-#define STORE_HALF4(value, zero, p) vstorea_half4_rte(value, zero, p)
-#define LOAD_AS_HALF4(p) (*(__global const half4*)(p))
-#define READ4(image, at) read_imagef(image, (at) >> 2)
-#define READ_AS_HALF4(image, at) read_imageh(image, (at) >> 2)
-"""
-"""In our own kernels every vector is aligned. vload4 and vstore4, which TVM prints, do not promise
-that to the compiler, and PoCL calls them as functions, with all registers spilled."""
-
-
-def _with_half_access(source: str) -> str:
-    """Conversions from and to halves in memory, as calls that every device has.
-
-    What TVM prints for them needs cl_khr_fp16. The brackets that are replaced are as many as those
-    that replace them.
-    """
-    halves = re.findall(r"__global half\* restrict (\w+)", source)
-    for pointer in halves:
-        source = source.replace(f"convert_float({pointer}[", f"LOAD_HALF({pointer}[")
-    store = r"^( *)(\w+\[.*\]) = \(convert_half\((.*)\)\);$"
-    source = re.sub(store, r"\1STORE_HALF(\3, \2);", source, flags=re.MULTILINE)
-    source = source.replace("convert_float4(vload4(0,", "(LOAD_HALF4(")
-    # Loads that are left are of kernels whose arithmetic is in halves.
-    for pointer in halves:
-        source = source.replace(f"vload4(0, {pointer} + ", f"LOAD_AS_HALF4( {pointer} + ")
-    return source.replace("vstore4((convert_half4(", "STORE_HALF4(((")
-
-
-def _with_images(source: str, function: DeviceFunction) -> tuple[str, DeviceFunction]:
-    """The same kernels, which read the function's first parameter as a one-dimensional image.
-
-    The image's pixels are the vectors, so its rows need no alignment, as a picture's would. Where a
-    kernel reads single numbers (the planar first layer) it keeps its buffer.
-    """
-    calls = []
-    for call in function.calls:
-        this = rf"__kernel void {call.kernel}\((.*)\) "
-        head, signature, rest = re.split(this, source, maxsplit=1)
-        body, *others = re.split(r"(?=__kernel void )", rest, maxsplit=1)
-        parameters = signature.split(", ")
-        images = tuple(i for i, argument in enumerate(call.arguments) if argument == 0)
-        for i in images:
-            name = parameters[i].split()[-1]
-            load = rf"LOAD(?:_HALF|(_AS_HALF))?4\( {name} \+ "
-            if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(load, body)):
-                images = ()
-                break
-            body = re.sub(load, rf"READ\g<1>4({name}, ", body)
-            parameters[i] = f"__read_only image1d_buffer_t {name}"
-        defined = f"__kernel void {call.kernel}({', '.join(parameters)}) "
-        source = "".join([head, defined, body, *others])
-        calls.append(replace(call, images=images))
-    return source, replace(function, calls=tuple(calls))
+        kernels = {g.name_hint: f for g, f in finalize_device_passes()(kernels).functions.items()}
+        calls = []
+        for call in host.calls:
+            may_be = [i for i, argument in enumerate(call.arguments) if images and argument == 0]
+            source, is_image = kernel_source(call.kernel, kernels[call.kernel], may_be)
+            sources.append(source)
+            calls.append(replace(call, images=tuple(may_be) if is_image else ()))
+        launched[name] = replace(host, calls=tuple(calls))
+    return "\n".join(sources).encode(), launched
 
 
 def _read_host(host: Any) -> DeviceFunction:

@@ -138,7 +138,7 @@ def refined(
             T.buffer_store(rows, _sum(row[j] * weights[j, c] for j in pixels), [i, c])
     for r in range(SIDE):
         with T.serial(0, columns) as c:
-            # Not as numbers in the code: TVM's OpenCL C has seven digits of them.
+            # Not as numbers in the code: they are in memory already, for the rows.
             terms = [weights[i, r] * rows[i, c] for i in pixels if REFINE[r, i]]
             T.buffer_store(values, _sum(terms), [r, c])
 

@@ -52,7 +52,7 @@ class PhotoSpec:
 def pack_colors(preprocess: Preprocess) -> NDArray[np.float32]:
     """(3, 3): of each channel of the input the mean, the scale, and the border's value 0..255.
 
-    They are not written into the kernels: OpenCL C would have them with seven digits.
+    They are not written into the kernels, which are the same for every network of a size.
     """
     border = (preprocess.pad_value,) * COLORS
     return np.array([preprocess.mean, preprocess.scale, border], np.float32)
