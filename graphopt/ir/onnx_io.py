@@ -24,6 +24,7 @@ from graphopt.ir.checks import (
     node_name,
     nodes_of,
 )
+from graphopt.ir.conversion import export_message, import_message
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.external_data import INLINE_LIMIT, read_external_data
 from graphopt.ir.files import replacing
@@ -32,9 +33,6 @@ from graphopt.ir.header import Header, copy_model, header_of, put_header
 from graphopt.ir.input_shapes import fix_sizes
 from graphopt.ir.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.ir.packing import expand_all
-
-# onnx_graphsurgeon logs to stdout, where results go; what matters in its warnings is checked here.
-gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
 
 _SMALL = 1024
 """Bytes of a constant that stays in the model file even when weights go beside it."""
@@ -71,7 +69,7 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
         _sort(holder, path)
     check_model(model, path)
     model = _without_functions(model, path)
-    graph = gs.import_onnx(model)
+    graph = import_message(model)
     # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
     graph.ir_version = max(model.ir_version, 4)
     header = Header(
@@ -199,7 +197,7 @@ def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     """The graph with its header as an ONNX message."""
     header = header_of(graph)
-    model = gs.export_onnx(graph)
+    model = export_message(graph)
     model.producer_name = header.producer
     model.producer_version = header.producer_version
     model.domain = header.domain

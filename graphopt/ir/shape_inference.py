@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Dim
+from graphopt.ir.conversion import export_message
 from graphopt.ir.graph import static_shape
 
 Facts: TypeAlias = tuple["np.dtype[Any] | int | None", "tuple[Dim, ...] | None"]
@@ -44,7 +45,7 @@ def infer_shapes(
         InputError: (strict) with the operator's reason.
     """
     skeleton = _without_weights(graph, input_shapes)
-    proto = gs.export_onnx(skeleton, do_type_check=False)
+    proto = export_message(skeleton, check_types=False)
     made = [t.name for node in graph.nodes for t in node.outputs if not t.is_empty()]
     try:
         known = _inferred(proto, strict=strict)

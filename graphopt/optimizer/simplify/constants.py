@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array
 from graphopt.ir.changes import Skip
+from graphopt.ir.conversion import export_message
 from graphopt.ir.edit import inline_branch, remove_nodes
 from graphopt.ir.graph import (
     constant_of,
@@ -83,7 +84,7 @@ def evaluate(graph: gs.Graph, node: gs.Node) -> list[Array]:
     inputs = [gs.Variable.empty() if t.is_empty() else t.copy() for t in node.inputs]
     lone.nodes = [gs.Node(node.op, node.name, node.attrs, inputs, outputs, node.domain)]
     lone.outputs = [tensor for tensor in outputs if not tensor.is_empty()]
-    model = gs.export_onnx(lone).SerializeToString()
+    model = export_message(lone).SerializeToString()
     values = OnnxRuntimeEngine(model, threads=1, optimize=False).run({})
     return [values[tensor.name] for tensor in lone.outputs]
 
