@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import (
-    TYPE_CHECKING,
     Any,
     Literal,
     get_args,
@@ -14,12 +13,7 @@ from typing import (
     get_type_hints,
 )
 
-from graphopt.ir.changes import Change as Change
-from graphopt.ir.changes import Skip as Skip
 from graphopt.optimizer.pass_contract import Numerics, Pass, quoted
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,6 @@ from graphopt.ir.graph import label
 from graphopt.ir.shape_inference import refresh_shapes
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from pathlib import Path
 
     from graphopt.analysis.latency.device import Device

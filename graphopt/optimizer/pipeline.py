@@ -1,8 +1,4 @@
-"""Pipelines: passes in an order, as text and as objects, and running them.
-
-The text form is `name, name{option=value, option=value}, …`; values with commas, braces or spaces
-are quoted. `parse_pipeline` and `format_pipeline` are each other's inverse.
-"""
+"""Pipelines: passes run in an order on a copy of a network, and judged."""
 
 from __future__ import annotations
 
@@ -29,12 +25,6 @@ from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
-
-# --- text ---------------------------------------------------------------------------------------
-
-
-# --- running ------------------------------------------------------------------------------------
-
 
 AfterPass: TypeAlias = Callable[[int, str, gs.Graph], None]
 """What is called after a pass, see `run_pipeline`."""
@@ -89,10 +79,10 @@ def run_pipeline(
     return result
 
 
-JUDGED_QUICKLY = 10
-"""The same where nobody looks for poses."""
 JUDGED = 40
 """Held-out images at most that poses are compared on after a pass."""
+JUDGED_QUICKLY = 10
+"""The same where nobody looks for poses."""
 
 
 class _Run:

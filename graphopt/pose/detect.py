@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Shape, channels_last
 from graphopt.pose.map_slices import AXES, Output
-from graphopt.pose.map_slices import MapSlice as MapSlice
 from graphopt.pose.maps import find_maps, maps_among
 from graphopt.pose.normalisation import find_normalisation
 from graphopt.pose.output_graph import Graph

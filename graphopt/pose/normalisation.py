@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.pose.map_slices import MapSlice as MapSlice
 from graphopt.pose.probe import Probe, zero_input
 from graphopt.pose.spec import (
     Finding,

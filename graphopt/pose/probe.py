@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import Unsupported
-from graphopt.pose.map_slices import MapSlice as MapSlice
 from graphopt.runtime.synthetic_images import natural_photo
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from graphopt.errors import InputError, Unsupported, UsageError
-from graphopt.pose.map_slices import MapSlice as MapSlice
+from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.maps_option import parse_maps
 from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
 
