@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from graphopt.display.plots import EDGE, HEIGHT, LEFT, LEGEND, Axis, Plot
-from graphopt.zoo.hrnet import WIDTH
+from graphopt.display.plots import EDGE, HEIGHT, LEFT, LEGEND, WIDTH, Axis, Plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 

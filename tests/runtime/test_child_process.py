@@ -86,7 +86,7 @@ def test_a_child_runs_modules_that_are_installed_and_named_by_absolute_paths(tmp
     assert child.environment()["PYTHONPATH"] == str(tmp_path)
     command = child.module("mine", "a b", "-c")
     said = subprocess.run(command, env=child.environment(), capture_output=True, text=True)
-    assert said.stdout == f"__main__ ['a b', '-c'] {Path(child.__file__).parents[1]}\n"
+    assert said.stdout == f"__main__ ['a b', '-c'] {Path(child.__file__).parents[2]}\n"
     program = child.program("print(sys.argv, '' in sys.path)", "x")
     said = subprocess.run(program, env=child.environment(), capture_output=True, text=True)
     assert said.stdout == "['-c', 'x'] False\n"
