@@ -69,7 +69,7 @@ def test_installed_as_a_plug_in(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "Clip(Relu(x), low, high) -> Clip(x, low, high)" in shown.stdout
     # Without it there is no such pass; and one that is broken is named.
-    assert subprocess.run(command, env={}, **args).returncode == 1
+    assert subprocess.run(command, env={}, **args).returncode == 2
     (tmp_path / "their_passes.py").write_text("import nothing_of_that_name")
     broken = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **args)
     assert broken.returncode == 1
