@@ -90,4 +90,4 @@ def test_installed_as_a_plug_in(tmp_path):
     command[-2:] = ["list"]
     listed = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **args)
     assert "drop-relu" in listed.stdout
-    assert "their_passes.py:1" in listed.stdout.replace("\n", "")
+    assert "their_passes.py:1" in "".join(listed.stdout.split())
