@@ -166,10 +166,6 @@ def foldable(graph: gs.Graph, node: gs.Node, limit: int) -> Site | Skip | None:
         return None
     if node.op in NEVER_FOLDED or any(node.subgraphs()):
         return None
-    if len(node.outputs) > 1 and not all(_becomes_pads(tensor) for tensor in results_of(node)):
-        # Parts of a Split are vectors of one number, which some read as scalars: onnxruntime takes
-        # them all the same, but ONNX's checker refuses them as soon as it sees their shape.
-        return None
     size = 0
     for tensor in results_of(node):
         shape_out, dtype = static_shape(tensor), tensor.dtype
@@ -186,11 +182,3 @@ def foldable(graph: gs.Graph, node: gs.Node, limit: int) -> Site | Skip | None:
     except InputError as error:
         return Skip(label(node), f"onnxruntime cannot compute it: {error.message}")
     return becomes_constant(node, values, "constant")
-
-
-def _becomes_pads(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is put together with others to a Pad's widths, as tf2onnx writes them."""
-    return all(
-        reader.op == "Concat" and all(last.op == "Pad" for last in reader.outputs[0].outputs)
-        for reader in tensor.outputs
-    )
