@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
 import typer
+from command_line import Done
 
 from graphopt.analysis.options import CompareOptions
 from graphopt.bench.options import BenchOptions
-from graphopt.cli import app, main
+from graphopt.cli import app
 from graphopt.commands.configuration import Configuration, read_configuration
 from graphopt.commands.parameters import _typed, _values
 from graphopt.compiler.options import CompileOptions
@@ -24,26 +24,9 @@ from graphopt.optimizer.options import OptimizeOptions, SensitivityOptions
 from graphopt.pose.options import EvalOptions, PoseOptions, RunOptions
 
 DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "demo.onnx")
-Said = tuple[int, str, str]
 
 
-@pytest.fixture
-def graphopt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Said]:
-    """The command line as the installed script runs it, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
-def pipeline(said: Said) -> str:
+def pipeline(said: Done) -> str:
     """The passes of an optimize that printed JSON."""
     code, out, err = said
     assert code == 0, err

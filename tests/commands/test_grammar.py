@@ -5,44 +5,19 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from graphopt.cli import app, main
+from graphopt.cli import app
 from graphopt.commands.grammar import FLAG, RENAMED
 from graphopt.errors import InputError
 
 DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "demo.onnx")
 PHOTO = DEMO.replace(".onnx", ".png")
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def graphopt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Done]:
-    """The command line as the installed script runs it, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Done(int(end.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 WRONG_VALUES = {

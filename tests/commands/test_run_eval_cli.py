@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import Graphopt
 from PIL import Image
-
-from graphopt.cli import main
 
 pytestmark = pytest.mark.assets
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def graphopt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
-    """The command line as the installed script runs it."""
-
-    def call(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Done(int(end.value.code or 0), *capsys.readouterr())
-
-    return call
-
-
 def test_run_writes_picture_and_json(
-    graphopt: Callable[..., Done], lwop: Path, photos: list[Path], tmp_path: Path
+    graphopt: Graphopt, lwop: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     photo = next(p for p in photos if p.name.endswith("328.jpg"))
     done = graphopt("run", lwop, photo, "-o", tmp_path / "out.png", "--json", tmp_path / "out.json")
@@ -55,7 +29,7 @@ def test_run_writes_picture_and_json(
 
 
 def test_run_takes_flags_and_one_person_networks(
-    graphopt: Callable[..., Done], efficientpose: Path, photos: list[Path], tmp_path: Path
+    graphopt: Graphopt, efficientpose: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     photo = next(p for p in photos if p.name == "tfpose_apink1.jpg")
     json_file = tmp_path / "out.json"
@@ -76,7 +50,7 @@ def test_run_takes_flags_and_one_person_networks(
 
 
 def test_run_says_in_a_sentence_what_is_wrong(
-    graphopt: Callable[..., Done], lwop: Path, photos: list[Path], tmp_path: Path
+    graphopt: Graphopt, lwop: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no photo")
@@ -96,7 +70,7 @@ def test_run_says_in_a_sentence_what_is_wrong(
 
 
 def test_eval_reports_scores(
-    graphopt: Callable[..., Done], tfpose: Path, assets: Path, tmp_path: Path
+    graphopt: Graphopt, tfpose: Path, assets: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("pycocotools")
     truth = assets / "coco" / "person_keypoints_val_dev.json"

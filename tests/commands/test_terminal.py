@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from command_line import Done
 from rich.cells import cell_len
 
-from graphopt import cli
 from graphopt.commands import ALL
 from graphopt.commands.help import COMMANDS, EXAMPLES
 from graphopt.commands.progress import Clock, duration
@@ -159,22 +159,11 @@ def test_every_command_on_a_terminal_of_80_columns(folder, command):
 
 
 @pytest.fixture
-def piped(monkeypatch, capsys, folder) -> Callable[[str], tuple[int, str, str]]:
-    """Run a command line in this process, its output into a pipe: (exit code, stdout, stderr)."""
+def piped(monkeypatch, graphopt, folder) -> Callable[[str], Done]:
+    """Run a command line in this process, its output into a pipe."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("COLUMNS", raising=False)
-
-    def run(command: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *shlex.split(command)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return int(code or 0), out, err
-
-    return run
+    return lambda command: graphopt(*shlex.split(command))
 
 
 @pytest.mark.parametrize("command", COMMANDS_TO_SEE)

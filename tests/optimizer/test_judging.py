@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphopt import cli
 from graphopt.analysis.compare import compare
 from graphopt.errors import CheckFailed
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
@@ -154,23 +152,6 @@ def test_a_pass_is_judged_after_its_repair(context):
     weights = [n.inputs[1].values for n in hopeless.graph.nodes if n.op == "Conv"]
     before = [n.inputs[1].values for n in context.original.nodes if n.op == "Conv"]
     assert all(np.array_equal(a, b) for a, b in zip(weights, before, strict=True))
-
-
-@pytest.fixture
-def graphopt(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, args)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return int(code or 0), out, err
-
-    return run
 
 
 def test_optimize_with_photos(graphopt, pictures, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt import __version__, cli
+from graphopt import __version__
 from graphopt.analysis.inspection import inspect_models
 from graphopt.display.numbers import human
 from graphopt.errors import InputError
@@ -24,23 +24,6 @@ from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.syntax import PRESETS, format_pipeline
 
 MAIN = "from graphopt.cli import main; main()"
-
-
-@pytest.fixture
-def graphopt(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, args)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return int(code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Graphopt
 from PIL import Image
 
-from graphopt.cli import main
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 
@@ -48,17 +47,7 @@ def test_a_photo_of_any_mode_is_what_its_colours_are(
         np.testing.assert_array_equal(one.keypoints, other.keypoints)
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The exit code of graphopt."""
-    monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
-
-
-def test_files_of_any_mode(
-    bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_any_mode(bundle: Callable[..., Path], tmp_path: Path, graphopt: Graphopt) -> None:
     colours, grey = demo(), demo().convert("L")
     clear = colours.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
@@ -72,17 +61,14 @@ def test_files_of_any_mode(
         for name, photo in kind.items():
             photo.save(folder / name)
         found = folder.with_suffix(".json")
-        assert ran(monkeypatch, "run", bundle("cpu"), folder, "--json", found) == 0
+        assert graphopt("run", bundle("cpu"), folder, "--json", found).code == 0
         people.append([photo["people"] for photo in json.loads(found.read_text())])
     assert people[0] == people[1]
     assert all(people[0])
 
 
 def test_what_cannot_be_read_is_a_sentence(
-    bundle: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    bundle: Callable[..., Path], tmp_path: Path, graphopt: Graphopt
 ) -> None:
     demo().save(tmp_path / "cut.jpg")
     whole = (tmp_path / "cut.jpg").read_bytes()
@@ -91,8 +77,8 @@ def test_what_cannot_be_read_is_a_sentence(
         tmp_path / "float.tiff"
     )
     for name, reason in {"cut.jpg": "truncated", "float.tiff": "white cannot be told"}.items():
-        assert ran(monkeypatch, "run", bundle("cpu"), tmp_path / name) == 1
-        said = capsys.readouterr().err
+        code, _, said = graphopt("run", bundle("cpu"), tmp_path / name)
+        assert code == 1
         assert name in said
         assert reason in said
         assert "Traceback" not in said

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from command_line import Graphopt
 from onnx import numpy_helper, parser
 from PIL import Image
 
-from graphopt.cli import main
 from graphopt.errors import InputError
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
@@ -56,22 +55,6 @@ def net(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def graphopt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line as the installed script runs it."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return call
-
-
-@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     pixels = natural_photo(80, 60).astype(np.uint8).transpose(1, 2, 0)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -89,7 +72,7 @@ def photo(tmp_path: Path) -> Path:
 def test_a_bundle_finds_the_same_people(
     net: Callable[..., Path],
     photo: Path,
-    graphopt: Callable[..., tuple[int, str, str]],
+    graphopt: Graphopt,
     tmp_path: Path,
     maps: tuple[str, str],
     dtype: str,
@@ -123,7 +106,7 @@ def test_a_bundle_finds_the_same_people(
 def test_maps_larger_than_the_input_compile_without_poses(
     net: Callable[..., Path],
     photo: Path,
-    graphopt: Callable[..., tuple[int, str, str]],
+    graphopt: Graphopt,
     tmp_path: Path,
 ) -> None:
     model = net(LARGER)
@@ -141,7 +124,7 @@ def test_maps_larger_than_the_input_compile_without_poses(
 
 
 def test_what_maps_says_is_compiled_in(
-    net: Callable[..., Path], graphopt: Callable[..., tuple[int, str, str]], tmp_path: Path
+    net: Callable[..., Path], graphopt: Graphopt, tmp_path: Path
 ) -> None:
     """19 maps of somebody, unusually after the others; a bundle takes no other maps."""
     model = net(ALONE)
