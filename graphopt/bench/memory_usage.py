@@ -10,7 +10,6 @@ operating system counts them (VmHWM). What files are mapped and never touched do
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,16 +52,8 @@ def peak_memory(engine: str, job: Job, bundle: Path, feeds: Mapping[str, Array])
         path.write_text(json.dumps(task))
         # Names of tensors may be no names of files, so their order tells them apart.
         np.savez(path.with_name("feeds.npz"), *(feeds[name] for name in job.inputs))
-        done = subprocess.run(
-            child.module("graphopt.bench.memory_usage", str(path)),
-            env=child.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # engines print what they like
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        # Engines print what they like: its stdout is no answer.
+        done = child.run(child.module("graphopt.bench.memory_usage", str(path)))
         if done.returncode:
             reason = (done.stderr.strip() or f"signal {-done.returncode}").splitlines()[-1]
             raise GraphoptError(f"the memory of {engine} could not be measured: {reason}")

@@ -6,7 +6,6 @@ compiled as a network's kernels are (`codegen.jobs.roofline_kernels`) and timed 
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,15 +44,8 @@ def measure_peak(target: str, threads: int) -> Peak:
     """
     with TemporaryDirectory(prefix="graphopt-peak-") as folder:
         path = Path(folder) / "bundle"
-        done = subprocess.run(
-            child.module("graphopt.codegen.jobs.roofline_kernels", target, str(path)),
-            env=child.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        module = "graphopt.codegen.jobs.roofline_kernels"
+        done = child.run(child.module(module, target, str(path)))
         if done.returncode:
             reason = (done.stderr.strip() or f"it died of signal {-done.returncode}").splitlines()
             raise GraphoptError(f"the peak test could not be compiled: {reason[-1]}")

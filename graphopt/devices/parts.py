@@ -97,16 +97,7 @@ def _packages(*names: str) -> str:
 def _child(command: Sequence[str]) -> str:
     """What a Python process of its own says."""
     try:
-        done = subprocess.run(
-            command,
-            env=child.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = child.run(command, PATIENCE)
     except subprocess.TimeoutExpired:
         raise Missing(f"no answer within {PATIENCE:.0f} seconds") from None
     if done.returncode < 0:

@@ -10,7 +10,9 @@ Needs the standard library alone, as `graphopt.devices.doctor` does.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _START = """
@@ -47,3 +49,21 @@ def environment() -> dict[str, str]:
         if absolute := [folder for folder in folders if Path(folder).is_absolute()]:
             variables["PYTHONPATH"] = os.pathsep.join(absolute)
     return variables
+
+
+def run(command: Sequence[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of these commands to its end, without stdin; what it prints is kept.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than so many seconds.
+    """
+    return subprocess.run(
+        command,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
