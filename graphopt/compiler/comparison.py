@@ -108,8 +108,9 @@ def check_decoder(
     for feeds in inputs:
         engine.begin(feeds)
         got = poses(engine.people(thresholds(options)), pose, IDENTITY, options).people
-        found, expected = [person.keypoints for person in got], asked(engine.maps())
-        maps.append((engine.maps(), expected))
+        values = engine.maps()
+        found, expected = [person.keypoints for person in got], asked(values)
+        maps.append((values, expected))
         people += max(len(found), len(expected))
         same += _alike(found, expected)
     if same >= MATCHED * people:
