@@ -1,4 +1,4 @@
-"""The machines that CPU kernels are linked for: this one, and those that are compiled for here."""
+"""Linkers: object files become a shared library, for this machine or for another."""
 
 from __future__ import annotations
 

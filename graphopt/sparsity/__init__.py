@@ -1,1 +1,1 @@
-"""Block-punched pruning: which blocks of weights go, where, and how the rest is stored."""
+"""Pruning: which blocks of weights and which channels can go, where, and at what loss."""

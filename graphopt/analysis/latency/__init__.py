@@ -1,1 +1,1 @@
-"""How long networks will take on devices: profiles, predictions, and measuring a profile."""
+"""How long networks will take on devices: profiles and predictions."""
