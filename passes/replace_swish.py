@@ -15,7 +15,6 @@ from graphopt.fitting.activation_matching import KINDS, Found, find_activations
 from graphopt.fitting.activation_surrogates import Gate
 from graphopt.ir.edit import emit, remove_nodes, remove_unread
 from graphopt.ir.graph import is_standard, label, producer_of, scalar_of
-from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 
 
@@ -120,7 +119,7 @@ class ReplaceSwish(Pass[Found]):
         known = original.tensors()
         places = [
             ActivationSite(site.x.name, site.y.name, site.smooth_form if self.smooth else site.form)
-            for site in self.match(copy_model(graph))
+            for site in self.match(graph.copy())
             if isinstance(site, Found) and _comparable(site.x, known.get(site.y.name))
         ]
         fits = fit_in_order(

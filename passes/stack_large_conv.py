@@ -27,7 +27,6 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import is_standard, label, only_consumer
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -298,7 +297,7 @@ def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dic
     sites = [site for site in sites if math.prod(site.spec.weight.shape[1:]) <= LARGEST_PATCH]
     assert context.calibration is not None
     images = context.calibration.fitting[:PHOTOS]
-    part = copy_model(graph)
+    part = graph.copy()
     tensors = part.tensors()
     given = {t.name for t in part.inputs}
     names = sorted({site.node.inputs[0].name for site in sites} - given)

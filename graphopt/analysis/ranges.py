@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -28,7 +27,7 @@ def largest_values(graph: gs.Graph, feeds: Iterable[Mapping[str, Array]]) -> dic
     Raises:
         InputError: onnxruntime cannot run the network.
     """
-    probed = copy_model(graph)
+    probed = graph.copy()
     names = []
     for node in list(probed.nodes):
         for tensor in node.outputs:

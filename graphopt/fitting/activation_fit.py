@@ -15,7 +15,6 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import LayerwiseRunner, extract_subgraph, make_session
 from graphopt.ir.arrays import Array
 from graphopt.ir.edit import constant, emit, sort_nodes
-from graphopt.ir.header import copy_model
 
 _IMAGES = 60
 """To fit on, at most."""
@@ -75,7 +74,7 @@ def fit_in_order(
     fitting, judging = calibration.fitting[:_IMAGES], calibration.held_out[:_JUDGES]
     images = [*fitting, *judging]
     targets = _sampled(original, [place.y for place in places], calibration.feeds(images))
-    scratch = copy_model(graph)
+    scratch = graph.copy()
     trials = _prepared(scratch, places, {y: len(found[0].values) for y, found in targets.items()})
     walk = LayerwiseRunner(scratch, [trial.head for trial in trials], calibration.feeds(images))
     fits = {}

@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 from graphopt.ir.arrays import Array
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import reads_of
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -87,17 +86,15 @@ def extract_subgraph(
     """
     chosen = graph.nodes[nodes]
     known = {t.name: t for n in chosen for t in (*reads_of(n), *n.outputs)}
-    part = copy_model(
-        gs.Graph(  # only now is it copied: the whole graph takes longer than most parts take to run
-            chosen,
-            graph.inputs if inputs is None else [known[name] for name in inputs if name in known],
-            [known[name] for name in outputs],
-            opset=graph.opset,
-            import_domains=graph.import_domains,
-            functions=graph.functions,
-            ir_version=graph.ir_version,
-        )
-    )
+    part = gs.Graph(
+        chosen,
+        graph.inputs if inputs is None else [known[name] for name in inputs if name in known],
+        [known[name] for name in outputs],
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        ir_version=graph.ir_version,
+    ).copy()  # only now: the whole graph takes longer to copy than most parts take to run
     for tensor in [*part.inputs, *part.outputs]:
         tensor.dtype = tensor.dtype or np.dtype(np.float32)
     return part

@@ -6,10 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_graphsurgeon as gs
-
 from graphopt.errors import GraphoptError
-from graphopt.ir.header import copy_model
+from graphopt.ir.network import Network
 from graphopt.optimizer.pass_contract import Context, Outcome, Pass
 
 
@@ -17,18 +15,18 @@ from graphopt.optimizer.pass_contract import Context, Outcome, Pass
 class Attempt:
     """What a pass made of a network, before anybody judged it."""
 
-    given: gs.Graph
+    given: Network
     prepared: Pass[Any] | None
     """The pass that did the work; None where it crashed, and then nothing changed."""
-    graph: gs.Graph
+    graph: Network
     outcome: Outcome
     crash: str | None
     seconds: float
 
 
-def attempt(chosen: Pass[Any], given: gs.Graph, context: Context) -> Attempt:
+def attempt(chosen: Pass[Any], given: Network, context: Context) -> Attempt:
     """Run a pass on a copy of a network; a crash, which may be a plug-in's, becomes a sentence."""
-    graph, started = copy_model(given), time.perf_counter()
+    graph, started = given.copy(), time.perf_counter()
     prepared: Pass[Any] | None = None
     outcome, crash = Outcome((), ()), None
     try:

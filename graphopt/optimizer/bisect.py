@@ -6,20 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_graphsurgeon as gs
-
 from graphopt.analysis.compare import PoseChange
-from graphopt.ir.header import copy_model
+from graphopt.ir.network import Network
 from graphopt.optimizer.pass_contract import Outcome, Pass, Skip
 
 
 def bisect(
     prepared: Pass[Any],
-    graph: gs.Graph,
+    graph: Network,
     outcome: Outcome,
-    judge: Callable[[gs.Graph], Judgement],
+    judge: Callable[[Network], Judgement],
     failed: Judgement,
-) -> tuple[gs.Graph, Outcome, Judgement]:
+) -> tuple[Network, Outcome, Judgement]:
     """Take back those changes of a pass that are to blame for its failed check.
 
     All changes are taken back; then halves of them, quarters … come back as long as the check
@@ -37,8 +35,8 @@ def bisect(
         The network, outcome and judgement of what can stay; `failed` as judgement if nothing can.
     """
 
-    def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
-        rewritten = copy_model(graph)
+    def swept(out: frozenset[int]) -> tuple[Network, Outcome]:
+        rewritten = graph.copy()
         return rewritten, prepared.sweep(rewritten, without=out)
 
     def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:

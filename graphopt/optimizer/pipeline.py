@@ -14,7 +14,7 @@ from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import CheckFailed, InputError
 from graphopt.fitting.checkpoint import LAST_GOOD
-from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import save_model, serialised
 from graphopt.optimizer.attempt import Attempt, attempt
 from graphopt.optimizer.bisect import Judgement, bisect
@@ -26,7 +26,7 @@ from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
 
-AfterPass: TypeAlias = Callable[[int, str, gs.Graph], None]
+AfterPass: TypeAlias = Callable[[int, str, Network], None]
 """What is called after a pass, see `run_pipeline`."""
 
 
@@ -67,13 +67,14 @@ def run_pipeline(
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
-    run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
+    network, known = Network.of(graph), context or Context()
+    run = _Run(network, passes, known, verify, on_fail, max_shift, must_pay, progress)
     result = run.all(after_pass)
     if result is None:
         # Only a check after each pass can tell which one it was. The checks are made up for; passes
         # run again only behind one that is taken back, where they are given another network.
         made, each = run.attempts, (max_shift, must_pay, progress)
-        run = _Run(graph, passes, context or Context(), "each", on_fail, *each, made)
+        run = _Run(network, passes, known, "each", on_fail, *each, made)
         result = run.all(after_pass)
         assert result is not None
     return result
@@ -94,7 +95,7 @@ class _Run:
 
     def __init__(
         self,
-        graph: gs.Graph,
+        graph: Network,
         passes: Sequence[Pass[Any]],
         context: Context,
         verify: VerifyMode,
@@ -107,13 +108,13 @@ class _Run:
         self._passes, self._verify, self._on_fail = passes, verify, on_fail
         self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
         known = example_shapes_if_any if verify == "off" else example_shapes
-        self._shapes = dict(header_of(graph).sizes) or known(graph)
+        self._shapes = dict(graph.header.sizes) or known(graph)
         self._verifier = None if verify == "off" else Verifier(graph, self._shapes)
         self._context = replace(
-            context, original=context.original or copy_model(graph), progress=progress
+            context, original=context.original or graph.copy(), progress=progress
         )
         self._made = made
-        self._current = self._approved = made[0].given if made else copy_model(graph)
+        self._current = self._approved = made[0].given if made else graph.copy()
         self.attempts: list[Attempt] = []
         """One for each pass so far, where the check comes at the end."""
         self._steps: list[PassStep] = []
@@ -228,7 +229,7 @@ class _Run:
             self.attempts.append(made)
         return made
 
-    def _keep(self, graph: gs.Graph) -> None:
+    def _keep(self, graph: Network) -> None:
         """Leave a good network behind, should the run be interrupted."""
         if self._context.work:
             save_model(graph, self._context.work / LAST_GOOD)
@@ -236,7 +237,7 @@ class _Run:
     def _repaired_later(self, index: int) -> bool:
         return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])
 
-    def _refusal(self, index: int, chosen: Pass[Any], graph: gs.Graph) -> str | None:
+    def _refusal(self, index: int, chosen: Pass[Any], graph: Network) -> str | None:
         """Why the device is better off without a pass that has to pay; None if it is not."""
         device = self._context.device
         before, after = self._ms(self._current), self._ms(graph)
@@ -251,7 +252,7 @@ class _Run:
         return None
 
     def _judge(
-        self, chosen: Pass[Any], numerics: Numerics, graph: gs.Graph, *, budget: bool
+        self, chosen: Pass[Any], numerics: Numerics, graph: Network, *, budget: bool
     ) -> Judgement:
         """Check a graph; `budget`: its poses must be within the budget too."""
         if self._verifier is None:
@@ -277,9 +278,7 @@ class _Run:
         failure = f"{poses} (allowed: {limit:g} pixels)"
         return Judgement(verdict.difference, poses, failure, over_budget=True)
 
-    def _too_far(
-        self, graph: gs.Graph, moved: float | None, poses: PoseChange | None
-    ) -> str | None:
+    def _too_far(self, graph: Network, moved: float | None, poses: PoseChange | None) -> str | None:
         """Why outputs are no approximation any more, in images or else in noise."""
         images, original = self._context.calibration, self._context.original
         if images is not None and original is not None:
@@ -312,7 +311,7 @@ class _Run:
     def _cost(self) -> Cost:
         return cost_of(self._current, self._shapes)
 
-    def _ms(self, graph: gs.Graph) -> float | None:
+    def _ms(self, graph: Network) -> float | None:
         if self._context.device is None:
             return None
         try:
@@ -331,7 +330,7 @@ _NOISE = 1e-6
 """Differences of predicted times that are rounding."""
 
 
-def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
+def _compared(graph: Network, context: Context) -> PoseChange | None:
     """What became of the poses in held-out images; None where there are no images."""
     if context.calibration is None or context.original is None:
         return None

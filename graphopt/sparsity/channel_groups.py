@@ -26,7 +26,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import constant_of, input_of, is_standard, label, reads_of
-from graphopt.ir.header import header_of, put_header
+from graphopt.ir.network import Network
 from graphopt.sparsity.channel_flow import (
     ChannelRule,
     Doubles,
@@ -275,9 +275,8 @@ class ChannelMap:
 
         Which channels are left is noted in the graph's header, see `counterpart`.
         """
-        graph = self._graph
-        header = header_of(graph)
-        noted = dict(header.channels)
+        network = Network.of(self._graph)
+        noted = dict(network.header.channels)
         for key, present in self.classes.items():
             stays = np.flatnonzero(~np.isin(present, classes))
             if len(stays) == len(present):
@@ -289,7 +288,7 @@ class ChannelMap:
             name = self._tensors[key].name
             before = np.array(noted.get(name, range(len(present))))
             noted[name] = tuple(before[stays].tolist())
-        put_header(graph, replace(header, channels=noted))
+        network.header = replace(network.header, channels=noted)
 
     def _take(self, cut: _Cut, stays: Indices) -> None:
         operand = input_of(cut.node, cut.index)
@@ -312,7 +311,7 @@ def counterpart(graph: gs.Graph, original: gs.Graph, name: str, values: Array) -
         name: of a tensor in both.
         values: the original's, [N, C, ...].
     """
-    ours, theirs = (header_of(g).channels.get(name) for g in (graph, original))
+    ours, theirs = (Network.of(g).header.channels.get(name) for g in (graph, original))
     if ours is None or ours == theirs:
         return values
     return values[:, ours if theirs is None else np.searchsorted(theirs, ours)]

@@ -17,7 +17,6 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import distill
 from graphopt.fitting.distill_options import DistillOptions, Precision
 from graphopt.fitting.distillation_data import DistillationData
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
@@ -272,7 +271,7 @@ def lesson(proto: Proto, tmp_path: Path) -> tuple[gs.Graph, gs.Graph, Calibratio
     )
     onnx.save(model, tmp_path / "teacher.onnx")
     teacher = load_model(tmp_path / "teacher.onnx")
-    student = copy_model(teacher)
+    student = teacher.copy()
     weight = next(n for n in student.nodes if n.outputs[0].name == "y").inputs[1]
     weight.values = weight.values * rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
     weight.values[:8] = 0

@@ -14,7 +14,6 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.cli import app
 from graphopt.errors import InputError
-from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
 from graphopt.optimizer.prune_to_target import PRUNING, Goal, PruneToTarget, allocate, interpolated
 from graphopt.optimizer.registry import find_passes
@@ -189,7 +188,7 @@ def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
         measured=measured(ERRORS),
         tell=told.append,
     )
-    double = copy_model(graph)
+    double = graph.copy()
     outcome = chosen.run(graph, Context(original=double, calibration=object()))
     expected = allocate(graph, measured(ERRORS), {Goal.COMPRESSION: 1.5})
     assert read_plan(tmp_path / "net.plan.json") == expected.plan

@@ -11,7 +11,6 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.ir.block_structure import Block, expand
 from graphopt.ir.edit import constant
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.sensitivity import sensitivity
 from graphopt.optimizer.sensitivity_file import LayerLosses, Loss, Sensitivity, read_sensitivity
@@ -74,7 +73,7 @@ def test_error_is_that_of_the_whole_network(small, tensor, unfitted):
     weight[tiny] *= 0.01
     node.inputs[1] = constant(graph, "most", weight)
     found = sensitivity(graph, calibration, ratios=[0.5], block="8x4")
-    changed = copy_model(graph)
+    changed = graph.copy()
     _producer(changed, tensor).inputs[1] = constant(changed, "punched", weight * ~tiny)
     (loss,) = next(x for x in found.layers if x.name == (node.name or tensor)).losses
     expected = _error(graph, changed, calibration)

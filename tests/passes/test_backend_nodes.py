@@ -17,7 +17,6 @@ from onnx.backend.test.loader import load_model_tests
 
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError, InputError
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -121,7 +120,7 @@ def test_no_pass_breaks_a_node(form, stride, enough, every_pass, tmp_path):
             continue
         count["compared"] += 1
         for chosen in passes:
-            changed = copy_model(graph)
+            changed = graph.copy()
             context = Context(original=graph, device=device)
             try:
                 if not _changes(chosen, changed, context):

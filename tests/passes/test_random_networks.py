@@ -24,7 +24,6 @@ from graphopt.fitting.stack import fit_stack
 from graphopt.ir.checks import runtime_accepts
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import static_shape
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 from graphopt.optimizer.pass_contract import Context, Numerics
@@ -444,7 +443,7 @@ def test_dead_channels_are_not_missed(graph, random):
             weight[:, random.randrange(weight.shape[1]) :: 3] = 0
             node.inputs[1] = gs.Constant(f"{node.name}.dead", weight)
     before = _expected(graph)
-    pruned = copy_model(graph)
+    pruned = graph.copy()
     chosen = parse_pipeline("prune-channels{ratio=0, multiple=1}")[0]
     chosen.run(pruned)
     onnx.checker.check_model(to_proto(pruned), full_check=True)
@@ -483,8 +482,8 @@ def test_every_pass(every_pass, graph, data):
     images = Pictures(SPEC, "x", tuple(graph.example), fitting=range(1, 5), held_out=range(1))
     if graph.inputs[0].dtype != np.float32:
         images = None  # they are made into single precision only
-    context = Context(copy_model(graph), images, load_device("adreno-640"))
-    changed = copy_model(graph)
+    context = Context(graph.copy(), images, load_device("adreno-640"))
+    changed = graph.copy()
     try:
         outcome = chosen.run(changed, context)
     except GraphoptError:

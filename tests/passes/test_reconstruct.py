@@ -17,7 +17,6 @@ from graphopt.fitting.reconstruct import Reconstruction, reconstruct
 from graphopt.fitting.reconstruct_report import error_within
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
@@ -71,7 +70,7 @@ def net(network, normal):
 def spoiled(graph, amount=0.3):
     """A copy with noise on every weight."""
     rng = np.random.default_rng(11)
-    copied = copy_model(graph)
+    copied = graph.copy()
     for node in copied.nodes:
         if node.op == "Conv":
             values = node.inputs[1].values
@@ -158,7 +157,7 @@ def test_spoiled_weights_are_recovered(folder, net):
 def test_a_replaced_activation_is_made_up_for(folder, net):
     """Errors of earlier layers are corrected by later ones, on images that were not fitted on."""
     calibration = Calibration.from_photos(folder, net, SPEC)
-    changed = copy_model(net)
+    changed = net.copy()
     relu = next(node for node in changed.nodes if node.op == "Relu")
     relu.op, relu.attrs = "LeakyRelu", {"alpha": 0.3}
     report = reconstruct(changed, net, calibration)
@@ -183,7 +182,7 @@ def test_worse_weights_are_not_taken(folder, net):
 def test_zero_blocks_are_kept(folder, net):
     """Of any extent, and at the border of a weight; single zeros are weights like others."""
     calibration = Calibration.from_photos(folder, net, SPEC)
-    changed = copy_model(net)
+    changed = net.copy()
     pruned = changed.nodes[-1].inputs[1].values.copy()  # 19 filters, 12 channels
     blocks = np.zeros(pruned.shape, bool)
     blocks[:8, 4:8] = blocks[16:, :4] = blocks[8:12, 8:] = True
@@ -256,7 +255,7 @@ def test_the_pass(folder, net):
     assert (folder / "c").is_file()
     after = output_error(changed, net, calibration.feeds(calibration.held_out))
     assert after < before / 2
-    assert not Reconstruct().run(copy_model(net), Context(net, calibration)).changes
+    assert not Reconstruct().run(net.copy(), Context(net, calibration)).changes
     with pytest.raises(InputError, match="no images"):
         Reconstruct().run(net, Context(original=net))
     assert isinstance(Reconstruct().rewrite(net, net.nodes[0]), Skip)
@@ -338,7 +337,7 @@ def test_goes_on_where_it_was_interrupted(folder, network, normal, tmp_path, mon
             if stop_at and stop_at in text:
                 raise KeyboardInterrupt
 
-        ours = copy_model(changed)
+        ours = changed.copy()
         solved.clear()
         report = reconstruct(ours, graph, calibration, checkpoint=checkpoint, progress=progress)
         return weights_of(ours), report, seen
@@ -441,7 +440,7 @@ def test_a_trained_network_recovers(efficientpose, assets):
     calibration = Calibration.from_photos(
         assets / "coco" / "unlabelled", graph, detect_pose_spec(graph), count=25
     )
-    changed = copy_model(graph)
+    changed = graph.copy()
     for chosen in parse_pipeline("canonicalize, replace-swish"):
         chosen.run(changed)
     report = reconstruct(changed, graph, calibration, photos=20)

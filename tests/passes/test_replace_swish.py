@@ -18,7 +18,6 @@ from graphopt.fitting.activation_fit import ActivationSite, fit_in_order
 from graphopt.fitting.activation_matching import ACTIVATIONS, KINDS, Found, recognised
 from graphopt.fitting.activation_surrogates import Gate, PiecewiseLinear, PowerTail
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.replace_swish import ReplaceSwish
@@ -191,7 +190,7 @@ def test_fitted_gates_come_closer_than_hard_ones(seen):
     errors = {}
     options = {"hard": {}, "fitted": {"gate": "fitted"}}
     for gate, chosen in (options | {"smooth": {"gate": "fitted", "smooth": True}}).items():
-        changed = copy_model(graph)
+        changed = graph.copy()
         outcome = ReplaceSwish(**chosen).run(changed, context)
         assert len(outcome.changes) == 2
         assert "Sigmoid" not in [node.op for node in changed.nodes]
@@ -204,13 +203,13 @@ def test_fitted_gates_come_closer_than_hard_ones(seen):
 def test_a_gate_is_fitted_behind_those_before_it(seen):
     """The second gate's target is the original's output, its input the changed network's."""
     graph, context = seen
-    changed = copy_model(graph)
+    changed = graph.copy()
     first = next(node for node in changed.nodes if node.outputs[0].name == "d")
     weight = first.inputs[1].values
     first.inputs[1] = gs.Constant("doubled", 2 * weight)
     ReplaceSwish(gate="fitted").run(changed, context)
     feeds = list(context.calibration.feeds(context.calibration.held_out))
-    blind = copy_model(graph)
+    blind = graph.copy()
     ReplaceSwish(gate="fitted").run(blind, context)
     next(n for n in blind.nodes if n.outputs[0].name == "d").inputs[1] = gs.Constant(
         "doubled", 2 * weight
@@ -280,7 +279,7 @@ NUMBERS = {**ROOT, **ONE, **TANH}
 def test_every_spelling(network, ops, kind, body, opset):
     graph = network(X, Y, body, opset=opset, **NUMBERS)
     _, exact = values(graph)
-    asked = copy_model(graph)
+    asked = graph.copy()
     assert f"activations={kind}" in ReplaceSwish().run(asked).skips[0].reason
     assert ops(asked) == ops(graph)
     outcome = ReplaceSwish(activations=kind).run(graph)
@@ -524,17 +523,17 @@ def test_the_gradient_is_the_forms_slope(form):
 
 def test_sites_that_err_too_much_stay(seen):
     graph, context = seen
-    free = ReplaceSwish(gate="fitted").run(copy_model(graph), context)
+    free = ReplaceSwish(gate="fitted").run(graph.copy(), context)
     errors = [float(re.search(r"[\d.]+", change.summary)[0]) for change in free.changes]
     assert min(errors) < max(errors)
     between = sum(errors) / 2
-    changed = copy_model(graph)
+    changed = graph.copy()
     outcome = ReplaceSwish(gate="fitted", max_error=between).run(changed, context)
     (skip,) = outcome.skips
     assert len(outcome.changes) == 1
     assert "stays: fitted, 0." in skip.reason
     assert [node.op for node in changed.nodes].count("Sigmoid") == 1
-    kept = copy_model(graph)
+    kept = graph.copy()
     assert not ReplaceSwish(gate="fitted", max_error=1e-6).run(kept, context).changes
     assert [node.op for node in kept.nodes] == [node.op for node in graph.nodes]
 
@@ -557,7 +556,7 @@ def test_later_fits_see_the_sites_that_stayed(seen):
 
 def test_a_site_that_the_original_does_not_know(seen, ops):
     graph, context = seen
-    graph = copy_model(graph)
+    graph = graph.copy()
     graph.tensors()["m"].name = "renamed"
     outcome = ReplaceSwish(gate="fitted").run(graph, context)
     assert "the original has no renamed" in outcome.skips[0].reason

@@ -19,7 +19,6 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.errors import InputError
 from graphopt.fitting.stack import compose, fit_stack, product
 from graphopt.ir.edit import emit
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.ir.shape_inference import infer_shapes
 from graphopt.optimizer.pass_contract import Context
@@ -128,7 +127,7 @@ def test_a_kernel_that_is_a_stack(network, normal, size, group, attrs, out):
         w=weight,
         b=normal(4),
     )
-    stacked = copy_model(graph)
+    stacked = graph.copy()
     outcome = StackLargeConv(max_residual=0.4).run(stacked)
     (change,) = outcome.changes
     assert change.node == "y"
@@ -222,7 +221,7 @@ def test_images_tell_which_errors_do_not_show(network, normal):
         "r = Relu(x) h = Conv<pads=[3, 3, 3, 3], group=6>(r, w) y = Relu(h)",
         w=normal(6, 1, 7, 7) + np.float32(0.2),
     )
-    blind, informed = copy_model(graph), copy_model(graph)
+    blind, informed = graph.copy(), graph.copy()
     StackLargeConv(max_residual=1).run(blind)
     outcome = StackLargeConv(max_residual=1).run(informed, Context(calibration=Images()))
     assert "of the output's deviation" in outcome.changes[0].summary
@@ -275,7 +274,7 @@ def convolutions(draw):
 @given(convolutions(), st.sampled_from(["stack-large-conv", "undilate-conv{way=stacked}"]))
 def test_any_convolution_keeps_its_output_shape(graph, text):
     (chosen,) = parse_pipeline(text)
-    stacked = copy_model(graph)
+    stacked = graph.copy()
     with (
         patch.object(stack_large_conv, "fit_stack", partial(fit_stack, steps=1)),
         patch.object(undilate_conv, "fit_stack", partial(fit_stack, steps=1)),

@@ -7,7 +7,6 @@ import onnx
 import pytest
 
 from graphopt.errors import InputError
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.truncate_refinement import TruncateRefinement
@@ -15,7 +14,7 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
 def values(graph, outputs=None):
-    graph = copy_model(graph)
+    graph = graph.copy()
     if outputs is not None:
         graph.outputs = [graph.tensors()[name] for name in outputs]
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -48,7 +47,7 @@ HEAT, PAF = "float[1,3,8,8]", "float[1,4,8,8]"
 def test_outputs_give_an_earlier_stage(pose, stages):
     graph = pose("heat = Identity(h4) paf = Identity(p4)", f"{PAF} paf, {HEAT} heat")
     wanted = values(graph, [f"h{stages}", f"p{stages}"])
-    short = copy_model(graph)
+    short = graph.copy()
     outcome = TruncateRefinement(stages=stages).run(short)
     assert outcome.changes[0].summary == f"4 stages become {stages}"
     onnx.checker.check_model(to_proto(short), full_check=True)

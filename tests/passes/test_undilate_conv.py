@@ -13,7 +13,6 @@ from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import InputError
 from graphopt.ir.edit import emit
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.optimizer.pass_contract import Context
@@ -229,7 +228,7 @@ def test_stacked(network, normal, size, group, attrs, out, depth):
         w=normal(4, 4 // group, size, size),
         b=normal(4),
     )
-    stacked = copy_model(graph)
+    stacked = graph.copy()
     width = 0 if group == 4 else 12
     result = run_pipeline(
         stacked, parse_pipeline(f"undilate-conv{{way=stacked, width={width}, max_residual=1}}")
@@ -451,7 +450,7 @@ def _values(graph):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(networks())
 def test_random_networks_keep_their_outputs(graph):
-    plain = copy_model(graph)
+    plain = graph.copy()
     outcome = UndilateConv().run(plain)
     assert not outcome.skips
     assert not dilated(plain)
