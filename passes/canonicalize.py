@@ -94,7 +94,7 @@ class Canonicalize(Pass[Site]):
 def _dead(graph: gs.Graph) -> Iterator[Site]:
     live = live_nodes(graph)
     for node in list(graph.nodes):
-        if id(node) not in live:
+        if node not in live:
             yield Site(node, "no output depends on it", _removing(node))
 
 

@@ -93,7 +93,7 @@ class PruneBlocks(Pass[Site]):
         reasons = ineligible_reasons(graph, self.narrow)
         for node in list(graph.nodes):
             if is_standard(node, "Conv"):
-                reason = reasons.get(id(node))
+                reason = reasons.get(node)
                 yield Skip(label(node), reason) if reason else self._site(node, plan)
 
     def _site(self, node: gs.Node, plan: PruningPlan | None) -> Site | Skip:

@@ -15,6 +15,7 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
+from graphopt.ir.identity import IdentityMap
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.sparsity.channel_flow import is_even
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap
@@ -34,7 +35,7 @@ class Site:
 
     group: ChannelGroup
     channels: ChannelMap
-    uniform: Mapping[int, Doubles]
+    uniform: IdentityMap[gs.Tensor, Doubles]
     """See `ChannelMap.uniform`, of the network before any channel went."""
     ratio: float
     """The part of them that goes."""
@@ -160,7 +161,7 @@ class PruneChannels(Pass[Site]):
             ChannelConsumer(
                 self._system(site, tensor),
                 [_spec(node) for node in nodes],
-                alive[:, None] == site.channels.classes[id(tensor)],
+                alive[:, None] == site.channels.classes[tensor],
             )
             for tensor, nodes in site.group.readers
         ]
@@ -180,8 +181,8 @@ class PruneChannels(Pass[Site]):
             filters = 1 if spec.op == "ConvTranspose" else 0
             others = tuple(axis for axis in range(spec.weight.ndim) if axis != filters)
             energy = np.square(spec.weight, dtype=np.float64).sum(axis=others)
-            np.add.at(strength, classes[id(node.outputs[0])], energy)
-        return np.diag(np.append(strength[classes[id(tensor)]], 1.0))
+            np.add.at(strength, classes[node.outputs[0]], energy)
+        return np.diag(np.append(strength[classes[tensor]], 1.0))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class _Informed(PruneChannels):
     _worth: ClassVar[str] = "what its readers make"
 
     def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        left = np.append(site.channels.left[id(tensor)], -1)
+        left = np.append(site.channels.left[tensor], -1)
         system: Doubles = self.products[tensor.name][np.ix_(left, left)]
         return system
 
@@ -231,23 +232,21 @@ def _dead(site: Site) -> Indices:
     """The classes of channels that can go without a change: nobody would notice."""
     classes = site.group.classes
     for tensor, nodes in site.group.readers:
-        key = id(tensor)
-        value = site.uniform[key][site.channels.left[key]]
+        value = site.uniform[tensor][site.channels.left[tensor]]
         for node in nodes:
             spec = _spec(node)
             channels = 0 if spec.op == "ConvTranspose" else 1
             read = np.moveaxis(spec.weight, channels, 0).reshape(spec.in_channels, -1).any(axis=1)
             foldable = ~np.isnan(value) if is_even(spec) else value == 0
-            classes = np.setdiff1d(classes, site.channels.classes[key][read & ~foldable])
+            classes = np.setdiff1d(classes, site.channels.classes[tensor][read & ~foldable])
     return classes
 
 
 def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
     """Add what dead channels give to their readers to these readers' biases."""
     for tensor, nodes in site.group.readers:
-        key = id(tensor)
-        value = site.uniform[key][site.channels.left[key]]
-        value = np.where(np.isin(site.channels.classes[key], dead), np.nan_to_num(value), 0.0)
+        value = site.uniform[tensor][site.channels.left[tensor]]
+        value = np.where(np.isin(site.channels.classes[tensor], dead), np.nan_to_num(value), 0.0)
         for node in nodes if value.any() else ():
             spec = _spec(node)
             if is_even(spec):

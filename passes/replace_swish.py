@@ -136,7 +136,7 @@ class ReplaceSwish(Pass[Found]):
     def match(self, graph: gs.Graph) -> Iterator[Found | Skip]:
         found = find_activations(graph)
         for node in list(graph.nodes):
-            site = found.get(id(node))
+            site = found.get(node)
             if site is not None:
                 yield from self._judged(graph, node, site)
             elif node.outputs and _gates_another(node):

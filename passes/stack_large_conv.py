@@ -27,6 +27,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import is_standard, label, only_consumer
+from graphopt.ir.identity import IdentityMap
 from graphopt.ir.onnx_io import serialised
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -305,17 +306,17 @@ def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dic
     with serialised(part) as model:
         engine = OnnxRuntimeEngine(model)
     rng = np.random.default_rng(0)
-    sums = {id(site): (0, np.zeros(()), np.zeros(())) for site in sites}
+    sums = IdentityMap((site, (0, np.zeros(()), np.zeros(()))) for site in sites)
     for feed in context.calibration.feeds(images):
         values = {**feed, **(engine.run(feed) if names else {})}
         for site in sites:
             seen = _patches(values[site.node.inputs[0].name], site.spec, rng)
-            count, first, second = sums[id(site)]
+            count, first, second = sums[site]
             outer = seen.transpose(0, 2, 1) @ seen
-            sums[id(site)] = (count + seen.shape[1], first + seen.sum(axis=1), second + outer)
+            sums[site] = (count + seen.shape[1], first + seen.sum(axis=1), second + outer)
     result = {}
     for site in sites:
-        count, first, second = sums[id(site)]
+        count, first, second = sums[site]
         mean = first / count
         covariance = second / count - mean[:, :, None] * mean[:, None, :]
         result[site.node.outputs[0].name] = Patches(mean, covariance)

@@ -18,6 +18,7 @@ from graphopt.errors import Unsupported
 from graphopt.fitting.torch_operators import OPERATORS, Inputs, batch_norm, in_bfloat16
 from graphopt.ir.block_structure import trainable_mask
 from graphopt.ir.graph import constant_of, is_standard, label
+from graphopt.ir.identity import IdentitySet
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose weights and biases are trained."""
@@ -113,11 +114,11 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         known: dict[str, Tensor] = {**self._constants, **feeds}
         for name, key in self.parameter_names.items():
             known[name] = self.values[key]
-        learning = {id(node) for node in self._norms}
+        learning = IdentitySet(self._norms)
         for node in self.graph.nodes:
             inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
             operator = OPERATORS[node.op]
-            if self.training and id(node) in learning:
+            if self.training and node in learning:
                 operator = partial(batch_norm, learning=True)
             if bfloat16 and node.op in LAYERS and node.attrs.get("group", 1) == 1:
                 operator = in_bfloat16(operator)

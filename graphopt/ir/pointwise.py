@@ -7,7 +7,7 @@ is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from graphopt.ir.graph import STANDARD_DOMAINS, is_graph_output, producer_of, scalar_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
 
 Doubles = NDArray[np.float64]
 Attributes = Mapping[str, Any]
@@ -87,58 +88,57 @@ class Pointwise:
 
     def __call__(self, x: Doubles) -> Doubles:
         """What the nodes make of these values; not a number where they are not defined."""
-        known = {id(self.x): np.asarray(x, np.float64)}
+        known = IdentityMap([(self.x, np.asarray(x, np.float64))])
         with np.errstate(all="ignore"):
             for node in reversed(self.nodes):
                 operands = [
-                    known[id(t)] if id(t) in known else np.float64(scalar_of(t) or 0.0)
-                    for t in node.inputs
+                    known[t] if t in known else np.float64(scalar_of(t) or 0.0) for t in node.inputs
                 ]
                 operator = _operator(node)
                 if operator in _CURVES:
                     made = _CURVES[operator](np.asarray(operands[0]), node.attrs)
                 else:
                     made = _ARITHMETIC[operator](*operands)
-                known[id(node.outputs[0])] = made
-        return np.broadcast_to(known[id(self.nodes[0].outputs[0])], np.shape(x))
+                known[node.outputs[0]] = made
+        return np.broadcast_to(known[self.nodes[0].outputs[0]], np.shape(x))
 
-    def private(self, graph: gs.Graph, others: Set[int]) -> set[int]:
-        """The `id` of each node, the last one aside, that nobody needs but these nodes and others.
+    def private(self, graph: gs.Graph, others: IdentitySet[gs.Node]) -> IdentitySet[gs.Node]:
+        """Each node, the last one aside, that nobody needs but these nodes and others.
 
         Args:
             graph: the graph.
-            others: the `id` of nodes that may read them besides.
+            others: nodes that may read them besides.
         """
-        inside = {id(self.nodes[0])}
+        inside = IdentitySet([self.nodes[0]])
         for node in self.nodes[1:]:
             (made,) = node.outputs
-            readers = {id(reader) for reader in made.outputs}
+            readers = IdentitySet(made.outputs)
             if not is_graph_output(graph, made) and readers <= inside | others:
-                inside.add(id(node))
-        return inside - {id(self.nodes[0])}
+                inside.add(node)
+        return inside - IdentitySet([self.nodes[0]])
 
 
-def pointwise(node: gs.Node, order: Mapping[int, int]) -> Iterator[Pointwise]:
+def pointwise(node: gs.Node, order: Mapping[gs.Node, int]) -> Iterator[Pointwise]:
     """The tensors that all of a node's result is computed from alone, the nearest one first.
 
     Args:
         node: what makes the result.
-        order: a place for the `id` of each node, after those of the nodes that it reads from; nodes
-            without one are not looked through.
+        order: a place for each node, after those of the nodes that it reads from; nodes without one
+            are not looked through.
     """
     nodes: list[gs.Node] = []
-    frontier: dict[int, gs.Tensor] = {}
+    frontier: IdentitySet[gs.Tensor] = IdentitySet()
     next_node: gs.Node | None = node
     while next_node is not None and len(nodes) < _LARGEST and _is_pointwise(next_node):
         nodes.append(next_node)
-        frontier.pop(id(next_node.outputs[0]), None)
-        frontier |= {id(t): t for t in next_node.inputs if scalar_of(t) is None}
+        frontier.discard(next_node.outputs[0])
+        frontier.update(t for t in next_node.inputs if scalar_of(t) is None)
         if len(frontier) == 1:
-            (x,) = frontier.values()
+            (x,) = frontier
             yield Pointwise(x, tuple(nodes))
         # The latest first: then all of its readers among these nodes have been looked at.
-        makers = [m for t in frontier.values() if (m := producer_of(t)) and id(m) in order]
-        next_node = max(makers, key=lambda maker: order[id(maker)], default=None)
+        makers = [m for t in frontier if (m := producer_of(t)) and m in order]
+        next_node = max(makers, key=lambda maker: order[maker], default=None)
 
 
 def _operator(node: gs.Node) -> str:

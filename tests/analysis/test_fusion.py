@@ -29,8 +29,7 @@ def test_convolutions_of_whole_networks_take_the_same_nodes(name: str, count: in
     convolutions = {node.name for node in graph.nodes if is_standard(node, *CONV_OPS)}
     shapes = {tensor: shape for tensor, (_, shape) in infer_shapes(graph, None).items()}
     owners = fused_into(graph, shapes)
-    names = {id(node): node.name for node in graph.nodes}
-    fused = {names[node]: owner.name for node, owner in owners.items()}
+    fused = {node.name: owner.name for node, owner in owners.items()}
     fused = {node: owner for node, owner in fused.items() if owner in convolutions}
 
     module, node_of = import_onnx(to_proto(graph))

@@ -343,7 +343,7 @@ def test_of_lightweight_openpose_only_convolutions_are_left(
     assert sum(layer.kind is LayerClass.DILATED for layer in kernels) == 5
     shapes = {n: tuple(t.shape or ()) for n, t in graph.tensors().items()}
     hosts = fused_into(graph, shapes)
-    assert all(hosts[id(node)].op == "Conv" for node in graph.nodes if node.op in ("Relu", "Elu"))
+    assert all(hosts[node].op == "Conv" for node in graph.nodes if node.op in ("Relu", "Elu"))
 
 
 # --- graphopt inspect --device ------------------------------------------------------------------

@@ -15,6 +15,7 @@ from graphopt.errors import InputError
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import absorb, can_rewire, emit, live_nodes, remove_unread, rewire, sort_nodes
 from graphopt.ir.graph import constant_of, only_consumer, scalar_of
+from graphopt.ir.identity import IdentitySet
 from graphopt.ir.onnx_io import load_model
 from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 
@@ -157,7 +158,7 @@ def test_refreshed_shapes_do_not_depend_on_weights_values(network, normal):
 
 def test_live_nodes(network):
     graph = network("float[4] x", "float[4] y", "y = Relu(x) a = Neg(x) b = Abs(a)")
-    assert live_nodes(graph) == {id(graph.nodes[0])}
+    assert live_nodes(graph) == IdentitySet([graph.nodes[0]])
 
 
 def test_the_proto_is_valid(network):

@@ -26,6 +26,7 @@ from graphopt.analysis.latency.device import Device, LayerClass
 from graphopt.analysis.latency.work import DIRECT_CLASS, LayerFacts, Work, class_of, works_of
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.graph import is_standard, label
+from graphopt.ir.identity import IdentityMap
 from graphopt.ir.network import Network
 from graphopt.runtime.sample_inputs import bound_shapes
 
@@ -66,10 +67,10 @@ def predict(
         InputError: a shape that the time depends on is not known; names the node.
     """
     facts = LayerFacts.of(graph, shapes)
-    work = {id(w.node): w for w in works_of(graph, device, facts)}
+    work = IdentityMap((w.node, w) for w in works_of(graph, device, facts))
     layers = []
     for node in graph.nodes:
-        host, kernel = facts.hosts.get(id(node)), work.get(id(node))
+        host, kernel = facts.hosts.get(node), work.get(node)
         kind = kernel.kind if kernel else class_of(node, device)
         op = node.op if is_standard(node) else f"{node.domain}.{node.op}"
         ms, bound = time_of(kernel, device) if kernel else (0.0, None)

@@ -15,6 +15,7 @@ from graphopt.analysis.latency.fusion import MULTIPLY_ADD_OPS, fused_into
 from graphopt.errors import InputError
 from graphopt.ir.convolution import CONV_OPS, Convolution
 from graphopt.ir.graph import is_graph_output, is_standard, label, reads_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.shape_inference import infer_shapes
 
 _EXPONENTIALS: Mapping[str, int] = {
@@ -141,9 +142,8 @@ class LayerFacts:
     shapes: Shapes
     shape_carriers: frozenset[str]
     """Tensors of integers and truth values: what networks compute sizes with."""
-    macs: Mapping[int, int | None]
-    """By `id(node)`."""
-    hosts: Mapping[int, gs.Node]
+    macs: IdentityMap[gs.Node, int | None]
+    hosts: IdentityMap[gs.Node, gs.Node]
     """See `fused_into`."""
 
     @classmethod
@@ -155,23 +155,23 @@ class LayerFacts:
         shapes = {name: shape for name, (_, shape) in known.items()}
         carriers = {name for name, (dtype, _) in known.items() if dtype in _INTEGERS}
         layers = cost_of(graph, inputs).layers
-        macs = {id(node): layer.macs for node, layer in zip(graph.nodes, layers, strict=True)}
+        macs = IdentityMap(zip(graph.nodes, (layer.macs for layer in layers), strict=True))
         return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes))
 
 
 def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
     """The work of each kernel that a device runs for a graph, in order."""
     hosts, shapes = facts.hosts, facts.shapes
-    guests: dict[int, list[gs.Node]] = {}
+    guests: IdentityMap[gs.Node, list[gs.Node]] = IdentityMap()
     for node in graph.nodes:
-        if id(node) in hosts:
-            guests.setdefault(id(hosts[id(node)]), []).append(node)
+        if node in hosts:
+            guests.setdefault(hosts[node], []).append(node)
     work = []
     for node in graph.nodes:
-        if id(node) in hosts or _moves_nothing(node, facts.shape_carriers):
+        if node in hosts or _moves_nothing(node, facts.shape_carriers):
             continue
-        group = [node, *guests.get(id(node), [])]
-        count = facts.macs[id(node)]
+        group = [node, *guests.get(node, [])]
+        count = facts.macs[node]
         if count is None:
             raise _unknown(node)
         kind = class_of(node, device)
@@ -237,14 +237,14 @@ def _exponentials(node: gs.Node, shapes: Shapes) -> int:
 
 def _traffic(graph: gs.Graph, group: Sequence[gs.Node], shapes: Shapes, device: Device) -> int:
     """Bytes that a kernel moves: what its nodes read that none of them made, and what leaves."""
-    inside = {id(node) for node in group}
+    inside = IdentitySet(group)
     moved: dict[str, int] = {}
     for node in group:
         for tensor in reads_of(node):
-            if not any(id(maker) in inside for maker in tensor.inputs):
+            if not any(maker in inside for maker in tensor.inputs):
                 moved[tensor.name] = _elements(tensor, shapes, node)
         for tensor in node.outputs:
-            if is_graph_output(graph, tensor) or any(id(n) not in inside for n in tensor.outputs):
+            if is_graph_output(graph, tensor) or any(n not in inside for n in tensor.outputs):
                 moved[tensor.name] = _elements(tensor, shapes, node)
     return sum(moved.values()) * device.element_bytes
 
