@@ -8,70 +8,11 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes
 from graphopt.ir.arrays import Dim
-from graphopt.ir.convolution import CONV_OPS
-from graphopt.ir.graph import constant_of, is_graph_output, is_standard
+from graphopt.ir.graph import constant_of, is_graph_output
+from graphopt.ir.operators import Fusion, Kind, operator_of
 
-_EPILOGUE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "BatchNormalization",
-        "Clip",
-        "Div",
-        "Elu",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-        "Softsign",
-        "Sub",
-        "Swish",
-        "Tanh",
-    ]
-)
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.lowering.fusion`).
-BatchNormalization is there since compilers, ours too, fold it into the weights."""
-
-_INJECTIVE = _EPILOGUE | frozenset(
-    [
-        "Ceil",
-        "Celu",
-        "Concat",
-        "DepthToSpace",
-        "Erf",
-        "Expand",
-        "Floor",
-        "Gelu",
-        "Log",
-        "Mish",
-        "Pad",
-        "Pow",
-        "PRelu",
-        "Reciprocal",
-        "Resize",
-        "Round",
-        "Selu",
-        "Sign",
-        "Slice",
-        "Softplus",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "ThresholdedRelu",
-        "Transpose",
-        "Upsample",
-        "Where",
-    ]
-)
-"""What the compiler strings together into one kernel where each is read by the next alone."""
-
-MULTIPLY_ADD_OPS = (*CONV_OPS, "Gemm", "MatMul")
+MULTIPLY_ADDS = (Kind.CONVOLUTION, Kind.MATRIX_PRODUCT)
+"""Kinds of operators whose kernels take others in."""
 
 
 def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
@@ -89,20 +30,24 @@ def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
     place = {id(node): i for i, node in enumerate(graph.nodes)}
     owner: dict[int, gs.Node] = {}
     for node in reversed(graph.nodes):
-        if is_standard(node, *MULTIPLY_ADD_OPS):
+        if operator_of(node).kind in MULTIPLY_ADDS:
             owner |= {id(member): node for member in _region(graph, node, shapes, place, owner)}
     for node in graph.nodes:
-        if id(node) in owner or not is_standard(node, *_INJECTIVE):
+        if id(node) in owner or not _is_chained(node):
             continue
         for tensor in node.inputs:
             maker = tensor.inputs[0] if tensor.inputs else None
-            if maker is None or id(maker) not in place or not is_standard(maker, *_INJECTIVE):
+            if maker is None or id(maker) not in place or not _is_chained(maker):
                 continue
             root = owner.get(id(maker), maker)
-            if is_standard(root, *_INJECTIVE) and _read_by_one(graph, tensor):
+            if _is_chained(root) and _read_by_one(graph, tensor):
                 owner[id(node)] = root
                 break
     return owner
+
+
+def _is_chained(node: gs.Node) -> bool:
+    return operator_of(node).fusion is not Fusion.ALONE
 
 
 def _read_by_one(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -140,7 +85,7 @@ def _region(
         if not candidates:
             return members[1:size]
         nearest = min(candidates, key=lambda node: place[id(node)])
-        if is_standard(nearest, *_EPILOGUE) and _fits(nearest, shape, shapes):
+        if operator_of(nearest).fusion is Fusion.EPILOGUE and _fits(nearest, shape, shapes):
             members.append(nearest)
         else:
             refused.add(id(nearest))
