@@ -21,6 +21,7 @@ from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import constant_of, is_standard, label
 from graphopt.ir.identity import IdentityMap, IdentitySet
+from graphopt.ir.operators import Kind, operator_of
 
 Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""
@@ -63,40 +64,6 @@ class DilatedRegion:
 
 
 # --- finding ------------------------------------------------------------------------------------
-
-_POINTWISE = frozenset(
-    {
-        "Abs",
-        "Add",
-        "Celu",
-        "Clip",
-        "Div",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Sub",
-        "Sum",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-    }
-)
-"""Operators that compute each element of their result from the elements at the same place."""
 
 
 def find_regions(graph: gs.Graph) -> Iterator[DilatedRegion | Skip]:
@@ -206,7 +173,7 @@ def _add_pointwise(regions: list[DilatedRegion], node: gs.Node) -> None:
         if not _is_pixelwise(node):
             return
         variables = [node.inputs[0]]
-    elif node.op in _POINTWISE:
+    elif _is_computed_in_phases(node):
         variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
         if not all(_same_everywhere(t) for t in node.inputs if isinstance(t, gs.Constant)):
             return
@@ -221,10 +188,16 @@ def _add_pointwise(regions: list[DilatedRegion], node: gs.Node) -> None:
             return
 
 
+def _is_computed_in_phases(node: gs.Node) -> bool:
+    """Whether a node makes numbers of whatever lies between the phases."""
+    operator = operator_of(node)
+    return operator.kind is Kind.ELEMENTWISE and (operator.total or operator.name == "Div")
+
+
 def is_pointwise(node: gs.Node) -> bool:
     """Whether a node computes each element from one element of one tensor, and constants."""
     variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
-    return is_standard(node, *_POINTWISE) and len(variables) == 1
+    return operator_of(node).kind is Kind.ELEMENTWISE and len(variables) == 1
 
 
 def _same_everywhere(tensor: gs.Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import Unsupported
+from graphopt.ir.operators import Kind, standard_operators
 from graphopt.runtime.synthetic_images import natural_photo
 
 
@@ -103,7 +104,7 @@ def zero_input(dtype: np.dtype[Any]) -> float:
     return 128.0 if dtype == np.int8 else 0.0
 
 
-_RESIZES = ("Resize", "Upsample")
+_RESIZES = standard_operators(Kind.RESAMPLING)
 
 
 def downsampling(proto: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:

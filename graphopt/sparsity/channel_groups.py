@@ -28,6 +28,7 @@ from graphopt.ir.edit import constant
 from graphopt.ir.graph import constant_of, input_of, is_standard, label, positions, reads_of
 from graphopt.ir.identity import IdentityMap
 from graphopt.ir.network import Network
+from graphopt.ir.operators import Kind, operator_of
 from graphopt.sparsity.channel_flow import (
     ChannelRule,
     Doubles,
@@ -39,18 +40,6 @@ from graphopt.sparsity.channel_flow import (
 )
 
 Indices = NDArray[np.intp]
-
-# fmt: off
-_POINTWISE = frozenset({
-    "Abs", "Add", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp", "Floor",
-    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min",
-    "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign",
-    "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu",
-})
-_SPATIAL = frozenset({
-    "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Pad", "Resize",
-})
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -136,13 +125,15 @@ class ChannelMap:
             axis = node.attrs["axis"] % len(made.shape)
             apart = axis == 1 and all(t in self._places for t in node.inputs)
             return ChannelRule.JOINS if apart else ChannelRule.HOLDS
-        if node.op in _POINTWISE and all(self._is_apart(t, made) for t in node.inputs):
+        operator = operator_of(node)
+        if operator.elementwise and all(self._is_apart(t, made) for t in node.inputs):
             return ChannelRule.POINTWISE
         first_only = [constant_of(t) is not None or t.is_empty() for t in node.inputs[1:]]
         if all(first_only) and node.inputs and self._is_alike(node.inputs[0], made):
             if node.op == "BatchNormalization":
                 return ChannelRule.POINTWISE
-            if node.op in _SPATIAL and leaves_channels(node):
+            spatial = operator.kind is Kind.POOLING or node.op in ("Pad", "Resize")
+            if spatial and leaves_channels(node):
                 return ChannelRule.SPATIAL
         return ChannelRule.HOLDS
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import onnx
 import pytest
 from tvm import relax
 
 from graphopt.analysis.latency.fusion import fused_into
 from graphopt.codegen.importing.importer import import_onnx
+from graphopt.codegen.importing.supported import IMPORTED
 from graphopt.codegen.lowering.fusion import find_regions
 from graphopt.ir.convolution import CONV_OPS
 from graphopt.ir.graph import is_standard
 from graphopt.ir.onnx_io import to_proto
+from graphopt.ir.operators import OPERATORS, Fusion, Kind, Operator
 from graphopt.ir.shape_inference import infer_shapes
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.zoo.catalogue import build
+
+OPERANDS = {"Add": 2, "Div": 2, "Max": 2, "Mean": 2, "Min": 2, "Mul": 2, "Pow": 2, "PRelu": 2}
+OPERANDS |= {"Sub": 2, "Sum": 2}
+"""How many inputs are given, where that is not one."""
+COMPILED = [
+    operator
+    for operator in OPERATORS.values()
+    if operator.kind is Kind.ELEMENTWISE and operator.name in IMPORTED - {"Where"}
+]
 
 
 @pytest.mark.parametrize(
@@ -46,3 +61,23 @@ def test_convolutions_of_whole_networks_take_the_same_nodes(name: str, count: in
         compiled |= dict.fromkeys(nodes - {owner}, owner)
     assert fused == compiled
     assert len(fused) == count
+
+
+@pytest.mark.parametrize("operator", COMPILED, ids=lambda o: o.key)
+def test_convolutions_take_in_the_operators_that_the_registry_says(
+    operator: Operator, proto: Callable[..., onnx.ModelProto]
+) -> None:
+    operands = ", ".join(["a", "b"][: OPERANDS.get(operator.name, 1)])
+    model = proto(
+        "float[1,4,8,8] x, float[1,4,8,8] b",
+        "float[1,4,8,8] y",
+        f"a = Conv(x, w) y = {operator.key}({operands})",
+        opset=24 if operator.name == "Swish" else 20,
+        w=np.ones((4, 4, 1, 1), np.float32),
+    )
+    module, _ = import_onnx(model)
+    body = module["main"].body
+    bindings = [binding for block in body.blocks for binding in block.bindings]
+    (region,) = find_regions(bindings, [body.body])
+    absorbed = len(region.members) == len(bindings)
+    assert absorbed == (operator.fusion is Fusion.EPILOGUE)

@@ -28,7 +28,7 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
 from graphopt.fitting import whitening  # noqa: E402 (where PyTorch is)
-from graphopt.fitting.torch_operators import OPERATORS  # noqa: E402 (where PyTorch is)
+from graphopt.fitting.torch_operators import TORCH_OPERATORS  # noqa: E402 (where PyTorch is)
 from graphopt.fitting.torchnet import TorchNet  # noqa: E402 (where PyTorch is)
 
 Proto = Callable[..., onnx.ModelProto]
@@ -432,14 +432,14 @@ def test_the_precision_of_training(
     """The judgement is in float32 either way, and weights are no rounded ones."""
     teacher, student, calibration = lesson
     computed = set()
-    conv = OPERATORS["Conv"]
+    conv = TORCH_OPERATORS["Conv"]
 
     def watched(node: gs.Node, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
         result = conv(node, inputs)
         computed.add((result.dtype, result.requires_grad))
         return result
 
-    monkeypatch.setitem(OPERATORS, "Conv", watched)
+    monkeypatch.setitem(TORCH_OPERATORS, "Conv", watched)
     options = replace(OPTIONS, precision=precision)
     result, report = distill(student, teacher, calibration, options)
     assert computed == {(torch.float32, False), (getattr(torch, precision), True)}

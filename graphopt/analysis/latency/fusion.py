@@ -6,71 +6,12 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes
 from graphopt.ir.arrays import Dim
-from graphopt.ir.convolution import CONV_OPS
-from graphopt.ir.graph import constant_of, is_graph_output, is_standard, positions
+from graphopt.ir.graph import constant_of, is_graph_output, positions
 from graphopt.ir.identity import IdentityMap, IdentitySet
+from graphopt.ir.operators import Fusion, Kind, operator_of
 
-_EPILOGUE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "BatchNormalization",
-        "Clip",
-        "Div",
-        "Elu",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-        "Softsign",
-        "Sub",
-        "Swish",
-        "Tanh",
-    ]
-)
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.lowering.fusion`).
-BatchNormalization is there since compilers, ours too, fold it into the weights."""
-
-_INJECTIVE = _EPILOGUE | frozenset(
-    [
-        "Ceil",
-        "Celu",
-        "Concat",
-        "DepthToSpace",
-        "Erf",
-        "Expand",
-        "Floor",
-        "Gelu",
-        "Log",
-        "Mish",
-        "Pad",
-        "Pow",
-        "PRelu",
-        "Reciprocal",
-        "Resize",
-        "Round",
-        "Selu",
-        "Sign",
-        "Slice",
-        "Softplus",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "ThresholdedRelu",
-        "Transpose",
-        "Upsample",
-        "Where",
-    ]
-)
-"""What the compiler strings together into one kernel where each is read by the next alone."""
-
-MULTIPLY_ADD_OPS = (*CONV_OPS, "Gemm", "MatMul")
+MULTIPLY_ADDS = (Kind.CONVOLUTION, Kind.MATRIX_PRODUCT)
+"""Kinds of operators whose kernels take others in."""
 
 
 def fused_into(graph: gs.Graph, shapes: Shapes) -> IdentityMap[gs.Node, gs.Node]:
@@ -88,20 +29,24 @@ def fused_into(graph: gs.Graph, shapes: Shapes) -> IdentityMap[gs.Node, gs.Node]
     place = positions(graph)
     owner: IdentityMap[gs.Node, gs.Node] = IdentityMap()
     for node in reversed(graph.nodes):
-        if is_standard(node, *MULTIPLY_ADD_OPS):
+        if operator_of(node).kind in MULTIPLY_ADDS:
             owner.update((other, node) for other in _region(graph, node, shapes, place, owner))
     for node in graph.nodes:
-        if node in owner or not is_standard(node, *_INJECTIVE):
+        if node in owner or not _is_chained(node):
             continue
         for tensor in node.inputs:
             maker = tensor.inputs[0] if tensor.inputs else None
-            if maker is None or maker not in place or not is_standard(maker, *_INJECTIVE):
+            if maker is None or maker not in place or not _is_chained(maker):
                 continue
             root = owner.get(maker, maker)
-            if is_standard(root, *_INJECTIVE) and _read_by_one(graph, tensor):
+            if _is_chained(root) and _read_by_one(graph, tensor):
                 owner[node] = root
                 break
     return owner
+
+
+def _is_chained(node: gs.Node) -> bool:
+    return operator_of(node).fusion is not Fusion.ALONE
 
 
 def _read_by_one(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -142,7 +87,7 @@ def _region(
         if not candidates:
             return members[1:size]
         nearest = min(candidates, key=lambda node: place[node])
-        if is_standard(nearest, *_EPILOGUE) and _fits(nearest, shape, shapes):
+        if operator_of(nearest).fusion is Fusion.EPILOGUE and _fits(nearest, shape, shapes):
             members.append(nearest)
         else:
             refused.add(nearest)

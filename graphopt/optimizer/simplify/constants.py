@@ -24,18 +24,12 @@ from graphopt.ir.graph import (
     scalar_of,
     static_shape,
 )
+from graphopt.ir.operators import Kind, standard_operators
 from graphopt.optimizer.simplify.rule import Site
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-NEVER_FOLDED = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-    "DequantizeLinear",
-}
+NEVER_FOLDED = frozenset([*standard_operators(Kind.RANDOM), "DequantizeLinear"])
+"""What is not computed beforehand: other numbers at each run, and weights that are kept small."""
 
 
 def results_of(node: gs.Node) -> list[gs.Tensor]:

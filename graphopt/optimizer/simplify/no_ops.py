@@ -22,6 +22,7 @@ from graphopt.ir.graph import (
     scalar_of,
     static_shape,
 )
+from graphopt.ir.operators import Kind, operator_of
 from graphopt.optimizer.pass_contract import Skip
 from graphopt.optimizer.simplify.rule import Edit, Site
 
@@ -108,7 +109,7 @@ def _same_shape(node: gs.Node) -> Source:
         if shape is not None and static_shape(source) == shape:
             return source
         maker = producer_of(source)
-        if maker is None or not is_standard(maker, *_RESHAPES):
+        if maker is None or not _reshapes(maker):
             break
         source = maker.inputs[0]
     if node.op != "Reshape":
@@ -121,7 +122,10 @@ def _same_shape(node: gs.Node) -> Source:
     return node.inputs[0] if _copies_every_dim(node, target) else None
 
 
-_RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+def _reshapes(node: gs.Node) -> bool:
+    """Whether a node gives the same elements in another shape."""
+    operator = operator_of(node)
+    return operator.kind is Kind.VIEW and not operator.elementwise
 
 
 def _copies_every_dim(node: gs.Node, target: Array) -> bool:
@@ -203,14 +207,11 @@ def _neutral(element: float, *, either_side: bool) -> Callable[[gs.Node], Source
     return rule
 
 
-_NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp"}
-
-
 def _relu(node: gs.Node) -> Source:
     maker = producer_of(node.inputs[0])
     if maker is None or not is_standard(maker):
         return None
-    if maker.op in _NEVER_NEGATIVE:
+    if operator_of(maker).never_negative:
         return node.inputs[0]
     if maker.op == "Clip":
         low = input_of(maker, 1)
