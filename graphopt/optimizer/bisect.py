@@ -10,11 +10,12 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.compare import PoseChange
 from graphopt.ir.header import copy_model
-from graphopt.optimizer.pass_contract import Outcome, Pass, Skip
+from graphopt.optimizer.pass_contract import AnyPass, Outcome, Skip
 
 
 def bisect(
-    prepared: Pass[Any],
+    chosen: AnyPass,
+    facts: Any,
     graph: gs.Graph,
     outcome: Outcome,
     judge: Callable[[gs.Graph], Judgement],
@@ -27,7 +28,8 @@ def bisect(
     allows comes back in the order of the graph.
 
     Args:
-        prepared: the pass, prepared for `graph`.
+        chosen: the pass.
+        facts: what it prepared for `graph`.
         graph: the network before the pass.
         outcome: of the pass with all its changes.
         judge: the check.
@@ -39,7 +41,7 @@ def bisect(
 
     def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
         rewritten = copy_model(graph)
-        return rewritten, prepared.sweep(rewritten, without=out)
+        return rewritten, chosen.sweep(rewritten, facts, without=out)
 
     def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
         """What of `out` has to stay out once as many of `sites` are back as can be."""

@@ -16,7 +16,8 @@ from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.ir.header import copy_model
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
-from graphopt.optimizer.prune_to_target import PRUNING, Goal, PruneToTarget, allocate, interpolated
+from graphopt.optimizer.prune_to_target import PRUNING, Goal, allocate, interpolated
+from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
