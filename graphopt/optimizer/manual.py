@@ -37,8 +37,12 @@ def options_of(pass_type: type[AnyPass]) -> dict[str, Option]:
 
 
 def manual_of(pass_type: type[AnyPass]) -> str:
-    """The manual page: the docstring, then the options with their types and defaults."""
+    """The manual page: the docstring, the rules, then the options with types and defaults."""
     lines = [_docstring(pass_type) or "(no manual page)"]
+    if pass_type.rules:
+        lines += ["", "Rules:"]
+        for name, line in pass_type.rules.items():
+            lines += [f"    {name}", f"        {line}"]
     options = options_of(pass_type).values()
     if options:
         lines += ["", "Options:"]
@@ -107,6 +111,7 @@ def catalogue(pass_types: Iterable[type[AnyPass]]) -> list[dict[str, Any]]:
             "numerics_with": {with_: n.value for with_, n in numerics_of(p).items() if with_},
             "summary": _docstring(p).split("\n\n")[0].replace("\n", " "),
             "manual": manual_of(p),
+            "rules": dict(p.rules),
             "options": [
                 {
                     "name": o.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import (
@@ -95,6 +95,8 @@ class BasePass(ABC, Generic[Site, Facts]):
     """Whether changes may open new sites: then the graph is swept until nothing changes."""
     repairs: ClassVar[bool] = False
     """Whether it makes up for what passes before it changed: a budget is judged after it only."""
+    rules: ClassVar[Mapping[str, str]] = {}
+    """Named parts that it consists of, if any, with a line for the manual page each."""
 
     @property
     @abstractmethod
