@@ -251,8 +251,9 @@ def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
 
 
 def _write(graph: gs.Graph, node: gs.Node, spec: Convolution) -> None:
-    """Put a convolution's weight and bias into its node."""
+    """Put a convolution's weight and bias into its node; no bias of zeros where there was none."""
     name = node.inputs[1].name
-    values = {name: spec.weight, f"{name}.bias": spec.bias}
+    bias = spec.bias if len(node.inputs) > 2 or np.any(spec.bias) else None
+    values = {name: spec.weight, f"{name}.bias": bias}
     constants = [constant(graph, key, v) for key, v in values.items() if v is not None]
     node.inputs = [node.inputs[0], *constants]

@@ -153,11 +153,12 @@ class ReplaceSwish(PreparedPass[Site, Fits | None]):
 
     def _activations(self, graph: gs.Graph) -> Iterator[Found | Skip]:
         found = find_activations(graph)
+        inner = {id(node) for site in found.values() for node in site.nodes}
         for node in list(graph.nodes):
             site = found.get(id(node))
             if site is not None:
                 yield from self._judged(graph, node, site)
-            elif node.outputs and _gates_another(node):
+            elif node.outputs and id(node) not in inner and _gates_another(node):
                 yield Skip(label(node), "the Sigmoid gates another tensor: no Swish")
 
     def _judged(self, graph: gs.Graph, node: gs.Node, site: Found) -> Iterator[Found | Skip]:
