@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,7 +16,14 @@ from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.identity import IdentityMap
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    PreparedPass,
+    Skip,
+    option,
+)
 from graphopt.sparsity.channel_flow import is_even
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap
 from graphopt.sparsity.channel_selection import ChannelConsumer, eliminate
@@ -29,6 +36,11 @@ PHOTOS = 40
 """Calibration images to take statistics from."""
 
 
+Products: TypeAlias = Mapping[str, Doubles]
+"""What channels have in common where convolutions read them, by the tensor's name: [C+1, C+1], the
+means of the products of the channels, and of a one, last, over all positions."""
+
+
 @dataclass(frozen=True)
 class Site:
     """Channels of which some are to go."""
@@ -39,10 +51,12 @@ class Site:
     """See `ChannelMap.uniform`, of the network before any channel went."""
     ratio: float
     """The part of them that goes."""
+    products: Products | None
+    """What layers see; None where nothing was measured."""
 
 
 @dataclass(frozen=True)
-class PruneChannels(Pass[Site]):
+class PruneChannels(PreparedPass[Site, Products | None]):
     """Remove whole channels: filters, and what reads them; the network stays dense, and shrinks.
 
     Rewrite:
@@ -77,7 +91,6 @@ class PruneChannels(Pass[Site]):
     """
 
     name: ClassVar[str] = "prune-channels"
-    _worth: ClassVar[str] = "w^2"
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = option(
         0.25, "part of a group's channels that goes; 0: only dead ones"
@@ -98,15 +111,15 @@ class PruneChannels(Pass[Site]):
     def numerics(self) -> Numerics:
         return Numerics.APPROXIMATE if self.ratio or self.plan else Numerics.EXACT
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Products | None:
         exact = self.numerics is Numerics.EXACT
         if exact or context.calibration is None or self.score == "magnitude":
-            return self
+            return None
         context.progress(f"{self.name}: what the layers see")
-        sites = [found for found in self.match(graph) if isinstance(found, Site)]
-        return _Informed(**vars(self), products=mean_products(graph, sites, context.calibration))
+        sites = [found for found in self.match(graph, None) if isinstance(found, Site)]
+        return mean_products(graph, sites, context.calibration)
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+    def match(self, graph: gs.Graph, facts: Products | None) -> Iterator[Site | Skip]:
         plan = plan_for(graph, self.plan) if self.plan else None
         channels = ChannelMap(graph)
         uniform = channels.uniform()
@@ -115,7 +128,7 @@ class PruneChannels(Pass[Site]):
             if group.held:
                 yield Skip(group.name, group.held)
             else:
-                yield Site(group, channels, uniform, self._ratio(group, plan))
+                yield Site(group, channels, uniform, self._ratio(group, plan), facts)
 
     def _ratio(self, group: ChannelGroup, plan: PruningPlan | None) -> float:
         if plan is None:
@@ -144,7 +157,8 @@ class PruneChannels(Pass[Site]):
         if len(dead) < num_pruned:
             alive = np.setdiff1d(group.classes, dead)
             lost = self._eliminate(graph, site, alive, num_pruned - len(dead))
-            summary += f", with {lost:.1%} of {self._worth}"
+            worth = "w^2" if site.products is None else "what its readers make"
+            summary += f", with {lost:.1%} of {worth}"
         if len(group.names) > 1:
             summary += f", also from {', '.join(group.names[1:])}"
         return Change(group.name, summary)
@@ -173,7 +187,14 @@ class PruneChannels(Pass[Site]):
         return lost
 
     def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        """See `ChannelConsumer`: as if channels were uncorrelated, as strong as their filters."""
+        """See `ChannelConsumer`: what was measured.
+
+        Without it, as if channels were uncorrelated, and as strong as their filters.
+        """
+        if site.products is not None:
+            left = np.append(site.channels.left[tensor], -1)
+            system: Doubles = site.products[tensor.name][np.ix_(left, left)]
+            return system
         classes = site.channels.classes
         strength = np.zeros(site.channels.count)
         for node in site.group.producers:
@@ -185,28 +206,8 @@ class PruneChannels(Pass[Site]):
         return np.diag(np.append(strength[classes[tensor]], 1.0))
 
 
-@dataclass(frozen=True)
-class _Informed(PruneChannels):
-    """The pass when it knows what the layers see."""
-
-    products: Mapping[str, Doubles] = field(kw_only=True)
-    """By the name of what they read, see `mean_products`."""
-
-    _worth: ClassVar[str] = "what its readers make"
-
-    def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        left = np.append(site.channels.left[tensor], -1)
-        system: Doubles = self.products[tensor.name][np.ix_(left, left)]
-        return system
-
-
-def mean_products(
-    graph: gs.Graph, sites: Sequence[Site], calibration: Calibration
-) -> dict[str, Doubles]:
-    """What the sites' channels have in common where convolutions read them, by the tensor's name.
-
-    [C+1, C+1]: the means of the products of the channels, and of a one, last, over all positions.
-    """
+def mean_products(graph: gs.Graph, sites: Sequence[Site], calibration: Calibration) -> Products:
+    """What the sites' channels have in common in calibration images."""
     names = sorted({tensor.name for site in sites for tensor, _ in site.group.readers})
     if not names:
         return {}
@@ -256,8 +257,9 @@ def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
 
 
 def _write(graph: gs.Graph, node: gs.Node, spec: Convolution) -> None:
-    """Put a convolution's weight and bias into its node."""
+    """Put a convolution's weight and bias into its node; no bias of zeros where there was none."""
     name = node.inputs[1].name
-    values = {name: spec.weight, f"{name}.bias": spec.bias}
+    bias = spec.bias if len(node.inputs) > 2 or np.any(spec.bias) else None
+    values = {name: spec.weight, f"{name}.bias": bias}
     constants = [constant(graph, key, v) for key, v in values.items() if v is not None]
     node.inputs = [node.inputs[0], *constants]

@@ -46,7 +46,7 @@ def emit(
         graph: the graph to add to; `sort_nodes` finds the node's place later.
         op: the operator.
         inputs: tensors; arrays and numbers, which become constants (numbers of the first tensor's
-            element type); None for an optional input that is left out.
+            element type); None for an optional input that is left out, and not written at the end.
         out: the tensor that the node makes from now on, or the first choice of a new one's name.
         domain: the operator's domain, where it is not the ONNX standard's.
         attrs: the operator's attributes.
@@ -64,6 +64,8 @@ def emit(
         else:
             values = given if isinstance(given, np.ndarray) else np.asarray(given, dtype=dtype)
             tensors.append(gs.Constant(_free(f"{output.name}.{op.lower()}", taken), values))
+    while tensors and tensors[-1].is_empty():
+        tensors.pop()
     name = _free(output.name, taken - {output.name})
     graph.nodes.append(gs.Node(op, name, attrs, tensors, [output], domain))
     return output

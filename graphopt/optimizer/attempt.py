@@ -8,7 +8,7 @@ from typing import Any
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.network import Network
-from graphopt.optimizer.pass_contract import Context, Outcome, Pass
+from graphopt.optimizer.pass_contract import AnyPass, Context, Numerics, Outcome
 
 
 @dataclass(frozen=True)
@@ -16,24 +16,28 @@ class Attempt:
     """What a pass made of a network, before anybody judged it."""
 
     given: Network
-    prepared: Pass[Any] | None
-    """The pass that did the work; None where it crashed, and then nothing changed."""
     graph: Network
+    facts: Any
+    """What the pass prepared; None where it crashed, and then nothing changed."""
+    numerics: Numerics
+    """What it promises."""
     outcome: Outcome
     crash: str | None
     seconds: float
 
 
-def attempt(chosen: Pass[Any], given: Network, context: Context) -> Attempt:
+def attempt(chosen: AnyPass, given: Network, context: Context) -> Attempt:
     """Run a pass on a copy of a network; a crash, which may be a plug-in's, becomes a sentence."""
     graph, started = given.copy(), time.perf_counter()
-    prepared: Pass[Any] | None = None
+    facts, numerics = None, chosen.numerics
     outcome, crash = Outcome((), ()), None
     try:
-        prepared = chosen.prepare(graph, context)
-        outcome = prepared.sweep(graph)
+        facts = chosen.prepare(graph, context)
+        outcome = chosen.sweep(graph, facts)
+        numerics = chosen.numerics_given(facts)
     except GraphoptError as error:
-        prepared, crash = None, error.message
+        facts, crash = None, error.message
     except Exception as error:
-        prepared, crash = None, f"it crashed: {type(error).__name__}: {error}"
-    return Attempt(given, prepared, graph, outcome, crash, time.perf_counter() - started)
+        facts, crash = None, f"it crashed: {type(error).__name__}: {error}"
+    seconds = time.perf_counter() - started
+    return Attempt(given, graph, facts, numerics, outcome, crash, seconds)

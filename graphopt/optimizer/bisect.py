@@ -8,11 +8,12 @@ from typing import Any
 
 from graphopt.analysis.compare import PoseChange
 from graphopt.ir.network import Network
-from graphopt.optimizer.pass_contract import Outcome, Pass, Skip
+from graphopt.optimizer.pass_contract import AnyPass, Outcome, Skip
 
 
 def bisect(
-    prepared: Pass[Any],
+    chosen: AnyPass,
+    facts: Any,
     graph: Network,
     outcome: Outcome,
     judge: Callable[[Network], Judgement],
@@ -25,7 +26,8 @@ def bisect(
     allows comes back in the order of the graph.
 
     Args:
-        prepared: the pass, prepared for `graph`.
+        chosen: the pass.
+        facts: what it prepared for `graph`.
         graph: the network before the pass.
         outcome: of the pass with all its changes.
         judge: the check.
@@ -37,7 +39,7 @@ def bisect(
 
     def swept(out: frozenset[int]) -> tuple[Network, Outcome]:
         rewritten = graph.copy()
-        return rewritten, prepared.sweep(rewritten, without=out)
+        return rewritten, chosen.sweep(rewritten, facts, without=out)
 
     def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
         """What of `out` has to stay out once as many of `sites` are back as can be."""

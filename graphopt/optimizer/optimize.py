@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from graphopt import __version__
 from graphopt.analysis.latency.device import Device, load_device
@@ -21,9 +20,10 @@ from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
-from graphopt.optimizer.pass_contract import Context, Pass
+from graphopt.optimizer.pass_contract import AnyPass, Context
 from graphopt.optimizer.pipeline import AfterPass, run_pipeline
-from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal, PruneToTarget
+from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal
+from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity_file import read_sensitivity
@@ -113,13 +113,13 @@ class _Plan:
         remarks: what the user should know, a sentence each; more is said as it is done.
     """
 
-    chosen: list[Pass[Any]]
-    extra: list[Pass[Any]]
+    chosen: list[AnyPass]
+    extra: list[AnyPass]
     device: Device | None
     remarks: list[str]
 
     @property
-    def passes(self) -> list[Pass[Any]]:
+    def passes(self) -> list[AnyPass]:
         """All of them, in order."""
         return [*self.chosen, *self.extra]
 
@@ -275,7 +275,7 @@ def _sized(
     path: Path,
     graph: Network,
     spec: PoseSpec | None,
-    passes: Sequence[Pass[Any]],
+    passes: Sequence[AnyPass],
     *,
     any_size: bool,
 ) -> tuple[Network, list[str]]:
@@ -308,7 +308,7 @@ def _preset_text(preset: str | None) -> str:
     return PRESETS[preset] if preset else ""
 
 
-def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[Pass[Any]]:
+def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[AnyPass]:
     return [chosen for chosen in parse_pipeline(text, known) if chosen.name not in without]
 
 

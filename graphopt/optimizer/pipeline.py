@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
@@ -20,7 +20,7 @@ from graphopt.optimizer.attempt import Attempt, attempt
 from graphopt.optimizer.bisect import Judgement, bisect
 from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.outcome import PassStep, PipelineResult
-from graphopt.optimizer.pass_contract import Context, Numerics, Outcome, Pass, Skip, loosest
+from graphopt.optimizer.pass_contract import AnyPass, Context, Numerics, Outcome, Skip, loosest
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -32,7 +32,7 @@ AfterPass: TypeAlias = Callable[[int, str, Network], None]
 
 def run_pipeline(
     graph: gs.Graph,
-    passes: Sequence[Pass[Any]],
+    passes: Sequence[AnyPass],
     *,
     context: Context | None = None,
     verify: VerifyMode = "each",
@@ -96,7 +96,7 @@ class _Run:
     def __init__(
         self,
         graph: Network,
-        passes: Sequence[Pass[Any]],
+        passes: Sequence[AnyPass],
         context: Context,
         verify: VerifyMode,
         on_fail: OnFail,
@@ -144,17 +144,17 @@ class _Run:
             input_shapes=self._shapes,
         )
 
-    def _step(self, index: int, chosen: Pass[Any]) -> bool:
+    def _step(self, index: int, chosen: AnyPass) -> bool:
         """Run and judge one pass."""
         saved, made = self._current, self._attempt(index, chosen)
-        prepared, graph, outcome, crash = made.prepared, made.graph, made.outcome, made.crash
-        slower = self._refusal(index, chosen, graph) if outcome.changes else None
+        graph, outcome, crash = made.graph, made.outcome, made.crash
+        slower = self._refusal(index, chosen, made) if outcome.changes else None
         if slower:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
         if self._verify == "end" and not outcome.changes:
             graph = saved  # as below, so that both runs give the next pass the same network
         found = Judgement(None, None, crash)
-        numerics = (prepared or chosen).numerics
+        numerics = made.numerics
         judged_later = self._max_shift is not None and self._waiting > 0
         if self._found and not (outcome.changes or slower or crash or judged_later):
             graph, found = saved, self._found  # whatever it did without saying so is dropped
@@ -162,14 +162,16 @@ class _Run:
             not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
         ):
             held_to = (
-                numerics if self._verify == "each" else loosest(p.numerics for p in self._passes)
+                numerics
+                if self._verify == "each"
+                else loosest([numerics, *(step.numerics for step in self._steps)])
             )
             judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
             found = judge(graph)
             if found.failure and self._verify == "end":
                 return False
-            if found.failure and self._on_fail == "bisect" and prepared and not chosen.repeat:
-                graph, outcome, found = bisect(prepared, saved, outcome, judge, found)
+            if found.failure and self._on_fail == "bisect" and not chosen.repeat:
+                graph, outcome, found = bisect(chosen, made.facts, saved, outcome, judge, found)
         # What a preset chose must not stop it: it is taken back where it costs too much.
         optional = found.over_budget and self._max_shift is None and index < self._must_pay
         if found.failure and self._on_fail == "stop" and not optional:
@@ -220,7 +222,7 @@ class _Run:
             return ""
         return "the network is another one now, and needs training: let `distill` follow"
 
-    def _attempt(self, index: int, chosen: Pass[Any]) -> Attempt:
+    def _attempt(self, index: int, chosen: AnyPass) -> Attempt:
         """Run a pass, or take what it made of the very same network before."""
         if index < len(self._made) and self._made[index].given is self._current:
             return self._made[index]
@@ -237,13 +239,13 @@ class _Run:
     def _repaired_later(self, index: int) -> bool:
         return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])
 
-    def _refusal(self, index: int, chosen: Pass[Any], graph: Network) -> str | None:
+    def _refusal(self, index: int, chosen: AnyPass, made: Attempt) -> str | None:
         """Why the device is better off without a pass that has to pay; None if it is not."""
         device = self._context.device
-        before, after = self._ms(self._current), self._ms(graph)
+        before, after = self._ms(self._current), self._ms(made.graph)
         if device is None or index >= self._must_pay or before is None or after is None:
             return None
-        lossy = chosen.numerics is not Numerics.EXACT and not chosen.repairs
+        lossy = made.numerics is not Numerics.EXACT and not chosen.repairs
         change = f"{before:.2f} to {after:.2f} ms"
         if after > before * (1 + _NOISE):
             return f"it would be slower on {device.name}, {change} as predicted"
@@ -252,7 +254,7 @@ class _Run:
         return None
 
     def _judge(
-        self, chosen: Pass[Any], numerics: Numerics, graph: Network, *, budget: bool
+        self, chosen: AnyPass, numerics: Numerics, graph: Network, *, budget: bool
     ) -> Judgement:
         """Check a graph; `budget`: its poses must be within the budget too."""
         if self._verifier is None:
@@ -293,7 +295,7 @@ class _Run:
             return f"an approximate pass moved outputs by {moved:.2g} times their range"
         return None
 
-    def _take_back_what_waits(self, judged: Pass[Any]) -> None:
+    def _take_back_what_waits(self, judged: AnyPass) -> None:
         """Steps that a later pass was to repair, and did not within the budget."""
         first = len(self._steps) - self._waiting
         self._steps[first:] = [

@@ -16,6 +16,7 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
 from graphopt.ir.onnx_io import load_model  # noqa: E402
+from graphopt.optimizer.pass_contract import Context  # noqa: E402
 from graphopt.optimizer.syntax import parse_pipeline  # noqa: E402
 from graphopt.pose.detect import detect_pose_spec  # noqa: E402
 from graphopt.pose.preprocess import prepare  # noqa: E402
@@ -49,7 +50,8 @@ def test_training_goes_on_and_every_pass_has_something_to_do(
     graph = load_model(tmp_path / "demo.onnx")
     stacks = "undilate-conv{way=stacked}, stack-large-conv"
     for work in parse_pipeline(f"fold-batchnorm, replace-swish, {stacks}"):
-        assert any(type(found).__name__ != "Skip" for found in work.match(graph))
+        found = work.sites(graph, work.prepare(graph, Context()))
+        assert any(type(site).__name__ != "Skip" for site in found)
     (truncate,) = parse_pipeline("truncate-refinement{stages=1}")
     assert [type(found).__name__ for found in truncate.match(graph)] == ["Cascade"]
     assert not detect_pose_spec(tmp_path / "demo.onnx").guesses

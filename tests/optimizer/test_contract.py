@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphopt.errors import CheckFailed, InputError
 from graphopt.ir.edit import emit, flaw_of
+from graphopt.ir.graph import label
 from graphopt.optimizer.contract_check import fault_of
 from graphopt.optimizer.manual import numerics_of
-from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Pass,
+    PreparedPass,
+    Skip,
+    option,
+)
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.syntax import lookup, parse_pipeline
@@ -68,9 +81,15 @@ FAULTS = {
     "rewrite yields": ("return Skip", "yield Skip", 21, "is a generator"),
     "prepare alone": (
         "    on: bool",
-        "    def prepare(self): pass\n    on: bool",
+        "    def prepare(self, graph, context): pass\n    on: bool",
         19,
-        "prepare cannot be called as",
+        "derive it from PreparedPass",
+    ),
+    "a base of its own": (
+        "class Mine(Pass):",
+        "class Mine(Pass.__base__):",
+        10,
+        "derives from BasePass",
     ),
     "a method for a property": (
         "    on: bool",
@@ -84,6 +103,30 @@ FAULTS = {
         '    name = "mine"',
         10,
         "lacks the section Numerics:",
+    ),
+}
+
+
+PREPARED = GOOD.replace("import Change,", "import Change, PreparedPass,")
+PREPARED = PREPARED.replace("class Mine(Pass)", "class Mine(PreparedPass)")
+PREPARED = PREPARED.replace(
+    "    def match(self, graph): yield from ()\n",
+    "    def prepare(self, graph, context): return 3\n"
+    "    def match(self, graph, facts): yield from ()\n",
+)
+FAULTS_PREPARED = {
+    "no prepare": (
+        "    def prepare(self, graph, context): return 3\n",
+        "",
+        9,
+        "does not define prepare",
+    ),
+    "prepare alone": ("(self, graph, context)", "(self)", 20, "prepare cannot be called as"),
+    "match without facts": (
+        "match(self, graph, facts)",
+        "match(self, graph)",
+        21,
+        "match cannot be",
     ),
 }
 
@@ -113,6 +156,19 @@ def test_the_contract_is_checked_when_a_pass_is_loaded(tmp_path, old, new, line,
     with pytest.raises(InputError) as caught:
         lookup("mine", known)
     assert problem.reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"), FAULTS_PREPARED.values(), ids=FAULTS_PREPARED
+)
+def test_the_contract_of_passes_that_prepare(tmp_path, old, new, line, message):
+    assert broken_class(PREPARED, tmp_path)[1].broken == ()
+    (tmp_path / "other").mkdir()
+    assert PREPARED.count(old) == 1
+    file, known = broken_class(PREPARED.replace(old, new), tmp_path / "other")
+    (problem,) = known.broken
+    assert message in problem.reason
+    assert re.match(rf"{re.escape(file)}:({line}|{line - 1}): Mine", problem.reason), problem.reason
 
 
 def test_one_broken_class_does_not_stop_the_other_of_its_file(tmp_path):
@@ -272,6 +328,61 @@ class Forever(Pass):
 def test_a_pass_that_never_ends(chain):
     with pytest.raises(CheckFailed, match="still changes the graph after 1000 sweeps"):
         run_pipeline(chain, [Forever()])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Factors by the name of a convolution's output."""
+
+    factors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scaled(PreparedPass[tuple[gs.Node, float], Scaling]):
+    """Multiplies weights by what it was told when it was prepared."""
+
+    name: ClassVar[str] = "scaled"
+    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
+    prepared: ClassVar[list[list[str]]] = []
+    last: float = 1.0
+
+    def prepare(self, graph: gs.Graph, context: Context) -> Scaling:
+        names = [node.outputs[0].name for node in graph.nodes if node.op == "Conv"]
+        self.prepared.append(names)
+        return Scaling(dict(zip(names, (1.0, 1.0, self.last), strict=True)))
+
+    def match(self, graph: gs.Graph, facts: Scaling) -> Iterator[tuple[gs.Node, float] | Skip]:
+        for node in list(graph.nodes):
+            if node.op == "Conv":
+                yield node, facts.factors[node.outputs[0].name]
+
+    def rewrite(self, graph: gs.Graph, site: tuple[gs.Node, float]) -> Change:
+        node, factor = site
+        node.inputs[1].values = np.asarray(node.inputs[1].values * factor, np.float32)
+        return Change(label(node), f"times {factor:g}")
+
+    def numerics_given(self, facts: Scaling) -> Numerics:
+        return Numerics.EXACT if set(facts.factors.values()) <= {1.0, 1.5} else self.numerics
+
+
+def test_match_is_given_what_was_prepared(chain):
+    Scaled.prepared.clear()
+    (step,) = run_pipeline(chain, [Scaled(last=2.0)]).steps
+    assert [change.summary for change in step.changes] == ["times 1", "times 1", "times 2"]
+    assert step.numerics is Numerics.APPROXIMATE
+    (step,) = run_pipeline(chain, [Scaled()]).steps
+    assert step.numerics is Numerics.EXACT
+    # Halves of its changes are tried with the same facts.
+    (step,) = run_pipeline(chain, [Scaled(last=1.5)], on_fail="bisect").steps
+    assert [change.node for change in step.changes] == ["make a", "make c"]
+    assert step.skips[0].node == "make y"
+    assert Scaled.prepared == [["a", "c", "y"]] * 3
+
+
+@pytest.mark.parametrize("verify", ["each", "end"])
+def test_a_check_holds_a_pass_to_what_it_promises_once_prepared(chain, verify):
+    with pytest.raises(CheckFailed, match="an exact pass moved outputs"):
+        run_pipeline(chain, [Scaled(last=1.5)], verify=verify)
 
 
 def test_bodies_see_the_tensors_around_them(network):

@@ -9,7 +9,7 @@ import pytest
 from graphopt.errors import InputError
 from graphopt.fitting import reconstruct
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer import prune_to_target as allocate
+from graphopt.optimizer import prune_to_target_pass as pruning
 from graphopt.optimizer import sensitivity
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions, SensitivityOptions
@@ -53,7 +53,7 @@ def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
     assert not stopped.exists()
     assert model.read_bytes() == before
     load_model(work / "last-good.onnx")
-    measured, solved = calls(allocate, "sensitivity"), calls(reconstruct.LeastSquares, "solve")
+    measured, solved = calls(pruning, "sensitivity"), calls(reconstruct.LeastSquares, "solve")
     told = run(stopped)
     if stop_at.startswith("sensitivity"):
         assert told == all_told

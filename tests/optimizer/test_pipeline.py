@@ -21,7 +21,15 @@ from graphopt.ir.edit import constant, emit
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.manual import manual_of
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Pass,
+    PreparedPass,
+    Skip,
+    option,
+)
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.syntax import PRESETS, format_pipeline, parse_pipeline
@@ -249,12 +257,22 @@ def test_a_failed_check_at_the_end_fits_nothing_again(chain):
     fitted = []
 
     @dataclass(frozen=True)
-    class Fit(Scale):
+    class Fit(PreparedPass):
         name = "fit"
+        numerics = Scale.numerics
+        node: str
+        by: float = 1.0
 
         def prepare(self, graph, context):
             fitted.append(self.node)
-            return self
+            return Scale(self.node, self.by)
+
+        def match(self, graph, facts):
+            return ((facts, found) for found in facts.match(graph) if not isinstance(found, Skip))
+
+        def rewrite(self, graph, site):
+            facts, node = site
+            return facts.rewrite(graph, node)
 
     nothing_to_do = parse_pipeline("canonicalize")
     passes = [Fit("make a", by=1.0), *nothing_to_do, Fit("make c", by=1.0)]

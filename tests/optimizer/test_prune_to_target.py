@@ -15,7 +15,8 @@ from graphopt.analysis.latency.predict import network_ms
 from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
-from graphopt.optimizer.prune_to_target import PRUNING, Goal, PruneToTarget, allocate, interpolated
+from graphopt.optimizer.prune_to_target import PRUNING, Goal, allocate, interpolated
+from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan

@@ -6,7 +6,7 @@ import pytest
 
 from graphopt.analysis.cost import cost_of
 from graphopt.fitting.stack import blank_stack
-from graphopt.optimizer.pass_contract import Skip
+from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.passes import stack_large_conv
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.passes.stack_large_conv import StackLargeConv
@@ -32,7 +32,8 @@ def test_lightweight_openpose(lightweight_openpose, refinements, before, after):
     dilated = [n for n in graph.nodes if n.attrs.get("dilations", [1, 1]) == [2, 2]]
     assert [n.attrs.get("group", 1) for n in dilated] == [512] + [1] * 5 * refinements
     for chosen in (StackLargeConv(), ReplaceSwish()):
-        assert all(isinstance(found, Skip) for found in chosen.match(graph))
+        found = chosen.sites(graph, chosen.prepare(graph, Context()))
+        assert all(isinstance(site, Skip) for site in found)
     outcome = UndilateConv(way="block").run(graph)
     # The blocks, and the one depthwise convolution in the backbone that is left.
     assert (len(outcome.changes), len(outcome.skips)) == (5 * refinements, 1)
