@@ -141,7 +141,7 @@ class Comparison(BaseModel):
     a: Inspection
     b: Inspection
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents
     @property
     def difference(self) -> tuple[Difference, ...]:
         """Layers that are not the same in both, in the order of the first, then of the second."""

@@ -48,7 +48,7 @@ def _is_trained(
     return node.op in CHANNEL_OPS and position == 1 and channels and not normalises
 
 
-class TorchNet(nn.Module):  # type: ignore[misc]
+class TorchNet(nn.Module):
     """A graph as a module: names in, names out.
 
     Weights and biases of convolutions and matrix products are parameters, and what is added or

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
 from graphopt.errors import InputError
 from graphopt.ir.checks import (

@@ -53,7 +53,7 @@ def test_convolutions_of_whole_networks_take_the_same_nodes(name: str, count: in
     outputs = [main.body.body]
     if isinstance(bindings[-1].value, relax.Tuple):
         outputs = list(bindings.pop().value.fields)
-    compiled = {}
+    compiled: dict[str | None, str | None] = {}
     for region in find_regions(bindings, outputs):
         # Of what one node computes in several steps, the last one has its name.
         nodes = {node_of.get(member.name) for member in region.members} - {None}

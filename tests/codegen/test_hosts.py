@@ -98,7 +98,7 @@ def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
 def test_a_missing_linker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(hosts, "find_ndk", lambda: None)
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unsupported, match="lacks") as caught:
         hosts.link([tmp_path / "a.o"], tmp_path / "k.so", "aarch64-linux-android")
     assert "graphopt[android]" in (caught.value.hint or "")

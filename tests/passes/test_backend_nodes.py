@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +102,9 @@ def same(value: Any, expected: Any, case: TestCase) -> bool:
     [(as_it_is, 8, 100), (weights_constant, 3, 300), (all_constant, 8, 100)],
     ids=["as it is", "weights constant", "all constant"],
 )
-def test_no_pass_breaks_a_node(form, stride, enough, every_pass, tmp_path):
+def test_no_pass_breaks_a_node(
+    form: Callable[..., Any], stride: int, enough: int, every_pass: list[Pass[Any]], tmp_path: Path
+) -> None:
     passes = [chosen for chosen in every_pass if not chosen.needs_images]
     device = load_device("adreno-640")
     failures, count = [], Counter[str]()

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from known import constant_in
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.block_structure import BLOCKS, Block, kept_mask
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.onnx_io import to_proto
+from graphopt.optimizer.options import Extent
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks
@@ -73,7 +75,7 @@ def weight(graph: gs.Graph, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
+def test_the_smallest_blocks_go(net: gs.Graph, block: Extent) -> None:
     pruned = net.copy()
     (chosen,) = parse_pipeline(f"prune-blocks{{block={block}, ratio=0.6}}")
     outcome = chosen.run(pruned)
@@ -85,7 +87,7 @@ def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
         before, after = weight(net, name), weight(pruned, name)
         mask = kept_mask(after, Block(filters, channels))
         assert np.count_nonzero(~mask) == int(0.6 * mask.size)
-        norms = {True: [], False: []}
+        norms: dict[bool, list[float]] = {True: [], False: []}
         for row, column, y, x in np.ndindex(mask.shape):
             part = before[filters * row : filters * (row + 1), :, y, x]
             part = part[:, channels * column : channels * (column + 1)]
@@ -110,7 +112,7 @@ def test_photos_say_what_a_block_is_worth(net: gs.Graph, calibration: Calibratio
     """Large weights on a channel that is always zero matter less than small ones elsewhere."""
     dead = weight(net, "first").copy()
     dead[:4] = 0
-    net.nodes[0].inputs[1].values = dead
+    constant_in(net.nodes[0].inputs[1]).values = dead
     loud = weight(net, "a").copy()
     loud[:, :4] *= 10
     net.nodes[2].inputs[1] = gs.Constant("loud", loud)

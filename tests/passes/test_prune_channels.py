@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from known import values_of
 
 from graphopt.analysis.cost import cost_of
 from graphopt.errors import InputError
@@ -154,7 +155,12 @@ def test_all_on_the_way_shrinks(network: Network, normal: Normal, rewrite: Rewri
     ("first", "second", "left"), [((1, 2), (2, 3), 7), ((1, 2), (4,), 8), ((1, 2), (1, 2), 6)]
 )
 def test_a_sum_ties_what_is_added(
-    network: Network, normal: Normal, rewrite: Rewrite, first: tuple, second: tuple, left: int
+    network: Network,
+    normal: Normal,
+    rewrite: Rewrite,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    left: int,
 ) -> None:
     graph = network(
         "float[1,3,9,9] x",
@@ -286,7 +292,7 @@ def test_a_part_of_each_group_goes(net: gs.Graph) -> None:
 
 
 def test_without_photos_small_weights_go(net: gs.Graph) -> None:
-    weights = {n.outputs[0].name: n.inputs[1].values for n in net.nodes if n.op == "Conv"}
+    weights = {n.outputs[0].name: values_of(n.inputs[1]) for n in net.nodes if n.op == "Conv"}
     worth = np.square(weights["c"]).sum(axis=(1, 2, 3)) * np.square(weights["d"][:, :, 0, 0]).sum(0)
     least = np.argsort(worth)[:16]
     PruneChannels(ratio=0.4).run(net)
@@ -297,7 +303,7 @@ def test_without_photos_small_weights_go(net: gs.Graph) -> None:
 def test_what_others_predict_goes_for_nothing(net: gs.Graph, calibration: Calibration) -> None:
     """Channels that repeat others are not missed, large as they are: their readers read those."""
     node = next(n for n in net.nodes if n.outputs[0].name == "c")
-    weight, bias = (node.inputs[i].values.copy() for i in (1, 2))
+    weight, bias = (values_of(node.inputs[i]).copy() for i in (1, 2))
     weight[30:], bias[30:] = 3 * weight[:10], 3 * bias[:10]
     node.inputs = [node.inputs[0], gs.Constant("repeating", weight), gs.Constant("shifts", bias)]
     pruned, magnitude = net.copy(), net.copy()

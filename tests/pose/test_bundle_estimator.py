@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-def look(path: Path, engine: str | None = None, **options: float) -> Poses:
+def look(path: Path, engine: str | None = None, **options: Any) -> Poses:
     opened, spec = open_engine(path, engine=engine)
     with Image.open(EXAMPLES / "demo.png") as photo:
         return Estimator(opened, spec, DecodeOptions(**options))(photo.convert("RGB"))

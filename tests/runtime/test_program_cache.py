@@ -27,7 +27,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _works(bundle: Path) -> bool:
-    return bool(np.all(open_bundle(bundle).run({})["sums"] > 0))
+    return bool(np.all(np.greater(open_bundle(bundle).run({})["sums"], 0)))
 
 
 def test_programs_are_kept_and_broken_ones_made_again(
