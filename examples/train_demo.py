@@ -62,7 +62,7 @@ CROP = 288
 """Height and width of what the network learns from, in pixels."""
 BATCH = 8
 RATE = 1.5e-3
-"""Of learning; reached in 300 steps, and falling to nothing."""
+"""The highest learning rate: reached in 300 steps, then falling to zero."""
 STAGES = (0.12, 0.3, 1.0)
 """The parts of all crops by which the near layer alone, the far one besides, and everything has
 been learnt: what is near learns too slowly together with the rest."""

@@ -133,7 +133,7 @@ def _variable_input(node: gs.Node) -> gs.Tensor:
 
 
 def _affine_of(node: gs.Node) -> Affine | str:
-    """What a node computes, or why that is no per-channel affine map."""
+    """The per-channel affine map that a node computes, or why it does not compute one."""
     return _batchnorm(node) if node.op == "BatchNormalization" else _arithmetic(node)
 
 

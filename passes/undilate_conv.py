@@ -290,7 +290,7 @@ def _split(graph: gs.Graph, region: DilatedRegion) -> Change:
 
 
 def _block(node: gs.Node) -> Block | str:
-    """The block that a dilated convolution ends; or why it is none."""
+    """The block that a dilated convolution ends, or why it does not end one."""
     chain = [node]
     while len(chain) < 3 and (before := _conv_before(chain[-1])) is not None:
         chain.append(before)

@@ -38,7 +38,7 @@ class LayerCost:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     group: int | None
-    """Empty tuples and None for nodes that are no convolution."""
+    """Empty tuples and None for nodes other than convolutions."""
     output_shape: tuple[Dim, ...] | None
     params: int
     macs: int | None

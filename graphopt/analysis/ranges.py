@@ -22,7 +22,7 @@ def largest_values(graph: gs.Graph, feeds: Iterable[Mapping[str, Array]]) -> dic
         feeds: its inputs, for each run.
 
     Returns:
-        Tensor name to value; infinity where there was one, or what is no number.
+        Tensor name to value; infinity where a value was infinite or not a number.
 
     Raises:
         InputError: onnxruntime cannot run the network.

@@ -247,8 +247,8 @@ def usual_feeds(
 ) -> dict[str, Array]:
     """What a network is used to: a photo-like picture through its own pre-processing.
 
-    Speed depends on it: far outside of its range, gates give numbers that CPUs are slow at. A
-    network that is none of a pose gets noise about zero.
+    Speed depends on it: far outside of its range, gates give numbers that CPUs are slow at. Other
+    networks than pose networks get noise about zero.
     """
     pose = bundle / "pose.json"
     if not pose.is_file() or len(graph.inputs) != 1:

@@ -25,7 +25,7 @@ class Header:
     data_files: tuple[Path, ...] = ()
     """External data that the graph was read from."""
     sequences: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
-    """Types of inputs and outputs that are no tensors: their elements' shapes are only here."""
+    """Types of inputs and outputs other than tensors: their elements' shapes are only here."""
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The channels that are left of tensors that lost some since the graph was read, by the
     tensor's name; not written."""

@@ -105,7 +105,7 @@ class BasePass(ABC, Generic[Site, Facts]):
 
     @abstractmethod
     def match(self, *args: Any, **kwargs: Any) -> Iterator[Site | Skip]:
-        """Yield the sites, and a `Skip` for each place that is no site for a reason worth saying.
+        """Yield the sites, and a `Skip` for each place that is left out for a reason worth saying.
 
         It is consumed lazily: each site is rewritten before the search goes on, so walk over a copy
         of `graph.nodes`. A node that a rewrite has taken out has no outputs any more.

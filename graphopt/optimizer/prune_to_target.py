@@ -38,7 +38,7 @@ STEP = 0.05
 PRUNING = "prune-blocks"
 """The pass that prunes by a plan."""
 LEAST = 1e-6
-"""A loss below which there is none."""
+"""Losses below this count as zero."""
 
 
 class Goal(str, Enum):

@@ -110,7 +110,7 @@ _RESIZES = standard_operators(Kind.RESAMPLING)
 def downsampling(proto: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The largest factor by which any tensor is smaller than the input (strides, resizing).
 
-    Sizes that are no multiple of it make branches of different depth disagree by a pixel.
+    Other sizes than its multiples make branches of different depth disagree by a pixel.
 
     Args:
         proto: the network.

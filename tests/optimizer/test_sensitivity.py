@@ -31,7 +31,7 @@ def _producer(graph: gs.Graph, output: str) -> gs.Node:
 
 
 def _error(graph: gs.Graph, changed: gs.Graph, calibration: Calibration) -> float:
-    """Of the maps, by running both networks whole."""
+    """The maps' error, by running both networks whole."""
     before, after = (OnnxRuntimeEngine(to_proto(g).SerializeToString()) for g in (graph, changed))
     error = OutputError()
     for feed in calibration.feeds(calibration.held_out):

@@ -84,7 +84,7 @@ def values(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
 
 
 def same(value: Any, expected: Any, case: TestCase) -> bool:
-    """Of one type and shape, and equal within the case's tolerance."""
+    """Whether type and shape are the same, and values equal within the case's tolerance."""
     if not isinstance(expected, np.ndarray):
         if isinstance(expected, list):
             pairs = zip(value, expected, strict=True)

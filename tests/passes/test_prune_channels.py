@@ -335,7 +335,7 @@ def test_what_is_left_is_fitted_to_the_same_channels(
 
 
 def test_which_channels_are_left_is_known(net: gs.Graph, tmp_path: Path) -> None:
-    """Of those of the network before all passes, after several, whatever else happened."""
+    """The header tells which of the original network's channels are left after several passes."""
     once = net.copy()
     PruneChannels().run(once)
     twice = once.copy()

@@ -75,7 +75,7 @@ def test_openpose(
 
 
 def test_efficientnet_blocks(network: MakeGraph, normal: Normal) -> None:
-    """Of each block the three Swish, and not the gate that squeeze-and-excitation multiplies by."""
+    """Each block's three Swish go; the gate of squeeze-and-excitation stays."""
     body, tensor = ["s = Conv(x, w) g = Sigmoid(s) t = Mul(s, g)"], "t"
     for b in "abcd":
         body.append(

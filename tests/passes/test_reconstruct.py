@@ -42,7 +42,7 @@ SPEC = PoseSpec(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten photos, and a file that is none."""
+    """Ten photos, and a text file."""
     rng = np.random.default_rng(5)
     for index in range(10):
         pixels = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
@@ -187,7 +187,7 @@ def test_worse_weights_are_not_taken(folder: Path, net: gs.Graph) -> None:
 
 
 def test_zero_blocks_are_kept(folder: Path, net: gs.Graph) -> None:
-    """Of any extent, and at the border of a weight; single zeros are weights like others."""
+    """Blocks of zeros of any extent count, at a weight's border too; single zeros do not."""
     calibration = Calibration.from_photos(folder, net, SPEC)
     changed = net.copy()
     pruned = values_of(changed.nodes[-1].inputs[1]).copy()  # 19 filters, 12 channels

@@ -1,4 +1,4 @@
-"""`graphopt run` on what is no file here: stdin, the web, cameras; and on videos."""
+"""`graphopt run` on stdin, the web, cameras and videos."""
 
 from __future__ import annotations
 

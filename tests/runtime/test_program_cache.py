@@ -1,4 +1,4 @@
-"""OpenCL programs come from pyopencl's cache, and a cache that is no good hurts nobody."""
+"""OpenCL programs come from pyopencl's cache, and a damaged cache does no harm."""
 
 from __future__ import annotations
 
