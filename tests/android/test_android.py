@@ -20,11 +20,8 @@ from typer.testing import CliRunner, Result
 
 from graphopt.cli import app
 from graphopt.codegen.linking.android_sdk import find_ndk
-from graphopt.compiler.compile import compile_model
-from graphopt.compiler.options import CompileOptions
 from graphopt.devices import android
 from graphopt.errors import InputError, Unsupported
-from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.runtime.bundle import read_bundle
@@ -89,16 +86,9 @@ def _no_ndk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(bundle: Callable[[str], Path]) -> Path:
     """The demo network for this machine's CPU."""
-    path = tmp_path_factory.mktemp("bundle") / "demo.graphopt"
-    shapes = {"image": (1, 3, 256, 456)}
-    compile_model(
-        EXAMPLES / "demo.onnx",
-        path,
-        CompileOptions(input_shape=format_input_shapes(shapes), max_photo=1024),
-    )
-    return path
+    return bundle("cpu")
 
 
 def altered(bundle: Path, copy: Path, host: str) -> Path:

@@ -17,6 +17,8 @@ from graphopt.errors import CheckFailed
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.runner import BundleRunner
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 Make = Callable[[float], Path]
 
 

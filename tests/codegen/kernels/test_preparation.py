@@ -148,10 +148,9 @@ def test_bundles_prepare_what_they_can(
             np.testing.assert_array_equal(got[name], values)
 
 
-def test_none_are_prepared_where_it_is_not_wanted(tmp_path: Path) -> None:
-    compile_model(
-        DEMO,
-        tmp_path / "b",
-        CompileOptions(input_shape=format_input_shapes({"image": (1, 3, *SIZE)}), max_photo=0),
-    )
-    assert open_bundle(tmp_path / "b").bundle.plan.preparation is None
+@pytest.mark.parametrize("side", [0, 100])
+def test_none_are_prepared_where_it_is_not_wanted(
+    side: int, pose_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compile_model(pose_files[0], tmp_path / "b", CompileOptions(max_photo=side))
+    assert (open_bundle(tmp_path / "b").bundle.plan.preparation is None) == (side == 0)
