@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from small_networks import MakeGraph, Normal, Ops, Rewrite
 
-from graphopt.optimizer.pass_contract import Pass
+from graphopt.optimizer.pass_contract import AnyPass
 from graphopt.optimizer.registry import find_passes
 from graphopt.passes.prune_channels import PruneChannels
 
-Deepen: Callable[..., Pass[Any]] = find_passes(
+Deepen: Callable[..., AnyPass] = find_passes(
     [Path(__file__).parents[2] / "examples" / "deepen.py"]
 )["deepen"]
 

@@ -27,6 +27,7 @@ from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.manual import manual_of
 from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.pass_contract import (
+    AnyPass,
     Change,
     Context,
     Numerics,
@@ -65,7 +66,7 @@ class Typed(Pass[gs.Node]):
         raise AssertionError
 
 
-KNOWN: dict[str, type[Pass[Any]]] = {"typed": Typed, **find_passes()}
+KNOWN: dict[str, type[AnyPass]] = {"typed": Typed, **find_passes()}
 
 
 @given(

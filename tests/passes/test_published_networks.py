@@ -8,7 +8,7 @@ from small_networks import MakeGraph, Normal
 
 from graphopt.analysis.cost import cost_of
 from graphopt.fitting.stack import blank_stack
-from graphopt.optimizer.pass_contract import Context, Skip
+from graphopt.optimizer.pass_contract import AnyPass, Context, Skip
 from graphopt.passes import stack_large_conv
 from graphopt.passes.replace_swish import ReplaceSwish
 from graphopt.passes.stack_large_conv import StackLargeConv
@@ -35,7 +35,8 @@ def test_lightweight_openpose(
     assert giga(graph) == pytest.approx(before, abs=0.005)
     dilated = [n for n in graph.nodes if n.attrs.get("dilations", [1, 1]) == [2, 2]]
     assert [n.attrs.get("group", 1) for n in dilated] == [512] + [1] * 5 * refinements
-    for chosen in (StackLargeConv(), ReplaceSwish()):
+    passes: tuple[AnyPass, ...] = (StackLargeConv(), ReplaceSwish())
+    for chosen in passes:
         found = chosen.sites(graph, chosen.prepare(graph, Context()))
         assert all(isinstance(site, Skip) for site in found)
     outcome = UndilateConv(way="block").run(graph)
