@@ -1,4 +1,4 @@
-"""Layers' fits while a network is reconstructed: kept in a checkpoint, and written to the network."""
+"""Layers' fits while a network is reconstructed: kept in a checkpoint, written to it at the end."""
 
 from __future__ import annotations
 
