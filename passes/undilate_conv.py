@@ -101,7 +101,8 @@ class UndilateConv(PreparedPass[Site, Fastest | None]):
         over is reported for each site. In Lightweight OpenPose that is 0.22 to 0.29 of the kernel
         (0.08 with 192 channels between instead of 128), and AP on 100 photos of COCO falls from
         0.475 to 0.408. `reconstruct` then fits the last convolution and all that follow.
-        way=block is another function until it is fitted: let `reconstruct` and `distill` follow.
+        way=block is another function, and needs training: let `reconstruct` and `distill` follow.
+        way=fastest may take any of them; the report has what it took.
 
     Why:
         Fast algorithms for small kernels, Winograd's above all, are for dilation 1 only in the
@@ -257,7 +258,7 @@ _NUMERICS: Mapping[str, Numerics] = {
     "polyphase": Numerics.EXACT,
     "stacked": Numerics.APPROXIMATE,
     "block": Numerics.RETRAIN,
-    "fastest": Numerics.APPROXIMATE,  # until `prepare` has chosen
+    "fastest": Numerics.RETRAIN,  # until `prepare` has chosen
 }
 _LOSSY: tuple[Way, ...] = ("stacked", "block")
 _EXACT_IS_WORTH = 0.5
