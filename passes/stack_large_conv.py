@@ -114,6 +114,12 @@ class StackLargeConv(PreparedPass[Site, Facts]):
         channels, or is not predicted to be faster on the device that is given; it would leave more
         than `max_residual`; the kernel is not an odd square; it is dilated; weights are not
         constant, or `width` does not divide by the groups.
+
+    Examples:
+        stack-large-conv
+            y = Conv<pads=[3,3,3,3], group=3>(x, large)  ->  Conv Conv Conv: 7x7 becomes 3 3x3
+        stack-large-conv{activation=between}
+            a = Conv<group=3>(x, large) y = Relu(a)  ->  Conv Relu Conv Relu Conv Relu
     """
 
     name: ClassVar[str] = "stack-large-conv"

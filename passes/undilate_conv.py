@@ -119,6 +119,16 @@ class UndilateConv(PreparedPass[Site, Fastest | None]):
         or more pads than the kernel reaches. way=stacked: with its gaps, the kernel is no odd
         square; `width` does not divide by the groups; the stack would leave more than
         `max_residual`. way=block: it does not end such a block, or does not keep the size.
+
+    Examples:
+        undilate-conv
+            y = Conv<dilations=[2,2], pads=[2,2,2,2]>(x, first)
+            ->  Pad Reshape Transpose Reshape Conv Reshape Transpose Reshape Slice
+        undilate-conv{way=stacked}
+            y = Conv<dilations=[2,2], group=3>(x, small)  ->  Conv Conv: becomes 2 3x3
+        undilate-conv{way=block}
+            a = Conv(x, point) b = Conv<pads=[1,1,1,1]>(a, inner)
+            y = Conv<dilations=[2,2], pads=[2,2,2,2]>(b, inner)  ->  Conv Conv Conv: three 3x3
     """
 
     name: ClassVar[str] = "undilate-conv"
