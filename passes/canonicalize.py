@@ -35,6 +35,10 @@ class Canonicalize(Pass[Site]):
         operator draws random numbers, or restores quantized weights (folding would undo the
         compression); both ends of a no-op are outputs of the network, or input and output; equal
         initializers are read by an operator that may write into them.
+
+    Examples:
+        canonicalize
+            a = Identity(x) b = Relu(a) y = Relu(b)  ->  Relu
     """
 
     name: ClassVar[str] = "canonicalize"
