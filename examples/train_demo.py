@@ -196,6 +196,13 @@ def as_onnx(net: PoseNet) -> onnx.ModelProto:
         elif node.op == "call_function":
             # A residual's sum bears its last summand's name, less the layer.
             known[node] = add("Add", inputs, inputs[1].rsplit(".", 2)[0])
+    return _as_model(nodes, constants)
+
+
+def _as_model(
+    nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A model of these nodes, from `image` to `heat` and `paf`; it says how it is to be read."""
     cells = [f"height/{STRIDE}", f"width/{STRIDE}"]
     graph = helper.make_graph(
         nodes,

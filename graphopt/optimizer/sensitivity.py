@@ -42,7 +42,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.network_tail import FittedWeights, NetworkTail, with_weights
 from graphopt.optimizer.options import RATIOS, SensitivityOptions
 from graphopt.optimizer.pipeline import run_pipeline
-from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Sensitivity
+from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Loss, Sensitivity
 from graphopt.optimizer.sensitivity_judge import MapJudge, held_out_images
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.pose.detect import detect_pose_spec
@@ -178,23 +178,30 @@ def sensitivity(
         for ratio, weights in zip(ratios, fits, strict=True):
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
-        layers.append(
-            LayerSensitivity(
-                name=label(node),
-                params=spec.weight.size,
-                macs=macs[label(node)],
-                losses=tuple(losses),
-                function_block=str(blocks.of[label(node)]),
-            )
-        )
+        name = label(node)
+        layer = _layer(name, spec, macs[name], losses, str(blocks.of[name]))
+        layers.append(layer)
         if kept:
-            kept.write(number, layers[-1], fits)
+            kept.write(number, layer, fits)
     return Sensitivity(
         block=block,
         images=len(held_out),
         people=judge.people,
         layers=tuple(layers),
         function_blocks=tuple(_whole_blocks(graph, layers, pruned, judge, progress)),
+    )
+
+
+def _layer(
+    name: str, spec: Convolution, macs: int, losses: Sequence[Loss], function_block: str
+) -> LayerSensitivity:
+    """What was measured of one layer."""
+    return LayerSensitivity(
+        name=name,
+        params=spec.weight.size,
+        macs=macs,
+        losses=tuple(losses),
+        function_block=function_block,
     )
 
 

@@ -13,17 +13,14 @@ All numbers are little-endian float32 unless a tensor's dtype says otherwise.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphopt.errors import InputError
-from graphopt.ir.files import is_unchanged
+from graphopt.ir.files import check_writable, is_unchanged, whole_folder
 
 FORMAT = 3
 """Raised when a bundle made before can no longer be read."""
@@ -245,39 +242,6 @@ def check_place(path: Path) -> None:
                 f"{path} exists and {what}", hint="give another folder to -o, or remove it"
             )
     check_writable(path)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place for a folder that cannot be written.
-
-    Raises:
-        InputError: says why.
-    """
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"cannot write {path}: {parent} is read-only")
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that is at `path` afterwards, in place of what was there.
-
-    Yields:
-        An empty folder beside it. Where filling or moving it fails, nothing has changed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
-        fresh.mkdir()
-        yield fresh
-        if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
