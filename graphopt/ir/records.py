@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 R = TypeVar("R", bound="Record")
@@ -32,7 +33,9 @@ class Record:
 
     def to_plain(self, *, exclude_none: bool = False) -> Any:
         """The JSON form as dictionaries and lists, for `json.dumps` and to be part of others."""
-        return _adapter(type(self)).dump_python(self, mode="json", exclude_none=exclude_none)
+        return _adapter(type(self)).dump_python(
+            self, mode="json", exclude_none=exclude_none, fallback=_number
+        )
 
     @classmethod
     def from_json(cls: type[R], text: str | bytes) -> R:
@@ -53,6 +56,11 @@ class Record:
         """
         record: R = _adapter(cls).validate_python(value)
         return record
+
+
+def _number(value: np.generic) -> Any:
+    """A NumPy scalar as Python's."""
+    return value.item()
 
 
 def _adapter(kind: type[Record]) -> TypeAdapter[Any]:

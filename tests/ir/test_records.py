@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
@@ -75,6 +76,13 @@ def test_the_json_form() -> None:
     text = '{"inner":[{"ratio":1.0,"colour":"red"},{"ratio":null,"colour":"red"}],"nothing":null}'
     assert record.to_json() == text
     assert list(record.to_plain(exclude_none=True)) == ["inner"]
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    record = Outer((Inner(np.float32(0.5)),), nothing=np.int64(3))
+    with pytest.warns(UserWarning, match="input_type=int64"):
+        plain = record.to_plain()
+    assert json.dumps(plain) == json.dumps(json.loads(record.to_json()))
 
 
 @pytest.mark.parametrize(
