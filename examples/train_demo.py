@@ -220,7 +220,7 @@ def _as_model(
         ir_version=8,
         producer_name="train_demo.py",
     )
-    helper.set_model_props(model, {METADATA_KEY: SPEC.model_dump_json(), "license": "Apache-2.0"})
+    helper.set_model_props(model, {METADATA_KEY: SPEC.to_json(), "license": "Apache-2.0"})
     onnx.checker.check_model(model, full_check=True)
     return model
 

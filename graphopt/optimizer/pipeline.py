@@ -191,7 +191,7 @@ class _Run:
                 numerics=numerics,
                 changes=outcome.changes,
                 skips=outcome.skips,
-                difference=found.difference,
+                max_abs_diff=found.difference,
                 seconds=made.seconds,
                 cost=self._cost(),
                 ms=self._ms(graph),

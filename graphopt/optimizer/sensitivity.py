@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def measure_file(
             work=work,
             progress=progress,
         )
-    return found.model_copy(update={"remarks": tuple(calibration.remarks)})
+    return replace(found, remarks=tuple(calibration.remarks))
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
@@ -250,14 +251,14 @@ class _MeasuredLayers:
 
     def write(self, number: int, layer: LayerSensitivity, fits: Sequence[FittedWeights]) -> None:
         """Keep a layer."""
-        text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
+        text = np.frombuffer(layer.to_json().encode(), np.uint8)
         weights = {f"{i}.weight": fit.weight for i, fit in enumerate(fits)}
         biases = {f"{i}.bias": fit.bias for i, fit in enumerate(fits)}
         self._checkpoint(number).save({"layer": text, **weights, **biases})
 
 
 def _measured_layer(arrays: dict[str, Any]) -> tuple[LayerSensitivity, list[FittedWeights]]:
-    layer = LayerSensitivity.model_validate_json(arrays["layer"].tobytes())
+    layer = LayerSensitivity.from_json(arrays["layer"].tobytes())
     parts = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(layer.losses))]
     return layer, [FittedWeights(*part) for part in parts]
 

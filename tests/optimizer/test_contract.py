@@ -243,7 +243,7 @@ def test_lists_and_manual_pages_say_what_each_option_promises(every_pass: list[A
         assert ("needs training" in page) == needs_training, name
 
 
-def test_a_report_says_what_a_pass_promises(chain: Network, every_pass: list[AnyPass]) -> None:
+def test_a_report_says_what_a_pass_promises(chain: gs.Graph, every_pass: list[AnyPass]) -> None:
     context = Context(device=load_device("adreno-640"))
     for chosen in every_pass:
         if not chosen.needs_images:

@@ -534,7 +534,7 @@ def test_lightweight_openpose(lwop: Path) -> None:
     (step,) = result.steps
     assert len(step.changes) == 6
     assert not dilated(result.graph)
-    assert known(step.difference) < 1e-4
+    assert known(step.max_abs_diff) < 1e-4
     assert result.after.params == result.before.params
 
 
