@@ -22,6 +22,7 @@ from graphopt.optimizer.simplify.constants import (
 )
 from graphopt.optimizer.simplify.duplicates import duplicate, equal_initializers
 from graphopt.optimizer.simplify.no_ops import no_op
+from graphopt.optimizer.simplify.qoperators import expanded
 from graphopt.optimizer.simplify.rule import Edit, Site
 
 
@@ -43,10 +44,14 @@ class Canonicalize(Pass[Site]):
         zeros before a convolution becomes part of its pads.
         Of an If whose condition never changes, the branch that it takes remains.
         Of nodes that compute the same from the same, and of equal initializers, one remains.
+        Operators on quantised tensors (QLinearConv, QLinearMatMul, onnxruntime's QLinearAdd and its
+        kin, ConvInteger, MatMulInteger) become the float operator between DequantizeLinear and
+        QuantizeLinear, which engines read as such; the weights stay whole numbers.
         What no output depends on is removed.
 
     Numerics:
-        Exact: every value is what it was.
+        Exact: every value is what it was. A quantised one may fall to the next step, where rounding
+        decides.
 
     Why:
         Exporters leave such nodes behind; each is a kernel launch on a phone, and hides patterns
@@ -56,7 +61,8 @@ class Canonicalize(Pass[Site]):
         A folded value would be larger than `fold_limit` and than what it is computed from; an
         operator draws random numbers, or restores quantized weights (folding would undo the
         compression); both ends of a no-op are outputs of the network, or input and output; equal
-        initializers are read by an operator that may write into them.
+        initializers are read by an operator that may write into them; quantised operands have
+        scales along several axes, or channels last.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -71,7 +77,12 @@ class Canonicalize(Pass[Site]):
         yield from _dead(graph)
         seen: dict[Hashable, gs.Node] = {}
         for node in list(graph.nodes):
-            if not node.outputs or not is_standard(node):
+            if not node.outputs:
+                continue
+            quantised = expanded(graph, node)
+            if quantised is not None:
+                yield quantised
+            if quantised is not None or not is_standard(node):
                 continue
             found = (
                 constant_node(node)
