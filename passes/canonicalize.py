@@ -14,6 +14,7 @@ from graphopt.ir.graph import (
     is_standard,
     label,
 )
+from graphopt.ir.qoperators import expand, is_qoperator, objection
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 from graphopt.optimizer.simplify.constants import (
     constant_node,
@@ -22,7 +23,6 @@ from graphopt.optimizer.simplify.constants import (
 )
 from graphopt.optimizer.simplify.duplicates import duplicate, equal_initializers
 from graphopt.optimizer.simplify.no_ops import no_op
-from graphopt.optimizer.simplify.qoperators import expanded
 from graphopt.optimizer.simplify.rule import Edit, Site
 
 
@@ -79,10 +79,9 @@ class Canonicalize(Pass[Site]):
         for node in list(graph.nodes):
             if not node.outputs:
                 continue
-            quantised = expanded(graph, node)
-            if quantised is not None:
-                yield quantised
-            if quantised is not None or not is_standard(node):
+            if is_qoperator(node):
+                yield _expanded(graph, node)
+            if is_qoperator(node) or not is_standard(node):
                 continue
             found = (
                 constant_node(node)
@@ -100,6 +99,14 @@ class Canonicalize(Pass[Site]):
         change = Change(label(site.node), site.summary)
         site.edit(graph)
         return change
+
+
+def _expanded(graph: gs.Graph, node: gs.Node) -> Site | Skip:
+    against = objection(graph, node)
+    if against:
+        return Skip(label(node), against)
+    what = f"{node.op} becomes a float operator between DequantizeLinear and QuantizeLinear"
+    return Site(node, what, lambda graph: expand(graph, node))
 
 
 def _dead(graph: gs.Graph) -> Iterator[Site]:

@@ -127,13 +127,26 @@ def _affine_head(proto: Any, tensor: str) -> tuple[NDArray[np.float64], NDArray[
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            factor, offset = _restoring(node, constants)
+            constants[node.output[0]] = constants[node.input[0]] * factor + offset
     factor, offset = np.ones(3), np.zeros(3)
-    found = False
+    found = rounded = False
     while True:
         users = [n for n in proto.graph.node if tensor in n.input]
         if len(users) != 1:
             break
         node = users[0]
+        if node.op_type == "QuantizeLinear":
+            rounded, tensor = True, node.output[0]
+            continue
+        if node.op_type == "DequantizeLinear":
+            if not rounded:  # pixels come quantised
+                a, b = _restoring(node, constants)
+                factor, offset, found = factor * a, offset * a + b, True
+            rounded, tensor = False, node.output[0]
+            continue
         others = [constants.get(name) for name in node.input if name != tensor]
         step = _AFFINE.get(node.op_type)
         if step is None or any(o is None or o.size not in (1, 3) for o in others):
@@ -147,6 +160,16 @@ def _affine_head(proto: Any, tensor: str) -> tuple[NDArray[np.float64], NDArray[
         found = found or bool(others)
         tensor = node.output[0]
     return (factor, offset) if found else None
+
+
+def _restoring(node: Any, constants: Mapping[str, NDArray[Any]]) -> tuple[Any, Any]:
+    """(factor, offset) of a DequantizeLinear."""
+    scale = constants.get(node.input[1], np.ones(1)).astype(float)
+    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+    if scale.size > 1:
+        return 1.0, 0.0
+    scale = scale.reshape(())
+    return scale, 0.0 if zero is None else -scale * zero.reshape(-1)[0].astype(float)
 
 
 def _batch_norm(node: Any, constants: Sequence[Any], _: bool) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.convolution import CONV_OPS, Convolution, why_unknown
 from graphopt.ir.graph import is_standard, reads_of
 
 NARROW = 32
@@ -16,7 +16,7 @@ def ineligible_reasons(graph: gs.Graph, narrow: int = NARROW) -> dict[int, str]:
     reasons = _ends(graph)
     for node in graph.nodes:
         if is_standard(node, "Conv"):
-            reason = reasons.get(id(node)) or _unfit(Convolution.of(node), narrow)
+            reason = reasons.get(id(node)) or _unfit(node, narrow)
             if reason:
                 reasons[id(node)] = reason
     return reasons
@@ -42,10 +42,11 @@ def _ends(graph: gs.Graph) -> dict[int, str]:
     return reasons
 
 
-def _unfit(spec: Convolution | None, narrow: int) -> str | None:
+def _unfit(node: gs.Node, narrow: int) -> str | None:
     """Why a convolution cannot be pruned, or would not be worth it."""
+    spec = Convolution.of(node)
     if spec is None:
-        return "its weight or bias is not constant"
+        return why_unknown(node)
     if len(spec.kernel) != 2:
         return "it is not two-dimensional"
     if spec.group > 1:

@@ -15,17 +15,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.edit import constant, emit, remove_nodes, rewire
+from graphopt.ir.edit import constant, emit, remove_nodes, rewire, sort_nodes
 from graphopt.ir.graph import (
     constant_of,
     input_of,
     is_graph_output,
     is_standard,
-    label,
     static_shape,
 )
-from graphopt.optimizer.pass_contract import Skip
-from graphopt.optimizer.simplify.rule import Site
 
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators."""
@@ -70,33 +67,49 @@ _FORMS: Mapping[str, _Form] = {
     "QLinearWhere": _Form("Where", (1, 4), (7, 8), plain=(0,)),
     "QGemm": _Form("Gemm", (0, 3), (7, 8), ("alpha", "transA", "transB"), bias=6),
 }
-_STANDARD = ("QLinearConv", "QLinearMatMul")
+_LINEAR = ("QuantizeLinear", "DequantizeLinear")
+_STANDARD = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
-def expanded(graph: gs.Graph, node: gs.Node) -> Site | Skip | None:
-    """An operator on quantised tensors as DequantizeLinear, the float operator, QuantizeLinear.
+def is_qoperator(node: gs.Node) -> bool:
+    """Whether a node is an operator on quantised tensors that `expand` may know a form of.
 
-    ConvInteger and MatMulInteger, whose results are whole numbers of 32 bits, become float
-    operators on tensors of scale 1, and a Cast where anyone reads whole numbers.
+    ConvInteger and MatMulInteger are, whose results are whole numbers of 32 bits; so are
+    onnxruntime's own QuantizeLinear and DequantizeLinear, where ONNX's can do it too.
     """
-    if not (is_standard(node) or node.domain == MICROSOFT):
-        return None
-    rule = _RULES.get(node.op)
-    if rule is None or (is_standard(node) and node.op in _FORMS and node.op not in _STANDARD):
-        return None
-    objection = _objection(graph, node)
-    if objection:
-        return Skip(label(node), objection)
-    if node.op in ("QuantizeLinear", "DequantizeLinear"):
-        return _standard(node)
-
-    def edit(graph: gs.Graph) -> None:
-        rule(graph, node)
-
-    return Site(node, f"{node.op} becomes a float operator between (De)QuantizeLinear", edit)
+    if is_standard(node):
+        return node.op in _STANDARD
+    if node.domain != MICROSOFT:
+        return False
+    if node.op in _LINEAR:
+        tensor = node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]
+        return tensor.dtype in (np.uint8, np.int8, np.int32)
+    return node.op in _RULES and node.op not in _STANDARD
 
 
-def _objection(graph: gs.Graph, node: gs.Node) -> str:
+def has_qoperators(graph: gs.Graph) -> bool:
+    """Whether a network has operators on quantised tensors."""
+    return any(is_qoperator(node) for node in graph.nodes)
+
+
+def expand(graph: gs.Graph, node: gs.Node) -> None:
+    """Write an operator on quantised tensors as DequantizeLinear, a float one, QuantizeLinear.
+
+    ConvInteger and MatMulInteger become float operators on tensors of scale 1, and a Cast where
+    anyone reads whole numbers. `node` is one that `objection` has nothing against.
+    """
+    _RULES[node.op](graph, node)
+
+
+def expand_all(graph: gs.Graph) -> None:
+    """Write every operator on quantised tensors so, as far as that is possible."""
+    for node in list(graph.nodes):
+        if is_qoperator(node) and not objection(graph, node):
+            expand(graph, node)
+    sort_nodes(graph)
+
+
+def objection(graph: gs.Graph, node: gs.Node) -> str:
     """Why an operator on quantised tensors stays as it is."""
     if node.attrs.get("channels_last", 0):
         return "its channels are last"
@@ -117,17 +130,8 @@ def _objection(graph: gs.Graph, node: gs.Node) -> str:
     return ""
 
 
-def _standard(node: gs.Node) -> Site | None:
-    """A QuantizeLinear or DequantizeLinear of onnxruntime's own, where ONNX's can do it too."""
-    tensor = node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]
-    known = (np.uint8, np.int8, np.int32)
-    if node.domain != MICROSOFT or tensor.dtype not in known:
-        return None
-
-    def edit(_: gs.Graph) -> None:
-        node.domain = None
-
-    return Site(node, f"{node.op} is ONNX's", edit)
+def _standard(_: gs.Graph, node: gs.Node) -> None:
+    node.domain = None
 
 
 # Tensors
@@ -270,8 +274,7 @@ _RULES: Mapping[str, Callable[[gs.Graph, gs.Node], None]] = {
     "QLinearConcat": _concat,
     "ConvInteger": _integer("Conv", _CONV, (0, 0)),
     "MatMulInteger": _integer("MatMul", (), (-2, -1)),
-    # Theirs become ONNX's, and nothing else is done about these.
-    "QuantizeLinear": lambda *_: None,
-    "DequantizeLinear": lambda *_: None,
+    # onnxruntime's become ONNX's.
+    **dict.fromkeys(_LINEAR, _standard),
 }
 """How each operator is rewritten, in a graph."""
