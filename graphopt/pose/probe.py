@@ -16,7 +16,8 @@ from graphopt.runtime.synthetic_images import natural_photo
 def as_proto(model: Any) -> Any:
     """The ModelProto of a graph, of a file, or of itself.
 
-    Operators on quantised tensors are float ones between QuantizeLinear and DequantizeLinear there.
+    But for a ModelProto, operators on quantised tensors become float ones between QuantizeLinear
+    and DequantizeLinear.
     """
     import onnx
 
