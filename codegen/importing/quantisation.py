@@ -165,7 +165,24 @@ def is_weight(expr: Expr) -> bool:
 
 def with_float_weights(module: tvm.IRModule) -> tvm.IRModule:
     """The same network, all of whose weights are float32."""
-    return relax.transform.FoldConstant()(module)
+    module = module.clone()
+    module["main"] = _Floats().visit_expr(module["main"])
+    # What was done to them (a transposition) is done now.
+    inlined = [relax.transform.CanonicalizeBindings(), relax.transform.FoldConstant()]
+    return tvm.transform.Sequential(inlined)(module)
+
+
+@mutator
+class _Floats(PyExprMutator):  # type: ignore[misc]
+    """Puts float32 constants in the place of quantised weights."""
+
+    def visit_call_(self, call: Expr) -> Expr:
+        """One call."""
+        if is_weight(call):
+            values = [v for part in call.args if (v := _value(part)) is not None]
+            if len(values) == 3:
+                return relax.const(_dequantized(*values, axis=int(call.attrs.axis)))
+        return super().visit_call_(call)
 
 
 # What they compute
