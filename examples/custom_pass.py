@@ -37,7 +37,7 @@ class DropRelu(Pass[gs.Node]):
                 yield clip
 
     def rewrite(self, graph: gs.Graph, clip: gs.Node) -> Change:
-        relu = producer_of(clip.inputs[0])
+        relu = clip.inputs[0].inputs[0]
         clip.inputs[0] = relu.inputs[0]
         remove_unread(graph, [relu])
         return Change(label(clip), "reads from before its Relu")

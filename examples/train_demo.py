@@ -62,7 +62,7 @@ CROP = 288
 """Height and width of what the network learns from, in pixels."""
 BATCH = 8
 RATE = 1.5e-3
-"""Of learning; reached in 300 steps, and falling to nothing."""
+"""The highest learning rate: reached in 300 steps, then falling to zero."""
 STAGES = (0.12, 0.3, 1.0)
 """The parts of all crops by which the near layer alone, the far one besides, and everything has
 been learnt: what is near learns too slowly together with the rest."""
@@ -245,7 +245,7 @@ class Teacher:
         """Heat maps, PAFs and the layer [channels, H/8, W/8] for a normalised picture."""
         answers = self._engine.run({next(iter(self._engine.inputs)): feed})
         if self._alone:
-            return answers[self._layer][0]
+            return np.asarray(answers[self._layer][0], np.float32)
         assert self.spec.paf is not None
         maps = [self.spec.heat.of(answers), self.spec.paf.of(answers), answers[self._layer][0]]
         return np.concatenate(maps)
@@ -254,8 +254,8 @@ class Teacher:
     def _affine(self) -> tuple[list[int], NDArray[np.float32], NDArray[np.float32]]:
         """The channels' order, and mean and scale [3, 1, 1], with which it takes RGB."""
         ways = self.spec.preprocess
-        values = (np.array(v, np.float32)[:, None, None] for v in (ways.mean, ways.scale))
-        return [0, 1, 2] if ways.color == "rgb" else [2, 1, 0], *values
+        mean, scale = (np.array(v, np.float32)[:, None, None] for v in (ways.mean, ways.scale))
+        return [0, 1, 2] if ways.color == "rgb" else [2, 1, 0], mean, scale
 
     def normalised(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """[1, 3, H, W]: what it takes for RGB [3, H, W] from 0 to 255."""
@@ -265,7 +265,7 @@ class Teacher:
     def pixels(self, feed: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inverse."""
         order, mean, scale = self._affine
-        return (feed[0] / scale + mean)[order]
+        return np.asarray((feed[0] / scale + mean)[order])
 
 
 def see(photos: Sequence[Path], teacher: Teacher, folder: Path) -> None:
@@ -317,7 +317,7 @@ PAF_X, PAF_Y = (
 )
 
 
-class Crops(IterableDataset):  # type: ignore[misc]
+class Crops(IterableDataset):
     """Endless random crops.
 
     Each is a picture [3, S, S], the maps wanted [heat + PAF, S/8, S/8], the teacher's near layer
@@ -399,7 +399,7 @@ class Crops(IterableDataset):  # type: ignore[misc]
         people = maps[..., :PARTS].amax(dim=2).clamp(min=0.02).square()
         cell = int(torch.multinomial(people.flatten(), 1))
         near = STRIDE * np.array([cell % columns, cell // columns])
-        return near + self._rng.uniform(-0.4, 0.4, 2) * CROP
+        return np.asarray(near + self._rng.uniform(-0.4, 0.4, 2) * CROP)
 
     def _recolored(self, image: Tensor) -> Tensor:
         rng = self._rng

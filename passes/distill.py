@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -14,14 +14,23 @@ from graphopt.errors import InputError
 from graphopt.fitting.distill import distill
 from graphopt.fitting.distill_options import DistillOptions, DistillReport
 from graphopt.ir.graph import constant_of, label
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, PreparedPass, Skip, option
 
 TrainableLayer = tuple[gs.Node, gs.Node]
 """A node of the graph, and the same node with trained weights."""
 
 
 @dataclass(frozen=True)
-class Distill(Pass[TrainableLayer]):
+class Training:
+    """What training gave."""
+
+    graph: gs.Graph
+    """The network with trained weights."""
+    report: DistillReport
+
+
+@dataclass(frozen=True)
+class Distill(PreparedPass[TrainableLayer, Training]):
     """Train the changed network to give the original's outputs, from photos without labels.
 
     Rewrite:
@@ -67,7 +76,7 @@ class Distill(Pass[TrainableLayer]):
     def needs_images(self) -> bool:
         return True
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[TrainableLayer]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Training:
         if context.original is None or context.calibration is None:
             raise InputError(
                 "there are no photos to train on", hint="give a folder of them with --calib"
@@ -88,10 +97,19 @@ class Distill(Pass[TrainableLayer]):
             checkpoint=Path(self.checkpoint) if self.checkpoint else context.work,
             progress=context.progress,
         )
-        return _Trained(**vars(self), trained=trained, report=report)
+        return Training(trained, report)
 
-    def match(self, graph: gs.Graph) -> Iterator[TrainableLayer | Skip]:
-        yield from (Skip(label(n), "trained on photos only") for n in graph.nodes if n.op == "Conv")
+    def match(self, graph: gs.Graph, facts: Training) -> Iterator[TrainableLayer | Skip]:
+        report = facts.report
+        errors = f"error on held-out crops {report.before:.4f} to {report.after:.4f}"
+        twins = {node.outputs[0].name: node for node in facts.graph.nodes}
+        for node in list(graph.nodes):
+            twin = twins[node.outputs[0].name]
+            pairs = zip(node.inputs[1:3], twin.inputs[1:3], strict=True)
+            values = [(constant_of(a), constant_of(b)) for a, b in pairs]
+            if any(a is not None and b is not None and (a != b).any() for a, b in values):
+                yield node, twin
+        yield Skip("(all)", f"{errors} in {report.steps} steps, {report.seconds:.0f} s")
 
     def rewrite(self, graph: gs.Graph, site: TrainableLayer) -> Change | Skip:  # noqa: ARG002
         node, trained = site
@@ -101,22 +119,3 @@ class Distill(Pass[TrainableLayer]):
             assert values is not None
             weight.values = values
         return Change(label(node), "trained")
-
-
-@dataclass(frozen=True)
-class _Trained(Distill):
-    """The pass with what training gave."""
-
-    trained: gs.Graph = field(kw_only=True)
-    report: DistillReport = field(kw_only=True)
-
-    def match(self, graph: gs.Graph) -> Iterator[TrainableLayer | Skip]:
-        errors = f"error on held-out crops {self.report.before:.4f} to {self.report.after:.4f}"
-        twins = {node.outputs[0].name: node for node in self.trained.nodes}
-        for node in list(graph.nodes):
-            twin = twins[node.outputs[0].name]
-            pairs = zip(node.inputs[1:3], twin.inputs[1:3], strict=True)
-            values = [(constant_of(a), constant_of(b)) for a, b in pairs]
-            if any(a is not None and b is not None and (a != b).any() for a, b in values):
-                yield node, twin
-        yield Skip("(all)", f"{errors} in {self.report.steps} steps, {self.report.seconds:.0f} s")

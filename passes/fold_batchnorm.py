@@ -13,6 +13,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import CONV_OPS, has_quantised_weight
 from graphopt.ir.edit import absorb, constant, remove_nodes
 from graphopt.ir.graph import constant_of, is_standard, label, only_consumer, producer_of
+from graphopt.ir.operators import OPERATORS
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip
 from graphopt.optimizer.simplify.channel_weights import (
     Affine,
@@ -24,7 +25,7 @@ from graphopt.optimizer.simplify.channel_weights import (
     scaled_gemm,
 )
 
-LINEAR_OPS = (*CONV_OPS, "Gemm")
+LINEAR_OPS = tuple(operator.name for operator in OPERATORS.values() if operator.has_bias)
 AFFINE_OPS = ("Mul", "Div", "Add", "Sub")
 
 
@@ -132,7 +133,7 @@ def _variable_input(node: gs.Node) -> gs.Tensor:
 
 
 def _affine_of(node: gs.Node) -> Affine | str:
-    """What a node computes, or why that is no per-channel affine map."""
+    """The per-channel affine map that a node computes, or why it does not compute one."""
     return _batchnorm(node) if node.op == "BatchNormalization" else _arithmetic(node)
 
 

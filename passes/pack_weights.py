@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.block_structure import BLOCKS, Block
 from graphopt.ir.graph import constant_of, is_graph_output, is_standard, label
+from graphopt.ir.identity import IdentitySet
 from graphopt.ir.packing import OLDEST_OPSET, Packed, insert, pack
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
@@ -64,7 +65,7 @@ class PackWeights(Pass[Weight]):
         return Numerics.EXACT if self.values == "float32" else Numerics.APPROXIMATE
 
     def match(self, graph: gs.Graph) -> Iterator[Weight | Skip]:
-        seen: set[int] = set()
+        seen: IdentitySet[gs.Tensor] = IdentitySet()
         for node in list(graph.nodes):
             if not is_standard(node, "Conv", "ConvTranspose"):
                 continue
@@ -73,11 +74,11 @@ class PackWeights(Pass[Weight]):
             if (
                 not isinstance(tensor, gs.Constant)
                 or weight is None
-                or id(tensor) in seen
+                or tensor in seen
                 or is_graph_output(graph, tensor)
             ):
                 continue
-            seen.add(id(tensor))
+            seen.add(tensor)
             if weight.dtype != np.float32 or weight.ndim != 4 or weight.size < SMALL:
                 continue
             if graph.opset < OLDEST_OPSET:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +17,7 @@ from graphopt.ir.block_structure import BLOCKS, BlockName, expand, kept_mask, su
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import is_standard, label
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, PreparedPass, Skip, option
 from graphopt.sparsity.eligible import NARROW, ineligible_reasons
 from graphopt.sparsity.plan import PruningPlan, plan_for
 
@@ -25,6 +25,10 @@ Doubles = NDArray[np.float64]
 
 PHOTOS = 40
 """Calibration images to take statistics from."""
+
+
+Energies: TypeAlias = Mapping[str, Doubles]
+"""The mean square of each channel [C] of what layers read, by the tensor's name."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ class Site:
     ratio: float
     """The part of its blocks that goes."""
     block: BlockName
+    energy: Doubles | None
+    """The mean square of each channel that it reads [C]; None where nothing was measured."""
 
 
 @dataclass(frozen=True)
-class PruneBlocks(Pass[Site]):
+class PruneBlocks(PreparedPass[Site, Energies | None]):
     """Make those blocks of a convolution's weights zero that matter least to what it computes.
 
     Rewrite:
@@ -81,36 +87,37 @@ class PruneBlocks(Pass[Site]):
         NARROW, "channels, in or out, below which a layer is left alone"
     )
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Energies | None:
         if context.calibration is None or self.score == "magnitude":
-            return self
+            return None
         context.progress(f"{self.name}: what the layers see")
-        sites = [found for found in self.match(graph) if isinstance(found, Site)]
-        return _Informed(**vars(self), energy=mean_squares(graph, sites, context.calibration))
+        sites = [found for found in self.match(graph, None) if isinstance(found, Site)]
+        return mean_squares(graph, sites, context.calibration)
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+    def match(self, graph: gs.Graph, facts: Energies | None) -> Iterator[Site | Skip]:
         plan = plan_for(graph, self.plan) if self.plan else None
         reasons = ineligible_reasons(graph, self.narrow)
         for node in list(graph.nodes):
             if is_standard(node, "Conv"):
-                reason = reasons.get(id(node))
-                yield Skip(label(node), reason) if reason else self._site(node, plan)
+                reason = reasons.get(node)
+                yield Skip(label(node), reason) if reason else self._site(node, plan, facts)
 
-    def _site(self, node: gs.Node, plan: PruningPlan | None) -> Site | Skip:
+    def _site(
+        self, node: gs.Node, plan: PruningPlan | None, energies: Energies | None
+    ) -> Site | Skip:
         name, spec = label(node), Convolution.of(node)
         assert spec is not None
+        energy = None if energies is None else energies[node.inputs[0].name]
         if plan is None:
-            return Site(node, spec, self.ratio, self.block)
+            return Site(node, spec, self.ratio, self.block, energy)
         if name not in plan.layers:
             return Skip(name, "the plan leaves it alone")
-        return Site(node, spec, plan.layers[name], plan.block)
+        return Site(node, spec, plan.layers[name], plan.block, energy)
 
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        uniform = np.ones(site.spec.in_channels)
-        return self._prune(graph, site, uniform, "w^2")
-
-    def _prune(self, graph: gs.Graph, site: Site, energy: Doubles, worth: str) -> Change | Skip:
-        """Prune one site; `energy` is the mean square of each channel that it reads."""
+        energy, worth = site.energy, "w^2 E[x^2]"
+        if energy is None:
+            energy, worth = np.ones(site.spec.in_channels), "w^2"
         node, weight, block = site.node, site.spec.weight, BLOCKS[site.block]
         scores = sums(weight.astype(np.float64) ** 2 * energy[:, None, None], block)
         present = kept_mask(weight, block)
@@ -129,21 +136,8 @@ class PruneBlocks(Pass[Site]):
         return Change(label(node), summary)
 
 
-@dataclass(frozen=True)
-class _Informed(PruneBlocks):
-    """The pass when it knows what the layers see."""
-
-    energy: Mapping[str, Doubles] = field(kw_only=True)
-    """By the name of a layer's input, see `mean_squares`."""
-
-    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        return self._prune(graph, site, self.energy[site.node.inputs[0].name], "w^2 E[x^2]")
-
-
-def mean_squares(
-    graph: gs.Graph, sites: Sequence[Site], calibration: Calibration
-) -> dict[str, Doubles]:
-    """The mean square of each channel [C] of what the sites read, by the tensor's name."""
+def mean_squares(graph: gs.Graph, sites: Sequence[Site], calibration: Calibration) -> Energies:
+    """What the sites read in calibration images."""
     names = sorted({site.node.inputs[0].name for site in sites})
     if not names:
         return {}

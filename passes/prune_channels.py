@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,7 +15,15 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.ir.identity import IdentityMap
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    PreparedPass,
+    Skip,
+    option,
+)
 from graphopt.sparsity.channel_flow import is_even
 from graphopt.sparsity.channel_groups import ChannelGroup, ChannelMap
 from graphopt.sparsity.channel_selection import ChannelConsumer, eliminate
@@ -28,20 +36,27 @@ PHOTOS = 40
 """Calibration images to take statistics from."""
 
 
+Products: TypeAlias = Mapping[str, Doubles]
+"""What channels have in common where convolutions read them, by the tensor's name: [C+1, C+1], the
+means of the products of the channels, and of a one, last, over all positions."""
+
+
 @dataclass(frozen=True)
 class Site:
     """Channels of which some are to go."""
 
     group: ChannelGroup
     channels: ChannelMap
-    uniform: Mapping[int, Doubles]
+    uniform: IdentityMap[gs.Tensor, Doubles]
     """See `ChannelMap.uniform`, of the network before any channel went."""
     ratio: float
     """The part of them that goes."""
+    products: Products | None
+    """What layers see; None where nothing was measured."""
 
 
 @dataclass(frozen=True)
-class PruneChannels(Pass[Site]):
+class PruneChannels(PreparedPass[Site, Products | None]):
     """Remove whole channels: filters, and what reads them; the network stays dense, and shrinks.
 
     Rewrite:
@@ -76,7 +91,6 @@ class PruneChannels(Pass[Site]):
     """
 
     name: ClassVar[str] = "prune-channels"
-    _worth: ClassVar[str] = "w^2"
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = option(
         0.25, "part of a group's channels that goes; 0: only dead ones"
@@ -97,15 +111,15 @@ class PruneChannels(Pass[Site]):
     def numerics(self) -> Numerics:
         return Numerics.APPROXIMATE if self.ratio or self.plan else Numerics.EXACT
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Products | None:
         exact = self.numerics is Numerics.EXACT
         if exact or context.calibration is None or self.score == "magnitude":
-            return self
+            return None
         context.progress(f"{self.name}: what the layers see")
-        sites = [found for found in self.match(graph) if isinstance(found, Site)]
-        return _Informed(**vars(self), products=mean_products(graph, sites, context.calibration))
+        sites = [found for found in self.match(graph, None) if isinstance(found, Site)]
+        return mean_products(graph, sites, context.calibration)
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+    def match(self, graph: gs.Graph, facts: Products | None) -> Iterator[Site | Skip]:
         plan = plan_for(graph, self.plan) if self.plan else None
         channels = ChannelMap(graph)
         uniform = channels.uniform()
@@ -114,7 +128,7 @@ class PruneChannels(Pass[Site]):
             if group.held:
                 yield Skip(group.name, group.held)
             else:
-                yield Site(group, channels, uniform, self._ratio(group, plan))
+                yield Site(group, channels, uniform, self._ratio(group, plan), facts)
 
     def _ratio(self, group: ChannelGroup, plan: PruningPlan | None) -> float:
         if plan is None:
@@ -143,7 +157,8 @@ class PruneChannels(Pass[Site]):
         if len(dead) < num_pruned:
             alive = np.setdiff1d(group.classes, dead)
             lost = self._eliminate(graph, site, alive, num_pruned - len(dead))
-            summary += f", with {lost:.1%} of {self._worth}"
+            worth = "w^2" if site.products is None else "what its readers make"
+            summary += f", with {lost:.1%} of {worth}"
         if len(group.names) > 1:
             summary += f", also from {', '.join(group.names[1:])}"
         return Change(group.name, summary)
@@ -160,7 +175,7 @@ class PruneChannels(Pass[Site]):
             ChannelConsumer(
                 self._system(site, tensor),
                 [_spec(node) for node in nodes],
-                alive[:, None] == site.channels.classes[id(tensor)],
+                alive[:, None] == site.channels.classes[tensor],
             )
             for tensor, nodes in site.group.readers
         ]
@@ -172,7 +187,14 @@ class PruneChannels(Pass[Site]):
         return lost
 
     def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        """See `ChannelConsumer`: as if channels were uncorrelated, as strong as their filters."""
+        """See `ChannelConsumer`: what was measured.
+
+        Without it, as if channels were uncorrelated, and as strong as their filters.
+        """
+        if site.products is not None:
+            left = np.append(site.channels.left[tensor], -1)
+            system: Doubles = site.products[tensor.name][np.ix_(left, left)]
+            return system
         classes = site.channels.classes
         strength = np.zeros(site.channels.count)
         for node in site.group.producers:
@@ -180,32 +202,12 @@ class PruneChannels(Pass[Site]):
             filters = 1 if spec.op == "ConvTranspose" else 0
             others = tuple(axis for axis in range(spec.weight.ndim) if axis != filters)
             energy = np.square(spec.weight, dtype=np.float64).sum(axis=others)
-            np.add.at(strength, classes[id(node.outputs[0])], energy)
-        return np.diag(np.append(strength[classes[id(tensor)]], 1.0))
+            np.add.at(strength, classes[node.outputs[0]], energy)
+        return np.diag(np.append(strength[classes[tensor]], 1.0))
 
 
-@dataclass(frozen=True)
-class _Informed(PruneChannels):
-    """The pass when it knows what the layers see."""
-
-    products: Mapping[str, Doubles] = field(kw_only=True)
-    """By the name of what they read, see `mean_products`."""
-
-    _worth: ClassVar[str] = "what its readers make"
-
-    def _system(self, site: Site, tensor: gs.Tensor) -> Doubles:
-        left = np.append(site.channels.left[id(tensor)], -1)
-        system: Doubles = self.products[tensor.name][np.ix_(left, left)]
-        return system
-
-
-def mean_products(
-    graph: gs.Graph, sites: Sequence[Site], calibration: Calibration
-) -> dict[str, Doubles]:
-    """What the sites' channels have in common where convolutions read them, by the tensor's name.
-
-    [C+1, C+1]: the means of the products of the channels, and of a one, last, over all positions.
-    """
+def mean_products(graph: gs.Graph, sites: Sequence[Site], calibration: Calibration) -> Products:
+    """What the sites' channels have in common in calibration images."""
     names = sorted({tensor.name for site in sites for tensor, _ in site.group.readers})
     if not names:
         return {}
@@ -231,23 +233,21 @@ def _dead(site: Site) -> Indices:
     """The classes of channels that can go without a change: nobody would notice."""
     classes = site.group.classes
     for tensor, nodes in site.group.readers:
-        key = id(tensor)
-        value = site.uniform[key][site.channels.left[key]]
+        value = site.uniform[tensor][site.channels.left[tensor]]
         for node in nodes:
             spec = _spec(node)
             channels = 0 if spec.op == "ConvTranspose" else 1
             read = np.moveaxis(spec.weight, channels, 0).reshape(spec.in_channels, -1).any(axis=1)
             foldable = ~np.isnan(value) if is_even(spec) else value == 0
-            classes = np.setdiff1d(classes, site.channels.classes[key][read & ~foldable])
+            classes = np.setdiff1d(classes, site.channels.classes[tensor][read & ~foldable])
     return classes
 
 
 def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
     """Add what dead channels give to their readers to these readers' biases."""
     for tensor, nodes in site.group.readers:
-        key = id(tensor)
-        value = site.uniform[key][site.channels.left[key]]
-        value = np.where(np.isin(site.channels.classes[key], dead), np.nan_to_num(value), 0.0)
+        value = site.uniform[tensor][site.channels.left[tensor]]
+        value = np.where(np.isin(site.channels.classes[tensor], dead), np.nan_to_num(value), 0.0)
         for node in nodes if value.any() else ():
             spec = _spec(node)
             if is_even(spec):
@@ -257,8 +257,9 @@ def _fold(graph: gs.Graph, site: Site, dead: Indices) -> None:
 
 
 def _write(graph: gs.Graph, node: gs.Node, spec: Convolution) -> None:
-    """Put a convolution's weight and bias into its node."""
+    """Put a convolution's weight and bias into its node; no bias of zeros where there was none."""
     name = node.inputs[1].name
-    values = {name: spec.weight, f"{name}.bias": spec.bias}
+    bias = spec.bias if len(node.inputs) > 2 or np.any(spec.bias) else None
+    values = {name: spec.weight, f"{name}.bias": bias}
     constants = [constant(graph, key, v) for key, v in values.items() if v is not None]
     node.inputs = [node.inputs[0], *constants]

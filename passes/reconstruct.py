@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -12,13 +12,28 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.reconstruct import Reconstruction
-from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import label
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, option
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Outcome,
+    PreparedPass,
+    Skip,
+    option,
+)
 
 
 @dataclass(frozen=True)
-class Reconstruct(Pass[gs.Node]):
+class Layer:
+    """A convolution to fit, and what fits it: each sees what those before it came to."""
+
+    node: gs.Node
+    work: Reconstruction
+
+
+@dataclass(frozen=True)
+class Reconstruct(PreparedPass[Layer, Reconstruction]):
     """Fit each convolution to what the original network makes at the same place, from photos.
 
     Rewrite:
@@ -68,13 +83,13 @@ class Reconstruct(Pass[gs.Node]):
     def needs_images(self) -> bool:
         return True
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[gs.Node]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Reconstruction:
         if context.original is None or context.calibration is None:
             raise InputError(
                 "weights are fitted on what the network sees, and there are no images to show it",
                 hint="give a folder of photos with --calib",
             )
-        work = Reconstruction(
+        return Reconstruction(
             graph,
             context.original,
             context.calibration,
@@ -85,40 +100,26 @@ class Reconstruct(Pass[gs.Node]):
             checkpoint=Path(self.checkpoint) if self.checkpoint else context.work,
             progress=context.progress,
         )
-        return _Fitting(**vars(self), work=work)
 
-    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:
-        for node in graph.nodes:
-            spec = Convolution.of(node)
-            if spec is not None and spec.op == "Conv":
-                yield node
+    def match(self, graph: gs.Graph, facts: Reconstruction) -> Iterator[Layer | Skip]:  # noqa: ARG002
+        for found in facts.sites():
+            yield found if isinstance(found, Skip) else Layer(found, facts)
 
-    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
-        return Skip(label(site), "it is fitted on photos only")
+    def rewrite(self, graph: gs.Graph, site: Layer) -> Change | Skip:  # noqa: ARG002
+        result = site.work.fit(site.node)
+        errors = f"{result.before:.3f} to {result.after:.3f} of the target's deviation"
+        if not result.accepted:
+            return Skip(label(site.node), "fitted weights are no better on held-out photos")
+        return Change(label(site.node), f"error on held-out photos from {errors}")
 
-
-@dataclass(frozen=True)
-class _Fitting(Reconstruct):
-    """The pass at work."""
-
-    work: Reconstruction = field(kw_only=True)
-
-    def sweep(self, graph: gs.Graph, without: Collection[int] = ()) -> Outcome:
-        outcome = super().sweep(graph, without)
-        after = self.work.settle()
-        if after < self.work.before:
+    def sweep(
+        self, graph: gs.Graph, facts: Reconstruction, without: Collection[int] = ()
+    ) -> Outcome:
+        outcome = super().sweep(graph, facts, without)
+        after = facts.settle()
+        if after < facts.before:
             return outcome
-        errors = f"{self.work.before:.3f} to {after:.3f}"
+        errors = f"{facts.before:.3f} to {after:.3f}"
         reason = f"taken back: on held-out photos the outputs' error goes from {errors}"
         undone = [Skip(change.node, reason) for change in outcome.changes]
         return Outcome((), (*outcome.skips, *undone))
-
-    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:  # noqa: ARG002
-        return self.work.sites()
-
-    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
-        result = self.work.fit(site)
-        errors = f"{result.before:.3f} to {result.after:.3f} of the target's deviation"
-        if not result.accepted:
-            return Skip(label(site), "fitted weights are no better on held-out photos")
-        return Change(label(site), f"error on held-out photos from {errors}")

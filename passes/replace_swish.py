@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
 from pydantic import Field
@@ -15,12 +15,23 @@ from graphopt.fitting.activation_matching import KINDS, Found, find_activations
 from graphopt.fitting.activation_surrogates import Gate
 from graphopt.ir.edit import emit, remove_nodes, remove_unread
 from graphopt.ir.graph import is_standard, label, producer_of, scalar_of
-from graphopt.ir.header import copy_model
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.ir.identity import IdentitySet
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, PreparedPass, Skip, option
+
+Fits: TypeAlias = Mapping[str, FittedActivation]
+"""Fitted forms by the name of the activation's output."""
 
 
 @dataclass(frozen=True)
-class ReplaceSwish(Pass[Found]):
+class Site:
+    """An activation to replace, and what was fitted to it, if anything was."""
+
+    found: Found
+    fit: FittedActivation | None
+
+
+@dataclass(frozen=True)
+class ReplaceSwish(PreparedPass[Site, Fits | None]):
     """Replace Swish, x * sigmoid(x), and its like by activations without exponentials.
 
     Rewrite:
@@ -108,9 +119,9 @@ class ReplaceSwish(Pass[Found]):
     def needs_images(self) -> bool:
         return self.gate == "fitted"
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Found]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Fits | None:
         if not self.needs_images:
-            return self
+            return None
         original, calibration = context.original, context.calibration
         if original is None or calibration is None:
             raise InputError(
@@ -118,12 +129,13 @@ class ReplaceSwish(Pass[Found]):
                 hint="give a folder of photos with --calib, or take gate=hard",
             )
         known = original.tensors()
+        found = [f for f in self._activations(graph.copy()) if isinstance(f, Found)]
         places = [
-            ActivationSite(site.x.name, site.y.name, site.smooth_form if self.smooth else site.form)
-            for site in self.match(copy_model(graph))
-            if isinstance(site, Found) and _comparable(site.x, known.get(site.y.name))
+            ActivationSite(f.x.name, f.y.name, f.smooth_form if self.smooth else f.form)
+            for f in found
+            if _comparable(f.x, known.get(f.y.name))
         ]
-        fits = fit_in_order(
+        return fit_in_order(
             graph,
             places,
             original,
@@ -131,16 +143,22 @@ class ReplaceSwish(Pass[Found]):
             max_error=self.max_error,
             progress=lambda what: context.progress(f"{self.name}: {what}"),
         )
-        chosen = (self.gate, self.form, self.activations, self.max_error, self.smooth)
-        return _Fitted(*chosen, fits=fits)
 
-    def match(self, graph: gs.Graph) -> Iterator[Found | Skip]:
+    def match(self, graph: gs.Graph, facts: Fits | None) -> Iterator[Site | Skip]:
+        for found in self._activations(graph):
+            if isinstance(found, Skip):
+                yield found
+            else:
+                yield Site(found, None) if facts is None else _fitted(found, facts)
+
+    def _activations(self, graph: gs.Graph) -> Iterator[Found | Skip]:
         found = find_activations(graph)
+        inner = IdentitySet(node for site in found.values() for node in site.nodes)
         for node in list(graph.nodes):
-            site = found.get(id(node))
+            site = found.get(node)
             if site is not None:
                 yield from self._judged(graph, node, site)
-            elif node.outputs and _gates_another(node):
+            elif node.outputs and node not in inner and _gates_another(node):
                 yield Skip(label(node), "the Sigmoid gates another tensor: no Swish")
 
     def _judged(self, graph: gs.Graph, node: gs.Node, site: Found) -> Iterator[Found | Skip]:
@@ -155,39 +173,35 @@ class ReplaceSwish(Pass[Found]):
         elif not (as_node and node.op == "HardSwish"):
             yield site
 
-    def rewrite(self, graph: gs.Graph, site: Found) -> Change | Skip:
-        name = _take_out(graph, site)
+    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
+        found, fit, title = site.found, site.fit, site.found.activation.title
+        name = _take_out(graph, found)
+        if fit is not None:
+            fit.form.write(graph, found.x, found.y)
+            return Change(name, f"{title} is fitted, {fit.error:.3f} of its output is off")
         if self.gate == "hardtanh":
-            _write_hardtanh(graph, site)
-        elif self.form == "op" and site.activation.kind == "swish":
-            _write_hard_swish(graph, site)
-        elif isinstance(site.form, Gate):
-            site.form.write_plain(graph, site.x, site.y)
+            _write_hardtanh(graph, found)
+        elif self.form == "op" and found.activation.kind == "swish":
+            _write_hard_swish(graph, found)
+        elif isinstance(found.form, Gate):
+            found.form.write_plain(graph, found.x, found.y)
         else:
-            site.form.write(graph, site.x, site.y)
-        return Change(name, f"{site.activation.title} becomes {self.gate}")
-
-
-@dataclass(frozen=True)
-class _Fitted(ReplaceSwish):
-    """The pass with its forms fitted."""
-
-    fits: Mapping[str, FittedActivation] = field(kw_only=True)
-    """By the name of a site's output."""
-
-    def rewrite(self, graph: gs.Graph, site: Found) -> Change | Skip:
-        name, title, y = label(site.nodes[0]), site.activation.title, site.y
-        fit = self.fits.get(y.name)
-        if fit is None:
-            return Skip(name, f"the original has no {y.name} of [N,C,...] to fit it to")
-        if not fit.kept:
-            return Skip(name, f"{title} stays: fitted, {fit.error:.3f} of its output would be off")
-        _take_out(graph, site)
-        fit.form.write(graph, site.x, y)
-        return Change(name, f"{title} is fitted, {fit.error:.3f} of its output is off")
+            found.form.write(graph, found.x, found.y)
+        return Change(name, f"{title} becomes {self.gate}")
 
 
 # --- finding ------------------------------------------------------------------------------------
+
+
+def _fitted(found: Found, fits: Fits) -> Site | Skip:
+    """The site that an activation is where its form could be fitted."""
+    name, fit = label(found.nodes[0]), fits.get(found.y.name)
+    if fit is None:
+        return Skip(name, f"the original has no {found.y.name} of [N,C,...] to fit it to")
+    if not fit.kept:
+        title = found.activation.title
+        return Skip(name, f"{title} stays: fitted, {fit.error:.3f} of its output would be off")
+    return Site(found, fit)
 
 
 def _gates_another(node: gs.Node) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -27,9 +27,9 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution, why_unknown
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import is_standard, label, only_consumer
-from graphopt.ir.header import copy_model
+from graphopt.ir.identity import IdentityMap
 from graphopt.ir.onnx_io import serialised
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, PreparedPass, Skip, option
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Doubles: TypeAlias = NDArray[np.float64]
@@ -47,18 +47,6 @@ about some."""
 
 
 @dataclass(frozen=True)
-class Site:
-    """A convolution to replace."""
-
-    node: gs.Node
-    spec: Convolution
-    depth: int
-    """Convolutions of the stack."""
-    width: int
-    """Channels between two of them."""
-
-
-@dataclass(frozen=True)
 class Patches:
     """Statistics of what the filters of a convolution see, a group at a time."""
 
@@ -69,7 +57,34 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class StackLargeConv(Pass[Site]):
+class Site:
+    """A convolution to replace."""
+
+    node: gs.Node
+    spec: Convolution
+    depth: int
+    """Convolutions of the stack."""
+    width: int
+    """Channels between two of them."""
+    patches: Patches | None = None
+    """What its filters see, where that was measured."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Which convolutions are worth replacing, and what they see; by their outputs' names."""
+
+    order: tuple[str, ...]
+    """Those that are replaced, in order."""
+    seen: Mapping[str, Patches]
+    slow: Mapping[str, str]
+    """Why others are not: their stacks would not be faster."""
+    progress: Callable[[str], None]
+    """Told which one is fitted."""
+
+
+@dataclass(frozen=True)
+class StackLargeConv(PreparedPass[Site, Facts]):
     """Replace convolutions of 5x5 and more by stacks of 3x3 with the same receptive field.
 
     Rewrite:
@@ -119,9 +134,9 @@ class StackLargeConv(Pass[Site]):
     )
     seed: int = option(0, "of the random starts")
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
-        sites = [found for found in self.match(graph) if isinstance(found, Site)]
-        slow: frozenset[str] = frozenset()
+    def prepare(self, graph: gs.Graph, context: Context) -> Facts:
+        sites = [found for found in self._candidates(graph) if isinstance(found, Site)]
+        slow: Mapping[str, str] = {}
         if context.device is not None:
             slow = self._slow(graph, sites, context.device)
             sites = [site for site in sites if site.node.outputs[0].name not in slow]
@@ -129,13 +144,12 @@ class StackLargeConv(Pass[Site]):
         if context.calibration is not None:
             context.progress(f"{self.name}: what {len(sites)} large convolutions see")
             seen = _statistics(graph, sites, context)
-        options = {f.name: getattr(self, f.name) for f in fields(self)}
         order = tuple(site.node.outputs[0].name for site in sites)
-        return _Prepared(**options, seen=seen, slow=slow, order=order, context=context)
+        return Facts(order, seen, slow, context.progress)
 
-    def _slow(self, graph: gs.Graph, sites: Sequence[Site], device: Device) -> frozenset[str]:
-        """The outputs of sites that a device is not predicted to compute faster as stacks."""
-        slow = set()
+    def _slow(self, graph: gs.Graph, sites: Sequence[Site], device: Device) -> Mapping[str, str]:
+        """Why sites stay that a device is not predicted to compute faster as stacks."""
+        slow = {}
         faster: dict[object, bool] = {}
         for site in sites:
             spec, x = site.spec, site.node.inputs[0]
@@ -146,8 +160,9 @@ class StackLargeConv(Pass[Site]):
                 except InputError:  # a shape is not known: the site is not refused for that
                     faster[kind] = True
             if not faster[kind]:
-                slow.add(site.node.outputs[0].name)
-        return frozenset(slow)
+                reason = f"a stack is not predicted to be faster on {device.name}"
+                slow[site.node.outputs[0].name] = reason
+        return slow
 
     def _is_faster(self, graph: gs.Graph, site: Site, device: Device) -> bool:
         spec, name = site.spec, site.node.outputs[0].name
@@ -160,7 +175,20 @@ class StackLargeConv(Pass[Site]):
 
         return rewritten_ms(graph, device, replaced) < network_ms(graph, device)
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
+    def match(self, graph: gs.Graph, facts: Facts) -> Iterator[Site | Skip]:
+        for found in self._candidates(graph):
+            if isinstance(found, Skip):
+                yield found
+                continue
+            name = found.node.outputs[0].name
+            if name in facts.slow:
+                yield Skip(label(found.node), facts.slow[name])
+                continue
+            count = f"{facts.order.index(name) + 1} of {len(facts.order)}"
+            facts.progress(f"{self.name}: {count} ({label(found.node)})")
+            yield replace(found, patches=facts.seen.get(name))
+
+    def _candidates(self, graph: gs.Graph) -> Iterator[Site | Skip]:
         for node in list(graph.nodes):
             if is_standard(node, "Conv") and node.outputs:
                 found = self._site(node)
@@ -196,10 +224,8 @@ class StackLargeConv(Pass[Site]):
         return spec.out_channels if spec.depthwise else self.width or spec.out_channels
 
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        return self._replace(graph, site, None)
-
-    def _replace(self, graph: gs.Graph, site: Site, patches: Patches | None) -> Change | Skip:
-        node, spec, kernel = site.node, site.spec, grouped(site.spec.weight, site.spec.group)
+        node, spec, patches = site.node, site.spec, site.patches
+        kernel = grouped(spec.weight, spec.group)
         stack = fit_stack(
             kernel,
             site.depth,
@@ -230,34 +256,6 @@ class StackLargeConv(Pass[Site]):
         return Change(
             name, f"{size} becomes {site.depth} 3x3, {stack.residual:.3f} of the {what} lost"
         )
-
-
-@dataclass(frozen=True)
-class _Prepared(StackLargeConv):
-    """The pass when it knows what the convolutions see, and which are worth replacing."""
-
-    seen: Mapping[str, Patches] = field(kw_only=True)
-    """By the name of the convolution's output."""
-    slow: frozenset[str] = field(kw_only=True)
-    """The names of those whose stacks would not be faster."""
-    order: tuple[str, ...] = field(kw_only=True)
-    """The names of the others."""
-    context: Context = field(kw_only=True)
-
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        for found in super().match(graph):
-            if isinstance(found, Site) and found.node.outputs[0].name in self.slow:
-                assert self.context.device is not None
-                reason = f"a stack is not predicted to be faster on {self.context.device.name}"
-                yield Skip(label(found.node), reason)
-            else:
-                yield found
-
-    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        name = site.node.outputs[0].name
-        count = f"{self.order.index(name) + 1} of {len(self.order)}"
-        self.context.progress(f"{self.name}: {count} ({label(site.node)})")
-        return self._replace(graph, site, self.seen.get(name))
 
 
 def _macs(site: Site) -> int:
@@ -298,7 +296,7 @@ def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dic
     sites = [site for site in sites if math.prod(site.spec.weight.shape[1:]) <= LARGEST_PATCH]
     assert context.calibration is not None
     images = context.calibration.fitting[:PHOTOS]
-    part = copy_model(graph)
+    part = graph.copy()
     tensors = part.tensors()
     given = {t.name for t in part.inputs}
     names = sorted({site.node.inputs[0].name for site in sites} - given)
@@ -306,17 +304,17 @@ def _statistics(graph: gs.Graph, sites: Sequence[Site], context: Context) -> dic
     with serialised(part) as model:
         engine = OnnxRuntimeEngine(model)
     rng = np.random.default_rng(0)
-    sums = {id(site): (0, np.zeros(()), np.zeros(())) for site in sites}
+    sums = IdentityMap((site, (0, np.zeros(()), np.zeros(()))) for site in sites)
     for feed in context.calibration.feeds(images):
         values = {**feed, **(engine.run(feed) if names else {})}
         for site in sites:
             seen = _patches(values[site.node.inputs[0].name], site.spec, rng)
-            count, first, second = sums[id(site)]
+            count, first, second = sums[site]
             outer = seen.transpose(0, 2, 1) @ seen
-            sums[id(site)] = (count + seen.shape[1], first + seen.sum(axis=1), second + outer)
+            sums[site] = (count + seen.shape[1], first + seen.sum(axis=1), second + outer)
     result = {}
     for site in sites:
-        count, first, second = sums[id(site)]
+        count, first, second = sums[site]
         mean = first / count
         covariance = second / count - mean[:, :, None] * mean[:, None, :]
         result[site.node.outputs[0].name] = Patches(mean, covariance)

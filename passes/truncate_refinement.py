@@ -12,7 +12,8 @@ from pydantic import Field
 
 from graphopt.ir.convolution import CONV_OPS
 from graphopt.ir.edit import can_rewire, emit, live_nodes, remove_nodes, rewire
-from graphopt.ir.graph import is_graph_output, is_standard, label, producer_of, reads_of
+from graphopt.ir.graph import is_graph_output, is_standard, label, positions, producer_of, reads_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
 
 Maps: TypeAlias = tuple[gs.Tensor, ...]
@@ -77,7 +78,7 @@ class TruncateRefinement(Pass[Cascade]):
             for maps in site.stages[self.stages :]:
                 new = _read_instead(graph, maps[index], new)
         live = live_nodes(graph)
-        remove_nodes(graph, [node for node in graph.nodes if id(node) not in live])
+        remove_nodes(graph, [node for node in graph.nodes if node not in live])
         return Change(name, f"{len(site.stages)} stages become {self.stages}")
 
 
@@ -97,29 +98,31 @@ class _Ancestry:
     """Which tensors are computed from which: a set of nodes, as the bits of a number, for each."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self._bit = {id(node): 1 << index for index, node in enumerate(graph.nodes)}
-        self._above: dict[int, int] = {}
+        self._bit = IdentityMap((node, 1 << index) for node, index in positions(graph).items())
+        self._above: IdentityMap[gs.Node, int] = IdentityMap()
         for node in graph.nodes:
-            above = self._bit[id(node)]
+            above = self._bit[node]
             for tensor in reads_of(node):
                 for maker in tensor.inputs:
-                    above |= self._above.get(id(maker), 0)
-            self._above[id(node)] = above
+                    above |= self._above.get(maker, 0)
+            self._above[node] = above
 
     def depends(self, tensor: gs.Tensor, node: gs.Node) -> bool:
         """Whether a tensor is made by a node, or from what it makes."""
         maker = producer_of(tensor)
-        return maker is not None and bool(self._above.get(id(maker), 0) & self._bit[id(node)])
+        return maker is not None and bool(self._above.get(maker, 0) & self._bit[node])
 
 
 def _cascades(graph: gs.Graph) -> Iterator[Cascade | Skip]:
     ancestry = _Ancestry(graph)
     junctions: dict[tuple[int, ...], list[tuple[gs.Node, Maps]]] = defaultdict(list)
+    numbers: IdentityMap[gs.Tensor, int] = IdentityMap()
     for node in graph.nodes:
         if is_standard(node, "Concat") and node.attrs.get("axis") in (1, -3):
             features, maps = _parts(node, ancestry)
             if features and maps:
-                junctions[tuple(sorted(map(id, features)))].append((node, maps))
+                same = sorted(numbers.setdefault(t, len(numbers)) for t in features)
+                junctions[tuple(same)].append((node, maps))
     for group in junctions.values():
         nodes, stages = zip(*group, strict=True)
         last = _last_maps(graph, ancestry, nodes[-1], stages[-1])
@@ -163,7 +166,7 @@ def _last_maps(
     """The maps that the last stage makes, in the order of those of the stage before."""
     maps = tuple(_last_map(graph, ancestry, junction, t) for t in before)
     found = tuple(t for t in maps if t is not None)
-    if len(found) < len(maps) or len({id(t) for t in found}) < len(found):
+    if len(found) < len(maps) or len(IdentitySet(found)) < len(found):
         return None
     return found if _closes(graph, junction, found) else None
 
@@ -193,14 +196,14 @@ def _last_map(
 
 def _closes(graph: gs.Graph, junction: gs.Node, maps: Sequence[gs.Tensor]) -> bool:
     """Whether all that the junction leads to passes through `maps`, and no convolution follows."""
-    ends = {id(t) for t in maps}
+    ends = IdentitySet(maps)
     inner, after = [junction.outputs[0]], list(maps)
-    seen: set[int] = set()
+    seen: IdentitySet[gs.Tensor] = IdentitySet()
     while inner:
         tensor = inner.pop()
-        if id(tensor) in seen or id(tensor) in ends:
+        if tensor in seen or tensor in ends:
             continue
-        seen.add(id(tensor))
+        seen.add(tensor)
         if is_graph_output(graph, tensor):
             return False
         inner += [t for reader in tensor.outputs for t in reader.outputs]

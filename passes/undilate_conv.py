@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
@@ -29,7 +29,15 @@ from graphopt.ir.space_to_batch import (
     plain_conv,
     reach_of,
 )
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, loosest, option
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    PreparedPass,
+    Skip,
+    loosest,
+    option,
+)
 
 Way: TypeAlias = Literal["polyphase", "stacked", "block"]
 
@@ -59,7 +67,17 @@ Site: TypeAlias = DilatedRegion | Single | Block
 
 
 @dataclass(frozen=True)
-class UndilateConv(Pass[Site]):
+class Fastest:
+    """The way of each convolution that a device is predicted to be fastest by."""
+
+    ways: Mapping[str, Way]
+    """By the name of a dilated convolution's output."""
+    why_not: str
+    """What is said of the others."""
+
+
+@dataclass(frozen=True)
+class UndilateConv(PreparedPass[Site, Fastest | None]):
     """Compute dilated convolutions as plain ones: on the phases of their input, or as stacks.
 
     Rewrite:
@@ -124,16 +142,15 @@ class UndilateConv(Pass[Site]):
         """Phases are laid out for one size."""
         return self.way in ("polyphase", "fastest") and any(map(_is_unsized, graph.nodes))
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Fastest | None:
         if self.way != "fastest":
-            return self
+            return None
         if context.device is None:
             raise InputError(
                 "which way is fastest depends on the device",
                 pass_name=self.name,
                 hint="name it with --device, or choose way=polyphase",
             )
-        options = {f.name: getattr(self, f.name) for f in fields(self)}
         ways: dict[str, Way] = {}
         why_not = f"nothing is predicted to be faster on {context.device.name}"
         if any(map(is_dilated, graph.nodes)):
@@ -141,7 +158,7 @@ class UndilateConv(Pass[Site]):
                 ways = self._fastest(graph, context.device)
             except InputError as error:
                 why_not = error.message
-        return _Chosen(**options, ways=ways, why_not=why_not)
+        return Fastest(ways, why_not)
 
     def _fastest(self, graph: gs.Graph, device: Device) -> dict[str, Way]:
         """The way of each dilated convolution that is worth changing, by its output's name."""
@@ -161,22 +178,35 @@ class UndilateConv(Pass[Site]):
     def _savings(self, graph: gs.Graph, device: Device, way: Way) -> dict[tuple[str, ...], float]:
         """Milliseconds that each site of a way saves, by the names of the dilated outputs."""
         savings, before = {}, network_ms(graph, device)
-        for index, site in enumerate(self._sites(graph, way)):
+        for index, site in enumerate(self._by(way, graph)):
             if not isinstance(site, Skip):
 
                 def rewritten(copy: gs.Graph, index: int = index) -> None:
-                    twin = next(islice(self._sites(copy, way), index, None))
+                    twin = next(islice(self._by(way, copy), index, None))
                     assert not isinstance(twin, Skip)
                     self._apply(copy, twin, fit=False)
 
                 savings[_names(site)] = before - rewritten_ms(graph, device, rewritten)
         return savings
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        assert self.way != "fastest"
-        yield from self._sites(graph, self.way)
+    def match(self, graph: gs.Graph, facts: Fastest | None) -> Iterator[Site | Skip]:
+        if facts is None:
+            assert self.way != "fastest"
+            yield from self._by(self.way, graph)
+            return
+        for node in filter(is_dilated, graph.nodes):
+            if node.outputs[0].name not in facts.ways:
+                yield Skip(label(node), UNSIZED if _is_unsized(node) else facts.why_not)
+        for way in get_args(Way):
+            for found in self._by(way, graph):
+                if not isinstance(found, Skip) and facts.ways.get(_names(found)[0]) == way:
+                    yield found
 
-    def _sites(self, graph: gs.Graph, way: Way) -> Iterator[Site | Skip]:
+    def numerics_given(self, facts: Fastest | None) -> Numerics:
+        ways = [self.way] if facts is None else facts.ways.values()
+        return loosest(_NUMERICS[way] for way in ways)
+
+    def _by(self, way: Way, graph: gs.Graph) -> Iterator[Site | Skip]:
         if way == "polyphase":
             yield from find_regions(graph)
             return
@@ -235,29 +265,6 @@ _EXACT_IS_WORTH = 0.5
 they lose has to be fitted again."""
 
 
-@dataclass(frozen=True)
-class _Chosen(UndilateConv):
-    """The pass with a way for each convolution."""
-
-    ways: Mapping[str, Way] = field(kw_only=True)
-    """By the name of a dilated convolution's output."""
-    why_not: str = field(kw_only=True)
-    """What is said of the others."""
-
-    @property
-    def numerics(self) -> Numerics:
-        return loosest(_NUMERICS[way] for way in self.ways.values())
-
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        for node in filter(is_dilated, graph.nodes):
-            if node.outputs[0].name not in self.ways:
-                yield Skip(label(node), UNSIZED if _is_unsized(node) else self.why_not)
-        for way in get_args(Way):
-            for found in self._sites(graph, way):
-                if not isinstance(found, Skip) and self.ways.get(_names(found)[0]) == way:
-                    yield found
-
-
 def _is_unsized(node: gs.Node) -> bool:
     """Whether phases, which lose nothing, would do if the size of the input were known."""
     return is_dilated(node) and image_size(node.inputs[0]) is None
@@ -283,7 +290,7 @@ def _split(graph: gs.Graph, region: DilatedRegion) -> Change:
 
 
 def _block(node: gs.Node) -> Block | str:
-    """The block that a dilated convolution ends; or why it is none."""
+    """The block that a dilated convolution ends, or why it does not end one."""
     chain = [node]
     while len(chain) < 3 and (before := _conv_before(chain[-1])) is not None:
         chain.append(before)

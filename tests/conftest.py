@@ -19,7 +19,9 @@ from threadpoolctl import threadpool_limits
 from graphopt.ir.checks import runtime_accepts
 
 # They lie in tests/fixtures.
-pytest_plugins = ["command_line", "demo_bundles", "required_parts", "small_networks"]
+pytest_plugins = [
+    *("command_line", "compile_once", "demo_bundles", "required_parts", "small_networks")
+]
 
 os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
 

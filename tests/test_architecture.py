@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def house() -> ModuleType:
-    """docs/draw_house.py, which is no package."""
+    """docs/draw_house.py as a module."""
     spec = importlib.util.spec_from_file_location("draw_house", ROOT / "docs" / "draw_house.py")
     assert spec is not None
     assert spec.loader is not None

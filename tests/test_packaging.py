@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -119,7 +120,7 @@ def test_the_documented_commands_exist() -> None:
     commands = _commands()
     assert len(commands) > 8
     for words in commands:
-        command = group
+        command: Any = group
         rest = list(words)
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]

@@ -18,7 +18,7 @@ from graphopt.errors import Unsupported
 Expr = Any
 
 
-class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+class _Importer(onnx_frontend.ONNXGraphImporter):
     """TVM's importer, which remembers the node of every variable."""
 
     def __init__(self) -> None:

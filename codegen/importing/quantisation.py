@@ -140,7 +140,7 @@ def folded(module: tvm.IRModule, passes: Sequence[Any]) -> tvm.IRModule:
 
 
 @mutator
-class _Weights(PyExprMutator):  # type: ignore[misc]
+class _Weights(PyExprMutator):
     """Puts variables in the place of quantised weights."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def with_float_weights(module: tvm.IRModule) -> tvm.IRModule:
 
 
 @mutator
-class _Floats(PyExprMutator):  # type: ignore[misc]
+class _Floats(PyExprMutator):
     """Puts float32 constants in the place of quantised weights."""
 
     def visit_call_(self, call: Expr) -> Expr:

@@ -55,7 +55,7 @@ def resize(_: Any, inputs: Sequence[Expr], attributes: dict[str, Any]) -> Expr |
         for i, value in enumerate(inputs):
             # Exporters write a region or scales that are empty beside sizes.
             if isinstance(value, tvm.ir.GenericConst) and value.value.numpy().size == 0:
-                inputs[i] = None  # type: ignore[index]
+                inputs[i] = None  # type: ignore[index]  # TVM gives a list
         return None
     if attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
         raise Unsupported(

@@ -9,7 +9,6 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import Unsupported
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.header import copy_model
 from graphopt.passes.canonicalize import Canonicalize
 
 _IMPORTED = """
@@ -55,7 +54,7 @@ def check_operators(graph: gs.Graph) -> None:
     """
     if all(reason_against(node) is None for node in graph.nodes):
         return
-    cleaned = copy_model(graph)
+    cleaned = graph.copy()
     Canonicalize().run(cleaned)
     for node in cleaned.nodes:
         reason = reason_against(node)

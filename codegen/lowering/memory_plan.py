@@ -56,7 +56,7 @@ def copy_inputs(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     inputs = set(main.params)
 
     @relax.expr_functor.mutator
-    class Copying(relax.PyExprMutator):  # type: ignore[misc]
+    class Copying(relax.PyExprMutator):
         def visit_call_(self, call: Expr) -> Expr:
             name = getattr(call.op, "name", "")
             if name != "relax.reshape" or call.args[0] not in inputs:

@@ -19,7 +19,7 @@ UNPACKS_CHANNELS = "graphopt.unpacks_channels"
 channels."""
 
 
-class Parallel(CPUScheduleRule):  # type: ignore[misc]
+class Parallel(CPUScheduleRule):
     """All outer loops of a block, fused, over the cores; the innermost one as vectors.
 
     Of a reduction, only a block of channels is a vector: elsewhere it would gather its elements.
@@ -150,7 +150,7 @@ def _product(schedule: Any, block: Any, lanes: int, group: int = 0) -> bool:
     return True
 
 
-class Products(GPUScheduleRule):  # type: ignore[misc]
+class Products(GPUScheduleRule):
     """Matrix products on a GPU, a register tile a work-item; other functions are left alone.
 
     Args:

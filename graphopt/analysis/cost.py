@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.arrays import Dim
 from graphopt.ir.block_structure import FINEST, density
-from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import is_standard, label
+from graphopt.ir.operators import Kind, operator_of
 from graphopt.ir.shape_inference import infer_shapes
 
 Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
@@ -37,7 +38,7 @@ class LayerCost:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     group: int | None
-    """Empty tuples and None for nodes that are no convolution."""
+    """Empty tuples and None for nodes other than convolutions."""
     output_shape: tuple[Dim, ...] | None
     params: int
     macs: int | None
@@ -113,8 +114,9 @@ def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> LayerCost:
             floats = isinstance(dtype, np.dtype) and np.issubdtype(dtype, np.floating)
             if tensor is _whole_weight(node) or (floats and node.op not in _QUANTISED):
                 params += math.prod(tensor.shape)
-    count = _MACS.get(node.op) if is_standard(node) else None
-    conv = is_standard(node, *CONV_OPS)
+    kind = operator_of(node).kind
+    count = _MACS.get(kind) or (_WHOLE_MACS.get(node.op) if is_standard(node) else None)
+    conv = kind is Kind.CONVOLUTION
     kernel = tuple((shapes.get(node.inputs[1].name) or ())[2:]) if conv else ()
     return LayerCost(
         name=label(node),
@@ -178,11 +180,11 @@ def _matmul_macs(node: gs.Node, shapes: Shapes) -> int | None:
     return _product(*out, left[0] if transposed else left[-1])
 
 
-_MACS: dict[str, Callable[[gs.Node, Shapes], int | None]] = {
-    "Conv": _conv_macs,
-    "ConvTranspose": _conv_macs,
-    "Gemm": _matmul_macs,
-    "MatMul": _matmul_macs,
+_MACS: Mapping[Kind, Callable[[gs.Node, Shapes], int | None]] = {
+    Kind.CONVOLUTION: _conv_macs,
+    Kind.MATRIX_PRODUCT: _matmul_macs,
+}
+_WHOLE_MACS: Mapping[str, Callable[[gs.Node, Shapes], int | None]] = {
     "QLinearConv": _conv_macs,
     "ConvInteger": _conv_macs,
     "QLinearMatMul": _matmul_macs,

@@ -19,7 +19,7 @@ from graphopt.display.tables import Grid, Kind, distinct
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Dim
 from graphopt.ir.graph import static_shape
-from graphopt.ir.header import header_of
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model
 from graphopt.pose.detect import detect_pose_spec, usual_shapes
 from graphopt.runtime.sample_inputs import example_shapes_if_any
@@ -141,7 +141,7 @@ class Comparison(BaseModel):
     a: Inspection
     b: Inspection
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents
     @property
     def difference(self) -> tuple[Difference, ...]:
         """Layers that are not the same in both, in the order of the first, then of the second."""
@@ -196,7 +196,7 @@ def inspect_models(
 
 
 def _inspection(
-    path: Path, graph: gs.Graph, common: Mapping[str, tuple[int, ...]], device: Device | None
+    path: Path, graph: Network, common: Mapping[str, tuple[int, ...]], device: Device | None
 ) -> Inspection:
     fits = all(
         tensor.name in common and static_shape(tensor) in (None, common[tensor.name])
@@ -223,8 +223,8 @@ def _inspection(
     return Inspection(
         model=str(path),
         opset=graph.opset,
-        producer=header_of(graph).producer,
-        metadata=header_of(graph).metadata,
+        producer=graph.header.producer,
+        metadata=graph.header.metadata,
         inputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.inputs},
         outputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.outputs},
         sizes=sizes,

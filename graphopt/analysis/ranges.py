@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -23,12 +22,12 @@ def largest_values(graph: gs.Graph, feeds: Iterable[Mapping[str, Array]]) -> dic
         feeds: its inputs, for each run.
 
     Returns:
-        Tensor name to value; infinity where there was one, or what is no number.
+        Tensor name to value; infinity where a value was infinite or not a number.
 
     Raises:
         InputError: onnxruntime cannot run the network.
     """
-    probed = copy_model(graph)
+    probed = graph.copy()
     names = []
     for node in list(probed.nodes):
         for tensor in node.outputs:

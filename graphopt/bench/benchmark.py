@@ -31,7 +31,7 @@ from graphopt.errors import GraphoptError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array
 from graphopt.ir.files import is_unchanged
-from graphopt.ir.header import header_of
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.images import read_photo
 from graphopt.pose.spec import read_pose_spec
@@ -167,12 +167,12 @@ class _Contest:
         shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
         own = read_bundle(bundle).source()
         rivals = original or original_of(own) or own
-        graph, model = Network(path=own, size=shapes).written(scratch / "model.onnx")
+        graph, model = NetworkFile(path=own, size=shapes).written(scratch / "model.onnx")
         feeds = usual_feeds(bundle, graph, shapes)
         subject.run(feeds)  # a competitor may fail; this one must not
         right = expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
         if rivals != own:
-            _, model = Network(path=rivals, size=shapes).written(scratch / "original.onnx")
+            _, model = NetworkFile(path=rivals, size=shapes).written(scratch / "original.onnx")
             expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
         return cls(
             bundle, subject, own, rivals, model, shapes, feeds, right, expected, threads, scratch
@@ -247,8 +247,8 @@ def usual_feeds(
 ) -> dict[str, Array]:
     """What a network is used to: a photo-like picture through its own pre-processing.
 
-    Speed depends on it: far outside of its range, gates give numbers that CPUs are slow at. A
-    network that is none of a pose gets noise about zero.
+    Speed depends on it: far outside of its range, gates give numbers that CPUs are slow at. Other
+    networks than pose networks get noise about zero.
     """
     pose = bundle / "pose.json"
     if not pose.is_file() or len(graph.inputs) != 1:
@@ -258,14 +258,14 @@ def usual_feeds(
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkFile:
     """The file that an engine runs."""
 
     path: Path
     size: Mapping[str, tuple[int, ...]]
     """What its inputs are fixed at."""
 
-    def written(self, path: Path) -> tuple[gs.Graph, Path]:
+    def written(self, path: Path) -> tuple[Network, Path]:
         """The network at that size, and a file of it for engines to load."""
         graph = load_model(self.path, self.size)
         save_model(graph, path)
@@ -278,7 +278,7 @@ def original_of(network: Path) -> Path | None:
     Raises:
         InputError: the network cannot be read.
     """
-    wanted = header_of(load_model(network)).metadata.get("graphopt.input_sha256")
+    wanted = load_model(network).header.metadata.get("graphopt.input_sha256")
     if wanted is None:
         return None
     beside = sorted(path for path in network.parent.glob("*.onnx") if path != network)
@@ -292,7 +292,7 @@ def _remark(own: Path, rivals: Path, off: float | None) -> str:
     if rivals != own:
         by = "" if off is None else f", whose outputs differ from its by {off:.1e} of their range"
         return f"others run {rivals.name}; graphopt runs {own.name}{by}"
-    if "graphopt.pipeline" in header_of(load_model(own)).metadata:
+    if "graphopt.pipeline" in load_model(own).header.metadata:
         return (
             f"every engine ran {own.name}, which graphopt optimize rewrote: others may be faster "
             "on the network that it was made from (--original A.onnx)"

@@ -27,6 +27,7 @@ from graphopt.compiler.options import CompileOptions
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import label
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
@@ -88,10 +89,10 @@ WORK_LIMIT = 250_000_000
 interrupted on a machine that has other things to do."""
 
 
-def calibration_network() -> gs.Graph:
+def calibration_network() -> Network:
     """Chains of layers of every class; random weights, one input a chain, opset 17."""
     rng = np.random.default_rng(0)
-    graph = gs.Graph(opset=17, name="calibration")
+    graph = Network(opset=17, name="calibration")
 
     def tensor(name: str, *shape: int) -> gs.Tensor:
         variable = gs.Variable(name, np.float32, [1, *shape])

@@ -25,7 +25,7 @@ OPTIONS = {
     Panel.NETWORK: ("build",),
     Panel.WRITTEN: ("output", "report", "json", "dump_dir", "force", "plot"),
 }
-"""Panels of the options that are no field of a dataclass, by the names of their parameters."""
+"""Panels of the options outside the dataclasses, by the names of their parameters."""
 
 EXAMPLES = {
     "optimize": "graphopt optimize pose.onnx --calib photos/",
@@ -65,7 +65,7 @@ class Command(grammar.Command):
                 param.rich_help_panel = param.rich_help_panel or _PANEL_OF.get(param.name or "")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Help with paragraphs for the terminal to wrap; what looks like rich's markup is none."""
+        """Help whose paragraphs the terminal wraps, without reading markup in its text."""
         from rich.markup import escape
 
         paragraphs = (self.help or "").split("\n\n")

@@ -71,7 +71,8 @@ def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
         for name, kind in options.items()
     ]
     parameters = [*signature.parameters.values(), *more]
-    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    shown: Any = wrapped  # functions have no declared __signature__
+    shown.__signature__ = signature.replace(parameters=parameters)
     wrapped.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
     wrapped.__annotations__ |= options
     return wrapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from enum import Enum
@@ -38,9 +39,10 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         own = {name: given[name] for name in signature.parameters if name in given}
         command(**own, options=build(kind, values))
 
-    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    shown: Any = wrapped  # functions declare neither __signature__ nor options
+    shown.__signature__ = signature.replace(parameters=parameters)
+    shown.options = kind
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    wrapped.options = kind  # type: ignore[attr-defined]
     return wrapped
 
 
@@ -91,10 +93,11 @@ def _typed(field: Field) -> tuple[Any, Any]:
         hidden = option.default_text is not None
         return str, None if hidden else option.separator.join(map(str, default))
     if get_origin(kind) is tuple:
-        return list[get_args(kind)[0]], None  # type: ignore[misc]
+        return types.GenericAlias(list, get_args(kind)[:1]), None
     if get_origin(kind) is Literal:
         # Older releases of Typer know enumerations only.
-        names: Any = Enum(field.name, {value: value for value in get_args(kind)}, type=str)  # type: ignore[misc]
+        make_enum: Any = Enum  # mypy reads literal members only
+        names = make_enum(field.name, {value: value for value in get_args(kind)}, type=str)
         return names, names(default)
     return kind, default
 

@@ -132,7 +132,7 @@ class _Told:
     skipped: int = 0
 
     def take(self, result: Result | None) -> None:
-        """Tell what was found in a photo or frame; None is a file that is none."""
+        """Print what was found in a photo or frame; None stands for a file that is not a photo."""
         from graphopt.display.tables import say
         from graphopt.pose.estimate import VideoSummary
 

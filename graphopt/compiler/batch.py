@@ -9,8 +9,8 @@ from graphopt.errors import GraphoptError, Unsupported
 from graphopt.ir.arrays import has_colours
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import constant_of, input_of, is_standard, label, static_shape
-from graphopt.ir.header import copy_model
 from graphopt.ir.input_shapes import fix_sizes
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import serialised
 from graphopt.ir.shape_inference import refresh_shapes
 from graphopt.optimizer.verify import EXACT_LIMIT, EXACT_LIMITS
@@ -23,7 +23,7 @@ _SHAPES = {"Reshape": 1, "Expand": 1, "Resize": 3}
 """Operators that are given a shape, and the input that holds it."""
 
 
-def for_one_picture(graph: gs.Graph) -> tuple[gs.Graph, str]:
+def for_one_picture(graph: Network) -> tuple[Network, str]:
     """A network whose batch is 1, and what was done about that, a sentence; "" for nothing.
 
     A batch that alone is dynamic is fixed. One that is fixed at N is rewritten: in the inputs'
@@ -40,7 +40,7 @@ def for_one_picture(graph: gs.Graph) -> tuple[gs.Graph, str]:
         if all(isinstance(extent, int) for extent in t.shape[1:])
     }
     if free:
-        single = copy_model(graph)
+        single = graph.copy()
         fix_sizes(single, free)
         return single, f"the batch of {', '.join(free)} is dynamic: fixed at 1"
     batch = _batch_of(graph)
@@ -56,14 +56,14 @@ def for_one_picture(graph: gs.Graph) -> tuple[gs.Graph, str]:
     return single, f"the network takes {batch} pictures at once: rewritten to take one"
 
 
-def _batch_of(graph: gs.Graph) -> int:
+def _batch_of(graph: Network) -> int:
     """How many pictures the network takes at once, where that is fixed."""
     shapes = [static_shape(tensor) or () for tensor in graph.inputs]
     return max((shape[0] for shape in shapes if has_colours(shape)), default=1)
 
 
-def _rewritten(graph: gs.Graph, batch: int) -> gs.Graph:
-    single = copy_model(graph)
+def _rewritten(graph: Network, batch: int) -> Network:
+    single = graph.copy()
     Canonicalize().run(single)  # shapes that are computed become constants
     for tensor in single.inputs:
         if tensor.shape and tensor.shape[0] == batch:
@@ -83,7 +83,7 @@ def _rewritten(graph: gs.Graph, batch: int) -> gs.Graph:
     return single
 
 
-def _departs(graph: gs.Graph, single: gs.Graph, batch: int) -> str:
+def _departs(graph: Network, single: Network, batch: int) -> str:
     """Why the network for one picture is not the other one's first part; "" where it is."""
     feeds = sample_feeds(graph, {t.name: t.shape for t in graph.inputs})[0]
     names = {t.name for t in graph.inputs if t.shape[0] == batch}

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnx_graphsurgeon as gs
-
 from graphopt.codegen.importing.static_sizes import check_sizes
 from graphopt.codegen.importing.supported import check_operators
 from graphopt.compiler.batch import for_one_picture
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.ir.arrays import channels_last
 from graphopt.ir.input_shapes import fix_sizes
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.options import OnFail as PassOnFail
 from graphopt.optimizer.pipeline import run_pipeline
@@ -72,13 +71,13 @@ class Prepared(NamedTuple):
         unread: why no pose maps were recognised, where that is so.
     """
 
-    graph: gs.Graph
+    graph: Network
     pose: PoseSpec | None
     remarks: tuple[str, ...]
     unread: str
 
 
-def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> tuple[PoseSpec | None, str]:
+def _pose_spec(model: Path | Network, choices: dict[str, Any]) -> tuple[PoseSpec | None, str]:
     try:
         return detect_pose_spec(model, **choices), ""
     except GraphoptError as error:
@@ -88,7 +87,7 @@ def _pose_spec(model: Path | gs.Graph, choices: dict[str, Any]) -> tuple[PoseSpe
         return None, str(error)
 
 
-def _sizes(graph: gs.Graph, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
+def _sizes(graph: Network, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
     """A static shape for every input."""
     sizes = {}
     for name, shape in usual_shapes(graph.inputs, pose).items():

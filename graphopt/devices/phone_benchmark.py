@@ -60,7 +60,7 @@ class PhoneReport(_Record):
     first_ms: float
     """The first frame's, from pixels to people."""
     median_ms: float
-    """That of later ones."""
+    """Milliseconds of later ones, the median."""
     layers: tuple[PhoneLayer, ...]
 
     @classmethod

@@ -15,7 +15,8 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import LayerwiseRunner, extract_subgraph, make_session
 from graphopt.ir.arrays import Array
 from graphopt.ir.edit import constant, emit, sort_nodes
-from graphopt.ir.header import copy_model
+from graphopt.ir.graph import positions
+from graphopt.ir.identity import IdentityMap
 
 _IMAGES = 60
 """To fit on, at most."""
@@ -75,7 +76,7 @@ def fit_in_order(
     fitting, judging = calibration.fitting[:_IMAGES], calibration.held_out[:_JUDGES]
     images = [*fitting, *judging]
     targets = _sampled(original, [place.y for place in places], calibration.feeds(images))
-    scratch = copy_model(graph)
+    scratch = graph.copy()
     trials = _prepared(scratch, places, {y: len(found[0].values) for y, found in targets.items()})
     walk = LayerwiseRunner(scratch, [trial.head for trial in trials], calibration.feeds(images))
     fits = {}
@@ -114,14 +115,14 @@ def _prepared(
 ) -> list[_Trial]:
     """Write the forms beside the activations; the trials in topological order."""
     tensors = graph.tensors()
-    order = {id(node): float(index) for index, node in enumerate(graph.nodes)}
+    order = IdentityMap((node, float(index)) for node, index in positions(graph).items())
     trials = []
     for place in places:
         x, y = tensors[place.x], tensors[place.y]
         # Before the activation's first node: so both are behind the point where `x` is looked at.
-        first = min(order[id(reader)] for reader in x.outputs if id(reader) in order)
+        first = min(order[reader] for reader in x.outputs if reader in order)
         activation = y.inputs[0]
-        last = order[id(activation)]
+        last = order[activation]
         stays = gs.Variable(f"{y.name}.stays", dtype=y.dtype, shape=y.shape)
         activation.name, activation.outputs[0] = stays.name, stays
         count = len(graph.nodes)
@@ -130,12 +131,13 @@ def _prepared(
         choice = constant(graph, f"{y.name}.choice", np.array(True))
         emit(graph, "Where", choice, taken, stays, out=y)
         form, where = graph.nodes[count:-1], graph.nodes[-1]
-        order |= {id(node): first - 0.5 for node in form} | {id(where): last + 0.25}
+        order.update((node, first - 0.5) for node in form)
+        order[where] = last + 0.25
         trials.append(_Trial(place, form[0], numbers, choice))
-    graph.nodes.sort(key=lambda node: order[id(node)])
+    graph.nodes.sort(key=lambda node: order[node])
     sort_nodes(graph)
-    at = {id(node): index for index, node in enumerate(graph.nodes)}
-    return sorted(trials, key=lambda trial: at[id(trial.head)])
+    at = positions(graph)
+    return sorted(trials, key=lambda trial: at[trial.head])
 
 
 @dataclass(frozen=True)

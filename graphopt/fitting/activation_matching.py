@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 import scipy.special
 
 from graphopt.fitting.activation_surrogates import Doubles, Form, Gate, PiecewiseLinear, PowerTail
-from graphopt.ir.graph import only_consumer, scalar_of
+from graphopt.ir.graph import only_consumer, positions, scalar_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.pointwise import pointwise
 
 Function: TypeAlias = Callable[[Doubles], Doubles]
@@ -132,24 +133,24 @@ class Found:
         return PowerTail(numbers, self.scale, power)
 
 
-def find_activations(graph: gs.Graph) -> dict[int, Found]:
-    """By the `id` of the node that makes its result, each activation in a sorted graph.
+def find_activations(graph: gs.Graph) -> IdentityMap[gs.Node, Found]:
+    """By the node that makes its result, each activation in a sorted graph.
 
     A constant factor behind an activation belongs to it, unless somebody else reads what the factor
     multiplies. Nodes inside an activation that nobody else reads are no activations of their own.
     """
-    order = {id(node): index for index, node in enumerate(graph.nodes)}
-    found: dict[int, Found] = {}
-    inside: set[int] = set()
+    order = positions(graph)
+    found: IdentityMap[gs.Node, Found] = IdentityMap()
+    inside: IdentitySet[gs.Node] = IdentitySet()
     for node in reversed(graph.nodes):
-        if id(node) in inside or _scales_shared(graph, node):
+        if node in inside or _scales_shared(graph, node):
             continue
         for place in pointwise(node, order):
             known = recognised(place) if place.bends else None
             # ONNX's number stands for element types that NumPy has no name for.
             if known is not None and not isinstance(place.x.dtype, int):
-                found[id(node)] = Found(*known, place.x, node.outputs[0], place.nodes)
-                inside |= place.private(graph, inside | found.keys())
+                found[node] = Found(*known, place.x, node.outputs[0], place.nodes)
+                inside.update(place.private(graph, inside | found))
                 break
     return found
 

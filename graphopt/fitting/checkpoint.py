@@ -59,7 +59,7 @@ def place(checkpoint: Path, owner: str, name: str) -> Path:
 
 
 def unreadable(path: Path) -> InputError:
-    """The refusal of a file that is no checkpoint, or a damaged one."""
+    """The error for a file that is not a checkpoint, or is damaged."""
     return InputError(f"{path} cannot be read as a checkpoint", hint="remove it, or name another")
 
 

@@ -36,7 +36,6 @@ from graphopt.fitting.checkpoint import TENSORS, TRAINING, Checkpoint, fingerpri
 from graphopt.fitting.distill_options import DistillOptions, DistillReport
 from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
 from graphopt.ir.arrays import Array
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.differences import floored_variance
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -90,7 +89,7 @@ def distill(
         ) from None
     chosen = options or DistillOptions()
     torch.manual_seed(chosen.seed)
-    student = TorchNet(copy_model(graph))
+    student = TorchNet(graph.copy())
     kept = None
     if checkpoint is not None:
         fixed = (chosen.batch, chosen.crop, chosen.pool, chosen.rate, chosen.seed, chosen.bfloat16)

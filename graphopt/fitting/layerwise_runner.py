@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
 from graphopt.ir.edit import emit
-from graphopt.ir.graph import reads_of
-from graphopt.ir.header import copy_model
+from graphopt.ir.graph import positions, reads_of
+from graphopt.ir.identity import IdentityMap
 from graphopt.ir.onnx_io import serialised
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -27,8 +27,8 @@ class LayerwiseRunner:
         self, graph: gs.Graph, stops: Sequence[gs.Node], feeds: Iterable[Mapping[str, Array]]
     ) -> None:
         self._graph = graph
-        self._order = {id(node): index for index, node in enumerate(graph.nodes)}
-        self._held = dict(zip(map(id, stops), live_tensors(graph, stops), strict=True))
+        self._order = positions(graph)
+        self._held = IdentityMap(zip(stops, live_tensors(graph, stops), strict=True))
         self._values: list[Mapping[str, Array]] = []
         self._feeds: Iterable[Mapping[str, Array]] = feeds
         self._position = 0
@@ -40,7 +40,7 @@ class LayerwiseRunner:
 
     def advance_to(self, node: gs.Node) -> list[Array]:
         """Run everything before `node`, and return its first input for each image."""
-        stop, needed = self._order[id(node)], self._held[id(node)]
+        stop, needed = self._order[node], self._held[node]
         known = self._values or self._feeds
         fresh = {t.name for n in self._graph.nodes[self._position : stop] for t in n.outputs}
         outputs = sorted(needed & fresh)
@@ -63,11 +63,11 @@ class LayerwiseRunner:
 
 def live_tensors(graph: gs.Graph, stops: Sequence[gs.Node]) -> list[set[str]]:
     """For each stop, in order, the tensors that it or a node between it and the last stop reads."""
-    order = {id(node): index for index, node in enumerate(graph.nodes)}
-    positions = [order[id(node)] for node in stops]
+    order = positions(graph)
+    places = [order[node] for node in stops]
     names = []
-    for position in positions:
-        later = graph.nodes[position : positions[-1] + 1]
+    for place in places:
+        later = graph.nodes[place : places[-1] + 1]
         made = {t.name for node in later for t in node.outputs}
         reads = {t.name for n in later for t in reads_of(n) if isinstance(t, gs.Variable)}
         names.append(reads - made)
@@ -87,17 +87,15 @@ def extract_subgraph(
     """
     chosen = graph.nodes[nodes]
     known = {t.name: t for n in chosen for t in (*reads_of(n), *n.outputs)}
-    part = copy_model(
-        gs.Graph(  # only now is it copied: the whole graph takes longer than most parts take to run
-            chosen,
-            graph.inputs if inputs is None else [known[name] for name in inputs if name in known],
-            [known[name] for name in outputs],
-            opset=graph.opset,
-            import_domains=graph.import_domains,
-            functions=graph.functions,
-            ir_version=graph.ir_version,
-        )
-    )
+    part = gs.Graph(
+        chosen,
+        graph.inputs if inputs is None else [known[name] for name in inputs if name in known],
+        [known[name] for name in outputs],
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        ir_version=graph.ir_version,
+    ).copy()  # only now: the whole graph takes longer to copy than most parts take to run
     for tensor in [*part.inputs, *part.outputs]:
         tensor.dtype = tensor.dtype or np.dtype(np.float32)
     return part

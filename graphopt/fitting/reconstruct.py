@@ -51,6 +51,7 @@ from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import label, only_consumer
+from graphopt.ir.identity import IdentityMap
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 
@@ -158,7 +159,7 @@ class Reconstruction:
             options = (ridge, photos, masks, seed)
             owner = fingerprint((graph, original), calibration, options)
             self._kept = _LayerFits(Checkpoint(place(checkpoint, owner, FITS), owner, ARRAYS))
-        self._chains: dict[int, list[gs.Node]] = {}
+        self._chains: IdentityMap[gs.Node, list[gs.Node]] = IdentityMap()
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)
         most = max(1, int(MEMORY / max(1.0, bytes_an_image * (1 + share))))
@@ -219,11 +220,11 @@ class Reconstruction:
         inputs = self._walk.advance_to(node)
         found = kept.recall(number) if kept else None
         if found is None:
-            solve = self._fit_through if id(node) in self._chains else self._fit_directly
+            solve = self._fit_through if node in self._chains else self._fit_directly
             found = solve(node, spec, inputs)
             if kept:
                 kept.keep(number, found)
-        if id(node) not in self._chains:
+        if node not in self._chains:
             del self._samples[node.outputs[0].name]
         if found.values is not None:
             self._put(node, *found.values)
@@ -252,8 +253,8 @@ class Reconstruction:
 
     def _fit_through(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> FoundSite:
         """Fit a convolution whose target lies behind others."""
-        chain = [s for s in map(Convolution.of, self._chains[id(node)]) if s is not None]
-        samples = self._samples[self._chains[id(node)][-1].outputs[0].name]
+        chain = [s for s in map(Convolution.of, self._chains[node]) if s is not None]
+        samples = self._samples[self._chains[node][-1].outputs[0].name]
         used = min(self.count, THROUGH_IMAGES)
         start = LeastSquares(spec, self._ridge).present
         found = Through(chain, inputs[:used], samples[:used]).solve(start)
@@ -302,7 +303,7 @@ class Reconstruction:
                 elif len(chain) > 1 and not trainable_mask(spec.weight).all():
                     reason = f"zero blocks cannot be kept in a fit to {name}, behind other ones"
                 elif len(chain) > 1:
-                    self._chains[id(node)] = chain
+                    self._chains[node] = chain
                 sites.append((node, name, reason))
         errors = self._errors(probe, dict.fromkeys(n for _, n, reason in sites if reason is None))
         skips: list[Skip] = []
@@ -338,7 +339,7 @@ class Reconstruction:
 
     def _sample_targets(self) -> dict[str, list[Sample]]:
         """The original's outputs of the layers to fit, at random positions of every image."""
-        fitted = [node for node in self._nodes if id(node) not in self._chains]
+        fitted = [node for node in self._nodes if node not in self._chains]
         names = [node.outputs[0].name for node in fitted]
         wanted = {}
         for node, name in zip(fitted, names, strict=True):

@@ -17,7 +17,7 @@ from graphopt.ir.graph import label
 Inputs = Sequence[Tensor | None]
 
 
-Operator = Callable[[gs.Node, Inputs], Tensor]
+TorchOperator = Callable[[gs.Node, Inputs], Tensor]
 
 
 def _operand(inputs: Inputs, index: int) -> Tensor:
@@ -237,7 +237,7 @@ def _hard_sigmoid(node: gs.Node, inputs: Inputs) -> Tensor:
     return torch.clamp(slope * _operand(inputs, 0) + offset, 0, 1)
 
 
-def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> TorchOperator:
     def run(_: gs.Node, inputs: Inputs) -> Tensor:
         result = _operand(inputs, 0)
         for index in range(1, len(inputs)):
@@ -247,11 +247,11 @@ def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return run
 
 
-def _unary(operation: Callable[[Tensor], Tensor]) -> Operator:
+def _unary(operation: Callable[[Tensor], Tensor]) -> TorchOperator:
     return lambda _, inputs: operation(_operand(inputs, 0))
 
 
-def in_bfloat16(operator: Operator) -> Operator:
+def in_bfloat16(operator: TorchOperator) -> TorchOperator:
     """The same with rounded inputs; sums and the result have full precision or nearly so."""
 
     def run(node: gs.Node, inputs: Inputs) -> Tensor:
@@ -261,7 +261,7 @@ def in_bfloat16(operator: Operator) -> Operator:
     return run
 
 
-OPERATORS: Mapping[str, Operator] = {
+TORCH_OPERATORS: Mapping[str, TorchOperator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,

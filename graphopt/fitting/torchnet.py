@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graphopt.errors import Unsupported
-from graphopt.fitting.torch_operators import OPERATORS, Inputs, batch_norm, in_bfloat16
+from graphopt.fitting.torch_operators import TORCH_OPERATORS, Inputs, batch_norm, in_bfloat16
 from graphopt.ir.block_structure import trainable_mask
 from graphopt.ir.graph import constant_of, is_standard, label
+from graphopt.ir.identity import IdentitySet
+from graphopt.ir.operators import OPERATORS
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm")
+LAYERS = tuple(operator.name for operator in OPERATORS.values() if operator.has_bias)
 """Operators whose weights and biases are trained."""
 CHANNEL_OPS = ("Mul", "Add")
 """Operators whose second operand is trained where it is a number for each channel: gates' slopes
@@ -46,7 +48,7 @@ def _is_trained(
     return node.op in CHANNEL_OPS and position == 1 and channels and not normalises
 
 
-class TorchNet(nn.Module):  # type: ignore[misc]
+class TorchNet(nn.Module):
     """A graph as a module: names in, names out.
 
     Weights and biases of convolutions and matrix products are parameters, and what is added or
@@ -75,7 +77,7 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         self.masks: dict[str, Tensor] = {}
         inputs = {t.name for t in graph.inputs}
         for node in graph.nodes:
-            if not is_standard(node, *OPERATORS) or len(node.outputs) != 1:
+            if not is_standard(node, *TORCH_OPERATORS) or len(node.outputs) != 1:
                 raise Unsupported(f"{node.op} cannot be trained through", node=label(node))
             if node.op not in LAYERS and node.inputs[0].name in inputs:
                 inputs.add(node.outputs[0].name)
@@ -113,11 +115,11 @@ class TorchNet(nn.Module):  # type: ignore[misc]
         known: dict[str, Tensor] = {**self._constants, **feeds}
         for name, key in self.parameter_names.items():
             known[name] = self.values[key]
-        learning = {id(node) for node in self._norms}
+        learning = IdentitySet(self._norms)
         for node in self.graph.nodes:
             inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
-            operator = OPERATORS[node.op]
-            if self.training and id(node) in learning:
+            operator = TORCH_OPERATORS[node.op]
+            if self.training and node in learning:
                 operator = partial(batch_norm, learning=True)
             if bfloat16 and node.op in LAYERS and node.attrs.get("group", 1) == 1:
                 operator = in_bfloat16(operator)

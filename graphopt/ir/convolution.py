@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array, Dim
 from graphopt.ir.graph import constant_of, input_of, is_standard
+from graphopt.ir.operators import Kind, standard_operators
 
-CONV_OPS = ("Conv", "ConvTranspose")
+CONV_OPS = standard_operators(Kind.CONVOLUTION)
 
 
 @dataclass(frozen=True)

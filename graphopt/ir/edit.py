@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array
 from graphopt.ir.graph import is_graph_input, is_graph_output, label, producer_of, reads_of
+from graphopt.ir.identity import IdentitySet
 
 
 def _free(base: str, taken: set[str]) -> str:
@@ -45,7 +46,7 @@ def emit(
         graph: the graph to add to; `sort_nodes` finds the node's place later.
         op: the operator.
         inputs: tensors; arrays and numbers, which become constants (numbers of the first tensor's
-            element type); None for an optional input that is left out.
+            element type); None for an optional input that is left out, and not written at the end.
         out: the tensor that the node makes from now on, or the first choice of a new one's name.
         domain: the operator's domain, where it is not the ONNX standard's.
         attrs: the operator's attributes.
@@ -63,6 +64,8 @@ def emit(
         else:
             values = given if isinstance(given, np.ndarray) else np.asarray(given, dtype=dtype)
             tensors.append(gs.Constant(_free(f"{output.name}.{op.lower()}", taken), values))
+    while tensors and tensors[-1].is_empty():
+        tensors.pop()
     name = _free(output.name, taken - {output.name})
     graph.nodes.append(gs.Node(op, name, attrs, tensors, [output], domain))
     return output
@@ -70,11 +73,11 @@ def emit(
 
 def remove_nodes(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
     """Take nodes out; the tensors that they made wait for a new producer under the same names."""
-    doomed = {id(node): node for node in nodes}
-    for node in doomed.values():
+    doomed = IdentitySet(nodes)
+    for node in doomed:
         node.inputs.clear()
         node.outputs.clear()
-    graph.nodes = [node for node in graph.nodes if id(node) not in doomed]
+    graph.nodes = [node for node in graph.nodes if node not in doomed]
 
 
 def remove_unread(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
@@ -126,19 +129,19 @@ def inline_branch(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
     Its tensors keep their names where those are free; the node's outputs keep theirs in any case.
     """
     taken = _names(graph)
-    outside = {id(t) for t in branch._foreign_tensors().values()}
+    outside = IdentitySet(branch._foreign_tensors().values())
     for tensor in branch.tensors().values():
-        if id(tensor) not in outside:
+        if tensor not in outside:
             tensor.name = _free(tensor.name, taken)
     for inner in branch.nodes:
         inner.name = _free(inner.name, taken) if inner.name else ""
-    own = {id(inner) for inner in branch.nodes}
+    own = IdentitySet(branch.nodes)
     results = list(node.outputs)
     remove_nodes(graph, [node])
     graph.nodes.extend(branch.nodes)
     for result, made in zip(results, list(branch.outputs), strict=True):
         maker = producer_of(made)
-        if maker is None or id(maker) not in own or not isinstance(made, gs.Variable):
+        if maker is None or maker not in own or not isinstance(made, gs.Variable):
             emit(graph, "Identity", made, out=result)
             continue
         for reader in list(made.outputs):
@@ -149,14 +152,14 @@ def inline_branch(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
         maker.outputs[index] = result
 
 
-def live_nodes(graph: gs.Graph) -> set[int]:
-    """The `id` of every node that an output of the graph depends on."""
-    live: set[int] = set()
+def live_nodes(graph: gs.Graph) -> IdentitySet[gs.Node]:
+    """Every node that an output of the graph depends on."""
+    live: IdentitySet[gs.Node] = IdentitySet()
     pending = [node for tensor in graph.outputs for node in tensor.inputs]
     while pending:
         node = pending.pop()
-        if id(node) not in live:
-            live.add(id(node))
+        if node not in live:
+            live.add(node)
             pending += [maker for tensor in reads_of(node) for maker in tensor.inputs]
     return live
 
@@ -194,28 +197,27 @@ def sort_nodes(graph: gs.Graph) -> None:
     Raises:
         InputError: when the graph has a cycle.
     """
-    own = {id(node) for node in graph.nodes}
-    order: list[gs.Node] = []
-    state: dict[int, bool] = {}  # False while a node waits for its producers, True once placed
+    own = IdentitySet(graph.nodes)
+    placed: IdentitySet[gs.Node] = IdentitySet()
+    waiting: IdentitySet[gs.Node] = IdentitySet()
     for root in graph.nodes:
         stack = [root]
         while stack:
             node = stack[-1]
-            if state.get(id(node)):
+            if node in placed:
                 stack.pop()
                 continue
-            waiting = [
+            missing = [
                 maker
                 for tensor in reads_of(node)
                 for maker in tensor.inputs
-                if id(maker) in own and not state.get(id(maker))
+                if maker in own and maker not in placed
             ]
-            if not waiting:
-                state[id(node)] = True
-                order.append(stack.pop())
-            elif id(node) in state:
+            if not missing:
+                placed.add(stack.pop())
+            elif node in waiting:
                 raise InputError("the graph has a cycle", node=label(node))
             else:
-                state[id(node)] = False
-                stack += waiting
-    graph.nodes = order
+                waiting.add(node)
+                stack += missing
+    graph.nodes = list(placed)

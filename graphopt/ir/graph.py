@@ -1,10 +1,13 @@
 """Asking a graph questions: the vocabulary that passes are written in (`edit` changes it).
 
-Graphs are `onnx_graphsurgeon` graphs. Two rules hold everywhere:
+Graphs are `onnx_graphsurgeon` graphs; the one of a whole file is a `Network`. Three rules hold
+everywhere:
 
 - A pass keeps the name of every tensor whose producer it replaces, so that `original[name]` and
   `optimised[name]` can always be compared; a tensor whose value changes meaning gets a new name.
 - Constant arrays are shared between copies of a graph: they are replaced, never edited in place.
+- Nodes and tensors are the same only if they are one object: compare them with `is`, and look them
+  up in the sets and maps of `graphopt.ir.identity`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
+from graphopt.ir.identity import IdentityMap
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
 
@@ -87,14 +91,13 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
+def positions(graph: gs.Graph) -> IdentityMap[gs.Node, int]:
+    """The place of each node in the graph's order."""
+    return IdentityMap((node, index) for index, node in enumerate(graph.nodes))
+
+
 def reads_of(node: gs.Node) -> Iterator[gs.Tensor]:
     """Every tensor that a node needs, including those that its subgraphs take from outside."""
     yield from (t for t in node.inputs if not t.is_empty())
     for subgraph in node.subgraphs():
         yield from subgraph._foreign_tensors().values()
-
-
-# --- changing -----------------------------------------------------------------------------------
-
-
-# --- shapes -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import UsageError
+from graphopt.ir.identity import IdentitySet
 from graphopt.ir.shape_inference import infer_shapes, refresh_shapes
 
 
@@ -63,9 +64,9 @@ def _fix_inputs(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]]) -> N
 
 def _forget_shapes(graph: gs.Graph) -> None:
     """What the file says of inner tensors holds at the size that it was exported at."""
-    edges = {id(t) for t in [*graph.inputs, *graph.outputs]}
+    edges = IdentitySet([*graph.inputs, *graph.outputs])
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and id(tensor) not in edges:
+        if isinstance(tensor, gs.Variable) and tensor not in edges:
             tensor.shape = None
 
 

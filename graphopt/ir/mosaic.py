@@ -11,6 +11,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import emit, remove_nodes
 from graphopt.ir.graph import input_of, is_graph_output
+from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.space_to_batch import DilatedRegion, Place, fit_to_mosaic, is_dilated
 
 
@@ -30,24 +31,24 @@ class Mosaic:
         ]
         self._lead = (axes[0][0], axes[1][0])
         self._extent = (axes[0][1], axes[1][1])
-        self._phases: dict[int, gs.Tensor] = {}
-        self._clean: dict[int, gs.Tensor] = {}
+        self._phases: IdentityMap[gs.Tensor, gs.Tensor] = IdentityMap()
+        self._clean: IdentityMap[gs.Tensor, gs.Tensor] = IdentityMap()
 
     def _written_places(self) -> list[Place]:
         tensors = [*self._region.entries, *(node.outputs[0] for node in self._region.nodes)]
-        return [self._region.places[id(t)] for t in tensors]
+        return [self._region.places[t] for t in tensors]
 
     def emit(self) -> None:
         """Compute the region in phases, and merge what is read outside it."""
-        inside = {id(node) for node in self._region.nodes}
+        inside = IdentitySet(self._region.nodes)
         results = [node.outputs[0] for node in self._region.nodes]
         wanted = [
             t
             for t in results
-            if is_graph_output(self._graph, t) or any(id(n) not in inside for n in t.outputs)
+            if is_graph_output(self._graph, t) or any(n not in inside for n in t.outputs)
         ]
         for tensor in self._region.entries:
-            self._phases[id(tensor)] = self._clean[id(tensor)] = self._split(tensor)
+            self._phases[tensor] = self._clean[tensor] = self._split(tensor)
         for node in self._region.nodes:
             self._compute(node)
         remove_nodes(self._graph, self._region.nodes)
@@ -65,7 +66,7 @@ class Mosaic:
 
     def _merge(self, y: gs.Tensor) -> None:
         (dh, dw), (rows, columns) = self._region.dilation, self._extent
-        merged = self._turned(self._phases[id(y)], [dh, rows, dw, columns], f"{y.name}.all")
+        merged = self._turned(self._phases[y], [dh, rows, dw, columns], f"{y.name}.all")
         starts, ends = self._bounds(y)
         emit(self._graph, "Slice", merged, starts, ends, np.array([2, 3]), out=y)
 
@@ -80,14 +81,14 @@ class Mosaic:
 
     def _bounds(self, tensor: gs.Tensor) -> tuple[Array, Array]:
         """First rows and columns of a tensor, before the split, and those past its end."""
-        spans = self._region.places[id(tensor)]
+        spans = self._region.places[tensor]
         starts = np.array([lead + s.start for lead, s in zip(self._lead, spans, strict=True)])
         return starts, starts + np.array([span.size for span in spans])
 
     def _compute(self, node: gs.Node) -> None:
         name = f"{node.outputs[0].name}.phases"
         attrs = dict(node.attrs)
-        inputs = [self._phases.get(id(t), t) for t in node.inputs]
+        inputs = [self._phases.get(t, t) for t in node.inputs]
         if is_dilated(node):
             spec = Convolution.of(node)
             assert spec is not None
@@ -99,16 +100,16 @@ class Mosaic:
             attrs.pop("auto_pad", None)
             attrs |= {"dilations": [1, 1], "pads": begins + ends}
         given = [t if input_of(node, index) else None for index, t in enumerate(inputs)]
-        self._phases[id(node.outputs[0])] = emit(self._graph, node.op, *given, out=name, **attrs)
+        self._phases[node.outputs[0]] = emit(self._graph, node.op, *given, out=name, **attrs)
 
     def _without_gaps(self, tensor: gs.Tensor) -> gs.Tensor:
         """A tensor in phases, with zeros between them."""
-        if id(tensor) not in self._clean:
-            phases = self._phases[id(tensor)]
+        if tensor not in self._clean:
+            phases = self._phases[tensor]
             name = f"{tensor.name}.zeroed"
             mask = self._mask(tensor).astype(tensor.dtype)
-            self._clean[id(tensor)] = emit(self._graph, "Mul", phases, mask, out=name)
-        return self._clean[id(tensor)]
+            self._clean[tensor] = emit(self._graph, "Mul", phases, mask, out=name)
+        return self._clean[tensor]
 
     def _mask(self, tensor: gs.Tensor) -> Array:
         """One where the mosaic of a tensor holds its pixels: (1, 1, height, width)."""

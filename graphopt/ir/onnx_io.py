@@ -13,7 +13,7 @@ from typing import BinaryIO
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
 from graphopt.errors import InputError
 from graphopt.ir.checks import (
@@ -29,8 +29,9 @@ from graphopt.ir.edit import sort_nodes
 from graphopt.ir.external_data import INLINE_LIMIT, read_external_data
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import STANDARD_DOMAINS
-from graphopt.ir.header import Header, copy_model, header_of, put_header
+from graphopt.ir.header import Header
 from graphopt.ir.input_shapes import fix_sizes
+from graphopt.ir.network import Network
 from graphopt.ir.packing import DOMAIN as PACKED_DOMAIN
 from graphopt.ir.packing import expand_all
 
@@ -43,7 +44,7 @@ _ALIGNMENT = 4096
 # --- loading ------------------------------------------------------------------------------------
 
 
-def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> gs.Graph:
+def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Network:
     """Read an ONNX file, check it, and infer every tensor's shape.
 
     External data is read, model-local functions are inlined, nodes are put in order, an initializer
@@ -69,10 +70,10 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
         _sort(holder, path)
     check_model(model, path)
     model = _without_functions(model, path)
-    graph = import_message(model)
+    graph = Network.of(import_message(model))
     # From IR 4 on initializers need not be inputs; graphs are written without such inputs.
     graph.ir_version = max(model.ir_version, 4)
-    header = Header(
+    graph.header = Header(
         producer=model.producer_name,
         producer_version=model.producer_version,
         domain=model.domain,
@@ -86,7 +87,6 @@ def load_model(path: Path, input_shapes: Mapping[str, Sequence[int]] | None = No
             if value.type.HasField("sequence_type")
         },
     )
-    put_header(graph, header)
     for tensor in graph.inputs:
         if tensor.shape is not None:  # old exporters write unknown extents as 0 or -1
             tensor.shape = [None if isinstance(d, int) and d < 1 else d for d in tensor.shape]
@@ -196,7 +196,7 @@ def _without_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     """The graph with its header as an ONNX message."""
-    header = header_of(graph)
+    header = Network.of(graph).header
     model = export_message(graph)
     model.producer_name = header.producer
     model.producer_version = header.producer_version
@@ -233,7 +233,7 @@ def serialised(graph: gs.Graph) -> Iterator[bytes | Path]:
 
 def _write_external(graph: gs.Graph, path: Path) -> None:
     """Write a model with its weights in `NAME.data`; protobuf never sees them, nor their 2 GB."""
-    light = copy_model(graph)
+    light = graph.copy()
     name = f"{path.name}.data"
     with path.with_name(name).open("wb") as data:
         for tensor in light.tensors().values():
@@ -271,9 +271,9 @@ def save_model(graph: gs.Graph, path: Path, *, metadata: Mapping[str, str] | Non
     Raises:
         InputError: when the folder or disk does not take it; then nothing is left behind.
     """
-    stamped = copy_model(graph)
-    header = header_of(graph)
-    put_header(stamped, replace(header, metadata={**header.metadata, **(metadata or {})}))
+    header = Network.of(graph).header
+    stamped = Network.of(graph).copy()
+    stamped.header = replace(header, metadata={**header.metadata, **(metadata or {})})
     with replacing(path) as fresh:
         if weight_bytes(graph) <= INLINE_LIMIT:
             fresh.write_bytes(to_proto(stamped).SerializeToString())

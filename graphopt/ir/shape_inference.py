@@ -15,6 +15,7 @@ from graphopt.errors import InputError
 from graphopt.ir.arrays import Dim
 from graphopt.ir.conversion import export_message
 from graphopt.ir.graph import static_shape
+from graphopt.ir.identity import IdentitySet
 
 Facts: TypeAlias = tuple["np.dtype[Any] | int | None", "tuple[Dim, ...] | None"]
 """A tensor's element type and shape, where they are known."""
@@ -80,20 +81,20 @@ def _is_whole(facts: Facts | None) -> bool:
 def _without_weights(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]] | None) -> gs.Graph:
     """A copy in which large constants are inputs, and of inner tensors nothing is known."""
     skeleton = graph.copy()
-    outputs = {id(t) for t in skeleton.outputs}
-    inputs = {id(t) for t in skeleton.inputs}
+    outputs = IdentitySet(skeleton.outputs)
+    inputs = IdentitySet(skeleton.inputs)
     for tensor in skeleton.tensors().values():
         if isinstance(tensor, gs.Constant):
             if math.prod(tensor.shape) > _SHAPE_CARRIER_ELEMENTS:
                 tensor.to_variable(shape=tensor.shape)
                 tensor.type = "tensor_type"
                 skeleton.inputs.append(tensor)
-        elif id(tensor) in inputs:
+        elif tensor in inputs:
             if input_shapes and tensor.name in input_shapes:
                 tensor.shape = list(input_shapes[tensor.name])
         else:
             tensor.shape = None
-            if id(tensor) not in outputs:
+            if tensor not in outputs:
                 tensor.dtype = None
     return skeleton
 
@@ -176,8 +177,8 @@ def refresh_shapes(graph: gs.Graph, *, outputs: bool = False) -> None:
         outputs: the shapes of its outputs too.
     """
     known = infer_shapes(graph)
-    edges = {id(t) for t in [*graph.inputs, *([] if outputs else graph.outputs)]}
+    edges = IdentitySet([*graph.inputs, *([] if outputs else graph.outputs)])
     for name, tensor in graph.tensors().items():
-        if isinstance(tensor, gs.Variable) and id(tensor) not in edges and name in known:
+        if isinstance(tensor, gs.Variable) and tensor not in edges and name in known:
             tensor.dtype, shape = known[name]
             tensor.shape = None if shape is None else list(shape)

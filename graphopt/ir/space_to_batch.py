@@ -20,6 +20,8 @@ import onnx_graphsurgeon as gs
 from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution, why_unknown
 from graphopt.ir.graph import constant_of, is_standard, label
+from graphopt.ir.identity import IdentityMap, IdentitySet
+from graphopt.ir.operators import Kind, operator_of
 
 Pair: TypeAlias = tuple[int, int]
 """One number for rows, one for columns."""
@@ -46,14 +48,14 @@ class DilatedRegion:
 
     Args:
         dilation: of rows and of columns.
-        places: where each tensor that exists in phases lies, by `id`.
+        places: where each tensor that exists in phases lies.
         entries: the tensors that are split.
         nodes: what is computed in phases, in order.
         reaches: for rows and columns, of each convolution: where its input lies, and its pads.
     """
 
     dilation: Pair
-    places: dict[int, Place] = field(default_factory=dict)
+    places: IdentityMap[gs.Tensor, Place] = field(default_factory=IdentityMap)
     entries: list[gs.Tensor] = field(default_factory=list)
     nodes: list[gs.Node] = field(default_factory=list)
     reaches: tuple[list[tuple[Span, Pair]], list[tuple[Span, Pair]]] = field(
@@ -62,40 +64,6 @@ class DilatedRegion:
 
 
 # --- finding ------------------------------------------------------------------------------------
-
-_POINTWISE = frozenset(
-    {
-        "Abs",
-        "Add",
-        "Celu",
-        "Clip",
-        "Div",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Sub",
-        "Sum",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-    }
-)
-"""Operators that compute each element of their result from the elements at the same place."""
 
 
 def find_regions(graph: gs.Graph) -> Iterator[DilatedRegion | Skip]:
@@ -178,24 +146,24 @@ def _is_pixelwise(node: gs.Node) -> bool:
 def _add_conv(regions: list[DilatedRegion], node: gs.Node, spec: Convolution) -> None:
     """Let a dilated convolution join the region that its input is in, or found one."""
     x, (dh, dw) = node.inputs[0], spec.dilations
-    region = next((r for r in regions if id(x) in r.places and r.dilation == (dh, dw)), None)
+    region = next((r for r in regions if x in r.places and r.dilation == (dh, dw)), None)
     if region is None:
         region = DilatedRegion((dh, dw))
         regions.append(region)
         size = image_size(x)
         assert size is not None
         height, width = size
-        region.places[id(x)] = (Span(0, height), Span(0, width))
+        region.places[x] = (Span(0, height), Span(0, width))
         region.entries.append(x)
     assert spec.pads is not None
     outs: list[Span] = []
     for axis, (span, k, d) in enumerate(
-        zip(region.places[id(x)], spec.kernel, spec.dilations, strict=True)
+        zip(region.places[x], spec.kernel, spec.dilations, strict=True)
     ):
         begin, end = spec.pads[axis], spec.pads[axis + 2]
         region.reaches[axis].append((span, (begin, end)))
         outs.append(Span(span.start - begin % d, span.size + begin + end - (k - 1) * d))
-    region.places[id(node.outputs[0])] = (outs[0], outs[1])
+    region.places[node.outputs[0]] = (outs[0], outs[1])
     region.nodes.append(node)
 
 
@@ -205,25 +173,31 @@ def _add_pointwise(regions: list[DilatedRegion], node: gs.Node) -> None:
         if not _is_pixelwise(node):
             return
         variables = [node.inputs[0]]
-    elif node.op in _POINTWISE:
+    elif _is_computed_in_phases(node):
         variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
         if not all(_same_everywhere(t) for t in node.inputs if isinstance(t, gs.Constant)):
             return
     else:
         return
     for region in regions:
-        places = {region.places.get(id(t)) for t in variables}
+        places = {region.places.get(t) for t in variables}
         place = places.pop() if len(places) == 1 else None
         if place is not None:
-            region.places[id(node.outputs[0])] = place
+            region.places[node.outputs[0]] = place
             region.nodes.append(node)
             return
+
+
+def _is_computed_in_phases(node: gs.Node) -> bool:
+    """Whether a node makes numbers of whatever lies between the phases."""
+    operator = operator_of(node)
+    return operator.kind is Kind.ELEMENTWISE and (operator.total or operator.name == "Div")
 
 
 def is_pointwise(node: gs.Node) -> bool:
     """Whether a node computes each element from one element of one tensor, and constants."""
     variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
-    return is_standard(node, *_POINTWISE) and len(variables) == 1
+    return operator_of(node).kind is Kind.ELEMENTWISE and len(variables) == 1
 
 
 def _same_everywhere(tensor: gs.Tensor) -> bool:
@@ -234,11 +208,11 @@ def _same_everywhere(tensor: gs.Tensor) -> bool:
 
 def _drop_loose_ends(region: DilatedRegion) -> None:
     """Leave only what some convolution of the region needs, or is."""
-    needed: set[int] = set()
+    needed: IdentitySet[gs.Tensor] = IdentitySet()
     kept: list[gs.Node] = []
     for node in reversed(region.nodes):
-        if is_dilated(node) or id(node.outputs[0]) in needed:
-            needed |= {id(t) for t in node.inputs}
+        if is_dilated(node) or node.outputs[0] in needed:
+            needed.update(node.inputs)
             kept.append(node)
     region.nodes = kept[::-1]
 

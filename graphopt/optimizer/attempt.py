@@ -6,36 +6,38 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_graphsurgeon as gs
-
 from graphopt.errors import GraphoptError
-from graphopt.ir.header import copy_model
-from graphopt.optimizer.pass_contract import Context, Outcome, Pass
+from graphopt.ir.network import Network
+from graphopt.optimizer.pass_contract import AnyPass, Context, Numerics, Outcome
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What a pass made of a network, before anybody judged it."""
 
-    given: gs.Graph
-    prepared: Pass[Any] | None
-    """The pass that did the work; None where it crashed, and then nothing changed."""
-    graph: gs.Graph
+    given: Network
+    graph: Network
+    facts: Any
+    """What the pass prepared; None where it crashed, and then nothing changed."""
+    numerics: Numerics
+    """What it promises."""
     outcome: Outcome
     crash: str | None
     seconds: float
 
 
-def attempt(chosen: Pass[Any], given: gs.Graph, context: Context) -> Attempt:
+def attempt(chosen: AnyPass, given: Network, context: Context) -> Attempt:
     """Run a pass on a copy of a network; a crash, which may be a plug-in's, becomes a sentence."""
-    graph, started = copy_model(given), time.perf_counter()
-    prepared: Pass[Any] | None = None
+    graph, started = given.copy(), time.perf_counter()
+    facts, numerics = None, chosen.numerics
     outcome, crash = Outcome((), ()), None
     try:
-        prepared = chosen.prepare(graph, context)
-        outcome = prepared.sweep(graph)
+        facts = chosen.prepare(graph, context)
+        outcome = chosen.sweep(graph, facts)
+        numerics = chosen.numerics_given(facts)
     except GraphoptError as error:
-        prepared, crash = None, error.message
+        facts, crash = None, error.message
     except Exception as error:
-        prepared, crash = None, f"it crashed: {type(error).__name__}: {error}"
-    return Attempt(given, prepared, graph, outcome, crash, time.perf_counter() - started)
+        facts, crash = None, f"it crashed: {type(error).__name__}: {error}"
+    seconds = time.perf_counter() - started
+    return Attempt(given, graph, facts, numerics, outcome, crash, seconds)

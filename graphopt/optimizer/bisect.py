@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_graphsurgeon as gs
-
 from graphopt.analysis.compare import PoseChange
-from graphopt.ir.header import copy_model
-from graphopt.optimizer.pass_contract import Outcome, Pass, Skip
+from graphopt.ir.network import Network
+from graphopt.optimizer.pass_contract import AnyPass, Outcome, Skip
 
 
 def bisect(
-    prepared: Pass[Any],
-    graph: gs.Graph,
+    chosen: AnyPass,
+    facts: Any,
+    graph: Network,
     outcome: Outcome,
-    judge: Callable[[gs.Graph], Judgement],
+    judge: Callable[[Network], Judgement],
     failed: Judgement,
-) -> tuple[gs.Graph, Outcome, Judgement]:
+) -> tuple[Network, Outcome, Judgement]:
     """Take back those changes of a pass that are to blame for its failed check.
 
     All changes are taken back; then halves of them, quarters … come back as long as the check
@@ -27,7 +26,8 @@ def bisect(
     allows comes back in the order of the graph.
 
     Args:
-        prepared: the pass, prepared for `graph`.
+        chosen: the pass.
+        facts: what it prepared for `graph`.
         graph: the network before the pass.
         outcome: of the pass with all its changes.
         judge: the check.
@@ -37,9 +37,9 @@ def bisect(
         The network, outcome and judgement of what can stay; `failed` as judgement if nothing can.
     """
 
-    def swept(out: frozenset[int]) -> tuple[gs.Graph, Outcome]:
-        rewritten = copy_model(graph)
-        return rewritten, prepared.sweep(rewritten, without=out)
+    def swept(out: frozenset[int]) -> tuple[Network, Outcome]:
+        rewritten = graph.copy()
+        return rewritten, chosen.sweep(rewritten, facts, without=out)
 
     def blamed(sites: Sequence[int], out: frozenset[int]) -> frozenset[int]:
         """What of `out` has to stay out once as many of `sites` are back as can be."""

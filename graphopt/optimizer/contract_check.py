@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from graphopt.errors import GraphoptError
 from graphopt.optimizer.manual import Option, options_of, type_text
-from graphopt.optimizer.pass_contract import Numerics, Pass, line_of, option_text
+from graphopt.optimizer.pass_contract import AnyPass, Numerics, Pass, PreparedPass, option_text
+from graphopt.optimizer.pass_faults import line_of
 
 SECTIONS = ("Rewrite", "Numerics", "Why", "When it skips")
 """The sections of a manual page."""
@@ -30,22 +31,29 @@ MOVED = {
 
 _NAME = re.compile(r"[\w-]+")
 _SCALARS = {"string", "integer", "number", "boolean", "null"}
-_ARGUMENTS = {"match": ("graph",), "rewrite": ("graph", "site"), "prepare": ("graph", "context")}
+_ARGUMENTS = {"match": ("graph",), "rewrite": ("graph", "site")}
+_ARGUMENTS_PREPARED = {
+    "prepare": ("graph", "context"),
+    "match": ("graph", "facts"),
+    "rewrite": ("graph", "site"),
+}
 
 
-def fault_of(pass_type: type[Pass[Any]]) -> str | None:
+def fault_of(pass_type: type[AnyPass]) -> str | None:
     """How a class breaks the contract, with file and line; None where it keeps it."""
     return next(_faults(pass_type), None)
 
 
-def _faults(pass_type: type[Pass[Any]]) -> Iterator[str]:
+def _faults(pass_type: type[AnyPass]) -> Iterator[str]:
     """Whatever is wrong; each may be looked at only where those before it are right."""
     name = pass_type.__name__
 
     def at(member: str) -> str:
         return f"{_line_within(pass_type, member)}: {name}"
 
-    for missing in ("match", "rewrite", "numerics"):
+    if not issubclass(pass_type, (Pass, PreparedPass)):
+        yield f"{at('')} derives from BasePass: derive it from Pass, or from PreparedPass"
+    for missing in ("prepare", "match", "rewrite", "numerics"):
         if missing in pass_type.__abstractmethods__:
             yield f"{at('')} does not define {missing}"
     given = getattr(pass_type, "name", None)
@@ -60,7 +68,10 @@ def _faults(pass_type: type[Pass[Any]]) -> Iterator[str]:
     for flag in ("repeat", "repairs", "needs_images"):
         if not isinstance(inspect.getattr_static(pass_type, flag), (bool, property)):
             yield f"{at(flag)} has a {flag} that is neither True, False nor a property"
-    for method, arguments in _ARGUMENTS.items():
+    if issubclass(pass_type, Pass) and pass_type.prepare is not Pass.prepare:
+        yield f"{at('prepare')} defines prepare: derive it from PreparedPass, whose match gets that"
+    prepared = issubclass(pass_type, PreparedPass)
+    for method, arguments in (_ARGUMENTS_PREPARED if prepared else _ARGUMENTS).items():
         yield from (f"{at(method)}{fault}" for fault in _signature(pass_type, method, arguments))
     parameters = vars(pass_type).get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
@@ -69,7 +80,7 @@ def _faults(pass_type: type[Pass[Any]]) -> Iterator[str]:
     yield from (f"{at('')}: {fault}" for fault in _manual(pass_type))
 
 
-def _line_within(pass_type: type[Pass[Any]], member: str) -> str:
+def _line_within(pass_type: type[AnyPass], member: str) -> str:
     """The file and line of a class, or of what defines a member in its body."""
     place = line_of(pass_type)
     try:
@@ -84,9 +95,7 @@ def _line_within(pass_type: type[Pass[Any]], member: str) -> str:
     return place
 
 
-def _signature(
-    pass_type: type[Pass[Any]], method: str, arguments: tuple[str, ...]
-) -> Iterator[str]:
+def _signature(pass_type: type[AnyPass], method: str, arguments: tuple[str, ...]) -> Iterator[str]:
     wanted = f"def {method}(self, {', '.join(arguments)})"
     if isinstance(inspect.getattr_static(pass_type, method), property):
         yield f": its {method} is a property, not {wanted}"
@@ -107,7 +116,7 @@ def _signature(
         yield ": its rewrite is a generator: it must return a Change or a Skip"
 
 
-def _option_faults(pass_type: type[Pass[Any]]) -> Iterator[tuple[str, str]]:
+def _option_faults(pass_type: type[AnyPass]) -> Iterator[tuple[str, str]]:
     """Options that cannot be read from a pipeline, or written to one."""
     for f in fields(pass_type):
         if f.default_factory is not MISSING:
@@ -151,7 +160,7 @@ def _is_scalar(schema: dict[str, Any], known: dict[str, Any]) -> bool:
     return "const" in schema or "enum" in schema or schema.get("type") in _SCALARS
 
 
-def _manual(pass_type: type[Pass[Any]]) -> Iterator[str]:
+def _manual(pass_type: type[AnyPass]) -> Iterator[str]:
     """A manual page may be one paragraph; one with sections has them all, in their order."""
     text = inspect.cleandoc(pass_type.__doc__ or "")
     there = [s for s in re.findall(r"^(.+):$", text, re.MULTILINE) if s in SECTIONS]

@@ -12,7 +12,6 @@ from rich.console import RenderableType
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import UsageError
 from graphopt.ir.graph import label
-from graphopt.ir.header import copy_model
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.options import ExplainOptions
@@ -68,7 +67,7 @@ def explain(
     (judged,) = passes
     node = options.node
     graph = load_model(path, parse_input_shapes(options.input_shape))
-    context = Context(original=copy_model(graph))
+    context = Context(original=graph.copy())
     for before in parse_pipeline(options.after, known):
         before.run(graph, context)
     names = {label(n): n for n in graph.nodes}

@@ -13,7 +13,7 @@ from typing import (
     get_type_hints,
 )
 
-from graphopt.optimizer.pass_contract import Numerics, Pass, quoted
+from graphopt.optimizer.pass_contract import AnyPass, Numerics, quoted
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Option:
     help: str
 
 
-def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
+def options_of(pass_type: type[AnyPass]) -> dict[str, Option]:
     """A pass's options by name; the default is `dataclasses.MISSING` where one must be given."""
     hints = get_type_hints(pass_type, include_extras=True)
     return {
@@ -36,9 +36,13 @@ def options_of(pass_type: type[Pass[Any]]) -> dict[str, Option]:
     }
 
 
-def manual_of(pass_type: type[Pass[Any]]) -> str:
-    """The manual page: the docstring, then the options with their types and defaults."""
+def manual_of(pass_type: type[AnyPass]) -> str:
+    """The manual page: the docstring, the rules, then the options with types and defaults."""
     lines = [_docstring(pass_type) or "(no manual page)"]
+    if pass_type.rules:
+        lines += ["", "Rules:"]
+        for name, line in pass_type.rules.items():
+            lines += [f"    {name}", f"        {line}"]
     options = options_of(pass_type).values()
     if options:
         lines += ["", "Options:"]
@@ -50,13 +54,13 @@ def manual_of(pass_type: type[Pass[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _docstring(pass_type: type[Pass[Any]]) -> str:
+def _docstring(pass_type: type[AnyPass]) -> str:
     """What its author wrote, and not the signature that dataclasses put in place of nothing."""
     text = inspect.cleandoc(pass_type.__doc__ or "")
     return "" if text.startswith(f"{pass_type.__name__}(") else text
 
 
-def numerics_of(pass_type: type[Pass[Any]]) -> dict[str, Numerics]:
+def numerics_of(pass_type: type[AnyPass]) -> dict[str, Numerics]:
     """What a pass promises: "" for its options' defaults, "option=value" for what differs.
 
     Of options that are choices, and of numbers at their lower limit; nothing where options decide
@@ -98,7 +102,7 @@ def type_text(hint: Any) -> str:
     return str(getattr(hint, "__name__", hint))
 
 
-def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
+def catalogue(pass_types: Iterable[type[AnyPass]]) -> list[dict[str, Any]]:
     """Passes as plain data, for lists and for JSON."""
     return [
         {
@@ -107,6 +111,7 @@ def catalogue(pass_types: Iterable[type[Pass[Any]]]) -> list[dict[str, Any]]:
             "numerics_with": {with_: n.value for with_, n in numerics_of(p).items() if with_},
             "summary": _docstring(p).split("\n\n")[0].replace("\n", " "),
             "manual": manual_of(p),
+            "rules": dict(p.rules),
             "options": [
                 {
                     "name": o.name,

@@ -16,7 +16,6 @@ from graphopt.fitting.reconstruct_report import Floats
 from graphopt.ir.arrays import Array
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import label
-from graphopt.ir.header import copy_model
 
 
 class FittedWeights(NamedTuple):
@@ -72,7 +71,7 @@ class NetworkTail:
 
 def with_weights(graph: gs.Graph, weights: Mapping[str, FittedWeights]) -> gs.Graph:
     """A copy with other weights in some convolutions, by label."""
-    changed = copy_model(graph)
+    changed = graph.copy()
     for node in changed.nodes:
         if label(node) in weights:
             weight, bias = (

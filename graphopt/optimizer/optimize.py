@@ -6,9 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnx_graphsurgeon as gs
 
 from graphopt import __version__
 from graphopt.analysis.latency.device import Device, load_device
@@ -18,14 +15,15 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
 from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.graph import static_shape
-from graphopt.ir.header import judged_at
 from graphopt.ir.input_shapes import parse_input_shapes
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
-from graphopt.optimizer.pass_contract import Context, Pass
+from graphopt.optimizer.pass_contract import AnyPass, Context
 from graphopt.optimizer.pipeline import AfterPass, run_pipeline
-from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal, PruneToTarget
+from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal
+from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
 from graphopt.optimizer.report import Report
 from graphopt.optimizer.sensitivity_file import read_sensitivity
@@ -115,13 +113,13 @@ class _Plan:
         remarks: what the user should know, a sentence each; more is said as it is done.
     """
 
-    chosen: list[Pass[Any]]
-    extra: list[Pass[Any]]
+    chosen: list[AnyPass]
+    extra: list[AnyPass]
     device: Device | None
     remarks: list[str]
 
     @property
-    def passes(self) -> list[Pass[Any]]:
+    def passes(self) -> list[AnyPass]:
         """All of them, in order."""
         return [*self.chosen, *self.extra]
 
@@ -158,7 +156,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
 class _Subject:
     """The network that is optimised, how it sees photos where that is known, its file's hash."""
 
-    graph: gs.Graph
+    graph: Network
     spec: PoseSpec | None
     digest: str
 
@@ -275,12 +273,12 @@ def _check_options(options: OptimizeOptions) -> None:
 
 def _sized(
     path: Path,
-    graph: gs.Graph,
+    graph: Network,
     spec: PoseSpec | None,
-    passes: Sequence[Pass[Any]],
+    passes: Sequence[AnyPass],
     *,
     any_size: bool,
-) -> tuple[gs.Graph, list[str]]:
+) -> tuple[Network, list[str]]:
     """A network of dynamic inputs at the size that `compile` would take, and a remark on that.
 
     It is fixed there if a pass is bound to a size, and otherwise only judged there. One whose usual
@@ -298,7 +296,7 @@ def _sized(
             f"the result takes {at} only, as `compile` would choose: {', '.join(bound)} needs to "
             "know the size (--input-shape 1,3,H,W for another, --input-shape dynamic for any)"
         ]
-    judged_at(graph, usual)
+    graph.judge_at(usual)
     return graph, [f"the result takes any size, as the input does; it is judged at {at}"]
 
 
@@ -310,7 +308,7 @@ def _preset_text(preset: str | None) -> str:
     return PRESETS[preset] if preset else ""
 
 
-def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[Pass[Any]]:
+def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[AnyPass]:
     return [chosen for chosen in parse_pipeline(text, known) if chosen.name not in without]
 
 

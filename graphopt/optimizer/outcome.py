@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx_graphsurgeon as gs
-
 from graphopt.analysis.compare import PoseChange
 from graphopt.analysis.cost import Cost
+from graphopt.ir.network import Network
 from graphopt.optimizer.pass_contract import Change, Numerics, Skip
 
 
@@ -42,7 +41,7 @@ class PassStep:
 class PipelineResult:
     """What a pipeline made of a network."""
 
-    graph: gs.Graph
+    graph: Network
     steps: tuple[PassStep, ...]
     before: Cost
     after: Cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
@@ -14,26 +14,26 @@ from graphopt.analysis.cost import Cost, cost_of
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.errors import CheckFailed, InputError
 from graphopt.fitting.checkpoint import LAST_GOOD
-from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import save_model, serialised
 from graphopt.ir.qoperators import has_qoperators
 from graphopt.optimizer.attempt import Attempt, attempt
 from graphopt.optimizer.bisect import Judgement, bisect
 from graphopt.optimizer.options import OnFail, VerifyMode
 from graphopt.optimizer.outcome import PassStep, PipelineResult
-from graphopt.optimizer.pass_contract import Context, Numerics, Outcome, Pass, Skip, loosest
+from graphopt.optimizer.pass_contract import AnyPass, Context, Numerics, Outcome, Skip, loosest
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT, Verifier
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import example_shapes, example_shapes_if_any
 
-AfterPass: TypeAlias = Callable[[int, str, gs.Graph], None]
+AfterPass: TypeAlias = Callable[[int, str, Network], None]
 """What is called after a pass, see `run_pipeline`."""
 
 
 def run_pipeline(
     graph: gs.Graph,
-    passes: Sequence[Pass[Any]],
+    passes: Sequence[AnyPass],
     *,
     context: Context | None = None,
     verify: VerifyMode = "each",
@@ -68,13 +68,14 @@ def run_pipeline(
         CheckFailed: (`on_fail="stop"`) naming the pass and the first tensor that departs.
         InputError: when the network cannot be run for its verification.
     """
-    run = _Run(graph, passes, context or Context(), verify, on_fail, max_shift, must_pay, progress)
+    network, known = Network.of(graph), context or Context()
+    run = _Run(network, passes, known, verify, on_fail, max_shift, must_pay, progress)
     result = run.all(after_pass)
     if result is None:
         # Only a check after each pass can tell which one it was. The checks are made up for; passes
         # run again only behind one that is taken back, where they are given another network.
         made, each = run.attempts, (max_shift, must_pay, progress)
-        run = _Run(graph, passes, context or Context(), "each", on_fail, *each, made)
+        run = _Run(network, passes, known, "each", on_fail, *each, made)
         result = run.all(after_pass)
         assert result is not None
     return result
@@ -95,8 +96,8 @@ class _Run:
 
     def __init__(
         self,
-        graph: gs.Graph,
-        passes: Sequence[Pass[Any]],
+        graph: Network,
+        passes: Sequence[AnyPass],
         context: Context,
         verify: VerifyMode,
         on_fail: OnFail,
@@ -108,13 +109,13 @@ class _Run:
         self._passes, self._verify, self._on_fail = passes, verify, on_fail
         self._max_shift, self._must_pay, self._progress = max_shift, must_pay, progress
         known = example_shapes_if_any if verify == "off" else example_shapes
-        self._shapes = dict(header_of(graph).sizes) or known(graph)
+        self._shapes = dict(graph.header.sizes) or known(graph)
         self._verifier = None if verify == "off" else Verifier(graph, self._shapes)
         self._context = replace(
-            context, original=context.original or copy_model(graph), progress=progress
+            context, original=context.original or graph.copy(), progress=progress
         )
         self._made = made
-        self._current = self._approved = made[0].given if made else copy_model(graph)
+        self._current = self._approved = made[0].given if made else graph.copy()
         self.attempts: list[Attempt] = []
         """One for each pass so far, where the check comes at the end."""
         self._steps: list[PassStep] = []
@@ -144,17 +145,17 @@ class _Run:
             input_shapes=self._shapes,
         )
 
-    def _step(self, index: int, chosen: Pass[Any]) -> bool:
+    def _step(self, index: int, chosen: AnyPass) -> bool:
         """Run and judge one pass."""
         saved, made = self._current, self._attempt(index, chosen)
-        prepared, graph, outcome, crash = made.prepared, made.graph, made.outcome, made.crash
-        slower = self._refusal(index, chosen, graph) if outcome.changes else None
+        graph, outcome, crash = made.graph, made.outcome, made.crash
+        slower = self._refusal(index, chosen, made) if outcome.changes else None
         if slower:
             graph, outcome = saved, Outcome((), (*outcome.skips, Skip("(all)", slower)))
         if self._verify == "end" and not outcome.changes:
             graph = saved  # as below, so that both runs give the next pass the same network
         found = Judgement(None, None, crash)
-        numerics = (prepared or chosen).numerics
+        numerics = made.numerics
         judged_later = self._max_shift is not None and self._waiting > 0
         if self._found and not (outcome.changes or slower or crash or judged_later):
             graph, found = saved, self._found  # whatever it did without saying so is dropped
@@ -162,14 +163,16 @@ class _Run:
             not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
         ):
             held_to = (
-                numerics if self._verify == "each" else loosest(p.numerics for p in self._passes)
+                numerics
+                if self._verify == "each"
+                else loosest([numerics, *(step.numerics for step in self._steps)])
             )
             judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
             found = judge(graph)
             if found.failure and self._verify == "end":
                 return False
-            if found.failure and self._on_fail == "bisect" and prepared and not chosen.repeat:
-                graph, outcome, found = bisect(prepared, saved, outcome, judge, found)
+            if found.failure and self._on_fail == "bisect" and not chosen.repeat:
+                graph, outcome, found = bisect(chosen, made.facts, saved, outcome, judge, found)
         # What a preset chose must not stop it: it is taken back where it costs too much.
         optional = found.over_budget and self._max_shift is None and index < self._must_pay
         if found.failure and self._on_fail == "stop" and not optional:
@@ -220,7 +223,7 @@ class _Run:
             return ""
         return "the network is another one now, and needs training: let `distill` follow"
 
-    def _attempt(self, index: int, chosen: Pass[Any]) -> Attempt:
+    def _attempt(self, index: int, chosen: AnyPass) -> Attempt:
         """Run a pass, or take what it made of the very same network before."""
         if index < len(self._made) and self._made[index].given is self._current:
             return self._made[index]
@@ -229,7 +232,7 @@ class _Run:
             self.attempts.append(made)
         return made
 
-    def _keep(self, graph: gs.Graph) -> None:
+    def _keep(self, graph: Network) -> None:
         """Leave a good network behind, should the run be interrupted."""
         if self._context.work:
             save_model(graph, self._context.work / LAST_GOOD)
@@ -237,15 +240,15 @@ class _Run:
     def _repaired_later(self, index: int) -> bool:
         return self._verify == "each" and any(p.repairs for p in self._passes[index + 1 :])
 
-    def _refusal(self, index: int, chosen: Pass[Any], graph: gs.Graph) -> str | None:
+    def _refusal(self, index: int, chosen: AnyPass, made: Attempt) -> str | None:
         """Why the device is better off without a pass that has to pay; None if it is not."""
         device = self._context.device
-        before, after = self._ms(self._current), self._ms(graph)
+        before, after = self._ms(self._current), self._ms(made.graph)
         if device is None or index >= self._must_pay or before is None or after is None:
             return None
         if has_qoperators(self._current):
-            return None
-        lossy = chosen.numerics is not Numerics.EXACT and not chosen.repairs
+            return None  # what those take is not known
+        lossy = made.numerics is not Numerics.EXACT and not chosen.repairs
         change = f"{before:.2f} to {after:.2f} ms"
         if after > before * (1 + _NOISE):
             return f"it would be slower on {device.name}, {change} as predicted"
@@ -254,7 +257,7 @@ class _Run:
         return None
 
     def _judge(
-        self, chosen: Pass[Any], numerics: Numerics, graph: gs.Graph, *, budget: bool
+        self, chosen: AnyPass, numerics: Numerics, graph: Network, *, budget: bool
     ) -> Judgement:
         """Check a graph; `budget`: its poses must be within the budget too."""
         if self._verifier is None:
@@ -280,9 +283,7 @@ class _Run:
         failure = f"{poses} (allowed: {limit:g} pixels)"
         return Judgement(verdict.difference, poses, failure, over_budget=True)
 
-    def _too_far(
-        self, graph: gs.Graph, moved: float | None, poses: PoseChange | None
-    ) -> str | None:
+    def _too_far(self, graph: Network, moved: float | None, poses: PoseChange | None) -> str | None:
         """Why outputs are no approximation any more, in images or else in noise."""
         images, original = self._context.calibration, self._context.original
         if images is not None and original is not None:
@@ -297,7 +298,7 @@ class _Run:
             return f"an approximate pass moved outputs by {moved:.2g} times their range"
         return None
 
-    def _take_back_what_waits(self, judged: Pass[Any]) -> None:
+    def _take_back_what_waits(self, judged: AnyPass) -> None:
         """Steps that a later pass was to repair, and did not within the budget."""
         first = len(self._steps) - self._waiting
         self._steps[first:] = [
@@ -315,7 +316,7 @@ class _Run:
     def _cost(self) -> Cost:
         return cost_of(self._current, self._shapes)
 
-    def _ms(self, graph: gs.Graph) -> float | None:
+    def _ms(self, graph: Network) -> float | None:
         if self._context.device is None:
             return None
         try:
@@ -334,7 +335,7 @@ _NOISE = 1e-6
 """Differences of predicted times that are rounding."""
 
 
-def _compared(graph: gs.Graph, context: Context) -> PoseChange | None:
+def _compared(graph: Network, context: Context) -> PoseChange | None:
     """What became of the poses in held-out images; None where there are no images."""
     if context.calibration is None or context.original is None:
         return None

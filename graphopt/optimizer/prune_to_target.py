@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,15 +27,9 @@ from graphopt.analysis.latency.predict import judged_shapes, network_ms, time_of
 from graphopt.analysis.latency.work import work_of
 from graphopt.display.numbers import human
 from graphopt.errors import InputError, UsageError
-from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
-from graphopt.ir.block_structure import MEASURED
-from graphopt.ir.files import replacing
 from graphopt.ir.graph import label
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip
-from graphopt.optimizer.sensitivity import sensitivity
-from graphopt.optimizer.sensitivity_file import Loss, Sensitivity, read_sensitivity
-from graphopt.sparsity.plan import PruningPlan, write_plan
+from graphopt.optimizer.sensitivity_file import Loss, Sensitivity
+from graphopt.sparsity.plan import PruningPlan
 
 Doubles = NDArray[np.float64]
 
@@ -46,7 +38,7 @@ STEP = 0.05
 PRUNING = "prune-blocks"
 """The pass that prunes by a plan."""
 LEAST = 1e-6
-"""A loss below which there is none."""
+"""Losses below this count as zero."""
 
 
 class Goal(str, Enum):
@@ -282,71 +274,3 @@ def _out_of_reach(
         f"{wanted} is out of reach{where}: pruning where it pays, by "
         f"at most the largest ratio that was measured, gives {nearest}"
     )
-
-
-@dataclass(frozen=True)
-class PruneToTarget(Pass[gs.Node]):
-    """Makes a plan when its turn comes, and then is the pass that prunes by it.
-
-    Pipelines cannot name it: only `optimize` makes it, of a target. The network is measured as the
-    passes before have left it, and the plan is written. In text it is the pass that reads that
-    plan, so that a pipeline from a report can be run again.
-    """
-
-    name: ClassVar[str] = "prune-to-target"
-    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
-
-    targets: Targets
-    device: Device | None
-    """What pruning has to pay on."""
-    pruning: Callable[..., Pass[gs.Node]]
-    """Makes the pass `PRUNING`, given a `plan`."""
-    plan: Path
-    """Where the plan is written."""
-    measured: Sensitivity | None
-    """The layers' sensitivity, where it is known already."""
-    tell: Callable[[str], None]
-    """Called with what was allocated."""
-
-    def __str__(self) -> str:
-        return str(self.pruning(plan=str(self.plan)))
-
-    @property
-    def needs_images(self) -> bool:
-        return True
-
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[gs.Node]:
-        assert context.calibration is not None  # `needs_images`
-        measured = self.measured or _measured(graph, context.calibration, context)
-        found = allocate(
-            graph,
-            interpolated(measured),
-            self.targets,
-            device=self.device,
-            original=context.original,
-        )
-        write_plan(found.plan, self.plan)
-        self.tell(f"{found} ({self.plan})")
-        return self.pruning(plan=str(self.plan)).prepare(graph, context)
-
-    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:  # noqa: ARG002
-        yield from ()
-
-    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:  # noqa: ARG002
-        return Skip(label(site), "there is no plan yet")
-
-
-def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Sensitivity:
-    """The sensitivity, or what an interrupted run kept of it."""
-    kept = None
-    if context.work:
-        kept = place(context.work, fingerprint([graph], calibration, [MEASURED]), SENSITIVITY)
-        if kept.exists():
-            return read_sensitivity(kept)
-    found = sensitivity(
-        graph, calibration, block=MEASURED, work=context.work, progress=context.progress
-    )
-    if kept:
-        with replacing(kept) as fresh:
-            fresh.write_text(found.model_dump_json(), encoding="utf-8")
-    return found

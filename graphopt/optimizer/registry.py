@@ -16,16 +16,16 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from graphopt.errors import InputError
 from graphopt.optimizer.contract_check import fault_of, import_fault
-from graphopt.optimizer.pass_contract import Pass
+from graphopt.optimizer.pass_contract import AnyPass, BasePass
 
 GROUP = "graphopt.passes"
 """Entry points of this group name a pass class, or a module that defines some."""
 
-PassType: TypeAlias = type[Pass[Any]]
+PassType: TypeAlias = type[AnyPass]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _checked(
     except (Exception, SystemExit) as error:
         yield Broken(names, origin, f"it cannot be imported: {import_fault(error, own)}")
         return
-    if isinstance(loaded, type) and issubclass(loaded, Pass):
+    if isinstance(loaded, type) and issubclass(loaded, BasePass):
         held = [loaded]
     else:
         held = list(_defined_in(loaded)) if isinstance(loaded, ModuleType) else []
@@ -149,12 +149,11 @@ def _defined_in(module: ModuleType) -> Iterator[PassType]:
         # The module first: Python 3.10 takes `list[int]` for a type, and issubclass refuses it.
         if getattr(value, "__module__", None) == module.__name__
         and isinstance(value, type)
-        and issubclass(value, Pass)
+        and issubclass(value, BasePass)
     ]
     for pass_type in dict.fromkeys(found):
         is_base = any(issubclass(other, pass_type) for other in found if other is not pass_type)
-        inner = pass_type.__name__.startswith("_")  # what a pass's `prepare` returns
-        if not inner and not (isabstract(pass_type) and is_base):
+        if not (isabstract(pass_type) and is_base):
             yield pass_type
 
 

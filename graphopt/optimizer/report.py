@@ -95,7 +95,7 @@ class Report(BaseModel):
     before: Totals
     after: Totals
     device: str | None
-    """That times are predicted for."""
+    """The device that times are predicted for."""
     ms_before: float | None
     ms_after: float | None
     passes: tuple[PassEntry, ...]

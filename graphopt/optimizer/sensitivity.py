@@ -105,7 +105,7 @@ def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
         node
         for node in graph.nodes
         if is_standard(node, "Conv")
-        and id(node) not in reasons
+        and node not in reasons
         and (spec := Convolution.of(node)) is not None
         and spec.pads is not None
         and label(node) not in blocks.predictors

@@ -52,7 +52,7 @@ class Sensitivity(_Record):
     images: int
     """How many photos it was judged on."""
     people: int
-    """That the dense network found in them."""
+    """How many people the dense network found in them."""
     layers: tuple[LayerSensitivity, ...]
     """In the order of the graph."""
     function_blocks: tuple[LayerLosses, ...]
@@ -64,7 +64,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
     """What `graphopt sensitivity --json` wrote.
 
     Raises:
-        InputError: the file cannot be read, or is none.
+        InputError: the file cannot be read, or does not hold sensitivities.
     """
     try:
         return Sensitivity.model_validate_json(path.read_bytes())

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from graphopt.errors import InputError, UsageError
 from graphopt.optimizer.manual import options_of, type_text
-from graphopt.optimizer.pass_contract import Pass
+from graphopt.optimizer.pass_contract import AnyPass
 from graphopt.optimizer.registry import Passes, PassType, find_passes
 
 PRESETS: Mapping[str, str] = {
@@ -31,7 +31,7 @@ _PASS = re.compile(r"\s*(?P<name>[\w-]+)\s*(?:\{(?P<options>(?:\"[^\"]*\"|[^\"{}
 _OPTION = re.compile(r"[\s,]*(?P<name>\w+)\s*=\s*(?:\"(?P<quoted>[^\"]*)\"|(?P<plain>[^\s,\"{}]+))")
 
 
-def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> list[Pass[Any]]:
+def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> list[AnyPass]:
     """Read a pipeline.
 
     Args:
@@ -42,7 +42,7 @@ def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> li
         InputError: for a pass, option or value that there is not, naming near matches.
     """
     known = find_passes() if known is None else known
-    passes: list[Pass[Any]] = []
+    passes: list[AnyPass] = []
     position = 0
     while text[position:].strip():
         found = _PASS.match(text, position)
@@ -57,7 +57,7 @@ def parse_pipeline(text: str, known: Mapping[str, PassType] | None = None) -> li
     return passes
 
 
-def format_pipeline(passes: Iterable[Pass[Any]]) -> str:
+def format_pipeline(passes: Iterable[AnyPass]) -> str:
     """The text that `parse_pipeline` reads as these passes; options at their defaults left out."""
     return ", ".join(str(p) for p in passes)
 
@@ -87,7 +87,7 @@ def _near(word: str, choices: Iterable[str], where: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"see `{where}`"
 
 
-def _build(pass_type: PassType, text: str) -> Pass[Any]:
+def _build(pass_type: PassType, text: str) -> AnyPass:
     options = options_of(pass_type)
     given: dict[str, Any] = {}
     position = 0

@@ -17,7 +17,6 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import CheckFailed, GraphoptError, InputError
 from graphopt.ir.arrays import Array, Feeds
 from graphopt.ir.graph import reads_of
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import serialised
 from graphopt.ir.shape_inference import reason_of
 from graphopt.optimizer.pass_contract import Numerics
@@ -72,7 +71,7 @@ class Verifier:
         self._halves = _in_half_precision(original)
         self._outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in original.outputs}
         # What exact passes are held to: the network as the last inexact pass left it.
-        self._baseline, self._baseline_values = copy_model(original), self._original
+        self._baseline, self._baseline_values = original.copy(), self._original
 
     def check(self, graph: gs.Graph, numerics: Numerics) -> Verdict:
         """Judge a graph by what the pass that made it promises; whatever goes wrong is the verdict.
@@ -88,7 +87,7 @@ class Verifier:
         if numerics is not Numerics.EXACT:
             if not np.isfinite(moved):
                 return Verdict(moved, f"outputs are not finite; {self._blame(graph)}")
-            self._baseline, self._baseline_values = copy_model(graph), values
+            self._baseline, self._baseline_values = graph.copy(), values
             return Verdict(moved)
         found = self._agreement(graph, values)
         if found.excess is None:
@@ -123,7 +122,7 @@ class Verifier:
 
     def rebase(self, graph: gs.Graph) -> None:
         """Hold later exact passes to this graph: one that was checked before, and is back."""
-        self._baseline, self._baseline_values = copy_model(graph), self._run(graph)
+        self._baseline, self._baseline_values = graph.copy(), self._run(graph)
 
     def _check_form(self, graph: gs.Graph) -> None:
         outputs = {t.name: (t.dtype, tuple(t.shape or ())) for t in graph.outputs}
@@ -208,7 +207,7 @@ def _objection(graph: gs.Graph, *, with_shapes: bool) -> str | None:
 
 def _exposing(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
     """A copy whose outputs are the named tensors."""
-    copied = copy_model(graph)
+    copied = graph.copy()
     tensors = copied.tensors()
     copied.outputs = [tensors[name] for name in names]
     for tensor in copied.outputs:

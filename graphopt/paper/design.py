@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 
-import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -22,6 +21,7 @@ from graphopt.analysis.latency.predict import predict, total_ms
 from graphopt.display.numbers import human
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import InputError, UsageError
+from graphopt.ir.network import Network
 from graphopt.paper.published import ACCURACY, TABLE_1
 from graphopt.zoo.blocks import Outputs
 from graphopt.zoo.catalogue import assemble, entry_of, trained
@@ -135,7 +135,7 @@ def design(
     )
 
 
-def make(backbone: str, choice: DesignChoice, seed: int | None = 0) -> gs.Graph:
+def make(backbone: str, choice: DesignChoice, seed: int | None = 0) -> Network:
     """A network of that depth and width; `seed` is of its weights, see `Net`."""
     builder, like = BACKBONES[backbone]
     entry = entry_of(like)
@@ -143,11 +143,11 @@ def make(backbone: str, choice: DesignChoice, seed: int | None = 0) -> gs.Graph:
     return assemble(partial(builder, **given), entry.source, (1, 3, entry.size, entry.size), seed)
 
 
-def _search(backbone: str, start: DesignChoice, gmacs: float) -> tuple[DesignChoice, gs.Graph]:
+def _search(backbone: str, start: DesignChoice, gmacs: float) -> tuple[DesignChoice, Network]:
     """The width whose multiply-adds, which grow with it, are nearest to those asked for."""
 
     @cache
-    def made(width: int) -> tuple[DesignChoice, gs.Graph, float]:
+    def made(width: int) -> tuple[DesignChoice, Network, float]:
         choice = start.model_copy(update={"width": width})
         graph = make(backbone, choice, seed=None)
         return choice, graph, cost_of(graph).macs / 1e9

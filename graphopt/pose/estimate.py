@@ -236,7 +236,7 @@ class Job:
         """Work through the files, with a progress bar on the console if there are several.
 
         Each result comes after its picture was written; None stands for a file of a folder that is
-        no photo. The JSON file is written at the end.
+        not a photo. The JSON file is written at the end.
         """
         results = []
         with Progress(

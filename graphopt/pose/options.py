@@ -48,7 +48,7 @@ class PoseOptions:
         """What was said, as arguments of `detect_pose_spec` and `open_engine`.
 
         Raises:
-            InputError: a colour order, a number or maps that are none.
+            InputError: a colour order, a number or maps that cannot be read.
         """
         from graphopt.pose.spec import choices
 

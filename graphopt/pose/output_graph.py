@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from graphopt.ir.operators import OPERATORS, Kind, standard_operators
 from graphopt.pose.map_slices import Layout
 
 
@@ -37,7 +38,7 @@ class Graph:
 
     def joints(self, tensor: str) -> set[int]:
         """The channels at which a tensor that was joined from others has seams."""
-        *_, last = (None, *self._back(tensor, through=(*_KEEPS, "Transpose", "Resize", "Upsample")))
+        *_, last = (None, *self._back(tensor, through=(*_KEEPS, *_RESIZES, "Transpose")))
         if last is None or last.op_type != "Concat":
             return set()
         seams, place = set(), 0
@@ -81,7 +82,7 @@ class Graph:
 
     def _back(self, tensor: str, through: Sequence[str] = ()) -> Iterator[Any]:
         """The nodes that a tensor comes from, the last one first, as far as they keep its shape."""
-        allowed = through or (*_KEEPS, "Concat", "Resize", "Upsample", "Transpose")
+        allowed = through or (*_KEEPS, *_RESIZES, "Concat", "Transpose")
         while tensor in self._makers:
             node = self._makers[tensor]
             yield node
@@ -94,15 +95,17 @@ _STEPS = ("QuantizeLinear", "DequantizeLinear")
 """Operators that round to steps, and restore from them."""
 
 
-_KEEPS = (
-    *_STEPS,
-    *("Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "Tanh", "Clip"),
-    *("Identity", "Cast", "Add", "Sub", "Mul", "Div"),
-)
+_KEEPS = (*_STEPS, *(operator.name for operator in OPERATORS.values() if operator.elementwise))
 """Operators that work value by value."""
 
 
-_CHANNELS_FIRST = ("Conv", "ConvTranspose", "BatchNormalization", "MaxPool", "AveragePool")
+_RESIZES = standard_operators(Kind.RESAMPLING)
+
+
+_CHANNELS_FIRST = (
+    *standard_operators(Kind.CONVOLUTION, Kind.POOLING),
+    "BatchNormalization",
+)
 """Operators whose results have channels first."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import Unsupported
+from graphopt.ir.operators import Kind, standard_operators
 from graphopt.runtime.synthetic_images import natural_photo
 
 
@@ -21,7 +22,7 @@ def as_proto(model: Any) -> Any:
     """
     import onnx
 
-    from graphopt.ir.header import copy_model
+    from graphopt.ir.network import Network
     from graphopt.ir.onnx_io import load_model, to_proto
     from graphopt.ir.qoperators import expand_all, has_qoperators
 
@@ -29,7 +30,7 @@ def as_proto(model: Any) -> Any:
         return model
     graph = load_model(Path(model)) if isinstance(model, str | Path) else model
     if has_qoperators(graph):
-        graph = copy_model(graph)
+        graph = Network.of(graph.copy())
         expand_all(graph)
     return to_proto(graph)
 
@@ -113,13 +114,13 @@ def zero_input(dtype: np.dtype[Any]) -> float:
     return 128.0 if dtype == np.int8 else 0.0
 
 
-_RESIZES = ("Resize", "Upsample")
+_RESIZES = standard_operators(Kind.RESAMPLING)
 
 
 def downsampling(proto: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The largest factor by which any tensor is smaller than the input (strides, resizing).
 
-    Sizes that are no multiple of it make branches of different depth disagree by a pixel.
+    Other sizes than its multiples make branches of different depth disagree by a pixel.
 
     Args:
         proto: the network.

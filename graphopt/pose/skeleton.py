@@ -173,8 +173,8 @@ def load_skeleton(name: str | Path) -> Skeleton:
     """A skeleton by its built-in name, or from a TOML file.
 
     Raises:
-        InputError: no such skeleton or file, or a file that is no skeleton; the message says the
-            line (where the TOML is broken) or the field (where its content is).
+        InputError: no such skeleton or file, or a file without a valid skeleton; the message says
+            the line (where the TOML is broken) or the field (where its content is).
     """
     if name in builtin_skeletons():
         source = resources.files("graphopt.pose") / "skeletons" / f"{name}.toml"

@@ -203,7 +203,7 @@ def choices(
     """What a user said on a command line, as arguments of `detect_pose_spec` and `open_engine`.
 
     Raises:
-        InputError: a colour order, a number or maps that are none.
+        InputError: a colour order, a number or maps that cannot be read.
     """
     if maps is not None:
         parse_maps(maps)

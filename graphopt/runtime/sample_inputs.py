@@ -43,8 +43,8 @@ _SCALES: tuple[Callable[[Floats], Floats], ...] = (
 def sample_feeds(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[Feeds]:
     """The seeded inputs that networks are compared on: one set for each scale.
 
-    Images of whole numbers are pixels, 0 to 255 (or as far as the type goes). Inputs that are no
-    images get normal noise, or zeros and ones.
+    Images of whole numbers are pixels, 0 to 255 (or as far as the type goes). Other inputs
+    get normal noise, or zeros and ones.
 
     Raises:
         Unsupported: for inputs that are sequences or strings, or of types that NumPy lacks.

@@ -25,8 +25,10 @@ from scipy.sparse.csgraph import connected_components
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
-from graphopt.ir.graph import constant_of, input_of, is_standard, label, reads_of
-from graphopt.ir.header import header_of, put_header
+from graphopt.ir.graph import constant_of, input_of, is_standard, label, positions, reads_of
+from graphopt.ir.identity import IdentityMap
+from graphopt.ir.network import Network
+from graphopt.ir.operators import Kind, operator_of
 from graphopt.sparsity.channel_flow import (
     ChannelRule,
     Doubles,
@@ -38,18 +40,6 @@ from graphopt.sparsity.channel_flow import (
 )
 
 Indices = NDArray[np.intp]
-
-# fmt: off
-_POINTWISE = frozenset({
-    "Abs", "Add", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp", "Floor",
-    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min",
-    "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign",
-    "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu",
-})
-_SPATIAL = frozenset({
-    "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Pad", "Resize",
-})
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -96,67 +86,63 @@ class ChannelMap:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
-        self._tensors = {
-            id(t): t for t in graph.tensors().values() if _channels(t) and not is_constant(t)
-        }
-        counts = [_channels(t) or 0 for t in self._tensors.values()]
+        tensors = [t for t in graph.tensors().values() if _channels(t) and not is_constant(t)]
+        counts = [_channels(t) or 0 for t in tensors]
         self.count = sum(counts)
         """How many places there are at the beginning; classes are numbers below it."""
         ends = np.cumsum(counts)
         places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
-        self._places: dict[int, Indices] = dict(zip(self._tensors, places, strict=True))
+        self._places = IdentityMap(zip(tensors, places, strict=True))
         self._ties: list[tuple[Indices, Indices]] = []
-        self._cuts: defaultdict[int, list[_Cut]] = defaultdict(list)
-        self._held: dict[int, str] = {}
-        self._kinds = {id(node): self._kind(node) for node in graph.nodes}
+        self._cuts: IdentityMap[gs.Tensor, list[_Cut]] = IdentityMap((t, []) for t in tensors)
+        self._held: IdentityMap[gs.Tensor, str] = IdentityMap()
+        self._kinds = IdentityMap((node, self._kind(node)) for node in graph.nodes)
         for node in graph.nodes:
             self._trace(node)
-        for tensors, what in ((graph.inputs, "input"), (graph.outputs, "output")):
-            self._hold(tensors, f"its channels are those of the network's {what}")
+        for held, what in ((graph.inputs, "input"), (graph.outputs, "output")):
+            self._hold(held, f"its channels are those of the network's {what}")
         classes = self._components()
-        self.classes: dict[int, Indices] = {
-            key: classes[places] for key, places in self._places.items()
-        }
-        """The class of each channel that is there, by the `id` of the tensor."""
-        self.left: dict[int, Indices] = {
-            key: np.arange(len(places)) for key, places in self._places.items()
-        }
+        self.classes: IdentityMap[gs.Tensor, Indices] = IdentityMap(
+            (tensor, classes[places]) for tensor, places in self._places.items()
+        )
+        """The class of each channel that a tensor has."""
+        self.left = IdentityMap(
+            (tensor, np.arange(len(places))) for tensor, places in self._places.items()
+        )
         """Which of the channels that were there at the beginning are still."""
 
     # --- finding --------------------------------------------------------------------------------
 
     def _kind(self, node: gs.Node) -> ChannelRule:
-        if (
-            not is_standard(node)
-            or len(node.outputs) != 1
-            or id(node.outputs[0]) not in self._places
-        ):
+        if not is_standard(node) or len(node.outputs) != 1 or node.outputs[0] not in self._places:
             return ChannelRule.HOLDS
         made = node.outputs[0]
         spec = Convolution.of(node)
-        if spec is not None and id(node.inputs[0]) in self._places:
+        if spec is not None and node.inputs[0] in self._places:
             mixes = ChannelRule.MIXES if spec.group == 1 else ChannelRule.HOLDS
             return ChannelRule.FILTERS if spec.depthwise else mixes
         if node.op == "Concat":
             axis = node.attrs["axis"] % len(made.shape)
-            apart = axis == 1 and all(id(t) in self._places for t in node.inputs)
+            apart = axis == 1 and all(t in self._places for t in node.inputs)
             return ChannelRule.JOINS if apart else ChannelRule.HOLDS
-        if node.op in _POINTWISE and all(self._is_apart(t, made) for t in node.inputs):
+        operator = operator_of(node)
+        if operator.elementwise and all(self._is_apart(t, made) for t in node.inputs):
             return ChannelRule.POINTWISE
         first_only = [constant_of(t) is not None or t.is_empty() for t in node.inputs[1:]]
         if all(first_only) and node.inputs and self._is_alike(node.inputs[0], made):
             if node.op == "BatchNormalization":
                 return ChannelRule.POINTWISE
-            if node.op in _SPATIAL and leaves_channels(node):
+            spatial = operator.kind is Kind.POOLING or node.op in ("Pad", "Resize")
+            if spatial and leaves_channels(node):
                 return ChannelRule.SPATIAL
         return ChannelRule.HOLDS
 
     def _is_alike(self, tensor: gs.Tensor, other: gs.Tensor) -> bool:
         """Whether two tensors have channels that correspond."""
         return (
-            id(tensor) in self._places
+            tensor in self._places
             and len(tensor.shape) == len(other.shape)
-            and len(self._places[id(tensor)]) == len(self._places[id(other)])
+            and len(self._places[tensor]) == len(self._places[other])
         )
 
     def _is_apart(self, operand: gs.Tensor, made: gs.Tensor) -> bool:
@@ -167,25 +153,25 @@ class ChannelMap:
 
     def _trace(self, node: gs.Node) -> None:
         """Take in one node: ties, constants that have its channels, and what it holds."""
-        kind = self._kinds[id(node)]
+        kind = self._kinds[node]
         if kind is ChannelRule.HOLDS:
             reason = f"{node.op} {label(node)} may not keep its channels apart"
             self._hold([*reads_of(node), *node.outputs], reason)
             return
         made = node.outputs[0]
-        places = self._places[id(made)]
+        places = self._places[made]
         if kind is ChannelRule.MIXES:
             filters, channels = (1, 0) if node.op == "ConvTranspose" else (0, 1)
-            self._cuts[id(node.inputs[0])].append(_Cut(node, 1, channels))
-            self._cuts[id(made)] += [_Cut(node, 1, filters), _Cut(node, 2, 0)]
+            self._cuts[node.inputs[0]].append(_Cut(node, 1, channels))
+            self._cuts[made] += [_Cut(node, 1, filters), _Cut(node, 2, 0)]
         elif kind is ChannelRule.JOINS:
-            self._ties.append((places, np.concatenate([self._places[id(t)] for t in node.inputs])))
+            self._ties.append((places, np.concatenate([self._places[t] for t in node.inputs])))
         else:
             for index, operand in enumerate(node.inputs):
-                if id(operand) in self._places:
-                    self._ties.append((places, self._places[id(operand)]))
+                if operand in self._places:
+                    self._ties.append((places, self._places[operand]))
                 elif (axis := self._channel_axis(node, kind, index, len(places))) is not None:
-                    self._cuts[id(made)].append(_Cut(node, index, axis))
+                    self._cuts[made].append(_Cut(node, index, axis))
 
     def _channel_axis(self, node: gs.Node, kind: ChannelRule, index: int, count: int) -> int | None:
         """Along which axis a constant operand of a node has the node's channels, if along any."""
@@ -199,7 +185,7 @@ class ChannelMap:
 
     def _hold(self, tensors: Sequence[gs.Tensor], reason: str) -> None:
         for tensor in tensors:
-            self._held.setdefault(id(tensor), reason)
+            self._held.setdefault(tensor, reason)
 
     def _components(self) -> Indices:
         """A class for each place; tied ones share it."""
@@ -212,60 +198,62 @@ class ChannelMap:
 
     def groups(self) -> list[ChannelGroup]:
         """The channels that convolutions make, by the tensors that they are in, in order."""
+        tensors = list(self.classes)
         where: defaultdict[int, list[int]] = defaultdict(list)
-        for key, classes in self.classes.items():
+        for index, classes in enumerate(self.classes.values()):
             for found in np.unique(classes).tolist():
-                where[found].append(key)
+                where[found].append(index)
         members: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for found, keys in where.items():
-            members[tuple(keys)].append(found)
-        makers: defaultdict[int, list[gs.Node]] = defaultdict(list)
-        mixers: defaultdict[int, list[gs.Node]] = defaultdict(list)
+        for found, indices in where.items():
+            members[tuple(indices)].append(found)
+        makers: IdentityMap[gs.Tensor, list[gs.Node]] = IdentityMap((t, []) for t in tensors)
+        mixers: IdentityMap[gs.Tensor, list[gs.Node]] = IdentityMap((t, []) for t in tensors)
         for node in self._graph.nodes:
-            if self._kinds[id(node)] is ChannelRule.MIXES:
-                makers[id(node.outputs[0])].append(node)
-                mixers[id(node.inputs[0])].append(node)
-        order = {id(node): index for index, node in enumerate(self._graph.nodes)}
-        groups = [
-            ChannelGroup(
-                classes=np.array(found),
-                producers=tuple(
-                    sorted((n for k in keys for n in makers[k]), key=lambda n: order[id(n)])
-                ),
-                readers=tuple((self._tensors[k], tuple(mixers[k])) for k in keys if mixers[k]),
-                held=next((self._held[k] for k in keys if k in self._held), None),
+            if self._kinds[node] is ChannelRule.MIXES:
+                makers[node.outputs[0]].append(node)
+                mixers[node.inputs[0]].append(node)
+        order = positions(self._graph)
+        groups = []
+        for at, found in members.items():
+            shared = [tensors[index] for index in at]
+            producers = [node for tensor in shared for node in makers[tensor]]
+            groups.append(
+                ChannelGroup(
+                    classes=np.array(found),
+                    producers=tuple(sorted(producers, key=lambda node: order[node])),
+                    readers=tuple((t, tuple(mixers[t])) for t in shared if mixers[t]),
+                    held=next((self._held[t] for t in shared if t in self._held), None),
+                )
             )
-            for keys, found in members.items()
-        ]
         made = [group for group in groups if group.producers]
-        return sorted(made, key=lambda group: order[id(group.producers[0])])
+        return sorted(made, key=lambda group: order[group.producers[0]])
 
-    def uniform(self) -> dict[int, Doubles]:
+    def uniform(self) -> IdentityMap[gs.Tensor, Doubles]:
         """The value of each channel that has the same everywhere for any input; else NaN.
 
-        By the `id` of the tensor; found from zero weights, not by running the network.
+        Found from zero weights, not by running the network.
         """
-        known: dict[int, Doubles] = {
-            key: np.full(len(places), np.nan) for key, places in self._places.items()
-        }
+        known: IdentityMap[gs.Tensor, Doubles] = IdentityMap(
+            (tensor, np.full(len(places), np.nan)) for tensor, places in self._places.items()
+        )
         for node in self._graph.nodes:
-            kind = self._kinds[id(node)]
+            kind = self._kinds[node]
             if kind is ChannelRule.HOLDS:
                 continue
-            given = [known.get(id(t)) for t in node.inputs]
-            key = id(node.outputs[0])
+            given = [known.get(t) for t in node.inputs]
+            made = node.outputs[0]
             if kind is ChannelRule.JOINS:
-                known[key] = np.concatenate([values for values in given if values is not None])
+                known[made] = np.concatenate([values for values in given if values is not None])
             elif kind is ChannelRule.POINTWISE:
-                known[key] = evaluate(self._graph, node, given)
+                known[made] = evaluate(self._graph, node, given)
             elif kind is ChannelRule.SPATIAL:
                 assert given[0] is not None
-                known[key] = np.where((given[0] == 0) & keeps_zeros(node), 0.0, np.nan)
+                known[made] = np.where((given[0] == 0) & keeps_zeros(node), 0.0, np.nan)
             else:
                 spec = Convolution.of(node)
                 assert spec is not None
                 assert given[0] is not None
-                known[key] = filtered(spec, given[0])
+                known[made] = filtered(spec, given[0])
         return known
 
     # --- removing -------------------------------------------------------------------------------
@@ -275,21 +263,19 @@ class ChannelMap:
 
         Which channels are left is noted in the graph's header, see `counterpart`.
         """
-        graph = self._graph
-        header = header_of(graph)
-        noted = dict(header.channels)
-        for key, present in self.classes.items():
+        network = Network.of(self._graph)
+        noted = dict(network.header.channels)
+        for tensor, present in self.classes.items():
             stays = np.flatnonzero(~np.isin(present, classes))
             if len(stays) == len(present):
                 continue
-            for cut in self._cuts[key]:
+            for cut in self._cuts[tensor]:
                 self._take(cut, stays)
-            self.classes[key] = present[stays]
-            self.left[key] = self.left[key][stays]
-            name = self._tensors[key].name
-            before = np.array(noted.get(name, range(len(present))))
-            noted[name] = tuple(before[stays].tolist())
-        put_header(graph, replace(header, channels=noted))
+            self.classes[tensor] = present[stays]
+            self.left[tensor] = self.left[tensor][stays]
+            before = np.array(noted.get(tensor.name, range(len(present))))
+            noted[tensor.name] = tuple(before[stays].tolist())
+        network.header = replace(network.header, channels=noted)
 
     def _take(self, cut: _Cut, stays: Indices) -> None:
         operand = input_of(cut.node, cut.index)
@@ -299,7 +285,7 @@ class ChannelMap:
         # A constant of its own: others may share it.
         values = np.take(present, stays, cut.axis)
         cut.node.inputs[cut.index] = constant(self._graph, operand.name, values)
-        if self._kinds[id(cut.node)] is ChannelRule.FILTERS:
+        if self._kinds[cut.node] is ChannelRule.FILTERS:
             cut.node.attrs = {**cut.node.attrs, "group": len(stays)}
 
 
@@ -312,7 +298,7 @@ def counterpart(graph: gs.Graph, original: gs.Graph, name: str, values: Array) -
         name: of a tensor in both.
         values: the original's, [N, C, ...].
     """
-    ours, theirs = (header_of(g).channels.get(name) for g in (graph, original))
+    ours, theirs = (Network.of(g).header.channels.get(name) for g in (graph, original))
     if ours is None or ours == theirs:
         return values
     return values[:, ours if theirs is None else np.searchsorted(theirs, ours)]

@@ -6,39 +6,40 @@ import onnx_graphsurgeon as gs
 
 from graphopt.ir.convolution import CONV_OPS, Convolution, why_unknown
 from graphopt.ir.graph import is_standard, reads_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
 
 NARROW = 32
 """Channels, in or out, below which a layer has too few blocks to choose from."""
 
 
-def ineligible_reasons(graph: gs.Graph, narrow: int = NARROW) -> dict[int, str]:
-    """Why convolutions are left alone, by the `id` of the node; the others may be pruned."""
+def ineligible_reasons(graph: gs.Graph, narrow: int = NARROW) -> IdentityMap[gs.Node, str]:
+    """Why convolutions are left alone; those that are missing may be pruned."""
     reasons = _ends(graph)
     for node in graph.nodes:
         if is_standard(node, "Conv"):
-            reason = reasons.get(id(node)) or _unfit(node, narrow)
+            reason = reasons.get(node) or _unfit(node, narrow)
             if reason:
-                reasons[id(node)] = reason
+                reasons[node] = reason
     return reasons
 
 
-def _ends(graph: gs.Graph) -> dict[int, str]:
+def _ends(graph: gs.Graph) -> IdentityMap[gs.Node, str]:
     """The network's first convolutions, and the last ones."""
-    reasons = {}
-    behind: set[int] = set()
+    reasons: IdentityMap[gs.Node, str] = IdentityMap()
+    behind: IdentitySet[gs.Tensor] = IdentitySet()
     for node in graph.nodes:
         convolves = is_standard(node, *CONV_OPS)
-        if convolves and id(node.inputs[0]) not in behind:
-            reasons[id(node)] = "it is the network's first"
-        if convolves or any(id(t) in behind for t in reads_of(node)):
-            behind.update(id(t) for t in node.outputs)
-    shown = {id(t) for t in graph.outputs}
+        if convolves and node.inputs[0] not in behind:
+            reasons[node] = "it is the network's first"
+        if convolves or any(t in behind for t in reads_of(node)):
+            behind.update(node.outputs)
+    shown = IdentitySet(graph.outputs)
     for node in reversed(graph.nodes):
-        if any(id(t) in shown for t in node.outputs):
+        if any(t in shown for t in node.outputs):
             if is_standard(node, *CONV_OPS):
-                reasons[id(node)] = "its output reaches the network's without another convolution"
+                reasons[node] = "its output reaches the network's without another convolution"
             else:
-                shown.update(id(t) for t in reads_of(node))
+                shown.update(reads_of(node))
     return reasons
 
 

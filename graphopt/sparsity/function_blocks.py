@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
+from operator import and_
 
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.convolution import CONV_OPS, Convolution
 from graphopt.ir.graph import is_standard, label, producer_of, reads_of
+from graphopt.ir.identity import IdentitySet
 from graphopt.pose.spec import PoseSpec
 
 
@@ -69,28 +72,33 @@ def function_blocks(graph: gs.Graph, spec: PoseSpec) -> FunctionBlocks:
         spec: where the final maps are.
     """
     found: dict[str, FunctionBlock] = {}
-    before: set[int] = set()
+    before: IdentitySet[gs.Node] = IdentitySet()
     predictors: set[str] = set()
     for number, stage in enumerate(_stages(graph, spec), 1):
         above = {role: _ancestors(nodes) for role, nodes in stage.maps.items()}
-        ends = {id(node) for nodes in stage.maps.values() for node in nodes}
-        shared = set.intersection(*above.values()) - (ends if len(above) == 1 else set())
-        features = shared & (_ancestors(stage.features) or shared) if number == 1 else set()
+        ends = IdentitySet(node for nodes in stage.maps.values() for node in nodes)
+        shared = reduce(and_, above.values())
+        if len(above) == 1:
+            shared -= ends
+        features: IdentitySet[gs.Node] = IdentitySet()
+        if number == 1:
+            features = shared & (_ancestors(stage.features) or shared)
         context = _context(graph, features)
         for node in graph.nodes:
-            roles = [role for role, nodes in above.items() if id(node) in nodes - before]
+            roles = [role for role, nodes in above.items() if node in nodes - before]
             if not roles or not is_standard(node, *CONV_OPS):
                 continue
-            if id(node) in context:
+            if node in context:
                 block = FunctionBlock(Role.CONTEXT)
-            elif id(node) in features:
+            elif node in features:
                 block = FunctionBlock(Role.BACKBONE)
             else:
-                block = FunctionBlock(Role.TRUNK if id(node) in shared else roles[0], number)
+                block = FunctionBlock(Role.TRUNK if node in shared else roles[0], number)
             found[label(node)] = block
-            if id(node) in ends:
+            if node in ends:
                 predictors.add(label(node))
-        before = before.union(*above.values())
+        for nodes in above.values():
+            before.update(nodes)
     return FunctionBlocks(found, frozenset(predictors))
 
 
@@ -106,7 +114,7 @@ class _Stage:
 def _stages(graph: gs.Graph, spec: PoseSpec) -> Iterator[_Stage]:
     """Every stage in order: those whose maps are joined with features, then the last."""
     channels = {Role.HEAT: spec.heat.count} | ({Role.PAF: spec.paf.count} if spec.paf else {})
-    known: set[int] = set()
+    known: IdentitySet[gs.Node] = IdentitySet()
     for node in graph.nodes:
         if not is_standard(node, "Concat"):
             continue
@@ -115,10 +123,10 @@ def _stages(graph: gs.Graph, spec: PoseSpec) -> Iterator[_Stage]:
             role: [m for group in makers for m in group if _filters(m) == count]
             for role, count in channels.items()
         }
-        ends = {id(m) for group in maps.values() for m in group}
-        others = [m for group in makers if not ends.issuperset(map(id, group)) for m in group]
+        ends = IdentitySet(m for group in maps.values() for m in group)
+        others = [m for group in makers if not IdentitySet(group) <= ends for m in group]
         if all(maps.values()) and others and not ends & known:
-            known |= ends
+            known.update(ends)
             yield _Stage(maps, tuple(others))
     tensors = {tensor.name: tensor for tensor in graph.outputs}
     last = {Role.HEAT: spec.heat} | ({Role.PAF: spec.paf} if spec.paf else {})
@@ -138,53 +146,55 @@ def _filters(node: gs.Node) -> int | None:
 
 def _makers(tensor: gs.Tensor) -> list[gs.Node]:
     """The convolutions that a tensor comes from with no other convolution between."""
-    found: dict[int, gs.Node] = {}
-    pending, seen = [tensor], set()
+    found: list[gs.Node] = []
+    pending, seen = [tensor], IdentitySet[gs.Node]()
     while pending:
         maker = producer_of(pending.pop())
-        if maker is None or id(maker) in seen:
+        if maker is None or maker in seen:
             continue
-        seen.add(id(maker))
+        seen.add(maker)
         if is_standard(maker, *CONV_OPS):
-            found[id(maker)] = maker
+            found.append(maker)
         else:
             pending += reads_of(maker)
-    return list(found.values())
+    return found
 
 
-def _ancestors(nodes: Iterable[gs.Node], without: gs.Node | None = None) -> set[int]:
-    """The `id` of each node and of all that it depends on, as far as that avoids one node."""
-    found: set[int] = set()
+def _ancestors(nodes: Iterable[gs.Node], without: gs.Node | None = None) -> IdentitySet[gs.Node]:
+    """Each node and all that it depends on, as far as that avoids one node."""
+    found: IdentitySet[gs.Node] = IdentitySet()
     pending = list(nodes)
     while pending:
         node = pending.pop()
-        if id(node) in found or node is without:
+        if node in found or node is without:
             continue
-        found.add(id(node))
+        found.add(node)
         pending += [maker for tensor in reads_of(node) for maker in tensor.inputs]
     return found
 
 
-def _context(graph: gs.Graph, features: set[int]) -> set[int]:
+def _context(graph: gs.Graph, features: IdentitySet[gs.Node]) -> IdentitySet[gs.Node]:
     """Those nodes of the features that follow the widest layer, if all passes through the first."""
     layers = [
         (node, spec)
         for node in graph.nodes
-        if id(node) in features and (spec := Convolution.of(node)) is not None and spec.group == 1
+        if node in features and (spec := Convolution.of(node)) is not None and spec.group == 1
     ]
     widest = max((spec.out_channels for _, spec in layers), default=0)
     after = next(
         (i for i in reversed(range(len(layers))) if layers[i][1].out_channels == widest), 0
     )
     if after + 1 >= len(layers):
-        return set()
+        return IdentitySet()
     entry = layers[after + 1][0]
-    ends = [node for node in graph.nodes if id(node) in features and _leaves(node, features)]
+    ends = [node for node in graph.nodes if node in features and _leaves(node, features)]
     around = _ancestors(ends, without=entry)
     first = next(node for node in graph.nodes if is_standard(node, *CONV_OPS))
-    return set() if id(first) in around else features - _ancestors([entry]) | {id(entry)}
+    if first in around:
+        return IdentitySet()
+    return features - _ancestors([entry]) | [entry]
 
 
-def _leaves(node: gs.Node, inside: set[int]) -> bool:
+def _leaves(node: gs.Node, inside: IdentitySet[gs.Node]) -> bool:
     """Whether something outside reads what a node makes."""
-    return any(id(reader) not in inside for t in node.outputs for reader in t.outputs)
+    return any(reader not in inside for t in node.outputs for reader in t.outputs)

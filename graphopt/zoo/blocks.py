@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
+from graphopt.ir.network import Network
 from graphopt.ir.shape_inference import refresh_shapes
 
 Tensor: TypeAlias = gs.Variable
@@ -44,7 +45,7 @@ class Net:
 
     def __init__(self, shape: Sequence[int], seed: int | None) -> None:
         self.image: Tensor = gs.Variable("image", np.dtype(np.float32), list(shape))
-        self._graph = gs.Graph(inputs=[self.image], opset=17, ir_version=8)
+        self._graph = Network(inputs=[self.image], opset=17, ir_version=8)
         self._rng = None if seed is None else np.random.default_rng(seed)
         self._scopes: list[str] = []
         self._taken: set[str] = set()
@@ -56,7 +57,7 @@ class Net:
         yield
         self._scopes.pop()
 
-    def finish(self, outputs: Outputs) -> gs.Graph:
+    def finish(self, outputs: Outputs) -> Network:
         """The graph that makes `outputs`."""
         for name, tensor in outputs.items():
             tensor.name = name

@@ -8,12 +8,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-import onnx_graphsurgeon as gs
 from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
-from graphopt.ir.header import Header, put_header
+from graphopt.ir.header import Header
+from graphopt.ir.network import Network
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, PoseSpec, Preprocess
@@ -120,7 +120,7 @@ def build(
     *,
     seed: int | None = 0,
     options: Mapping[str, int] = MappingProxyType({}),
-) -> gs.Graph:
+) -> Network:
     """A network, its weights as training starts with them.
 
     Args:
@@ -147,7 +147,7 @@ def build(
 
 def assemble(
     builder: Callable[[Net], Outputs], source: str, shape: Sequence[int], seed: int | None
-) -> gs.Graph:
+) -> Network:
     """The graph that a builder makes, with a header that says what it is.
 
     Arguments as in `build`; `source` is where the definition comes from.
@@ -161,7 +161,7 @@ def assemble(
         metadata[METADATA_KEY] = _spec().model_dump_json()
     elif "heat" in maps:
         metadata[METADATA_KEY] = _heat_spec(shape[2], maps["heat"]).model_dump_json()
-    put_header(graph, Header(producer="graphopt", doc_string=text, metadata=metadata))
+    graph.header = Header(producer="graphopt", doc_string=text, metadata=metadata)
     return graph
 
 

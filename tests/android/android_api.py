@@ -134,7 +134,7 @@ class Api:
     def java(self, package: str, name: str, node: ast.ClassDef, static: str) -> Iterator[str]:
         own: set[str] = set()
         for base in node.bases:
-            if ast.unparse(base).startswith("typing.Generic["):
+            if isinstance(base, ast.Subscript) and ast.unparse(base.value) == "typing.Generic":
                 self.type(package, base.slice, own)
         extended = self.classes(package, node)
         interface = self.is_interface(package, node)
@@ -193,7 +193,8 @@ class Api:
             types.append(self.type(package, part.args.vararg.annotation, variables) + "...")
         arguments = ", ".join(f"{t} a{i}" for i, t in enumerate(types))
         made = part.name == "__init__"
-        result = "" if made else self.type(package, part.returns, variables) + " "  # type: ignore[arg-type]
+        returned = part.returns or ast.Constant(None)
+        result = "" if made else self.type(package, returned, variables) + " "
         generic = f"<{', '.join(sorted(variables - own))}> " if variables - own else ""
         thrown = THROWS.get(f"{package}.{name}" if made else part.name)
         throws = f" throws {self.named(package, thrown)}" if thrown else ""

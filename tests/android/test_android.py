@@ -19,11 +19,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from graphopt.cli import app
-from graphopt.compiler.compile import compile_model
-from graphopt.compiler.options import CompileOptions
+from graphopt.codegen.linking.android_sdk import find_ndk
 from graphopt.devices import android
 from graphopt.errors import InputError, Unsupported
-from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.runtime.bundle import read_bundle
@@ -37,7 +35,7 @@ FOLDER = {
     *("LICENSE", "NOTICE", "graphopt.h", "arm64-v8a/graphopt-run", "arm64-v8a/libgraphopt.so"),
     *(f"bundle/{name}" for name in BUNDLE),
 }
-REAL_NDK = android.find_ndk()
+REAL_NDK = find_ndk()
 
 Ndk = Callable[[Path, str], Path]
 
@@ -88,16 +86,9 @@ def _no_ndk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(bundle: Callable[[str], Path]) -> Path:
     """The demo network for this machine's CPU."""
-    path = tmp_path_factory.mktemp("bundle") / "demo.graphopt"
-    shapes = {"image": (1, 3, 256, 456)}
-    compile_model(
-        EXAMPLES / "demo.onnx",
-        path,
-        CompileOptions(input_shape=format_input_shapes(shapes), max_photo=1024),
-    )
-    return path
+    return bundle("cpu")
 
 
 def altered(bundle: Path, copy: Path, host: str) -> Path:
@@ -217,15 +208,15 @@ def test_an_ndk_that_cannot_is_told_by_its_own_words(
 def test_the_ndk_is_what_is_named_or_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert android.find_ndk() is None
+    assert find_ndk() is None
     monkeypatch.setenv("ANDROID_HOME", str(tmp_path))
     (tmp_path / "ndk" / "99.0.1").mkdir(parents=True)  # left behind, empty
     made = [make_ndk(tmp_path / "ndk" / v) for v in ("9.1.2", "27.2.12479018", "26.3.1")]
-    assert android.find_ndk() == made[1]
+    assert find_ndk() == made[1]
     monkeypatch.setenv("ANDROID_NDK_ROOT", str(made[2]))
-    assert android.find_ndk() == made[2]
+    assert find_ndk() == made[2]
     monkeypatch.setenv("ANDROID_NDK_HOME", str(make_ndk(tmp_path / "mine")))
-    assert android.find_ndk() == tmp_path / "mine"
+    assert find_ndk() == tmp_path / "mine"
 
 
 def test_a_real_ndk_builds_for_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

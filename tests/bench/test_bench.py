@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from known import constant_in
 from rich.console import Console
 
 from graphopt.bench import bench_report, benchmark, competitors, turns
@@ -73,7 +74,8 @@ class FakeEngine:
 
 
 def test_engines_take_turns_in_rotating_order() -> None:
-    clock, log = Clock(), []
+    clock = Clock()
+    log: list[str] = []
     engines = [FakeEngine(name, clock, log, lambda _: 1.0) for name in "abc"]
     rounds: list[int] = []
     turns.measure(
@@ -158,7 +160,9 @@ def test_an_engine_that_nobody_knows_is_refused() -> None:
 
 
 def _job(name: str, scratch: Path, threads: int = 1) -> tuple[competitors.Job, dict[str, Array]]:
-    feeds = {"image": np.random.default_rng(0).uniform(-1, 1, SIZE).astype(np.float32)}
+    feeds: dict[str, Array] = {
+        "image": np.random.default_rng(0).uniform(-1, 1, SIZE).astype(np.float32)
+    }
     expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
     outputs = {n: v.shape for n, v in expected.items()}
     place = scratch / name
@@ -212,11 +216,11 @@ def test_competitors_agree_with_onnxruntime(name: str, tmp_path: Path) -> None:
     _agrees(engine, feeds, 0.03 if name == "mnn" else 1e-4)
 
 
-def _agrees(engine: Engine, feeds: Mapping[str, Array], tolerance: float = 1e-4) -> None:
-    expected = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
+def _agrees(engine: Engine, feeds: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> None:
+    expected: Mapping[str, np.ndarray] = OnnxRuntimeEngine(DEMO, threads=1).run(feeds)
     for _ in range(2):  # the second answer must not be the first one's memory
         before = {name: value.copy() for name, value in feeds.items()}
-        answer = engine.run(feeds)
+        answer: Mapping[str, np.ndarray] = engine.run(feeds)
         np.testing.assert_equal(feeds, before)  # engines share their input
         for output, value in expected.items():
             np.testing.assert_allclose(answer[output], value, atol=tolerance)
@@ -450,7 +454,7 @@ def rewritten(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     stamp = {"graphopt.pipeline": "undilate-conv", "graphopt.input_sha256": sha256_of(original)}
     model = tmp_path / "net.opt.onnx"
     graph = load_model(DEMO)
-    graph.outputs[0].inputs[0].inputs[1].values *= 1.01
+    constant_in(graph.outputs[0].inputs[0].inputs[1]).values *= 1.01
     save_model(graph, model, metadata=stamp)
     source = read_bundle(bundle).manifest.model_copy(
         update={"model": Model(path=str(model), sha256=sha256_of(model))}
@@ -574,7 +578,7 @@ def test_a_network_is_fed_what_it_is_used_to(tmp_path: Path) -> None:
     assert abs(noise.mean()) < 0.2
     assert noise.std() < 2
     (tmp_path / "pose.json").write_text(spec.model_dump_json())
-    photo = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    photo: np.ndarray = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
     assert photo.shape == SIZE
     assert photo.dtype == np.float32
     black, white = (

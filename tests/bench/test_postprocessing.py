@@ -42,7 +42,8 @@ def test_the_judge_counts_people() -> None:
     right = [np.nan_to_num(np.column_stack([p, p[:, 0] >= 0])) for p in scene.people]
     assert scene.judge(right) == (3, 0.0)
     number, error = scene.judge([right[0] + (0.5, 0, 0), right[1] + (3, 0, 0)])
-    assert (number, error) == (1, pytest.approx(0.5))
+    assert number == 1
+    assert error == pytest.approx(0.5)
     assert scene.judge([])[0] == 0
 
 

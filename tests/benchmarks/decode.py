@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +82,7 @@ def apart(a: Poses, b: Poses) -> float:
     return worst
 
 
-def in_turns(decoders: list[Callable[[], object]], rounds: int) -> Array:
+def in_turns(decoders: Sequence[Callable[[], object]], rounds: int) -> Array:
     """Milliseconds [decoders, rounds]."""
     seconds = np.zeros((len(decoders), rounds))
     for turn in range(rounds):
@@ -109,13 +109,15 @@ def main(given: Any) -> None:
         engine = open_bundle(path, threads=1)
         fused = FusedDecoder(engine)
         for name, outputs, spec, placement in maps:
-            decoders = [partial(d, outputs, spec, placement) for d in (decode, fused)]
+            decoders: list[Callable[[], Poses]] = [
+                partial(d, outputs, spec, placement) for d in (decode, fused)
+            ]
             by_numpy, by_kernels = (decoder() for decoder in decoders)
             feeds = fused.feeds(outputs, spec, DecodeOptions())
             kernels = sum(layer.ms for layer in engine.profile(feeds, given.rounds))
             ms = in_turns(decoders, given.rounds)
             low, ratio, high = np.percentile(ms[0] / ms[1], (10, 50, 90))
-            numpy_ms, fused_ms = np.median(ms, axis=1)
+            numpy_ms, fused_ms = np.median(np.asarray(ms, np.float64), axis=1)
             cells = (
                 name,
                 len(by_kernels.people),

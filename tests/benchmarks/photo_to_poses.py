@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 from engines import RIVALS, ROOT, TRAINED, graphopt
@@ -132,7 +133,9 @@ def race(contestants: Sequence[Contestant], photos: Path, rounds: int) -> NDArra
     for number, picture in enumerate(pictures, 1):
         print(f"photo {number} of {len(pictures)}", file=sys.stderr)
         feeds = {"photo": np.asarray(picture)}
-        times.append(measure(contestants, feeds, rounds=rounds, warmup_rounds=0))
+        times.append(
+            measure(cast("Sequence[Engine]", contestants), feeds, rounds=rounds, warmup_rounds=0)
+        )
     return np.concatenate(times, axis=1)
 
 

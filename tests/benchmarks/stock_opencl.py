@@ -105,7 +105,7 @@ def main(path: Path, height: int, width: int) -> None:
                 start = time.perf_counter()
                 engine.run(feeds)
                 seconds[name].append(time.perf_counter() - start)
-    ratios = np.divide(*seconds.values())
+    ratios = np.divide(*map(np.array, seconds.values()))
     medians = ", ".join(f"{name} {np.median(s) * 1e3:.0f} ms" for name, s in seconds.items())
     print(
         f"{medians}; graphopt is {np.median(ratios):.1f}x faster "

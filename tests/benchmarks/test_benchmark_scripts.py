@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -18,9 +20,11 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 
+LoadScript: TypeAlias = Callable[[str], ModuleType]
+
 
 @pytest.fixture
-def script(monkeypatch) -> object:
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadScript]:
     """script("engines") imports a script as if it had been run where it is."""
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
 
@@ -32,8 +36,8 @@ def script(monkeypatch) -> object:
         sys.modules.pop(name, None)
 
 
-def points(curve) -> dict:
-    def point(macs, ap, speedup, packed):
+def points(curve: ModuleType) -> dict[str, Any]:
+    def point(macs: int, ap: float, speedup: float, packed: float) -> Any:
         return curve.Point(
             macs=macs, params=macs // 4, ap=ap, speedup=(speedup, 1.0, 2.0), packed=packed
         )
@@ -45,7 +49,7 @@ def points(curve) -> dict:
     }
 
 
-def test_a_row_compares_with_the_dense_network(script):
+def test_a_row_compares_with_the_dense_network(script: LoadScript) -> None:
     curve = script("pruning_curve")
     found = points(curve)
     cells = list(curve.row("compression 2", found["compression 2"], found["dense"]))
@@ -56,7 +60,7 @@ def test_a_row_compares_with_the_dense_network(script):
     ]
 
 
-def test_every_network_is_a_dot(script):
+def test_every_network_is_a_dot(script: LoadScript) -> None:
     curve = script("pruning_curve")
     picture = curve.drawing(points(curve))
     assert picture.count("<circle") == 3
@@ -65,7 +69,7 @@ def test_every_network_is_a_dot(script):
         assert f">{label}</text>" in picture
 
 
-def test_results_of_other_settings_are_refused(script, tmp_path):
+def test_results_of_other_settings_are_refused(script: LoadScript, tmp_path: Path) -> None:
     curve = script("pruning_curve")
     settings = curve.Settings(
         network="0",
@@ -87,7 +91,7 @@ def test_results_of_other_settings_are_refused(script, tmp_path):
         curve.Curve.go_on(path, settings.model_copy(update={"threads": 1}))
 
 
-def test_a_contestant_finds_who_the_estimator_finds(script):
+def test_a_contestant_finds_who_the_estimator_finds(script: LoadScript) -> None:
     race = script("photo_to_poses")
     engine = OnnxRuntimeEngine(ROOT / "examples" / "demo.onnx", threads=1)
     spec = detect_pose_spec(ROOT / "examples" / "demo.onnx")
@@ -102,7 +106,7 @@ def test_a_contestant_finds_who_the_estimator_finds(script):
     assert len(contestant.stages) == 2 * 3
 
 
-def test_a_contestants_row(script):
+def test_a_contestants_row(script: LoadScript) -> None:
     race = script("photo_to_poses")
     engine = SimpleNamespace(name="other", inputs={}, outputs=[])
     # Two turns of two runs each; the first of a turn warms up.

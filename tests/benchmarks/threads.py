@@ -47,14 +47,23 @@ def by_bench(bundle: Path, photo: Path, threads: int, scratch: Path) -> float:
     options = ("--threads", threads, "--photo", photo, "--num-runs", 5, "--warmup-runs", 1)
     graphopt("bench", bundle, *options, "--result-json", found)
     ms = json.loads(found.read_text())["budget"]["ms"]
-    return sum(value for stage, value in ms.items() if stage != "drawing")
+    return float(sum(value for stage, value in ms.items() if stage != "drawing"))
 
 
 def by_run(bundle: Path, photo: Path, threads: int) -> float:
     """The same, as `graphopt run` prints it."""
     program = "from graphopt.cli import main; main()"
     photos = [str(photo)] * COPIES
-    command = [sys.executable, "-c", program, "run", bundle, *photos, "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "run",
+        str(bundle),
+        *photos,
+        "--threads",
+        str(threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return median([float(ms) for ms in re.findall(r", (\d+) ms", done.stdout)][1:])
 

@@ -26,6 +26,8 @@ from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.open import open_bundle
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 Proto = Callable[..., onnx.ModelProto]
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
@@ -56,9 +58,9 @@ def readelf() -> Callable[..., str]:
 def test_kernels_for_another_machine(
     host: str, readelf: Callable[..., str], tmp_path: Path
 ) -> None:
-    done = compile_model(
-        DEMO, tmp_path / "b", CompileOptions(host=host, input_shape=format_input_shapes(SMALL))
-    )
+    # Tests of the device runner look at this job's bundle too.
+    options = CompileOptions(host=host, input_shape=("1,3,256,456",), max_photo=1024)
+    done = compile_model(DEMO, tmp_path / "b", options)
     assert "compiled for " + host in str(done.difference)
     library = tmp_path / "b" / "kernels.so"
     assert "AArch64" in readelf("--file-header", library)
@@ -98,7 +100,7 @@ def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
 def test_a_missing_linker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(hosts, "find_ndk", lambda: None)
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unsupported, match="lacks") as caught:
         hosts.link([tmp_path / "a.o"], tmp_path / "k.so", "aarch64-linux-android")
     assert "graphopt[android]" in (caught.value.hint or "")

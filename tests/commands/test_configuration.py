@@ -10,7 +10,7 @@ from typing import Any, get_origin
 
 import pytest
 import typer
-from command_line import Done
+from command_line import Done, Graphopt
 
 from graphopt.analysis.options import CompareOptions
 from graphopt.bench.options import BenchOptions
@@ -36,7 +36,9 @@ def pipeline(said: Done) -> str:
 EXACT = "canonicalize, fold-batchnorm, canonicalize"
 
 
-def test_the_file_gives_options_and_the_command_line_wins(graphopt, tmp_path):
+def test_the_file_gives_options_and_the_command_line_wins(
+    graphopt: Graphopt, tmp_path: Path
+) -> None:
     words = ("optimize", DEMO, "-o", "x.onnx", "--json")
     (tmp_path / "graphopt.toml").write_text(
         '[optimize]\npreset = "exact"\nskip-passes = ["canonicalize"]\nverify = "off"\n'
@@ -49,7 +51,9 @@ def test_the_file_gives_options_and_the_command_line_wins(graphopt, tmp_path):
     assert pipeline(graphopt(*words, "--passes", "canonicalize")) == "canonicalize"
 
 
-def test_pyproject_counts_where_there_is_no_file_of_its_own(graphopt, tmp_path):
+def test_pyproject_counts_where_there_is_no_file_of_its_own(
+    graphopt: Graphopt, tmp_path: Path
+) -> None:
     words = ("optimize", DEMO, "-o", "x.onnx", "--json")
     shared = tmp_path / "pyproject.toml"
     shared.write_text('[project]\nname = "mine"\n[tool.graphopt.optimize]\npreset = "exact"\n')
@@ -64,7 +68,7 @@ def test_pyproject_counts_where_there_is_no_file_of_its_own(graphopt, tmp_path):
         assert pipeline(graphopt(*words, "--passes", "canonicalize")) == "canonicalize"
 
 
-def test_verbose_says_which_file_was_read(graphopt, tmp_path):
+def test_verbose_says_which_file_was_read(graphopt: Graphopt, tmp_path: Path) -> None:
     (tmp_path / "graphopt.toml").write_text('[inspect]\ndevice = "adreno-640"\n')
     for words in (("inspect", DEMO, "-v"), ("-v", "inspect", DEMO)):
         code, out, err = graphopt(*words)
@@ -97,7 +101,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_sentence(case, graphopt, tmp_path):
+def test_what_is_wrong_is_a_sentence(case: str, graphopt: Graphopt, tmp_path: Path) -> None:
     text, said, hint = WRONG[case]
     (tmp_path / "graphopt.toml").write_text(text)
     code, out, err = graphopt("optimize", DEMO)
@@ -110,7 +114,7 @@ def test_what_is_wrong_is_a_sentence(case, graphopt, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["graphopt.toml"]
 
 
-def test_pyproject_is_named_with_its_table(graphopt, tmp_path):
+def test_pyproject_is_named_with_its_table(graphopt: Graphopt, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.graphopt.optimize]\npreset = 3\n")
     code, _, err = graphopt("optimize", DEMO)
     assert code == 2
@@ -122,7 +126,7 @@ def test_pyproject_is_named_with_its_table(graphopt, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"no = ", b"a = '\xff'", b"a = " + b"[" * 5000])
-def test_a_file_that_is_none(content, graphopt, tmp_path):
+def test_a_file_that_is_none(content: bytes, graphopt: Graphopt, tmp_path: Path) -> None:
     (tmp_path / "graphopt.toml").write_bytes(content)
     code, _, err = graphopt("inspect", DEMO)
     assert code == 1
@@ -130,7 +134,7 @@ def test_a_file_that_is_none(content, graphopt, tmp_path):
     assert "Traceback" not in err
 
 
-def test_help_is_the_same_everywhere(graphopt, tmp_path):
+def test_help_is_the_same_everywhere(graphopt: Graphopt, tmp_path: Path) -> None:
     code, expected, _ = graphopt("optimize", "--help")
     assert code == 0
     for text in ('[optimize]\nverify = "off"\n', "no = "):
@@ -138,7 +142,7 @@ def test_help_is_the_same_everywhere(graphopt, tmp_path):
         assert graphopt("optimize", "--help") == (0, expected, "")
 
 
-def test_options_that_must_be_given_may_be_in_the_file(graphopt, tmp_path):
+def test_options_that_must_be_given_may_be_in_the_file(graphopt: Graphopt, tmp_path: Path) -> None:
     assert graphopt("sensitivity", DEMO)[0] == 2
     (tmp_path / "graphopt.toml").write_text(
         '[sensitivity]\ncalib = "photos"\nratio = [0.5, 0.25]\n'
@@ -148,7 +152,9 @@ def test_options_that_must_be_given_may_be_in_the_file(graphopt, tmp_path):
     assert "photos is no folder of photos" in err
 
 
-def test_a_mode_is_not_disturbed_by_what_the_file_says_of_others(graphopt, tmp_path):
+def test_a_mode_is_not_disturbed_by_what_the_file_says_of_others(
+    graphopt: Graphopt, tmp_path: Path
+) -> None:
     (tmp_path / "graphopt.toml").write_text('[bench]\nvs = ["openvino", "ncnn"]\n')
     code, _, err = graphopt("bench", DEMO, "--device", "adb")
     assert code != 0
@@ -156,7 +162,7 @@ def test_a_mode_is_not_disturbed_by_what_the_file_says_of_others(graphopt, tmp_p
     assert "leave it out" in graphopt("bench", DEMO, "--device", "adb", "--vs", "mnn")[2]
 
 
-def test_groups_have_tables_within(graphopt, tmp_path):
+def test_groups_have_tables_within(graphopt: Graphopt, tmp_path: Path) -> None:
     (tmp_path / "graphopt.toml").write_text('[passes.list]\nload = ["none.py"]\n')
     code, _, err = graphopt("passes", "list")
     assert code == 1
@@ -164,7 +170,7 @@ def test_groups_have_tables_within(graphopt, tmp_path):
     assert graphopt("passes", "show", "canonicalize")[0] == 0
 
 
-def test_paths_lead_on_from_the_file(tmp_path):
+def test_paths_lead_on_from_the_file(tmp_path: Path) -> None:
     said = {"calib": "photos", "load": ["a.py", "/b.py"], "input-shape": ["1,3,8,8"]}
     file = Configuration(tmp_path / "graphopt.toml", "", {"optimize": said})
     assert file.values(["optimize"], OptimizeOptions, ["optimize"]) == {
@@ -188,7 +194,7 @@ def with_options(group: Any, *names: str) -> Iterator[tuple[str, type, Any]]:
 COMMANDS = {name: rest for name, *rest in with_options(typer.main.get_command(app))}
 
 
-def test_these_commands_have_dataclasses():
+def test_these_commands_have_dataclasses() -> None:
     assert COMMANDS.keys() >= {
         *("optimize", "sensitivity", "explain", "compile", "tune", "bench", "profile"),
         *("run", "eval", "compare", "inspect", "passes list", "passes show"),
@@ -197,7 +203,7 @@ def test_these_commands_have_dataclasses():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_defaults_are_the_same_for_all(name):
+def test_defaults_are_the_same_for_all(name: str) -> None:
     """What the command line gives where nothing is said is the dataclass as Python makes it."""
     kind, command = COMMANDS[name]
     fields = list(fields_of(kind))
@@ -214,7 +220,7 @@ def test_defaults_are_the_same_for_all(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_file_can_say_all_defaults(name):
+def test_a_file_can_say_all_defaults(name: str) -> None:
     kind, _ = COMMANDS[name]
     words = name.split()
     content: dict[str, Any] = {
@@ -228,13 +234,13 @@ def test_a_file_can_say_all_defaults(name):
     assert len(values) == len(content[words[0]] if len(words) == 1 else content[words[0]][words[1]])
 
 
-def test_groups_of_options_are_built_from_plain_names():
+def test_groups_of_options_are_built_from_plain_names() -> None:
     options = build(OptimizeOptions, {"preset": "exact", "mean": "128", "pad_value": 3.0})
     assert options == OptimizeOptions(preset="exact", pose=PoseOptions(mean="128", pad_value=3.0))
     assert options.pose.choices()["mean"] == (128.0, 128.0, 128.0)
     for kind in (CompileOptions, BenchOptions, RunOptions):
         assert build(kind, {}) == kind()
-    for kind in (SensitivityOptions, EvalOptions, CompareOptions):
+    for incomplete in (SensitivityOptions, EvalOptions, CompareOptions):
         with pytest.raises(TypeError, match="required"):
-            build(kind, {})
+            build(incomplete, {})
     assert build(RunOptions, {"smooth": True, "threads": 2}).running.threads == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from known import known
 
 from graphopt import cli
 from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
@@ -27,9 +28,9 @@ LOCALES = {"ascii": {"PYTHONIOENCODING": "ascii"}, "C": {"LC_ALL": "C", "LANG": 
 
 
 @pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """The demo network, its nodes and its file named in characters that few encodings have."""
-    graph = load_model(DEMO)
+def foreign(pose_files: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A pose network, its nodes and its file named in characters that few encodings have."""
+    graph = load_model(pose_files[0])
     for node in graph.nodes:
         node.name = f"слой→{node.name}…"
     path = tmp_path / "сеть.onnx"
@@ -45,12 +46,14 @@ def foreign(tmp_path: Path) -> Path:
         ("inspect", "NET", "--device", "adreno-640"),
         ("passes", "list"),
         ("optimize", "NET", "--passes", "canonicalize", "-o", "OUT.onnx"),
-        ("compile", "NET", "-o", "OUT", "--input-shape", "1,3,64,64"),
+        ("compile", "NET", "-o", "OUT"),
         ("optimize", "нет…"),
     ],
     ids=lambda words: " ".join(words[:2]),
 )
-def test_no_locale_stops_a_command(words, locale, foreign, tmp_path):
+def test_no_locale_stops_a_command(
+    words: tuple[str, ...], locale: str, foreign: Path, tmp_path: Path
+) -> None:
     script = Path(sysconfig.get_path("scripts"), "graphopt")
     given = [w.replace("NET", str(foreign)).replace("OUT", str(tmp_path / "новый")) for w in words]
     done = subprocess.run(
@@ -87,7 +90,9 @@ ENDS = {
 
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("end", ENDS)
-def test_every_end_has_its_code_and_sentence(end, traced, monkeypatch, capsys):
+def test_every_end_has_its_code_and_sentence(
+    end: str, traced: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     error, code, sentence = ENDS[end]
 
     def fails() -> None:
@@ -106,7 +111,7 @@ def test_every_end_has_its_code_and_sentence(end, traced, monkeypatch, capsys):
     assert ("Traceback" in said) == traced
 
 
-def test_a_real_command_keeps_its_code_with_a_traceback(tmp_path):
+def test_a_real_command_keeps_its_code_with_a_traceback(tmp_path: Path) -> None:
     script = Path(sysconfig.get_path("scripts"), "graphopt")
     environment = {**os.environ, "GRAPHOPT_TRACEBACK": "1"}
     for words, code in ((("inspect", "none"), 1), (("inspect", DEMO, "--device", "none"), 2)):
@@ -116,7 +121,9 @@ def test_a_real_command_keeps_its_code_with_a_traceback(tmp_path):
         assert any(line.startswith("graphopt: ") for line in done.stderr.splitlines())
 
 
-def test_an_interrupt_before_anything_is_kept_leaves_no_folder(tmp_path, monkeypatch):
+def test_an_interrupt_before_anything_is_kept_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tmp_path / "net.onnx"
     shutil.copy(DEMO, model)
 
@@ -131,7 +138,9 @@ def test_an_interrupt_before_anything_is_kept_leaves_no_folder(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("error", [MemoryError(), InputError("no room", hint="make some")])
-def test_a_failure_says_which_folder_it_leaves(tmp_path, error):
+def test_a_failure_says_which_folder_it_leaves(
+    tmp_path: Path, error: MemoryError | InputError
+) -> None:
     model = tmp_path / "net.onnx"
     shutil.copy(DEMO, model)
     work = tmp_path / "net.opt.work"
@@ -163,12 +172,14 @@ def test_the_compiler_s_memory_error_is_a_sentence(
 
 
 @pytest.mark.parametrize("lost", ["heat", "paf"])
-def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, capsys):
+def test_a_pose_spec_of_other_outputs_is_refused(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As a network whose outputs another tool renamed."""
     graph = load_model(DEMO)
     spec = detect_pose_spec(graph)
     renamed = {"heat": spec.heat, "paf": spec.paf}[lost]
-    stale = renamed.model_copy(update={"output": f"old_{lost}"})
+    stale = known(renamed).model_copy(update={"output": f"old_{lost}"})
     path = tmp_path / "net.onnx"
     spec = spec.model_copy(update={lost: stale})
     save_model(graph, path, metadata={"graphopt.pose": spec.model_dump_json()})
@@ -192,7 +203,12 @@ def test_a_pose_spec_of_other_outputs_is_refused(lost, tmp_path, monkeypatch, ca
         (MemoryError(), "memory ran out"),
     ],
 )
-def test_a_crash_of_the_compiler_says_what_it_was(error, said, tmp_path, monkeypatch):
+def test_a_crash_of_the_compiler_says_what_it_was(
+    error: KeyError | ValueError | RuntimeError | AssertionError | MemoryError,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from graphopt.codegen.jobs import compile_worker as worker
 
     def crash(*_: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from command_line import Graphopt
 
 from graphopt.cli import app
 from graphopt.commands.grammar import FLAG, RENAMED
@@ -65,7 +66,9 @@ WRONG_VALUES = {
 
 
 @pytest.mark.parametrize("case", WRONG_VALUES)
-def test_a_wrong_value_of_an_option_is_wrong_use(case, graphopt, tmp_path):
+def test_a_wrong_value_of_an_option_is_wrong_use(
+    case: str, graphopt: Graphopt, tmp_path: Path
+) -> None:
     done = graphopt(*WRONG_VALUES[case])
     assert done.code == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -86,7 +89,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_a_file_that_cannot_be_read_is_not(case, graphopt, tmp_path):
+def test_a_file_that_cannot_be_read_is_not(case: str, graphopt: Graphopt, tmp_path: Path) -> None:
     (tmp_path / "damaged").write_text("no = ")
     done = graphopt(*UNREADABLE[case])
     assert done.code == 1, done.stderr
@@ -106,12 +109,12 @@ FLAGS = {name: {flag for p in c.params for flag in p.opts} for name, c in EVERY.
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_command_has_the_options_that_all_have(name):
+def test_every_command_has_the_options_that_all_have(name: str) -> None:
     assert "--json" in FLAGS[name]
     assert ("--calib" in FLAGS[name]) == ("--calib-photos" in FLAGS[name])
 
 
-def test_renamed_options_are_gone_from_help():
+def test_renamed_options_are_gone_from_help() -> None:
     for command, names in RENAMED.items():
         for old, new in names.items():
             assert old not in FLAGS[command]
@@ -134,7 +137,9 @@ JSON = {
 
 
 @pytest.mark.parametrize("case", JSON)
-def test_json_goes_to_stdout_alone_or_to_a_file(case, graphopt, tmp_path):
+def test_json_goes_to_stdout_alone_or_to_a_file(
+    case: str, graphopt: Graphopt, tmp_path: Path
+) -> None:
     words = JSON[case]
     bare = graphopt(*words, "--json")
     assert bare.code == 0, bare.stderr
@@ -150,7 +155,9 @@ def test_json_goes_to_stdout_alone_or_to_a_file(case, graphopt, tmp_path):
     assert graphopt(*words, "--json", "-").stdout[:1] == bare.stdout[:1]
 
 
-def test_a_bare_json_before_other_arguments_takes_none_of_them(graphopt, tmp_path):
+def test_a_bare_json_before_other_arguments_takes_none_of_them(
+    graphopt: Graphopt, tmp_path: Path
+) -> None:
     copy = tmp_path / "net.onnx"
     shutil.copy(DEMO, copy)
     before = copy.read_bytes()
@@ -163,14 +170,14 @@ def test_a_bare_json_before_other_arguments_takes_none_of_them(graphopt, tmp_pat
     assert json.loads((tmp_path / "told").read_text())
 
 
-def test_json_that_cannot_be_written_is_a_sentence(graphopt):
+def test_json_that_cannot_be_written_is_a_sentence(graphopt: Graphopt) -> None:
     done = graphopt("inspect", DEMO, "--json", "/proc/none/x.json")
     assert done.code == 1
     assert "/proc/none/x.json cannot be written" in done.stderr
     assert " -o" not in done.stderr  # which inspect lacks
 
 
-def test_old_names_are_understood_and_warned_of(graphopt, tmp_path):
+def test_old_names_are_understood_and_warned_of(graphopt: Graphopt, tmp_path: Path) -> None:
     words = ("bench", DEMO, "--vs", "onnxruntime", "--num-runs", "1", "--threads", "1")
     done = graphopt(*words, "--input-shape", "1,3,64,64", "--result-json", "old.json")
     assert done.code == 0, done.stderr
@@ -193,22 +200,25 @@ def texts_of_errors() -> Iterator[tuple[str, str]]:
     for folder in ("graphopt", "passes", "codegen"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-                if not is_call or node.func.id not in ERRORS:
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                    continue
+                if node.func.id not in ERRORS:
                     continue
                 for part in ast.walk(node):
                     if isinstance(part, ast.Constant) and isinstance(part.value, str):
                         yield f"{file.name}:{part.lineno}", part.value
 
 
-def test_errors_name_options_that_there_are():
+def test_errors_name_options_that_there_are() -> None:
     known = set.union(*FLAGS.values()) | FOREIGN
     named = [(place, flag) for place, text in texts_of_errors() for flag in FLAG.findall(text)]
     assert len(named) > 30
     assert not [one for one in named if one[1] not in known]
 
 
-def test_a_hint_says_whose_an_option_is(graphopt, monkeypatch):
+def test_a_hint_says_whose_an_option_is(
+    graphopt: Graphopt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(hint: str) -> Callable[..., None]:
         def failing(*_: object, **__: object) -> None:
             raise InputError("it fails", hint=hint)

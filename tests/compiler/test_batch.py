@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from small_networks import MakeProto, Normal
 from typer.testing import CliRunner
 
 from graphopt.cli import app
@@ -73,13 +76,13 @@ FIXED = {
 
 
 @pytest.fixture
-def normal():
+def normal() -> Normal:
     """Seeded normal weights: normal(4, 3, 3, 3)."""
     rng = np.random.default_rng(7)
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
 
 
-def given(normal):
+def given(normal: Normal) -> dict[str, np.ndarray]:
     weight = normal(6, 3, 3, 3) / 9
     return {
         "w": weight,
@@ -96,7 +99,9 @@ def given(normal):
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "body"), FIXED.values(), ids=FIXED)
-def test_a_fixed_batch_is_rewritten_to_one(proto, normal, tmp_path, inputs, outputs, body):
+def test_a_fixed_batch_is_rewritten_to_one(
+    proto: MakeProto, normal: Normal, tmp_path: Path, inputs: str, outputs: str, body: str
+) -> None:
     model = proto(inputs, outputs, body, **given(normal))
     onnx.save(model, tmp_path / "m.onnx")
     graph = load_model(tmp_path / "m.onnx")
@@ -129,7 +134,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("outputs", "body", "reason"), REFUSED.values(), ids=REFUSED)
-def test_pictures_that_depend_on_each_other(proto, normal, tmp_path, outputs, body, reason):
+def test_pictures_that_depend_on_each_other(
+    proto: MakeProto, normal: Normal, tmp_path: Path, outputs: str, body: str, reason: str
+) -> None:
     constants = given(normal) | {"each": normal(8, 6, 1, 1)}
     onnx.save(proto("float[8,3,32,40] x", outputs, body, **constants), tmp_path / "m.onnx")
     with pytest.raises(Unsupported, match=f"takes 8 pictures at once, and cannot .*{reason}"):
@@ -144,7 +151,9 @@ def test_pictures_that_depend_on_each_other(proto, normal, tmp_path, outputs, bo
         ("float[batch,34] x", [1, 34]),
     ],
 )
-def test_a_batch_that_alone_is_dynamic_is_one(proto, tmp_path, inputs, fixed):
+def test_a_batch_that_alone_is_dynamic_is_one(
+    proto: MakeProto, tmp_path: Path, inputs: str, fixed: list[int]
+) -> None:
     onnx.save(proto(inputs, "float[N,K] y", "y = Flatten(x)"), tmp_path / "m.onnx")
     single, said = for_one_picture(load_model(tmp_path / "m.onnx"))
     assert said == "the batch of x is dynamic: fixed at 1"
@@ -153,13 +162,13 @@ def test_a_batch_that_alone_is_dynamic_is_one(proto, tmp_path, inputs, fixed):
 
 
 @pytest.mark.parametrize("inputs", ["float[1,3,8,8] x", "float[N,3,H,W] x", "float[17,64] x"])
-def test_other_networks_are_left_alone(proto, tmp_path, inputs):
+def test_other_networks_are_left_alone(proto: MakeProto, tmp_path: Path, inputs: str) -> None:
     onnx.save(proto(inputs, "float[N,K] y", "y = Flatten(x)"), tmp_path / "m.onnx")
     graph = load_model(tmp_path / "m.onnx")
     assert for_one_picture(graph) == (graph, "")
 
 
-def test_pictures_as_inputs_take_them(normal):
+def test_pictures_as_inputs_take_them(normal: Normal) -> None:
     picture = normal(1, 3, 5, 6)
     assert arranged(picture, (1, 3, 5, 6)).shape == (1, 3, 5, 6)
     assert arranged(picture, (None, 3, None, None)).shape == (1, 3, 5, 6)
@@ -182,7 +191,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(("inputs", "shape"), LAYOUTS.values(), ids=LAYOUTS)
-def test_photos_are_calibrated_on_in_the_layout_of_the_input(proto, tmp_path, inputs, shape):
+def test_photos_are_calibrated_on_in_the_layout_of_the_input(
+    proto: MakeProto, tmp_path: Path, inputs: str, shape: tuple[int, int, int, int]
+) -> None:
     onnx.save(
         proto(inputs, "float[N,K] y", "f = Cast<to=1>(x) y = Flatten(f)"), tmp_path / "m.onnx"
     )
@@ -208,7 +219,7 @@ def test_photos_are_calibrated_on_in_the_layout_of_the_input(proto, tmp_path, in
     )
 
 
-def test_usual_sizes_of_channels_last():
+def test_usual_sizes_of_channels_last() -> None:
     tensor = gs.Variable("x", np.float32, ["N", "H", "W", 3])
     spec = PoseSpec(
         preprocess=Preprocess(color="rgb", mean=(0.0,) * 3, scale=(1.0,) * 3, height=256),
@@ -221,7 +232,9 @@ def test_usual_sizes_of_channels_last():
     assert usual_shapes([tensor], spec) == {"x": (1, 256, width, 3)}
 
 
-def test_compile_says_what_it_did_to_the_batch(proto, normal, tmp_path):
+def test_compile_says_what_it_did_to_the_batch(
+    proto: MakeProto, normal: Normal, tmp_path: Path
+) -> None:
     model = proto(
         "float[4,3,16,16] x",
         "float[4,96] y",

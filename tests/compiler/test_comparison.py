@@ -15,6 +15,9 @@ from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed
 from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.runner import BundleRunner
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 Make = Callable[[float], Path]
 
@@ -95,8 +98,13 @@ def test_what_is_wrong_is_refused_and_may_be_overruled_within_bounds(
 
     def damaged(bundle: Path) -> object:
         engine = opened(bundle)
+        assert isinstance(engine, BundleRunner)
         run = engine.run
-        engine.run = lambda feeds: {n: wrong(v).astype(v.dtype) for n, v in run(feeds).items()}
+        monkeypatch.setattr(
+            engine,
+            "run",
+            lambda feeds: {n: wrong(v).astype(v.dtype) for n, v in run(feeds).items()},
+        )
         return engine
 
     monkeypatch.setattr(compiling, "_opened", damaged)

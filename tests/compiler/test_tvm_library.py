@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -62,7 +62,7 @@ def test_it_runs_in_tvms_virtual_machine(demo: Path) -> None:
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(demo)), tvm.cpu())
     image = np.random.default_rng(0).random(SMALL, np.float32)
     maps = machine["main"](tvm.runtime.tensor(image))
-    expected = OnnxRuntimeEngine(DEMO).run({"image": image})
+    expected: Mapping[str, np.ndarray] = OnnxRuntimeEngine(DEMO).run({"image": image})
     manifest = Manifest.model_validate_json(machine["graphopt_manifest"]())
     assert list(manifest.inputs.items()) == [("image", SMALL)]
     for got, (name, shape) in zip(maps, manifest.outputs.items(), strict=True):

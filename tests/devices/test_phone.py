@@ -150,7 +150,7 @@ def test_people_with_lower_scores_are_left_out(phone: Phone, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("photo", [None, PHOTO])
 def test_bench_shows_a_phones_layers(photo: Path | None, phone: Phone, tmp_path: Path) -> None:
-    arguments = ["bench", phone.bundle, "--device", "adb", "--num-runs", "2"]
+    arguments: list[str | Path] = ["bench", phone.bundle, "--device", "adb", "--num-runs", "2"]
     arguments += ["--photo", photo] if photo else []
     done = phone.graphopt(*arguments, "--result-json", tmp_path / "result.json")
     assert done.code == 0, done.stderr

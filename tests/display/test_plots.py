@@ -23,14 +23,14 @@ def parsed(plot: Plot) -> ElementTree.Element:
     return ElementTree.fromstring(str(plot))
 
 
-def test_corners_are_the_ends_of_the_axes(plot):
+def test_corners_are_the_ends_of_the_axes(plot: Plot) -> None:
     plot.line([(1.0, 0.0), (3.0, 1.0)])
     (line,) = parsed(plot).findall(f"{SVG}polyline")
     corners = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
     assert corners == [(LEFT, HEIGHT - EDGE), (WIDTH - LEGEND, EDGE)]
 
 
-def test_a_dot_has_its_label_beside_it(plot):
+def test_a_dot_has_its_label_beside_it(plot: Plot) -> None:
     plot.dot((2.0, 0.5), "1.8x")
     picture = parsed(plot)
     (dot,) = picture.findall(f"{SVG}circle")
@@ -40,12 +40,12 @@ def test_a_dot_has_its_label_beside_it(plot):
     assert (label.attrib["x"], label.attrib["y"]) == (dot.attrib["cx"], dot.attrib["cy"])
 
 
-def test_ticks_and_titles_are_written(plot):
+def test_ticks_and_titles_are_written(plot: Plot) -> None:
     texts = [text.text for text in parsed(plot).findall(f"{SVG}text")]
     assert texts == ["0%", "100%", "1x", "2x", "3x", "kept", "speed-up"]
 
 
-def test_named_lines_stand_below_each_other_in_the_legend(plot):
+def test_named_lines_stand_below_each_other_in_the_legend(plot: Plot) -> None:
     plot.line([(1.0, 0.0), (2.0, 1.0)])
     plot.line([(1.0, 0.0), (2.0, 1.0)], name="a < b & c")
     plot.line([(1.0, 0.0), (2.0, 1.0)], name="other")
@@ -55,7 +55,7 @@ def test_named_lines_stand_below_each_other_in_the_legend(plot):
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.01, 0.05])
-def test_labels_do_not_lie_over_each_other(plot, apart):
+def test_labels_do_not_lie_over_each_other(plot: Plot, apart: float) -> None:
     labels = ["dense", "1.25x", "1.5x", "1.8x", "2.15x", "12x"]
     for number, label in enumerate(labels):
         plot.dot((1.5 + number * apart, 0.5 + (number % 2) * apart), label)
@@ -72,7 +72,7 @@ def test_labels_do_not_lie_over_each_other(plot, apart):
         assert beside or above
 
 
-def test_a_label_that_is_alone_stands_right_above_its_dot(plot):
+def test_a_label_that_is_alone_stands_right_above_its_dot(plot: Plot) -> None:
     plot.dot((1.2, 0.2), "a")
     plot.dot((2.8, 0.8), "b")
     texts = [t for t in parsed(plot).findall(f"{SVG}text") if t.text in ("a", "b")]

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from small_networks import MakeGraph, MakeProto
 
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions
@@ -21,7 +23,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_pass.py"
 
 
 @pytest.fixture
-def model(proto, tmp_path):
+def model(proto: MakeProto, tmp_path: Path) -> Path:
     path = tmp_path / "m.onnx"
     body = "a = Relu(x) b = Clip(a, zero, six) c = Relu(b) d = Clip(c, below, six) y = Neg(d)"
     constants = {"zero": np.float32(0), "below": np.float32(-1), "six": np.float32(6)}
@@ -29,7 +31,7 @@ def model(proto, tmp_path):
     return path
 
 
-def test_loaded_from_its_file(model):
+def test_loaded_from_its_file(model: Path) -> None:
     report = optimize(model, options=OptimizeOptions(passes="drop-relu", load=(EXAMPLE,)))
     (entry,) = report.passes
     assert entry.changes == 1
@@ -39,7 +41,7 @@ def test_loaded_from_its_file(model):
     assert [n.op_type for n in made.graph.node] == ["Clip", "Relu", "Clip", "Neg"]
 
 
-def test_what_others_read_stays(network):
+def test_what_others_read_stays(network: MakeGraph) -> None:
     graph = network(
         "float[4] x",
         "float[4] y, float[4] a",
@@ -51,12 +53,12 @@ def test_what_others_read_stays(network):
     assert [n.op for n in result.graph.nodes] == ["Relu", "Clip"]
 
 
-def test_it_is_about_twenty_lines():
+def test_it_is_about_twenty_lines() -> None:
     body = EXAMPLE.read_text().split("class DropRelu")[1].splitlines()
     assert sum(bool(line.strip()) for line in body) <= 22
 
 
-def test_installed_as_a_plug_in(tmp_path):
+def test_installed_as_a_plug_in(tmp_path: Path) -> None:
     """A distribution is a module and its metadata on the path."""
     (tmp_path / "their_passes.py").write_text(EXAMPLE.read_text())
     info = tmp_path / "their_passes-1.0.dist-info"
@@ -64,7 +66,7 @@ def test_installed_as_a_plug_in(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-passes\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[graphopt.passes]\ndrop-relu = their_passes:DropRelu\n")
     command = [sys.executable, "-c", MAIN, "passes", "show", "drop-relu"]
-    args = {"capture_output": True, "text": True, "check": False}
+    args: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     shown = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, **args)
     assert shown.returncode == 0, shown.stderr
     assert "Clip(Relu(x), low, high) -> Clip(x, low, high)" in shown.stdout

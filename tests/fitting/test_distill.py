@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from known import constant_in, values_of
 from PIL import Image
 
 from graphopt.errors import InputError, Unsupported
@@ -17,7 +19,6 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill import distill
 from graphopt.fitting.distill_options import DistillOptions, Precision
 from graphopt.fitting.distillation_data import DistillationData
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
@@ -26,18 +27,21 @@ from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
-from graphopt.fitting import whitening  # noqa: E402 (where PyTorch is)
-from graphopt.fitting.torch_operators import OPERATORS  # noqa: E402 (where PyTorch is)
-from graphopt.fitting.torchnet import TorchNet  # noqa: E402 (where PyTorch is)
+from graphopt.fitting import whitening
+from graphopt.fitting.torch_operators import TORCH_OPERATORS
+from graphopt.fitting.torchnet import TorchNet
 
 Proto = Callable[..., onnx.ModelProto]
 rng = np.random.default_rng(0)
 
 
 def normal(*shape: int) -> np.ndarray:
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
 
 
 @pytest.fixture
@@ -107,7 +111,8 @@ CONSTANTS = {
 def test_modules_compute_what_onnxruntime_does(name: str, network: Callable[..., gs.Graph]) -> None:
     graph = network(BODIES[name], **CONSTANTS)
     x = rng.standard_normal((1, 3, 12, 16)).astype(np.float32)
-    expected = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x})["y"]
+    engine = OnnxRuntimeEngine(to_proto(graph).SerializeToString())
+    expected: np.ndarray = engine.run({"x": x})["y"]
     with torch.no_grad():
         got = TorchNet(graph)({"x": torch.from_numpy(x)})["y"].numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
@@ -173,9 +178,10 @@ def test_normalisations_learn_if_they_are_to(network: Callable[..., gs.Graph]) -
         later = net.eval()({"x": x})["y"].numpy()
     np.testing.assert_allclose(later, learned, atol=0.02)
     net.write_back()
-    written = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x[:1].numpy()})
-    np.testing.assert_allclose(written["y"], later[:1], atol=1e-4)
-    assert (graph.tensors()["m3"].values == 0).all()
+    engine = OnnxRuntimeEngine(to_proto(graph).SerializeToString())
+    written: np.ndarray = engine.run({"x": x[:1].numpy()})["y"]
+    np.testing.assert_allclose(written, later[:1], atol=1e-4)
+    assert (values_of(graph.tensors()["m3"]) == 0).all()
 
 
 @pytest.fixture
@@ -272,11 +278,13 @@ def lesson(proto: Proto, tmp_path: Path) -> tuple[gs.Graph, gs.Graph, Calibratio
     )
     onnx.save(model, tmp_path / "teacher.onnx")
     teacher = load_model(tmp_path / "teacher.onnx")
-    student = copy_model(teacher)
+    student = teacher.copy()
     weight = next(n for n in student.nodes if n.outputs[0].name == "y").inputs[1]
-    weight.values = weight.values * rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
-    weight.values[:8] = 0
-    weight.values[9, 3] = 0  # no block: trained like the others
+    constant_in(weight).values = values_of(weight) * rng.uniform(0.5, 1.5, weight.shape).astype(
+        np.float32
+    )
+    values_of(weight)[:8] = 0
+    values_of(weight)[9, 3] = 0  # no block: trained like the others
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(10):
@@ -433,14 +441,14 @@ def test_the_precision_of_training(
     """The judgement is in float32 either way, and weights are no rounded ones."""
     teacher, student, calibration = lesson
     computed = set()
-    conv = OPERATORS["Conv"]
+    conv = TORCH_OPERATORS["Conv"]
 
     def watched(node: gs.Node, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
         result = conv(node, inputs)
         computed.add((result.dtype, result.requires_grad))
         return result
 
-    monkeypatch.setitem(OPERATORS, "Conv", watched)
+    monkeypatch.setitem(TORCH_OPERATORS, "Conv", watched)
     options = replace(OPTIONS, precision=precision)
     result, report = distill(student, teacher, calibration, options)
     assert computed == {(torch.float32, False), (getattr(torch, precision), True)}

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from graphopt.ir.conversion import export_message, import_message
 
@@ -34,7 +35,7 @@ def test_warnings_stay_out_of_results(twins: gs.Graph, capsys: pytest.CaptureFix
 def test_the_level_is_put_back_after_an_error(twins: gs.Graph) -> None:
     level = gs.logger.G_LOGGER.severity
     twins.outputs[0].dtype = None
-    with pytest.raises(gs.util.exception.OnnxGraphSurgeonException):
+    with pytest.raises(OnnxGraphSurgeonException):
         export_message(twins)
     assert gs.logger.G_LOGGER.severity == level
     assert isinstance(export_message(twins, check_types=False), onnx.ModelProto)

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from known import constant_in, values_of
+from small_networks import MakeProto, Normal
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir import onnx_io as model_module
@@ -20,18 +22,18 @@ CONV = ("float[N,3,H,W] x", "float[N,4,Ho,Wo] y", "y = Conv<pads=[1,1,1,1]>(x, w
 
 
 @pytest.fixture
-def conv(proto, normal):
+def conv(proto: MakeProto, normal: Normal) -> onnx.ModelProto:
     return proto(*CONV, w=normal(4, 3, 3, 3))
 
 
 @pytest.fixture
-def saved(conv, tmp_path):
+def saved(conv: onnx.ModelProto, tmp_path: Path) -> Path:
     path = tmp_path / "conv.onnx"
     onnx.save(conv, path)
     return path
 
 
-def test_header_and_metadata_survive(conv, tmp_path):
+def test_header_and_metadata_survive(conv: onnx.ModelProto, tmp_path: Path) -> None:
     conv.producer_name, conv.producer_version = "trainer", "1.2"
     conv.domain, conv.model_version, conv.doc_string = "org.pose", 7, "a network"
     conv.graph.doc_string = "a graph"
@@ -77,7 +79,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("body", "functions"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_model_local_functions_are_inlined(tmp_path, body, functions):
+def test_model_local_functions_are_inlined(tmp_path: Path, body: str, functions: str) -> None:
     head = '<ir_version: 8, opset_import: ["": 17, "own": 1]> net (float[1,2] x) => (float[1,2] y)'
     model = onnx.parser.parse_model(f"{head} {{ {body} }}" + functions.replace("'", '"'))
     onnx.save(model, tmp_path / "in.onnx")
@@ -87,11 +89,13 @@ def test_model_local_functions_are_inlined(tmp_path, body, functions):
     assert not out.functions
     feeds = {"x": np.array([[-1.0, 3.0]], np.float32)}
     values = [OnnxRuntimeEngine(m.SerializeToString()).run(feeds)["y"] for m in (model, out)]
-    assert np.array_equal(*values)
+    assert np.array_equal(values[0], values[1])
 
 
 @pytest.mark.parametrize("everywhere", [True, False], ids=["everywhere", "in the header"])
-def test_the_standard_domain_spelled_out(conv, saved, everywhere):
+def test_the_standard_domain_spelled_out(
+    conv: onnx.ModelProto, saved: Path, everywhere: bool
+) -> None:
     conv.opset_import[0].domain = "ai.onnx"
     if everywhere:
         conv.graph.node[0].domain = "ai.onnx"
@@ -102,7 +106,7 @@ def test_the_standard_domain_spelled_out(conv, saved, everywhere):
     assert [o.version for o in out.opset_import if o.domain in ("", "ai.onnx")] == [17]
 
 
-def test_two_opsets(conv, saved):
+def test_two_opsets(conv: onnx.ModelProto, saved: Path) -> None:
     conv.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 13))
     onnx.save(conv, saved)
     with pytest.raises(InputError, match="names two ONNX opsets: 13 and 17"):
@@ -118,21 +122,23 @@ UNSORTED = {
 
 
 @pytest.mark.parametrize("body", UNSORTED.values(), ids=UNSORTED)
-def test_nodes_that_are_not_in_order(proto, tmp_path, body):
+def test_nodes_that_are_not_in_order(proto: MakeProto, tmp_path: Path, body: str) -> None:
     onnx.save(proto("float[2] x", "float[2] y", body, k=np.bool_(True)), tmp_path / "m.onnx")
     graph = load_model(tmp_path / "m.onnx")
     onnx.checker.check_model(to_proto(graph), full_check=True)
     assert graph.nodes[-1].outputs[0].name == "y"
 
 
-def test_nodes_that_wait_for_each_other(proto, tmp_path):
+def test_nodes_that_wait_for_each_other(proto: MakeProto, tmp_path: Path) -> None:
     onnx.save(proto("float[2] x", "float[2] y", "y = Add(x, b) b = Neg(y)"), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="the graph has a cycle"):
         load_model(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("outputs", ["float[2] k, float[1,4,16,24] y", "float[2] k, float[2] l"])
-def test_a_constant_as_an_output(proto, normal, tmp_path, outputs):
+def test_a_constant_as_an_output(
+    proto: MakeProto, normal: Normal, tmp_path: Path, outputs: str
+) -> None:
     model = proto(
         "float[1,3,H,W] x",
         outputs,
@@ -151,13 +157,13 @@ def test_a_constant_as_an_output(proto, normal, tmp_path, outputs):
 
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 17, 21])
-def test_opsets(proto, normal, tmp_path, opset):
+def test_opsets(proto: MakeProto, normal: Normal, tmp_path: Path, opset: int) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(proto(*CONV, opset=opset, w=normal(4, 3, 3, 3)), path)
     assert load_model(path).opset == opset
 
 
-def test_initializers_that_are_inputs_become_constants(conv, saved):
+def test_initializers_that_are_inputs_become_constants(conv: onnx.ModelProto, saved: Path) -> None:
     value = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
     conv.graph.input.append(value)
     conv.ir_version = 3
@@ -169,7 +175,7 @@ def test_initializers_that_are_inputs_become_constants(conv, saved):
 
 
 @pytest.mark.parametrize("name", ["x", ""])
-def test_input_shape_is_fixed_and_followed(saved, name):
+def test_input_shape_is_fixed_and_followed(saved: Path, name: str) -> None:
     graph = load_model(saved, {name: (1, 3, 16, 24)})
     assert graph.inputs[0].shape == [1, 3, 16, 24]
     assert graph.outputs[0].shape == [1, 4, 16, 24]
@@ -183,12 +189,14 @@ def test_input_shape_is_fixed_and_followed(saved, name):
         ({"image": (1, 3, 16, 24)}, "no input 'image'"),
     ],
 )
-def test_input_shapes_that_do_not_fit(saved, shapes, message):
+def test_input_shapes_that_do_not_fit(
+    saved: Path, shapes: dict[str, tuple[int, ...]], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         load_model(saved, shapes)
 
 
-def test_a_size_that_an_operator_rejects(proto, normal, tmp_path):
+def test_a_size_that_an_operator_rejects(proto: MakeProto, normal: Normal, tmp_path: Path) -> None:
     onnx.save(
         proto("float[1,C,8,8] x", "float[1,3,8,8] y", "y = Add(x, k)", k=normal(3, 1, 1)),
         tmp_path / "m.onnx",
@@ -197,7 +205,7 @@ def test_a_size_that_an_operator_rejects(proto, normal, tmp_path):
         load_model(tmp_path / "m.onnx", {"x": (1, 5, 8, 8)})
 
 
-def test_parsing_input_shapes():
+def test_parsing_input_shapes() -> None:
     assert parse_input_shapes(["image:0:1,3,368,656", "1x3x8x8"]) == {
         "image:0": (1, 3, 368, 656),
         "": (1, 3, 8, 8),
@@ -210,13 +218,13 @@ def test_parsing_input_shapes():
 # --- bad files ----------------------------------------------------------------------------------
 
 
-def test_no_such_file(tmp_path):
+def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_model(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a not a network at all", b"\x08\x08", bytes(100)])
-def test_not_onnx(tmp_path, content):
+def test_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"not an? (whole )?ONNX model"):
@@ -224,7 +232,7 @@ def test_not_onnx(tmp_path, content):
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
-def test_truncated(saved, part):
+def test_truncated(saved: Path, part: float) -> None:
     data = saved.read_bytes()
     saved.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(InputError):
@@ -232,14 +240,14 @@ def test_truncated(saved, part):
 
 
 @pytest.mark.parametrize("opset", [10, 7])
-def test_old_opset(conv, saved, opset):
+def test_old_opset(conv: onnx.ModelProto, saved: Path, opset: int) -> None:
     conv.opset_import[0].version = opset
     onnx.save(conv, saved)
     with pytest.raises(Unsupported, match=f"opset {opset}; the oldest supported is 11"):
         load_model(saved)
 
 
-def test_an_opset_from_the_future(conv, saved):
+def test_an_opset_from_the_future(conv: onnx.ModelProto, saved: Path) -> None:
     conv.opset_import[0].version = 999
     onnx.save(conv, saved)
     with pytest.raises(Unsupported, match=f"the newest that onnxruntime {onnxruntime.__version__}"):
@@ -247,7 +255,7 @@ def test_an_opset_from_the_future(conv, saved):
 
 
 @pytest.mark.parametrize(("domain", "op"), [("", "Cnov"), ("org.custom", "Conv")])
-def test_unknown_operator(conv, saved, domain, op):
+def test_unknown_operator(conv: onnx.ModelProto, saved: Path, domain: str, op: str) -> None:
     conv.graph.node[0].domain, conv.graph.node[0].op_type = domain, op
     conv.opset_import.append(onnx.helper.make_opsetid("org.custom", 1))
     onnx.save(conv, saved)
@@ -255,14 +263,14 @@ def test_unknown_operator(conv, saved, domain, op):
         load_model(saved)
 
 
-def test_invalid_graph(conv, saved):
+def test_invalid_graph(conv: onnx.ModelProto, saved: Path) -> None:
     conv.graph.node[0].input[0] = "nothing"
     onnx.save(conv, saved)
     with pytest.raises(InputError, match="not a valid ONNX model"):
         load_model(saved)
 
 
-def test_attributes_that_would_be_lost(conv, saved):
+def test_attributes_that_would_be_lost(conv: onnx.ModelProto, saved: Path) -> None:
     sparse = onnx.helper.make_sparse_tensor(
         onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [1.0]),
         onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [1], [2]),
@@ -278,26 +286,26 @@ def test_attributes_that_would_be_lost(conv, saved):
 
 
 @pytest.fixture
-def external(conv, tmp_path):
+def external(conv: onnx.ModelProto, tmp_path: Path) -> Path:
     path, outside = tmp_path / "ext.onnx", onnx.ModelProto()
     outside.CopyFrom(conv)
     onnx.save(outside, path, save_as_external_data=True, location="ext.weights", size_threshold=0)
     return path
 
 
-def test_external_data_is_read(external):
+def test_external_data_is_read(external: Path) -> None:
     graph = load_model(external)
     weight = onnx.numpy_helper.to_array(onnx.load(external).graph.initializer[0])
-    assert np.array_equal(graph.tensors()["w"].values, weight)
+    assert np.array_equal(values_of(graph.tensors()["w"]), weight)
 
 
-def test_external_data_is_missing(external):
+def test_external_data_is_missing(external: Path) -> None:
     external.with_name("ext.weights").unlink()
     with pytest.raises(InputError, match=r"keeps its weights in ext\.weights, which is not beside"):
         load_model(external)
 
 
-def test_external_data_is_short(external):
+def test_external_data_is_short(external: Path) -> None:
     data = external.with_name("ext.weights")
     data.write_bytes(data.read_bytes()[:50])
     with pytest.raises(InputError, match=r"ext\.weights is too short"):
@@ -305,7 +313,7 @@ def test_external_data_is_short(external):
 
 
 @pytest.fixture
-def cached(external, tmp_path):
+def cached(external: Path, tmp_path: Path) -> tuple[Path, Path]:
     """The same as the Hugging Face cache keeps it: (the model, where its weights are)."""
     repository = tmp_path / "hub" / "models--org--net"
     snapshot = repository / "snapshots" / "0123abc" / "onnx"
@@ -318,37 +326,43 @@ def cached(external, tmp_path):
     return snapshot / external.name, snapshot / "ext.weights"
 
 
-def test_external_data_in_the_hugging_face_cache(cached, conv):
+def test_external_data_in_the_hugging_face_cache(
+    cached: tuple[Path, Path], conv: onnx.ModelProto
+) -> None:
     path, _ = cached
     graph = load_model(path)
     expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
-    assert np.array_equal(graph.tensors()["w"].values, expected)
+    assert np.array_equal(values_of(graph.tensors()["w"]), expected)
 
 
-def test_external_data_behind_a_hard_link(external, conv):
+def test_external_data_behind_a_hard_link(external: Path, conv: onnx.ModelProto) -> None:
     external.with_name("other").hardlink_to(external.with_name("ext.weights"))
     expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
-    assert np.array_equal(load_model(external).tensors()["w"].values, expected)
+    assert np.array_equal(values_of(load_model(external).tensors()["w"]), expected)
 
 
-def test_external_data_behind_a_link_in_the_folder(external, conv):
+def test_external_data_behind_a_link_in_the_folder(external: Path, conv: onnx.ModelProto) -> None:
     data = external.with_name("ext.weights")
     (external.parent / "weights").mkdir()
     data.rename(external.parent / "weights" / "0")
     data.symlink_to(Path("weights") / "0")
     expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
-    assert np.array_equal(load_model(external).tensors()["w"].values, expected)
+    assert np.array_equal(values_of(load_model(external).tensors()["w"]), expected)
 
 
-def test_a_model_that_is_itself_a_link(external, conv, tmp_path):
+def test_a_model_that_is_itself_a_link(
+    external: Path, conv: onnx.ModelProto, tmp_path: Path
+) -> None:
     link = tmp_path / "elsewhere" / "net.onnx"
     link.parent.mkdir()
     link.symlink_to(external)
     expected = onnx.numpy_helper.to_array(conv.graph.initializer[0])
-    assert np.array_equal(load_model(link).tensors()["w"].values, expected)
+    assert np.array_equal(values_of(load_model(link).tensors()["w"]), expected)
 
 
-def test_links_that_lead_outside(external, cached, tmp_path_factory):
+def test_links_that_lead_outside(
+    external: Path, cached: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path, data = cached
     outside = tmp_path_factory.mktemp("outside") / "secret"
     outside.write_bytes(data.read_bytes())
@@ -363,7 +377,7 @@ def test_links_that_lead_outside(external, cached, tmp_path_factory):
 
 
 @pytest.mark.parametrize("location", ["../ext.weights", "/etc/hostname", "a/../../ext.weights", ""])
-def test_external_data_that_is_named_outside(external, location):
+def test_external_data_that_is_named_outside(external: Path, location: str) -> None:
     model = onnx.load(external, load_external_data=False)
     for entry in model.graph.initializer[0].external_data:
         if entry.key == "location":
@@ -376,7 +390,7 @@ def test_external_data_that_is_named_outside(external, location):
 @pytest.mark.parametrize(
     ("key", "value"), [("offset", "-1"), ("length", "1000000"), ("offset", "x")]
 )
-def test_external_data_with_wrong_numbers(external, key, value):
+def test_external_data_with_wrong_numbers(external: Path, key: str, value: str) -> None:
     model = onnx.load(external, load_external_data=False)
     data = model.graph.initializer[0].external_data
     kept = [(entry.key, entry.value) for entry in data if entry.key != key]
@@ -388,15 +402,19 @@ def test_external_data_with_wrong_numbers(external, key, value):
         load_model(external)
 
 
-def test_weights_past_the_limit_go_beside_the_model(saved, tmp_path, monkeypatch):
+def test_weights_past_the_limit_go_beside_the_model(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(model_module, "INLINE_LIMIT", 100)
     graph = load_model(saved)
     out = tmp_path / "new" / "big.onnx"
-    graph.tensors()["w"].values = np.arange(4 * 3 * 300, dtype=np.float32).reshape(4, 3, 30, 10)
+    constant_in(graph.tensors()["w"]).values = np.arange(4 * 3 * 300, dtype=np.float32).reshape(
+        4, 3, 30, 10
+    )
     save_model(graph, out)
     assert sorted(p.name for p in out.parent.iterdir()) == ["big.onnx", "big.onnx.data"]
     again = load_model(out)
-    assert np.array_equal(again.tensors()["w"].values, graph.tensors()["w"].values)
+    assert np.array_equal(values_of(again.tensors()["w"]), values_of(graph.tensors()["w"]))
     with pytest.raises(InputError, match="which the input is read from"):
         save_model(again, out)
 
@@ -404,7 +422,9 @@ def test_weights_past_the_limit_go_beside_the_model(saved, tmp_path, monkeypatch
 # --- bad disks ----------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_nothing(saved, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "sub" / "out.onnx"
     out.parent.mkdir()
     out.write_text("what was there before")
@@ -422,14 +442,14 @@ def test_a_full_disk_leaves_nothing(saved, tmp_path, monkeypatch):
     assert out.read_text() == "what was there before"
 
 
-def test_a_folder_that_cannot_be(saved, tmp_path):
+def test_a_folder_that_cannot_be(saved: Path, tmp_path: Path) -> None:
     graph = load_model(saved)
     for out in (saved / "out.onnx", Path("/proc/none/out.onnx")):
         with pytest.raises(InputError, match="cannot be written"):
             save_model(graph, out)
 
 
-def test_types_of_sequences_survive(proto, tmp_path):
+def test_types_of_sequences_survive(proto: MakeProto, tmp_path: Path) -> None:
     model = proto("float[2,3] x", "seq(float[1,3]) y", "y = SplitToSequence(x)")
     onnx.save(model, tmp_path / "in.onnx")
     save_model(load_model(tmp_path / "in.onnx"), tmp_path / "out.onnx")
@@ -438,7 +458,7 @@ def test_types_of_sequences_survive(proto, tmp_path):
     assert out.graph.output[0].type == model.graph.output[0].type
 
 
-def test_types_that_would_be_lost(proto, tmp_path):
+def test_types_that_would_be_lost(proto: MakeProto, tmp_path: Path) -> None:
     model = proto("optional(float[2]) x", "float[2] y", "y = OptionalGetElement(x)")
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(Unsupported, match="x is not a tensor but of optional type"):

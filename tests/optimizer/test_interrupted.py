@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graphopt.errors import InputError
-from graphopt.fitting import reconstruct
+from graphopt.fitting.least_squares import LeastSquares
 from graphopt.ir.onnx_io import load_model
-from graphopt.optimizer import prune_to_target as allocate
+from graphopt.optimizer import prune_to_target_pass as pruning
 from graphopt.optimizer import sensitivity
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions, SensitivityOptions
 from graphopt.optimizer.sensitivity import measure_file
+from graphopt.optimizer.sensitivity_file import Sensitivity
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[Any, ...]]:
+    """The arguments that a function is called with from now on."""
+    made: list[tuple[Any, ...]] = []
+    true = getattr(owner, name)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        made.append(arguments)
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, watched)
+    return made
 
 
 @pytest.mark.parametrize(
     "stop_at", ["sensitivity: 2", "reconstruct: 3", "prune-to-target: the poses"]
 )
-def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
+def test_goes_on_to_the_same_bytes(
+    pose_files: tuple[Path, Path], tmp_path: Path, stop_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, photos = pose_files
     whole, stopped = tmp_path / "whole.onnx", tmp_path / "again.onnx"
 
-    def run(output, stop_at=None):
+    def run(output: Path, stop_at: str | None = None) -> list[str]:
         told = []
 
-        def progress(text):
+        def progress(text: str) -> None:
             told.append(text)
             if stop_at and text.startswith(stop_at):
                 raise KeyboardInterrupt
@@ -39,12 +56,6 @@ def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
         )
         return told
 
-    def calls(module, name):
-        made = []
-        true = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, **o: made.append(a) or true(*a, **o))
-        return made
-
     before = model.read_bytes()
     all_told = run(whole)
     work = tmp_path / "again.work"
@@ -53,7 +64,10 @@ def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
     assert not stopped.exists()
     assert model.read_bytes() == before
     load_model(work / "last-good.onnx")
-    measured, solved = calls(allocate, "sensitivity"), calls(reconstruct.LeastSquares, "solve")
+    measured, solved = (
+        calls(monkeypatch, pruning, "sensitivity"),
+        calls(monkeypatch, LeastSquares, "solve"),
+    )
     told = run(stopped)
     if stop_at.startswith("sensitivity"):
         assert told == all_told
@@ -61,12 +75,12 @@ def test_goes_on_to_the_same_bytes(pose_files, tmp_path, stop_at, monkeypatch):
         assert not measured
         kept = 2 if stop_at.startswith("reconstruct") else 0
         assert len(solved) == sum(" of " in text and "reconstruct" in text for text in told) - kept
-    plan = (str(tmp_path / "again.plan.json"), str(tmp_path / "whole.plan.json"))
-    assert stopped.read_bytes().replace(*map(str.encode, plan)) == whole.read_bytes()
+    again, plan = (str(tmp_path / f"{n}.plan.json").encode() for n in ("again", "whole"))
+    assert stopped.read_bytes().replace(again, plan) == whole.read_bytes()
     assert not work.exists()
 
 
-def test_what_is_not_the_run_s_own_stays(pose_files, tmp_path):
+def test_what_is_not_the_run_s_own_stays(pose_files: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = pose_files
     work = tmp_path / "net.opt.work"
     work.mkdir()
@@ -79,15 +93,16 @@ def by_ratios(photos: Path, *ratio: float) -> SensitivityOptions:
     return SensitivityOptions(calib=photos, ratio=ratio)
 
 
-def test_sensitivity_goes_on_with_the_next_layer(pose_files, tmp_path, monkeypatch):
+def test_sensitivity_goes_on_with_the_next_layer(
+    pose_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, photos = pose_files
     work = tmp_path / "found.sensitivity.work"
-    fitted, told = [], []
-    true = sensitivity._pruned
-    monkeypatch.setattr(sensitivity, "_pruned", lambda *a, **o: fitted.append(a) or true(*a, **o))
+    told: list[str] = []
+    fitted = calls(monkeypatch, sensitivity, "_pruned")
 
-    def run(work, stop_at=None):
-        def progress(text):
+    def run(work: Path | None, stop_at: str | None = None) -> Sensitivity:
+        def progress(text: str) -> None:
             told.append(text)
             if stop_at and text.startswith(stop_at):
                 raise KeyboardInterrupt
@@ -113,11 +128,13 @@ def test_sensitivity_goes_on_with_the_next_layer(pose_files, tmp_path, monkeypat
     assert not work.exists()
 
 
-def test_sensitivity_does_not_go_on_with_another_s(pose_files, tmp_path):
+def test_sensitivity_does_not_go_on_with_another_s(
+    pose_files: tuple[Path, Path], tmp_path: Path
+) -> None:
     model, photos = pose_files
     work = tmp_path / "work"
 
-    def stop(text):
+    def stop(text: str) -> None:
         if text.startswith("sensitivity: 2"):
             raise KeyboardInterrupt
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
+from command_line import Graphopt
+from known import known, values_of
 from PIL import Image
+from small_networks import MakeGraph, Normal
 
 from graphopt.analysis.compare import compare
 from graphopt.errors import CheckFailed
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.ir.arrays import Array, Feeds, Shape
 from graphopt.ir.edit import constant
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
+from graphopt.optimizer.outcome import PipelineResult
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.pose.detect import detect_pose_spec
@@ -26,7 +34,7 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Painted mannequins: parts of the demo's picture at several places, some mirrored."""
     folder = tmp_path_factory.mktemp("pictures")
     whole = Image.open(DEMO.with_suffix(".png")).convert("RGB")
@@ -42,25 +50,25 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def context(pictures) -> Context:
+def context(pictures: Path) -> Context:
     graph = load_model(DEMO)
     spec = detect_pose_spec(graph)
     return Context(graph, Calibration.from_photos(pictures, graph, spec, height=192))
 
 
 @dataclass(frozen=True)
-class Damage(Pass):
+class Damage(Pass[gs.Node]):
     """Add a little noise to every large weight."""
 
     name = "damage"
     numerics = Numerics.APPROXIMATE
     amount: float = 0.05
 
-    def match(self, graph):
-        yield from [n for n in graph.nodes if n.op == "Conv" and n.inputs[1].values.size > 500]
+    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:
+        yield from [n for n in graph.nodes if n.op == "Conv" and values_of(n.inputs[1]).size > 500]
 
-    def rewrite(self, graph, site):
-        values = site.inputs[1].values
+    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:
+        values = values_of(site.inputs[1])
         noise = np.random.default_rng(0).standard_normal(values.shape) * values.std()
         noisy = values + self.amount * noise.astype(np.float32)
         site.inputs[1] = constant(graph, "noisy", noisy)
@@ -70,9 +78,9 @@ class Damage(Pass):
 RECONSTRUCT = parse_pipeline("reconstruct{photos=6}")
 
 
-def test_a_network_agrees_with_itself(context):
+def test_a_network_agrees_with_itself(context: Context) -> None:
     engine = OnnxRuntimeEngine(DEMO)
-    calibration = context.calibration
+    calibration = known(context.calibration)
     feeds = list(calibration.feeds(calibration.held_out))
     change = compare(engine, engine, calibration.spec, feeds)
     assert change.people >= len(feeds)
@@ -80,81 +88,84 @@ def test_a_network_agrees_with_itself(context):
     assert change.oks == 1
 
 
-def test_people_that_vanish_are_counted(context):
+def test_people_that_vanish_are_counted(context: Context) -> None:
     class Blind:
-        name, inputs = "blind", {}
+        name = "blind"
+        inputs: Mapping[str, Shape] = {}
+        outputs: Sequence[str] = ()
 
-        def run(self, feeds):
+        def run(self, feeds: Feeds) -> dict[str, Array]:
             values = engine.run(feeds)
             return {name: np.zeros_like(value) for name, value in values.items()}
 
     engine = OnnxRuntimeEngine(DEMO)
-    calibration = context.calibration
+    calibration = known(context.calibration)
     change = compare(engine, Blind(), calibration.spec, calibration.feeds(calibration.held_out))
     assert change.people > 0
     assert (change.lost, change.added, change.oks) == (change.people, 0, 0)
     assert change.error > 0.99
 
 
-def test_lossy_passes_are_judged_by_poses(context):
+def test_lossy_passes_are_judged_by_poses(context: Context) -> None:
     passes = [*parse_pipeline("canonicalize"), Damage(), *RECONSTRUCT]
-    exact, damaged, repaired = run_pipeline(context.original, passes, context=context).steps
+    exact, damaged, repaired = run_pipeline(known(context.original), passes, context=context).steps
     assert exact.poses is None
-    assert damaged.poses.error > 1.5 * repaired.poses.error > 0
-    assert damaged.poses.mean_shift > repaired.poses.mean_shift
+    assert known(damaged.poses).error > 1.5 * known(repaired.poses).error > 0
+    assert known(damaged.poses).mean_shift > known(repaired.poses).mean_shift
 
 
-def test_a_budget_takes_back_what_moves_too_far(context):
+def test_a_budget_takes_back_what_moves_too_far(context: Context) -> None:
     result = run_pipeline(
-        context.original, [Damage()], context=context, on_fail="revert", max_shift=1e-4
+        known(context.original), [Damage()], context=context, on_fail="revert", max_shift=1e-4
     )
     (step,) = result.steps
     assert step.reverted
-    assert "allowed: 0.0001 pixels" in step.failure
+    assert "allowed: 0.0001 pixels" in known(step.failure)
     assert result.after == result.before
     with pytest.raises(CheckFailed, match="key points move"):
-        run_pipeline(context.original, [Damage()], context=context, max_shift=1e-4)
+        run_pipeline(known(context.original), [Damage()], context=context, max_shift=1e-4)
     (warned,) = run_pipeline(
-        context.original, [Damage()], context=context, on_fail="warn", max_shift=1e-4
+        known(context.original), [Damage()], context=context, on_fail="warn", max_shift=1e-4
     ).steps
     assert warned.failure
     assert not warned.reverted
 
 
-def test_a_budget_keeps_what_it_allows(context):
+def test_a_budget_keeps_what_it_allows(context: Context) -> None:
     """With half the budget that all changes need, some stay, and their sum is within it."""
-    whole = run_pipeline(context.original, [Damage()], context=context).steps[0]
-    budget = whole.poses.mean_shift / 2
+    whole = run_pipeline(known(context.original), [Damage()], context=context).steps[0]
+    budget = known(whole.poses).mean_shift / 2
     (step,) = run_pipeline(
-        context.original, [Damage()], context=context, on_fail="bisect", max_shift=budget
+        known(context.original), [Damage()], context=context, on_fail="bisect", max_shift=budget
     ).steps
     assert not step.failure
     assert 0 < len(step.changes) < len(whole.changes)
-    assert step.poses.mean_shift <= budget
+    assert known(step.poses).mean_shift <= budget
     assert len(step.changes) + len(step.skips) == len(whole.changes)
 
 
-def test_a_pass_is_judged_after_its_repair(context):
+def test_a_pass_is_judged_after_its_repair(context: Context) -> None:
     """What is repaired within the budget stays; what is not goes back with its repair."""
-    damaged = run_pipeline(context.original, [Damage()], context=context).steps[0].poses
+    damaged = run_pipeline(known(context.original), [Damage()], context=context).steps[0].poses
+    assert damaged
     passes = [Damage(), *RECONSTRUCT, *parse_pipeline("canonicalize")]
 
-    def run(budget):
+    def run(budget: float) -> PipelineResult:
         return run_pipeline(
-            context.original, passes, context=context, on_fail="revert", max_shift=budget
+            known(context.original), passes, context=context, on_fail="revert", max_shift=budget
         )
 
     repaired = run(damaged.mean_shift * 0.9)
     assert not any(step.reverted for step in repaired.steps)
     hopeless = run(1e-4)
     assert [step.reverted for step in hopeless.steps] == [True, True, False]
-    assert "could not make up for it" in hopeless.steps[0].failure
-    weights = [n.inputs[1].values for n in hopeless.graph.nodes if n.op == "Conv"]
-    before = [n.inputs[1].values for n in context.original.nodes if n.op == "Conv"]
+    assert "could not make up for it" in known(hopeless.steps[0].failure)
+    weights = [values_of(n.inputs[1]) for n in hopeless.graph.nodes if n.op == "Conv"]
+    before = [values_of(n.inputs[1]) for n in known(context.original).nodes if n.op == "Conv"]
     assert all(np.array_equal(a, b) for a, b in zip(weights, before, strict=True))
 
 
-def test_optimize_with_photos(graphopt, pictures, tmp_path):
+def test_optimize_with_photos(graphopt: Graphopt, pictures: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     code, text, _ = graphopt(
         *("optimize", DEMO, "-o", tmp_path / "out.onnx", "--report", report),
@@ -167,7 +178,7 @@ def test_optimize_with_photos(graphopt, pictures, tmp_path):
     assert repaired["poses"]["error"] < plain["poses"]["error"]
 
 
-def test_optimize_without_photos_says_what_it_costs(graphopt, tmp_path):
+def test_optimize_without_photos_says_what_it_costs(graphopt: Graphopt, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     code, _, _ = graphopt(
         *("optimize", DEMO, "-o", tmp_path / "out.onnx", "--report", report, "--verify", "off"),
@@ -177,13 +188,13 @@ def test_optimize_without_photos_says_what_it_costs(graphopt, tmp_path):
     assert SYNTHETIC_WARNING in json.loads(report.read_text())["remarks"]
 
 
-def test_a_budget_needs_photos(graphopt, tmp_path):
+def test_a_budget_needs_photos(graphopt: Graphopt, tmp_path: Path) -> None:
     code, _, err = graphopt("optimize", DEMO, "-o", tmp_path / "out.onnx", "--max-shift", 1)
     assert code == 2
     assert "--calib" in err
 
 
-def test_compare_on_the_command_line(graphopt, pictures, tmp_path):
+def test_compare_on_the_command_line(graphopt: Graphopt, pictures: Path, tmp_path: Path) -> None:
     other = tmp_path / "hard.onnx"
     assert graphopt("optimize", DEMO, "-o", other, "--passes", "replace-swish")[0] == 0
     args = ("--images", pictures, "--limit", 3, "--height", 192)
@@ -200,7 +211,9 @@ def test_compare_on_the_command_line(graphopt, pictures, tmp_path):
     assert (code, "no photo" in err) == (1, True)
 
 
-def test_explain_says_what_matches_and_what_does_not(graphopt, network, normal, tmp_path):
+def test_explain_says_what_matches_and_what_does_not(
+    graphopt: Graphopt, network: MakeGraph, normal: Normal, tmp_path: Path
+) -> None:
     graph = network(
         "float[1,3,8,8] x",
         "float[1,4,8,8] y",
@@ -211,7 +224,7 @@ def test_explain_says_what_matches_and_what_does_not(graphopt, network, normal, 
     path = tmp_path / "swish.onnx"
     save_model(graph, path)
 
-    def told(*args):
+    def told(*args: str) -> Any:
         code, text, _ = graphopt("explain", path, "--pass", "replace-swish", "--json", *args)
         assert code == 0
         return json.loads(text)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, cast
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
+from known import constant_in, values_of
+from small_networks import MakeGraph, Normal
 from typer.testing import CliRunner
 
 from graphopt.analysis.latency.device import load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.cli import app
 from graphopt.errors import InputError
-from graphopt.ir.header import copy_model
-from graphopt.optimizer.pass_contract import Context, Numerics, Pass, Skip, option
-from graphopt.optimizer.prune_to_target import PRUNING, Goal, PruneToTarget, allocate, interpolated
+from graphopt.fitting.calibration import Calibration
+from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
+from graphopt.optimizer.prune_to_target import PRUNING, Goal, allocate, interpolated
+from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
 from graphopt.sparsity.plan import read_plan
@@ -26,14 +32,14 @@ ADRENO = load_device("adreno-640")
 
 
 @pytest.fixture
-def graph(network, normal):
+def graph(network: MakeGraph, normal: Normal) -> gs.Graph:
     """Three 1x1 layers and a 3x3 for Winograd's algorithm, 8 of 9 MACs in that."""
     body = "a = Conv(x, w0) b = Conv(a, w1) c = Conv(b, w2) y = Conv<pads=[1,1,1,1]>(c, w3)"
     weights = {f"w{i}": normal(64, 64, k, k) for i, k in enumerate((1, 1, 1, 3))}
     return network("float[1,64,64,64] x", "float[1,64,64,64] y", body, **weights)
 
 
-def measured(errors):
+def measured(errors: Mapping[str, tuple[float, ...]]) -> Sensitivity:
     """Sensitivities by layer: an error for each ratio; a layer's OKS falls by a tenth of it."""
     macs = {"y": 9 * 64 * 64 * 64 * 64}
     layers = [
@@ -60,7 +66,7 @@ ERRORS = {
 }
 
 
-def _brute_force(macs, needed):
+def _brute_force(macs: list[int], needed: float) -> float:
     """The least sum of squared errors over all choices that save enough."""
     options = [[(0.0, 0.0), *zip(RATIOS, row, strict=True)] for row in ERRORS.values()]
     return min(
@@ -71,7 +77,7 @@ def _brute_force(macs, needed):
 
 
 @pytest.mark.parametrize("factor", [1.05, 1.3, 1.7, 2.5, 4.0])
-def test_least_loss(graph, factor):
+def test_least_loss(graph: gs.Graph, factor: float) -> None:
     """No other choice that reaches the target loses less."""
     macs = [64**4] * 3 + [9 * 64**4]
     found = allocate(graph, measured(ERRORS), {Goal.COMPRESSION: factor})
@@ -82,7 +88,7 @@ def test_least_loss(graph, factor):
     assert found.error**2 == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_what_pays(graph):
+def test_only_what_pays(graph: gs.Graph) -> None:
     """On this device a sparse 3x3 must beat Winograd's algorithm: 0.9 does, 0.75 does not."""
     cheap = {**ERRORS, "y": (1e-3, 1e-3, 0.5)}
     anywhere = allocate(graph, measured(cheap), {Goal.COMPRESSION: 2.0})
@@ -94,7 +100,7 @@ def test_only_what_pays(graph):
 
 
 @pytest.mark.parametrize("goal", [Goal.SPEEDUP, Goal.LATENCY])
-def test_times(graph, goal):
+def test_times(graph: gs.Graph, goal: Goal) -> None:
     before = network_ms(graph, ADRENO)
     value = 1.4 if goal is Goal.SPEEDUP else before / 1.4
     found = allocate(graph, measured(ERRORS), {goal: value}, device=ADRENO)
@@ -104,17 +110,17 @@ def test_times(graph, goal):
     for node in graph.nodes:
         ratio = found.plan.layers.get(node.outputs[0].name)
         if ratio is not None:
-            weight = node.inputs[1].values.copy()
+            weight = values_of(node.inputs[1]).copy()
             blocks = weight.reshape(8, 8, 16, 4, -1).transpose(0, 2, 4, 1, 3).reshape(-1, 8, 4)
             blocks[: round(ratio * len(blocks))] = 0
             shape = (8, 16, weight[0, 0].size, 8, 4)
-            node.inputs[1].values = np.ascontiguousarray(
+            constant_in(node.inputs[1]).values = np.ascontiguousarray(
                 blocks.reshape(shape).transpose(0, 3, 1, 4, 2)
             ).reshape(weight.shape)
     assert network_ms(graph, ADRENO) == pytest.approx(found.ms[1], rel=0.01)
 
 
-def test_two_targets(graph):
+def test_two_targets(graph: gs.Graph) -> None:
     """What reaches the time alone has too many multiply-adds, and the other way round."""
     time, size, both = (
         allocate(graph, measured(ERRORS), targets, device=ADRENO)
@@ -131,13 +137,13 @@ def test_two_targets(graph):
     assert both.error >= max(time.error, size.error)
 
 
-def test_bound_on_loss(graph):
+def test_bound_on_loss(graph: gs.Graph) -> None:
     """As much as fits: c by 0.75 and b by 0.75 lose 0.014 together, nothing more fits."""
     found = allocate(graph, measured(ERRORS), {Goal.LOSS: 0.0145})
     assert found.plan.layers == {"b": 0.75, "c": 0.75}
 
 
-def test_factors_are_of_the_original(graph, network, normal):
+def test_factors_are_of_the_original(graph: gs.Graph, network: MakeGraph, normal: Normal) -> None:
     double = network(
         "float[1,64,64,64] x",
         "float[1,64,64,64] y",
@@ -149,14 +155,14 @@ def test_factors_are_of_the_original(graph, network, normal):
     assert found.macs == (18 * 64**4, 12 * 64**4)
 
 
-def test_out_of_reach(graph):
+def test_out_of_reach(graph: gs.Graph) -> None:
     with pytest.raises(InputError, match=r"at most 10\.00 times fewer"):
         allocate(graph, measured(ERRORS), {Goal.COMPRESSION: 11})
     with pytest.raises(InputError, match="out of reach on adreno-640"):
         allocate(graph, measured(ERRORS), {Goal.LATENCY: 1e-3}, device=ADRENO)
 
 
-def test_refusals(graph):
+def test_refusals(graph: gs.Graph) -> None:
     with pytest.raises(InputError, match="--speedup needs a device"):
         allocate(graph, measured(ERRORS), {Goal.SPEEDUP: 2})
     with pytest.raises(InputError, match="another network's"):
@@ -164,23 +170,23 @@ def test_refusals(graph):
 
 
 @dataclass(frozen=True)
-class FakePruning(Pass):
+class FakePruning(Pass[gs.Node]):
     """Remembers what it was made with."""
 
     name: ClassVar[str] = "prune-blocks"
     numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
     plan: str = option("", "a file")
 
-    def match(self, graph):
+    def match(self, graph: gs.Graph) -> Iterator[gs.Node | Skip]:
         yield Skip("all", self.plan)
 
-    def rewrite(self, graph, site):
+    def rewrite(self, graph: gs.Graph, site: gs.Node) -> Change | Skip:
         raise AssertionError
 
 
-def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
+def test_pass_reads_the_plan_that_it_made(graph: gs.Graph, tmp_path: Path) -> None:
     """What runs is the pruning pass with the plan's file, and so says the pipeline's text."""
-    told = []
+    told: list[str] = []
     chosen = PruneToTarget(
         targets={Goal.COMPRESSION: 1.5},
         device=None,
@@ -189,8 +195,8 @@ def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
         measured=measured(ERRORS),
         tell=told.append,
     )
-    double = copy_model(graph)
-    outcome = chosen.run(graph, Context(original=double, calibration=object()))
+    double = graph.copy()
+    outcome = chosen.run(graph, Context(original=double, calibration=cast(Calibration, object())))
     expected = allocate(graph, measured(ERRORS), {Goal.COMPRESSION: 1.5})
     assert read_plan(tmp_path / "net.plan.json") == expected.plan
     assert outcome.skips == (Skip("all", str(tmp_path / "net.plan.json")),)
@@ -198,19 +204,19 @@ def test_pass_reads_the_plan_that_it_made(graph, tmp_path):
     assert told == [f"{expected} ({tmp_path}/net.plan.json)"]
 
 
-def test_has_a_name_of_its_own():
+def test_has_a_name_of_its_own() -> None:
     known = find_passes()
     assert PRUNING in known
     assert PruneToTarget.name not in known
 
 
-def test_targets_need_photos(tmp_path):
+def test_targets_need_photos(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["optimize", str(tmp_path / "x.onnx"), "--compression", "2"])
     assert isinstance(result.exception, InputError)
     assert "--calib" in str(result.exception)
 
 
-def test_ratios_between_those_that_were_measured():
+def test_ratios_between_those_that_were_measured() -> None:
     (layer,) = interpolated(measured({"a": (0.01, 0.04, 0.05)})).layers
     ratios = [loss.ratio for loss in layer.losses]
     assert ratios == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9]

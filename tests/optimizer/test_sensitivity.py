@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
+from known import values_of
+from small_networks import MakeCalibrated, MakeGraph, Normal
 from typer.testing import CliRunner
 
 from graphopt.cli import app
 from graphopt.errors import InputError, Unsupported
+from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.least_squares import LeastSquares
 from graphopt.ir.block_structure import Block, expand
 from graphopt.ir.edit import constant
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.sensitivity import sensitivity
 from graphopt.optimizer.sensitivity_file import LayerLosses, Loss, Sensitivity, read_sensitivity
@@ -21,12 +26,12 @@ from graphopt.runtime.differences import OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
-def _producer(graph, output):
+def _producer(graph: gs.Graph, output: str) -> gs.Node:
     return next(node for node in graph.nodes if node.outputs[0].name == output)
 
 
-def _error(graph, changed, calibration):
-    """Of the maps, by running both networks whole."""
+def _error(graph: gs.Graph, changed: gs.Graph, calibration: Calibration) -> float:
+    """The maps' error, by running both networks whole."""
     before, after = (OnnxRuntimeEngine(to_proto(g).SerializeToString()) for g in (graph, changed))
     error = OutputError()
     for feed in calibration.feeds(calibration.held_out):
@@ -35,12 +40,12 @@ def _error(graph, changed, calibration):
     return HEAT_IMPORTANCE * heat + (1 - HEAT_IMPORTANCE) * paf
 
 
-def _read(outputs):
+def _read(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The maps that a decoder reads: all but the background's."""
     return {"heat": outputs["heat"][:, :18], "paf": outputs["paf"]}
 
 
-def test_layers_and_blocks(small):
+def test_layers_and_blocks(small: tuple[gs.Graph, Calibration]) -> None:
     graph, calibration = small
     found = sensitivity(graph, calibration, ratios=[0.5])
     blocks = {layer.name: layer.function_block for layer in found.layers}
@@ -57,24 +62,26 @@ def test_layers_and_blocks(small):
 
 
 @pytest.fixture
-def unfitted(monkeypatch):
+def unfitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of a layer stays as it is."""
     monkeypatch.setattr(LeastSquares, "solve", lambda s, **_: np.where(s._free, s.present, 0.0))
 
 
 @pytest.mark.parametrize("tensor", ["c", "e"])
-def test_error_is_that_of_the_whole_network(small, tensor, unfitted):
+def test_error_is_that_of_the_whole_network(
+    small: tuple[gs.Graph, Calibration], tensor: str, unfitted: None
+) -> None:
     """Half of the blocks are tiny, so that it is known which ones go."""
     graph, calibration = small
     node = _producer(graph, tensor)
-    weight = node.inputs[1].values.copy()
+    weight = values_of(node.inputs[1]).copy()
     tiny = np.zeros((4, 8, *weight.shape[2:]), bool)
     tiny[::2] = True
     tiny = expand(tiny, Block(), weight.shape)
     weight[tiny] *= 0.01
     node.inputs[1] = constant(graph, "most", weight)
     found = sensitivity(graph, calibration, ratios=[0.5], block="8x4")
-    changed = copy_model(graph)
+    changed = graph.copy()
     _producer(changed, tensor).inputs[1] = constant(changed, "punched", weight * ~tiny)
     (loss,) = next(x for x in found.layers if x.name == (node.name or tensor)).losses
     expected = _error(graph, changed, calibration)
@@ -82,15 +89,17 @@ def test_error_is_that_of_the_whole_network(small, tensor, unfitted):
     assert loss.error == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_fit_makes_up_for_what_other_channels_know(small, request):
+def test_a_fit_makes_up_for_what_other_channels_know(
+    small: tuple[gs.Graph, Calibration], request: pytest.FixtureRequest
+) -> None:
     """Every channel comes twice: what is left can do all that the whole layer did."""
     graph, calibration = small
     back = _producer(graph, "a")
-    weight = back.inputs[1].values.copy()
+    weight = values_of(back.inputs[1]).copy()
     weight[16:] = weight[:16]
     back.inputs[1] = constant(graph, "twice", weight)
     inner = _producer(graph, "c")
-    values = inner.inputs[1].values.copy()
+    values = values_of(inner.inputs[1]).copy()
     values[:, 16:] *= 0.3
     inner.inputs[1] = constant(graph, "unequal", values)
 
@@ -104,7 +113,7 @@ def test_a_fit_makes_up_for_what_other_channels_know(small, request):
     assert fitted < 0.2 * plain
 
 
-def test_nothing_to_prune(network, normal, calibrated):
+def test_nothing_to_prune(network: MakeGraph, normal: Normal, calibrated: MakeCalibrated) -> None:
     graph = network(
         "float[1,3,64,64] x",
         "float[1,19,16,16] heat, float[1,38,16,16] paf",
@@ -117,10 +126,10 @@ def test_nothing_to_prune(network, normal, calibrated):
         sensitivity(*calibrated(graph))
 
 
-def test_claims():
+def test_claims() -> None:
     """Held against numbers that can be checked by hand."""
 
-    def measured(name, params, *errors):
+    def measured(name: str, params: int, *errors: float) -> LayerLosses:
         losses = [
             Loss(ratio=ratio, error=error, shift=0, oks=1)
             for ratio, error in zip((0.25, 0.5), errors, strict=True)
@@ -140,7 +149,7 @@ def test_claims():
     assert "cannot be told" in heat
 
 
-def test_command(pose_files, tmp_path):
+def test_command(pose_files: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = pose_files
     json, plot = tmp_path / "s.json", tmp_path / "s.svg"
     args = ["sensitivity", str(model), "--calib", str(photos), "--ratio", "0.5"]
@@ -152,7 +161,7 @@ def test_command(pose_files, tmp_path):
     assert plot.read_text().count("<polyline") == len(found.function_blocks) == 3
 
 
-def test_no_sensitivities(tmp_path):
+def test_no_sensitivities(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text("{}")
     with pytest.raises(InputError, match="holds no sensitivities"):

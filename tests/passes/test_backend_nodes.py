@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,6 @@ from onnx.backend.test.loader import load_model_tests
 
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import GraphoptError, InputError
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass
 from graphopt.runtime.engine import OnnxRuntimeEngine
@@ -83,7 +84,7 @@ def values(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
 
 
 def same(value: Any, expected: Any, case: TestCase) -> bool:
-    """Of one type and shape, and equal within the case's tolerance."""
+    """Whether type and shape are the same, and values equal within the case's tolerance."""
     if not isinstance(expected, np.ndarray):
         if isinstance(expected, list):
             pairs = zip(value, expected, strict=True)
@@ -101,7 +102,9 @@ def same(value: Any, expected: Any, case: TestCase) -> bool:
     [(as_it_is, 8, 100), (weights_constant, 3, 300), (all_constant, 8, 100)],
     ids=["as it is", "weights constant", "all constant"],
 )
-def test_no_pass_breaks_a_node(form, stride, enough, every_pass, tmp_path):
+def test_no_pass_breaks_a_node(
+    form: Callable[..., Any], stride: int, enough: int, every_pass: list[Pass[Any]], tmp_path: Path
+) -> None:
     passes = [chosen for chosen in every_pass if not chosen.needs_images]
     device = load_device("adreno-640")
     failures, count = [], Counter[str]()
@@ -121,7 +124,7 @@ def test_no_pass_breaks_a_node(form, stride, enough, every_pass, tmp_path):
             continue
         count["compared"] += 1
         for chosen in passes:
-            changed = copy_model(graph)
+            changed = graph.copy()
             context = Context(original=graph, device=device)
             try:
                 if not _changes(chosen, changed, context):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
+from small_networks import MakeGraph, Normal, Ops, Rewrite
 
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.passes.canonicalize import Canonicalize
@@ -13,7 +17,7 @@ X = "float[2,4,6,8] x"
 Y = "float[2,4,6,8] y"
 
 
-def ints(*values):
+def ints(*values: int) -> np.ndarray:
     return np.asarray(values, np.int64)
 
 
@@ -66,7 +70,7 @@ NO_OPS = {
 
 
 @pytest.mark.parametrize("body", NO_OPS.values(), ids=NO_OPS)
-def test_no_ops_vanish(network, rewrite, ops, body):
+def test_no_ops_vanish(network: MakeGraph, rewrite: Rewrite, ops: Ops, body: str) -> None:
     graph = network(X, Y, f"v = Relu(x) {body} y = Sigmoid(a)", **CONSTANTS)
     clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
     assert ops(clean) == ["Relu", "Sigmoid"]
@@ -74,7 +78,9 @@ def test_no_ops_vanish(network, rewrite, ops, body):
 
 
 @pytest.mark.parametrize("body", NO_OPS.values(), ids=NO_OPS)
-def test_an_output_of_the_network_keeps_its_name(network, rewrite, ops, body):
+def test_an_output_of_the_network_keeps_its_name(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, body: str
+) -> None:
     graph = network(X, Y, f"v = Sigmoid(x) {body} y = Identity(a)", **CONSTANTS)
     clean, _ = rewrite(graph, Canonicalize(), tolerance=0)
     assert ops(clean) == ["Sigmoid"]
@@ -103,7 +109,9 @@ KEPT = {
 
 
 @pytest.mark.parametrize(("outputs", "body"), KEPT.values(), ids=KEPT)
-def test_what_looks_like_a_no_op_stays(network, rewrite, ops, outputs, body):
+def test_what_looks_like_a_no_op_stays(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, outputs: str, body: str
+) -> None:
     graph = network(X, outputs, f"v = Sigmoid(x) {body}", **CONSTANTS)
     clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
     assert ops(clean) == ops(graph)
@@ -111,24 +119,26 @@ def test_what_looks_like_a_no_op_stays(network, rewrite, ops, outputs, body):
 
 
 @pytest.mark.parametrize("before", ["Relu(x)", "Sigmoid(x)", "Clip(x, zero_d, high)", "Abs(x)"])
-def test_relu_after_what_is_never_negative(network, rewrite, ops, before):
+def test_relu_after_what_is_never_negative(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, before: str
+) -> None:
     graph = network(X, Y, f"a = {before} y = Relu(a)", zero_d=np.float32(0), **CONSTANTS)
     assert len(ops(rewrite(graph, Canonicalize(), tolerance=0)[0])) == 1
 
 
-def test_dropout_in_training_mode_stays(network, ops):
+def test_dropout_in_training_mode_stays(network: MakeGraph, ops: Ops) -> None:
     graph = network(X, Y, "v = Relu(x) d = Dropout(v, low, yes) y = Neg(d)", **CONSTANTS)
     assert not Canonicalize().run(graph).changes
 
 
-def test_dropout_whose_mask_is_read_stays(network, ops):
+def test_dropout_whose_mask_is_read_stays(network: MakeGraph, ops: Ops) -> None:
     graph = network(X, f"{Y}, bool[2,4,6,8] m", "v = Relu(x) y, m = Dropout(v)", **CONSTANTS)
     outcome = Canonicalize().run(graph)
     assert ops(graph) == ["Relu", "Dropout"]
     assert "another of its outputs" in outcome.skips[0].reason
 
 
-def test_transposes_merge(network, rewrite, ops):
+def test_transposes_merge(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         X,
         "float[2,8,4,6] y",
@@ -139,12 +149,14 @@ def test_transposes_merge(network, rewrite, ops):
     assert clean.nodes[0].attrs["perm"] == [0, 3, 1, 2]
 
 
-def test_a_reshape_reads_from_before_another(network, rewrite, ops):
+def test_a_reshape_reads_from_before_another(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops
+) -> None:
     graph = network(X, "float[2,4,8,6] y", "f = Flatten(x) y = Reshape(f, other)", **CONSTANTS)
     assert ops(rewrite(graph, Canonicalize(), tolerance=0)[0]) == ["Reshape"]
 
 
-def test_constants_fold(network, rewrite, ops, normal):
+def test_constants_fold(network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal) -> None:
     graph = network(
         X,
         Y,
@@ -156,7 +168,9 @@ def test_constants_fold(network, rewrite, ops, normal):
     assert ops(clean) == ["Conv"]
 
 
-def test_every_part_of_a_split_constant_folds(network, rewrite, ops):
+def test_every_part_of_a_split_constant_folds(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops
+) -> None:
     """As tf2onnx writes the pads of a network: transposed, split, and put together again."""
     graph = network(
         X,
@@ -170,7 +184,7 @@ def test_every_part_of_a_split_constant_folds(network, rewrite, ops):
     assert ops(rewrite(graph, Canonicalize(), tolerance=0)[0]) == ["Pad"]
 
 
-def test_a_split_whose_part_is_an_output_stays(network, ops):
+def test_a_split_whose_part_is_an_output_stays(network: MakeGraph, ops: Ops) -> None:
     graph = network(
         X,
         "float[2,4,6,8] y, float[1] b",
@@ -182,7 +196,7 @@ def test_a_split_whose_part_is_an_output_stays(network, ops):
     assert ops(graph) == ["Split", "Add"]
 
 
-def test_static_shapes_fold(network, rewrite, ops):
+def test_static_shapes_fold(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         X,
         "float[2,192] y, float[2,4,6,8] z",
@@ -193,7 +207,9 @@ def test_static_shapes_fold(network, rewrite, ops):
     assert ops(rewrite(graph, Canonicalize(), tolerance=0)[0]) == ["Reshape", "Add"]
 
 
-def test_known_extents_of_dynamic_shapes_fold(network, rewrite, ops):
+def test_known_extents_of_dynamic_shapes_fold(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops
+) -> None:
     graph = network(
         "float[1,4,H,W] x",
         "int64[A] y, int64[B] z",
@@ -208,7 +224,7 @@ def test_known_extents_of_dynamic_shapes_fold(network, rewrite, ops):
     assert ops(clean).count("Slice") == 1
 
 
-def test_large_values_are_not_folded(network, rewrite, ops):
+def test_large_values_are_not_folded(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         "float[1,1,600,600] x",
         "float[1,1,600,600] y",
@@ -223,7 +239,7 @@ def test_large_values_are_not_folded(network, rewrite, ops):
     assert ops(folded) == ["Add"]
 
 
-def test_quantized_weights_and_random_numbers_are_not_folded(network, ops):
+def test_quantized_weights_and_random_numbers_are_not_folded(network: MakeGraph, ops: Ops) -> None:
     graph = network(
         X,
         f"{Y}, float[2] z",
@@ -235,7 +251,9 @@ def test_quantized_weights_and_random_numbers_are_not_folded(network, ops):
     assert ops(graph) == ["DequantizeLinear", "Mul", "RandomNormal"]
 
 
-def test_duplicates_and_equal_initializers(network, rewrite, ops, normal):
+def test_duplicates_and_equal_initializers(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     weight = normal(4, 4, 1, 1)
     graph = network(
         X,
@@ -249,14 +267,16 @@ def test_duplicates_and_equal_initializers(network, rewrite, ops, normal):
     assert [t.name for t in clean.outputs] == ["y", "z"]
 
 
-def test_duplicates_that_are_both_outputs_stay(network, rewrite, ops):
+def test_duplicates_that_are_both_outputs_stay(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops
+) -> None:
     graph = network(X, f"{Y}, float[2,4,6,8] z", "y = Relu(x) z = Relu(x)")
     clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
     assert ops(clean) == ["Relu", "Relu"]
     assert "both are outputs" in outcome.skips[0].reason
 
 
-def test_attributes_make_a_difference(network, rewrite, ops):
+def test_attributes_make_a_difference(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         X,
         Y,
@@ -265,14 +285,14 @@ def test_attributes_make_a_difference(network, rewrite, ops):
     assert len(ops(rewrite(graph, Canonicalize(), tolerance=0)[0])) == 3
 
 
-def test_dead_nodes_vanish(network, rewrite, ops, normal):
+def test_dead_nodes_vanish(network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal) -> None:
     graph = network(X, Y, "y = Relu(x) a = Sigmoid(x) b = Conv(a, w)", w=normal(4, 4, 1, 1))
     clean, outcome = rewrite(graph, Canonicalize())
     assert ops(clean) == ["Relu"]
     assert len(outcome.changes) == 2
 
 
-def test_what_a_subgraph_reads_is_alive(network, rewrite, ops):
+def test_what_a_subgraph_reads_is_alive(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         f"{X}, bool c",
         Y,
@@ -285,7 +305,9 @@ def test_what_a_subgraph_reads_is_alive(network, rewrite, ops):
 
 
 @pytest.mark.parametrize(("limit", "left"), [(1 << 20, ["Conv"]), (0, ["Tile", "Conv"])])
-def test_a_local_function_of_constants_is_folded_within_the_limit(tmp_path, ops, limit, left):
+def test_a_local_function_of_constants_is_folded_within_the_limit(
+    tmp_path: Path, ops: Ops, limit: int, left: list[str]
+) -> None:
     """It may be how weights are packed: its result is computed ahead only if it is small."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17, "own": 1]>
@@ -300,7 +322,7 @@ def test_a_local_function_of_constants_is_folded_within_the_limit(tmp_path, ops,
     assert ops(graph) == left
 
 
-def test_a_function_is_not_taken_for_the_operator_of_its_name(tmp_path, ops):
+def test_a_function_is_not_taken_for_the_operator_of_its_name(tmp_path: Path, ops: Ops) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17, "own": 1]>
            net (float[4] x) => (float[4] y) { a = Relu(x) b = own.Identity(a) y = Neg(b) }
@@ -313,7 +335,7 @@ def test_a_function_is_not_taken_for_the_operator_of_its_name(tmp_path, ops):
 
 @pytest.mark.assets
 @pytest.mark.parametrize("name", ["lwop", "tfpose", "efficientpose"])
-def test_trained_models_settle(request, name):
+def test_trained_models_settle(request: pytest.FixtureRequest, name: str) -> None:
     graph = load_model(request.getfixturevalue(name))
     Canonicalize().run(graph)
     assert not Canonicalize().run(graph).changes
@@ -329,7 +351,9 @@ PADDED = {
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_padding_becomes_part_of_the_convolution(name, network, rewrite):
+def test_padding_becomes_part_of_the_convolution(
+    name: str, network: MakeGraph, rewrite: Rewrite
+) -> None:
     body, pads = PADDED[name]
     around = ints(0, 0, 1, 1, 0, 0, 2, 3)
     graph = network(X, "float[n,3,h,v] y", body, w=WEIGHT, around=around)
@@ -349,7 +373,9 @@ def test_padding_becomes_part_of_the_convolution(name, network, rewrite):
         'y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(d, w)',
     ],
 )
-def test_padding_that_a_convolution_cannot_express_stays(body, network, rewrite):
+def test_padding_that_a_convolution_cannot_express_stays(
+    body: str, network: MakeGraph, rewrite: Rewrite
+) -> None:
     graph = network(
         f"{X}, float[1,4,a,b] d",
         "float[n,3,h,v] y",
@@ -367,7 +393,7 @@ def test_padding_that_a_convolution_cannot_express_stays(body, network, rewrite)
     assert after.nodes[-1].attrs.get("auto_pad") == graph.nodes[-1].attrs.get("auto_pad")
 
 
-def test_strings_are_left_alone(network):
+def test_strings_are_left_alone(network: MakeGraph) -> None:
     """onnx_graphsurgeon can write a string constant only as long as nobody has read it."""
     words = np.array(["a", "b"], object)
     graph = network(
@@ -393,7 +419,9 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize(("outputs", "body"), LEFT_OUT.values(), ids=LEFT_OUT)
-def test_optional_inputs_that_are_left_out(network, rewrite, outputs, body):
+def test_optional_inputs_that_are_left_out(
+    network: MakeGraph, rewrite: Rewrite, outputs: str, body: str
+) -> None:
     given = {
         "s4": ints(0, 0, 0, 0),
         "e4": ints(BIG, BIG, BIG, BIG),
@@ -406,7 +434,7 @@ def test_optional_inputs_that_are_left_out(network, rewrite, outputs, body):
     rewrite(graph, Canonicalize(), tolerance=0)
 
 
-def test_every_second_extent_of_a_shape(network, rewrite, ops):
+def test_every_second_extent_of_a_shape(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         "float[N,4,6,8] x",
         "float[N,4,6,8] z, float[2] y",
@@ -430,7 +458,9 @@ BRANCHES = {
 
 @pytest.mark.parametrize("taken", [True, False])
 @pytest.mark.parametrize("body", BRANCHES.values(), ids=BRANCHES)
-def test_a_branch_that_is_always_taken(network, rewrite, ops, body, taken):
+def test_a_branch_that_is_always_taken(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, body: str, taken: bool
+) -> None:
     other = "o = Tanh(v)"
     branches = (body, other) if taken else (other, body)
     out = f"float[{'1,1,1,1' if 'Constant' in body else '2,4,6,8'}] o"
@@ -449,7 +479,7 @@ def test_a_branch_that_is_always_taken(network, rewrite, ops, body, taken):
     assert f"always takes its {branch}" in [change.summary for change in outcome.changes]
 
 
-def test_branches_that_use_the_same_names(network, rewrite, ops):
+def test_branches_that_use_the_same_names(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     branch = "{ s = Sigmoid(v) o = Neg(s) }"
     graph = network(
         X,
@@ -465,7 +495,7 @@ def test_branches_that_use_the_same_names(network, rewrite, ops):
     assert sorted(ops(clean)) == ["Add", "Exp", "Neg", "Relu", "Sigmoid"]
 
 
-def test_a_condition_that_shapes_decide(network, rewrite, ops):
+def test_a_condition_that_shapes_decide(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     """As torch.onnx writes squeeze(1): the branch depends on an extent that is known."""
     graph = network(
         "float[1,1,6] x",
@@ -480,7 +510,7 @@ def test_a_condition_that_shapes_decide(network, rewrite, ops):
     assert ops(clean) == ["Squeeze", "Relu"]
 
 
-def test_a_condition_that_is_an_input_stays(network, rewrite, ops):
+def test_a_condition_that_is_an_input_stays(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(
         f"{X}, bool c",
         Y,
@@ -524,7 +554,13 @@ WRITERS = {
 
 
 @pytest.mark.parametrize(("body", "outputs", "given"), WRITERS.values(), ids=WRITERS)
-def test_equal_initializers_that_may_be_written_into(network, rewrite, body, outputs, given):
+def test_equal_initializers_that_may_be_written_into(
+    network: MakeGraph,
+    rewrite: Rewrite,
+    body: str,
+    outputs: str,
+    given: dict[str, Any],
+) -> None:
     graph = network(X, outputs, body, **given)
     constants = {t.name for node in graph.nodes for t in node.inputs if t.name in given}
     clean, outcome = rewrite(graph, Canonicalize(), tolerance=0)
@@ -532,7 +568,9 @@ def test_equal_initializers_that_may_be_written_into(network, rewrite, body, out
     assert not [change for change in outcome.changes if "shares" in change.summary]
 
 
-def test_equal_initializers_that_are_only_read_become_one(network, rewrite):
+def test_equal_initializers_that_are_only_read_become_one(
+    network: MakeGraph, rewrite: Rewrite
+) -> None:
     graph = network(
         X,
         Y,

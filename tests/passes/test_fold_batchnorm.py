@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 import pytest
+from known import values_of
+from small_networks import MakeGraph, Normal, Ops, Rewrite
 
-from graphopt.ir.graph import constant_of
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 
 BN = "BatchNormalization({}, gamma, beta, mean, var)"
 
+Stats: TypeAlias = Callable[[int], dict[str, np.ndarray]]
+
 
 @pytest.fixture
-def stats(normal):
-    def make(channels):
+def stats(normal: Normal) -> Stats:
+    def make(channels: int) -> dict[str, np.ndarray]:
         return {
             "gamma": normal(channels),
             "beta": normal(channels),
@@ -37,7 +43,17 @@ def stats(normal):
         ("ConvTranspose<group=2, output_padding=[1,1], strides=[2,2]>(x, w)", (4, 3, 2, 2), None),
     ],
 )
-def test_after_a_convolution(network, rewrite, ops, normal, stats, conv, weight, bias, opset):
+def test_after_a_convolution(
+    network: MakeGraph,
+    rewrite: Rewrite,
+    ops: Ops,
+    normal: Normal,
+    stats: Stats,
+    conv: str,
+    weight: tuple[int, int, int, int],
+    bias: int | None,
+    opset: int,
+) -> None:
     channels = bias or (4 if "group=4" in conv else 6)
     constants = {"w": normal(*weight), **stats(channels)}
     if bias:
@@ -55,7 +71,9 @@ def test_after_a_convolution(network, rewrite, ops, normal, stats, conv, weight,
 
 
 @pytest.mark.parametrize("attrs", ["", "<transB=1, alpha=0.5, beta=2.0>"])
-def test_after_and_before_a_gemm(network, rewrite, ops, normal, stats, attrs):
+def test_after_and_before_a_gemm(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal, stats: Stats, attrs: str
+) -> None:
     shape = (5, 4) if "transB" in attrs else (4, 5)
     graph = network(
         "float[2,4] x",
@@ -72,7 +90,9 @@ def test_after_and_before_a_gemm(network, rewrite, ops, normal, stats, attrs):
     assert len(outcome.changes) == 2
 
 
-def test_a_shift_before_a_gemm_with_a_factor(network, rewrite, ops, normal):
+def test_a_shift_before_a_gemm_with_a_factor(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     graph = network(
         "float[2,4] x",
         "float[2,5] y",
@@ -83,7 +103,9 @@ def test_a_shift_before_a_gemm_with_a_factor(network, rewrite, ops, normal):
     assert ops(rewrite(graph, FoldBatchNorm())[0]) == ["Gemm"]
 
 
-def test_a_chain_of_arithmetic_goes_in(network, rewrite, ops, normal):
+def test_a_chain_of_arithmetic_goes_in(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     graph = network(
         "float[1,3,8,8] x",
         "float[1,4,6,6] y",
@@ -98,7 +120,9 @@ def test_a_chain_of_arithmetic_goes_in(network, rewrite, ops, normal):
     assert len(outcome.changes) == 5
 
 
-def test_before_a_convolution_without_padding(network, rewrite, ops, normal, stats):
+def test_before_a_convolution_without_padding(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal, stats: Stats
+) -> None:
     graph = network(
         "float[1,4,8,8] x",
         "float[1,6,6,6] y",
@@ -111,7 +135,9 @@ def test_before_a_convolution_without_padding(network, rewrite, ops, normal, sta
     assert ops(folded) == ["Conv"]
 
 
-def test_before_a_padded_convolution_only_a_scale(network, rewrite, ops, normal):
+def test_before_a_padded_convolution_only_a_scale(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     body = "n = {}(x, k) y = Conv<pads=[1,1,1,1]>(n, w)"
     args = ("float[1,4,8,8] x", "float[1,6,8,8] y")
     constants = {"w": normal(6, 4, 3, 3), "k": normal(1, 4, 1, 1)}
@@ -122,7 +148,9 @@ def test_before_a_padded_convolution_only_a_scale(network, rewrite, ops, normal)
     assert "pads with zeros" in outcome.skips[0].reason
 
 
-def test_a_scale_before_a_transposed_convolution(network, rewrite, ops, normal):
+def test_a_scale_before_a_transposed_convolution(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     graph = network(
         "float[1,4,5,5] x",
         "float[1,6,H,W] y",
@@ -133,7 +161,9 @@ def test_a_scale_before_a_transposed_convolution(network, rewrite, ops, normal):
     assert ops(rewrite(graph, FoldBatchNorm())[0]) == ["ConvTranspose"]
 
 
-def test_shared_weights_are_copied(network, rewrite, ops, normal, stats):
+def test_shared_weights_are_copied(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal, stats: Stats
+) -> None:
     graph = network(
         "float[1,4,8,8] x",
         "float[1,4,6,6] y, float[1,4,6,6] z",
@@ -142,11 +172,11 @@ def test_shared_weights_are_copied(network, rewrite, ops, normal, stats):
         b=normal(4),
         **stats(4),
     )
-    original = constant_of(graph.tensors()["w"]).copy()
+    original = values_of(graph.tensors()["w"]).copy()
     folded, _ = rewrite(graph, FoldBatchNorm())
     assert "BatchNormalization" not in ops(folded)
-    assert np.array_equal(constant_of(folded.tensors()["w"]), original)
-    assert np.array_equal(constant_of(graph.tensors()["w"]), original)
+    assert np.array_equal(values_of(folded.tensors()["w"]), original)
+    assert np.array_equal(values_of(graph.tensors()["w"]), original)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +198,16 @@ def test_shared_weights_are_copied(network, rewrite, ops, normal, stats):
         ),
     ],
 )
-def test_left_alone(network, rewrite, ops, normal, stats, outputs, body, reason):
+def test_left_alone(
+    network: MakeGraph,
+    rewrite: Rewrite,
+    ops: Ops,
+    normal: Normal,
+    stats: Stats,
+    outputs: str,
+    body: str,
+    reason: str,
+) -> None:
     constants = {"w": normal(4, 4, 3, 3), "one": np.float32(1), **stats(4)}
     graph = network("float[1,4,8,8] x, float[4] over", outputs, body, **constants)
     folded, outcome = rewrite(graph, FoldBatchNorm(), tolerance=float("inf"))
@@ -176,7 +215,7 @@ def test_left_alone(network, rewrite, ops, normal, stats, outputs, body, reason)
     assert reason in outcome.skips[0].reason
 
 
-def test_training_mode_is_left_alone(network, normal, stats):
+def test_training_mode_is_left_alone(network: MakeGraph, normal: Normal, stats: Stats) -> None:
     graph = network(
         "float[1,4,8,8] x",
         "float[1,4,6,6] y",
@@ -196,7 +235,14 @@ def test_training_mode_is_left_alone(network, normal, stats):
         ((1, 1, 1, 1, 1), "one more dimension"),
     ],
 )
-def test_constants_that_are_not_per_channel(network, rewrite, ops, normal, shape, constant):
+def test_constants_that_are_not_per_channel(
+    network: MakeGraph,
+    rewrite: Rewrite,
+    ops: Ops,
+    normal: Normal,
+    shape: tuple[int, ...],
+    constant: str,
+) -> None:
     width = 4 if shape == (4,) else 6
     graph = network(
         f"float[1,4,{width + 2},{width + 2}] x",
@@ -208,7 +254,9 @@ def test_constants_that_are_not_per_channel(network, rewrite, ops, normal, shape
     assert ops(rewrite(graph, FoldBatchNorm())[0]) == ["Conv", "Add"], constant
 
 
-def test_one_channel_spread_over_several_is_left_alone(network, rewrite, ops, normal):
+def test_one_channel_spread_over_several_is_left_alone(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal
+) -> None:
     """A grey image minus a mean for each colour has three channels."""
     graph = network(
         "float[1,1,8,8] x",
@@ -220,7 +268,9 @@ def test_one_channel_spread_over_several_is_left_alone(network, rewrite, ops, no
     assert ops(rewrite(graph, FoldBatchNorm())[0]) == ["Mul", "Conv"]
 
 
-def test_half_precision_that_would_overflow_is_left_alone(network, ops, normal):
+def test_half_precision_that_would_overflow_is_left_alone(
+    network: MakeGraph, ops: Ops, normal: Normal
+) -> None:
     graph = network(
         "float16[1,3,8,8] x",
         "float16[1,4,6,6] y",
@@ -254,8 +304,15 @@ COARSE = {
 @pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize(("layer", "shape", "outputs", "per_channel"), COARSE.values(), ids=COARSE)
 def test_half_precision_that_would_lose_digits_is_left_alone(
-    network, ops, normal, layer, shape, outputs, per_channel, small
-):
+    network: MakeGraph,
+    ops: Ops,
+    normal: Normal,
+    layer: str,
+    shape: tuple[int, ...],
+    outputs: str,
+    per_channel: tuple[int, ...],
+    small: bool,
+) -> None:
     """One channel's weights would be subnormal numbers: they have a few bits left."""
     scale = np.ones(per_channel, np.float16)
     scale.flat[2] = 1e-5 if small else 1e-1
@@ -272,7 +329,9 @@ def test_half_precision_that_would_lose_digits_is_left_alone(
     assert ("Mul" in ops(graph)) == small
 
 
-def test_a_second_run_changes_nothing(network, rewrite, normal, stats):
+def test_a_second_run_changes_nothing(
+    network: MakeGraph, rewrite: Rewrite, normal: Normal, stats: Stats
+) -> None:
     graph = network(
         "float[1,4,8,8] x",
         "float[1,4,6,6] y",

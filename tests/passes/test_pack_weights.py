@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -18,11 +19,11 @@ from graphopt.ir.block_structure import Block, expand
 from graphopt.ir.graph import constant_of
 from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.ir.packing import NAME, VERSION, pack, unpack
-from graphopt.optimizer.pass_contract import Numerics
+from graphopt.optimizer.pass_contract import Numerics, Outcome
 from graphopt.passes.pack_weights import PackWeights
 
 Network = Callable[..., gs.Graph]
-Rewrite = Callable[..., tuple[gs.Graph, object]]
+Rewrite = Callable[..., tuple[gs.Graph, Outcome]]
 
 
 EIGHT = Block(8, 4)
@@ -112,7 +113,7 @@ def test_a_packed_file_is_read_as_the_dense_network(
 
 @pytest.mark.parametrize("values", ["float32", "float16"])
 def test_a_file_is_hardly_larger_than_its_values(
-    values: str, network: Network, rewrite: Rewrite, tmp_path: Path
+    values: Literal["float32", "float16"], network: Network, rewrite: Rewrite, tmp_path: Path
 ) -> None:
     weight = punched(256, 256, 3, 3, density=0.4)
     graph = network("float[1,256,5,5] x", "float[1,256,3,3] y", "y = Conv(x, w)", w=weight)
@@ -132,7 +133,8 @@ def test_what_it_leaves_alone(network: Network, rewrite: Rewrite) -> None:
         w3=punched(64, 1, 1, 1),
     )
     # Full of other numbers than zeros; past the largest half; too small to matter.
-    for values, left in [("float32", "a"), ("float16", "b")]:
+    cases: list[tuple[Literal["float32", "float16"], str]] = [("float32", "a"), ("float16", "b")]
+    for values, left in cases:
         packed, outcome = rewrite(graph, PackWeights(values=values), tolerance=2e-3)
         assert [skip.node for skip in outcome.skips] == [left]
         assert [node.op for node in packed.nodes].count(NAME) == 1

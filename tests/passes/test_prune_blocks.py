@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from known import constant_in
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.block_structure import BLOCKS, Block, kept_mask
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
+from graphopt.optimizer.options import Extent
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks
@@ -74,8 +75,8 @@ def weight(graph: gs.Graph, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
-    pruned = copy_model(net)
+def test_the_smallest_blocks_go(net: gs.Graph, block: Extent) -> None:
+    pruned = net.copy()
     (chosen,) = parse_pipeline(f"prune-blocks{{block={block}, ratio=0.6}}")
     outcome = chosen.run(pruned)
     onnx.checker.check_model(to_proto(pruned), full_check=True)
@@ -86,7 +87,7 @@ def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
         before, after = weight(net, name), weight(pruned, name)
         mask = kept_mask(after, Block(filters, channels))
         assert np.count_nonzero(~mask) == int(0.6 * mask.size)
-        norms = {True: [], False: []}
+        norms: dict[bool, list[float]] = {True: [], False: []}
         for row, column, y, x in np.ndindex(mask.shape):
             part = before[filters * row : filters * (row + 1), :, y, x]
             part = part[:, channels * column : channels * (column + 1)]
@@ -96,7 +97,7 @@ def test_the_smallest_blocks_go(net: gs.Graph, block: str) -> None:
 
 
 def test_what_is_left_alone_says_why(net: gs.Graph) -> None:
-    skips = {skip.node: skip.reason for skip in PruneBlocks().run(copy_model(net)).skips}
+    skips = {skip.node: skip.reason for skip in PruneBlocks().run(net.copy()).skips}
     assert skips == {
         "first": "it is the network's first",
         "depthwise": "it is depthwise",
@@ -111,11 +112,11 @@ def test_photos_say_what_a_block_is_worth(net: gs.Graph, calibration: Calibratio
     """Large weights on a channel that is always zero matter less than small ones elsewhere."""
     dead = weight(net, "first").copy()
     dead[:4] = 0
-    net.nodes[0].inputs[1].values = dead
+    constant_in(net.nodes[0].inputs[1]).values = dead
     loud = weight(net, "a").copy()
     loud[:, :4] *= 10
     net.nodes[2].inputs[1] = gs.Constant("loud", loud)
-    plain, informed, asked = copy_model(net), copy_model(net), copy_model(net)
+    plain, informed, asked = net.copy(), net.copy(), net.copy()
     outcome = PruneBlocks().run(plain)
     assert "of w^2" in outcome.changes[0].summary
     assert kept_mask(weight(plain, "a"), Block())[:, 0].all()
@@ -141,7 +142,7 @@ def test_more_is_pruned_of_what_is_pruned(net: gs.Graph) -> None:
 def test_a_plan(net: gs.Graph, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({"block": "4x4", "layers": {"a": 0.25, "c": 0.75, "narrow": 0.5}}))
-    pruned = copy_model(net)
+    pruned = net.copy()
     outcome = PruneBlocks(plan=str(file)).run(pruned)
     assert [change.node for change in outcome.changes] == ["a", "c"]
     skips = {skip.node: skip.reason for skip in outcome.skips}
@@ -157,7 +158,7 @@ def test_a_plan(net: gs.Graph, tmp_path: Path) -> None:
 @pytest.mark.parametrize("masks", ["keep", "choose"])
 def test_what_is_fitted_stays_pruned(net: gs.Graph, calibration: Calibration, masks: str) -> None:
     """The whole way: what is left makes up for what went, and only that."""
-    pruned, fitted = copy_model(net), copy_model(net)
+    pruned, fitted = net.copy(), net.copy()
     for graph, text in (
         (pruned, "prune-blocks"),
         (fitted, f"prune-blocks, reconstruct{{masks={masks}}}"),

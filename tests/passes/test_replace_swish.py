@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -11,14 +13,15 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known import known, values_of
 from PIL import Image
+from small_networks import MakeGraph, Normal, Ops, Rewrite
 
 from graphopt.errors import InputError
 from graphopt.fitting.activation_fit import ActivationSite, fit_in_order
 from graphopt.fitting.activation_matching import ACTIVATIONS, KINDS, Found, recognised
-from graphopt.fitting.activation_surrogates import Gate, PiecewiseLinear, PowerTail
+from graphopt.fitting.activation_surrogates import Form, Gate, PiecewiseLinear, PowerTail
 from graphopt.fitting.calibration import Calibration
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.replace_swish import ReplaceSwish
@@ -32,16 +35,18 @@ X = "float[1,4,6,6] x"
 Y = "float[1,4,6,6] y"
 C = {"c": np.float32(1.25), "k": np.full((1, 1, 1, 1), 0.8, np.float32)}
 
+X_TENSOR, Y_TENSOR = gs.Variable("x"), gs.Variable("y")
 
-def hard(x, factor=1.0, slope=1.0):
+
+def hard(x: np.ndarray, factor: float = 1.0, slope: float = 1.0) -> np.ndarray:
     return factor * x * np.clip(slope * x + 3, 0, 6) / 6
 
 
-def swish(x, factor=1.0, slope=1.0):
-    return factor * x / (1 + np.exp(-slope * x))
+def swish(x: np.ndarray, factor: float = 1.0, slope: float = 1.0) -> np.ndarray:
+    return np.asarray(factor * x / (1 + np.exp(-slope * x)))
 
 
-def values(graph):
+def values(graph: gs.Graph) -> tuple[np.ndarray, np.ndarray]:
     x = np.linspace(-8, 8, 144, dtype=np.float32).reshape(1, 4, 6, 6)
     return x, OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"x": x})["y"]
 
@@ -61,7 +66,15 @@ FORMS = {
 
 @pytest.mark.parametrize(("body", "factor", "slope", "opset"), FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("form", ["ops", "op"])
-def test_hard_gate(network, ops, body, factor, slope, opset, form):
+def test_hard_gate(
+    network: MakeGraph,
+    ops: Ops,
+    body: str,
+    factor: float,
+    slope: float,
+    opset: int,
+    form: Literal["ops", "op"],
+) -> None:
     graph = network(X, Y, body, opset=opset, **C)
     if opset != 24:  # too new for the operator to have a CPU kernel in every onnxruntime
         x, y = values(graph)
@@ -78,14 +91,16 @@ def test_hard_gate(network, ops, body, factor, slope, opset, form):
 
 
 @pytest.mark.parametrize(("body", "factor", "slope", "opset"), FORMS.values(), ids=FORMS)
-def test_literal_hardtanh(network, body, factor, slope, opset):
+def test_literal_hardtanh(
+    network: MakeGraph, body: str, factor: float, slope: float, opset: int
+) -> None:
     graph = network(X, Y, body, opset=opset, **C)
     ReplaceSwish(gate="hardtanh").run(graph)
     x, y = values(graph)
     assert np.allclose(y, factor / slope * np.clip(slope * x, -1, 1), atol=1e-5)
 
 
-def test_hardswish_nodes(network, rewrite, ops):
+def test_hardswish_nodes(network: MakeGraph, rewrite: Rewrite, ops: Ops) -> None:
     graph = network(X, Y, "y = HardSwish(x)")
     spelled, _ = rewrite(graph, ReplaceSwish())
     assert ops(spelled) == ["Add", "Clip", "Mul", "Mul"]
@@ -104,14 +119,16 @@ def test_hardswish_nodes(network, rewrite, ops):
     ],
     ids=["squeeze and excitation", "another tensor", "factor for each channel", "shifted"],
 )
-def test_gates_of_other_tensors(network, rewrite, ops, normal, body):
+def test_gates_of_other_tensors(
+    network: MakeGraph, rewrite: Rewrite, ops: Ops, normal: Normal, body: str
+) -> None:
     graph = network(X, Y, body, per=normal(1, 4, 1, 1), **C)
     kept, outcome = rewrite(graph, ReplaceSwish())
     assert ops(kept) == ops(graph)
     assert "gates another tensor" in outcome.skips[0].reason
 
 
-def test_what_others_read_stays(network, ops):
+def test_what_others_read_stays(network: MakeGraph, ops: Ops) -> None:
     """The Sigmoid is also an output of the network, the product inside e-Swish is read twice."""
     graph = network(
         X,
@@ -126,7 +143,7 @@ def test_what_others_read_stays(network, ops):
     assert np.allclose(y, hard(x, 1.25), atol=1e-5)
 
 
-def test_the_stated_error_bound():
+def test_the_stated_error_bound() -> None:
     x = np.linspace(-20, 20, 400_001)
     error = np.abs(hard(x) - swish(x))
     assert error.max() < 0.1425
@@ -134,11 +151,12 @@ def test_the_stated_error_bound():
 
 
 @pytest.mark.assets
-def test_efficientpose_every_swish_and_no_gate(efficientpose):
+def test_efficientpose_every_swish_and_no_gate(efficientpose: Path) -> None:
     from graphopt.ir.onnx_io import load_model
 
     graph = load_model(efficientpose)
-    sites, gates = set(), set()
+    sites: set[str] = set()
+    gates: set[str] = set()
     for node in graph.nodes:
         if node.op != "Sigmoid":
             continue
@@ -158,7 +176,7 @@ def test_efficientpose_every_swish_and_no_gate(efficientpose):
 
 
 @pytest.fixture
-def seen(network, normal, tmp_path) -> tuple[gs.Graph, Context]:
+def seen(network: MakeGraph, normal: Normal, tmp_path: Path) -> tuple[gs.Graph, Context]:
     """Swish behind a convolution whose channels have very different ranges, and photos for it."""
     rng = np.random.default_rng(4)
     for index in range(8):
@@ -185,13 +203,13 @@ def seen(network, normal, tmp_path) -> tuple[gs.Graph, Context]:
     return graph, Context(graph, Calibration.from_photos(tmp_path, graph, spec))
 
 
-def test_fitted_gates_come_closer_than_hard_ones(seen):
+def test_fitted_gates_come_closer_than_hard_ones(seen: tuple[gs.Graph, Context]) -> None:
     graph, context = seen
-    feeds = list(context.calibration.feeds(context.calibration.held_out))
+    feeds = list(known(context.calibration).feeds(known(context.calibration).held_out))
     errors = {}
     options = {"hard": {}, "fitted": {"gate": "fitted"}}
     for gate, chosen in (options | {"smooth": {"gate": "fitted", "smooth": True}}).items():
-        changed = copy_model(graph)
+        changed = graph.copy()
         outcome = ReplaceSwish(**chosen).run(changed, context)
         assert len(outcome.changes) == 2
         assert "Sigmoid" not in [node.op for node in changed.nodes]
@@ -201,16 +219,16 @@ def test_fitted_gates_come_closer_than_hard_ones(seen):
     assert errors["smooth"] < 0.25 * errors["fitted"]
 
 
-def test_a_gate_is_fitted_behind_those_before_it(seen):
+def test_a_gate_is_fitted_behind_those_before_it(seen: tuple[gs.Graph, Context]) -> None:
     """The second gate's target is the original's output, its input the changed network's."""
     graph, context = seen
-    changed = copy_model(graph)
+    changed = graph.copy()
     first = next(node for node in changed.nodes if node.outputs[0].name == "d")
-    weight = first.inputs[1].values
+    weight = values_of(first.inputs[1])
     first.inputs[1] = gs.Constant("doubled", 2 * weight)
     ReplaceSwish(gate="fitted").run(changed, context)
-    feeds = list(context.calibration.feeds(context.calibration.held_out))
-    blind = copy_model(graph)
+    feeds = list(known(context.calibration).feeds(known(context.calibration).held_out))
+    blind = graph.copy()
     ReplaceSwish(gate="fitted").run(blind, context)
     next(n for n in blind.nodes if n.outputs[0].name == "d").inputs[1] = gs.Constant(
         "doubled", 2 * weight
@@ -218,13 +236,13 @@ def test_a_gate_is_fitted_behind_those_before_it(seen):
     assert output_error(changed, graph, feeds) < 0.8 * output_error(blind, graph, feeds)
 
 
-def test_fitting_needs_images(seen):
+def test_fitting_needs_images(seen: tuple[gs.Graph, Context]) -> None:
     graph, _ = seen
     with pytest.raises(InputError, match="no images"):
         ReplaceSwish(gate="fitted").run(graph, Context(graph))
 
 
-def test_a_fitted_gate_is_the_best_of_its_channel():
+def test_a_fitted_gate_is_the_best_of_its_channel() -> None:
     """No slope and offset nearby fit better, and a gate is found again from what it makes."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((3, 400)) * np.array([[0.3], [2.0], [6.0]])
@@ -277,10 +295,10 @@ NUMBERS = {**ROOT, **ONE, **TANH}
 
 
 @pytest.mark.parametrize(("kind", "body", "opset"), SPELLINGS.values(), ids=SPELLINGS)
-def test_every_spelling(network, ops, kind, body, opset):
+def test_every_spelling(network: MakeGraph, ops: Ops, kind: str, body: str, opset: int) -> None:
     graph = network(X, Y, body, opset=opset, **NUMBERS)
     _, exact = values(graph)
-    asked = copy_model(graph)
+    asked = graph.copy()
     assert f"activations={kind}" in ReplaceSwish().run(asked).skips[0].reason
     assert ops(asked) == ops(graph)
     outcome = ReplaceSwish(activations=kind).run(graph)
@@ -293,7 +311,7 @@ def test_every_spelling(network, ops, kind, body, opset):
 
 @pytest.mark.parametrize("dtype", ["float16", "double"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_element_types(network, kind, dtype):
+def test_element_types(network: MakeGraph, kind: str, dtype: str) -> None:
     numpy_type = {"float16": np.float16, "double": np.float64}[dtype]
     body = {
         "swish": "s = Sigmoid(x) y = Mul(x, s)",
@@ -322,7 +340,7 @@ def test_element_types(network, kind, dtype):
     ],
     ids=["another's gate", "per channel", "rank", "Exp", "Tanh", "plain Sigmoid", "bias"],
 )
-def test_what_only_looks_like_them(network, ops, normal, body):
+def test_what_only_looks_like_them(network: MakeGraph, ops: Ops, normal: Normal, body: str) -> None:
     constants = {
         "per": normal(1, 4, 1, 1),
         "five": np.full((1, 1, 1, 1, 1), 0.5, np.float32),
@@ -339,7 +357,7 @@ def test_what_only_looks_like_them(network, ops, normal, body):
         assert ops(graph) == before
 
 
-def test_a_softplus_that_two_share(network, ops):
+def test_a_softplus_that_two_share(network: MakeGraph, ops: Ops) -> None:
     """Both Mish go, and nothing is left that nobody reads."""
     graph = network(
         X,
@@ -351,7 +369,7 @@ def test_a_softplus_that_two_share(network, ops):
     assert ops(graph) == 2 * ["Add", "Clip", "Mul", "Mul"]
 
 
-def test_a_softplus_that_is_an_output(network, ops):
+def test_a_softplus_that_is_an_output(network: MakeGraph, ops: Ops) -> None:
     graph = network(X, f"{Y}, float[1,4,6,6] s", "s = Softplus(x) n = Tanh(s) y = Mul(x, n)")
     ReplaceSwish(activations="mish").run(graph)
     assert ops(graph).count("Softplus") == 1
@@ -359,7 +377,7 @@ def test_a_softplus_that_is_an_output(network, ops):
     assert graph.tensors()["s"].inputs[0].op == "Softplus"
 
 
-def test_a_factor_behind_what_others_read_is_no_part_of_it(network, ops):
+def test_a_factor_behind_what_others_read_is_no_part_of_it(network: MakeGraph, ops: Ops) -> None:
     graph = network(X, f"{Y}, float[1,4,6,6] w", "w = Elu(x) y = Mul(w, h)", **NUMBERS)
     outcome = ReplaceSwish(activations="elu").run(graph)
     assert [change.node for change in outcome.changes] == ["w"]
@@ -367,7 +385,7 @@ def test_a_factor_behind_what_others_read_is_no_part_of_it(network, ops):
 
 
 @pytest.mark.parametrize("kind", ["swish", "elu"])
-def test_vectors(network, ops, kind):
+def test_vectors(network: MakeGraph, ops: Ops, kind: str) -> None:
     """The constants do not add a dimension."""
     body = {"swish": "s = Sigmoid(x) y = Mul(x, s)", "elu": "y = Elu(x)"}[kind]
     graph = network("float[7] x", "float[7] y", body)
@@ -377,17 +395,17 @@ def test_vectors(network, ops, kind):
     assert made.run({"x": np.ones(7, np.float32)})["y"].shape == (7,)
 
 
-def test_bfloat16_stays(network, ops):
+def test_bfloat16_stays(network: MakeGraph, ops: Ops) -> None:
     graph = network("bfloat16[1,4] x", "bfloat16[1,4] y", "y = Elu(x)", opset=24)
     assert not ReplaceSwish(activations="elu").run(graph).changes
 
 
-def test_hardtanh_is_for_swish(network):
+def test_hardtanh_is_for_swish(network: MakeGraph) -> None:
     outcome = ReplaceSwish(gate="hardtanh", activations="all").run(network(X, Y, "y = Elu(x)"))
     assert "Swish's place only" in outcome.skips[0].reason
 
 
-def test_an_activation_that_there_is_not():
+def test_an_activation_that_there_is_not() -> None:
     with pytest.raises(InputError, match="no activation 'selu'"):
         ReplaceSwish(activations="elu+selu")
 
@@ -397,17 +415,17 @@ NONZERO = st.floats(0.1, 4) | st.floats(-4, -0.1)
 
 @settings(deadline=None)
 @given(scale=NONZERO, slope=NONZERO)
-def test_swish_is_known_by_what_it_computes(scale, slope):
-    activation, *found = recognised(lambda x: scale * x / (1 + np.exp(-slope * x)))
+def test_swish_is_known_by_what_it_computes(scale: float, slope: float) -> None:
+    activation, *found = known(recognised(lambda x: scale * x / (1 + np.exp(-slope * x))))
     assert activation.kind == "swish"
     assert np.allclose(found, [scale, slope], atol=1e-4)
 
 
 @settings(deadline=None)
 @given(scale=st.floats(0.1, 4), depth=st.floats(0.1, 4))
-def test_elu_is_known_by_what_it_computes(scale, depth):
-    activation, *found = recognised(
-        lambda x: scale * np.where(x > 0, x, depth * np.expm1(np.minimum(x, 0)))
+def test_elu_is_known_by_what_it_computes(scale: float, depth: float) -> None:
+    activation, *found = known(
+        recognised(lambda x: scale * np.where(x > 0, x, depth * np.expm1(np.minimum(x, 0))))
     )
     assert activation.kind == "elu"
     assert np.allclose(found, [scale, depth], atol=1e-4)
@@ -415,7 +433,7 @@ def test_elu_is_known_by_what_it_computes(scale, depth):
 
 @settings(deadline=None)
 @given(slope=NONZERO, offset=st.floats(0.1, 4) | st.floats(-4, -0.1))
-def test_a_shifted_gate_is_no_swish(slope, offset):
+def test_a_shifted_gate_is_no_swish(slope: float, offset: float) -> None:
     assert recognised(lambda x: x / (1 + np.exp(-slope * x - offset))) is None
 
 
@@ -430,7 +448,9 @@ STARTS = {activation.title: activation for activation in ACTIVATIONS}
     scale=st.floats(0.2, 3),
     seed=st.integers(0, 100),
 )
-def test_a_fit_is_never_worse_than_its_start(title, spread, middle, scale, seed):
+def test_a_fit_is_never_worse_than_its_start(
+    title: str, spread: float, middle: float, scale: float, seed: int
+) -> None:
     """In any channel, whatever the values; and where they are usual ones, it is far better."""
     x = middle + spread * np.random.default_rng(seed).standard_normal((3, 200))
     x[1] = middle
@@ -445,10 +465,10 @@ def test_a_fit_is_never_worse_than_its_start(title, spread, middle, scale, seed)
 
 @pytest.mark.parametrize("form", ["Swish", "Swish, smooth", "ELU", "Softplus"])
 @pytest.mark.parametrize("middle", [-3.0, 0.0, 2.0])
-def test_channels_that_see_little_of_the_curve(form, middle):
+def test_channels_that_see_little_of_the_curve(form: str, middle: float) -> None:
     """Far from where the plain form bends, the fitted one still follows the curve."""
     title, _, smooth = form.partition(", ")
-    found = Found(STARTS[title], 1.0, 1.0, None, None, ())
+    found = Found(STARTS[title], 1.0, 1.0, X_TENSOR, Y_TENSOR, ())
     start = found.smooth_form if smooth else found.form
     x = middle + 0.1 * np.random.default_rng(2).standard_normal((1, 300))
     y = STARTS[title].curve(x, 1.0)
@@ -459,7 +479,7 @@ def test_channels_that_see_little_of_the_curve(form, middle):
     ("title", "limit"),
     {"Swish": 0.065, "GELU": 0.055, "Mish": 0.065, "ELU": 0.03, "Softplus": 0.13}.items(),
 )
-def test_the_stated_fit_errors(title, limit):
+def test_the_stated_fit_errors(title: str, limit: float) -> None:
     activation = STARTS[title]
     x = np.random.default_rng(3).standard_normal((1, 4000))
     y = activation.curve(x, 1.0)
@@ -467,28 +487,29 @@ def test_the_stated_fit_errors(title, limit):
     best = form.fitted(x, y)
     assert (best(x) - y).std() < limit * y.std()
     if activation.tail:
-        found = Found(activation, 1.0, 1.0, None, None, ())
+        found = Found(activation, 1.0, 1.0, X_TENSOR, Y_TENSOR, ())
         smooth = found.smooth_form.fitted(x, y)
         assert (smooth(x) - y).std() < 0.007 * y.std()
 
 
 @pytest.mark.parametrize("title", ["Swish", "GELU"])
-def test_a_smooth_fit_to_few_values_is_bounded_elsewhere(title):
+def test_a_smooth_fit_to_few_values_is_bounded_elsewhere(title: str) -> None:
     activation = STARTS[title]
     middles = np.concatenate([np.linspace(-9, 9, 37), np.linspace(-0.1, 0.1, 5)])[:, None]
     seen = middles + 0.2 * np.random.default_rng(3).standard_normal((1, 400))
     # What earlier fits have moved is made up for.
     wanted = activation.curve(seen + 0.05, 1.0)
-    smooth = Found(activation, 1.0, 1.0, None, None, ()).smooth_form.fitted(seen, wanted)
+    smooth = Found(activation, 1.0, 1.0, X_TENSOR, Y_TENSOR, ()).smooth_form.fitted(seen, wanted)
     x = np.broadcast_to(np.linspace(-30, 30, 601), (len(middles), 601))
     assert (np.abs(smooth(x)) <= np.abs(x)).all()
 
 
-FORMS_TO_WRITE = {
+FOURTH = PowerTail(np.array([[[0.13]], [[0.8]]]), 1.0, power=4)
+FORMS_TO_WRITE: dict[str, Form] = {
     "gate": Gate.plain([0.3, 0.4], 1.5),
     "gate, falling": Gate.plain([-0.3, 0.4], -1.5),
     "tail": PowerTail.plain([0.08, 0.9]),
-    "tail, fourth power": replace(PowerTail.plain([0.13, 0.8]), power=4),
+    "tail, fourth power": FOURTH,
     "tail, scaled": PowerTail.plain([0.13, 0.8], 1.5),
     "tail, falling": PowerTail.plain([0.13, 0.8], -1.5),
     "lines": PiecewiseLinear.plain([0.3, -0.2, -1], 1.5),
@@ -496,7 +517,9 @@ FORMS_TO_WRITE = {
 
 
 @pytest.mark.parametrize("form", FORMS_TO_WRITE.values(), ids=FORMS_TO_WRITE)
-def test_what_is_written_is_what_was_fitted(network, form):
+def test_what_is_written_is_what_was_fitted(
+    network: MakeGraph, form: Gate | PowerTail | PiecewiseLinear
+) -> None:
     graph = network(X, Y, "y = Relu(x)")
     y = graph.nodes.pop().outputs[0]
     y.inputs.clear()
@@ -509,7 +532,7 @@ def test_what_is_written_is_what_was_fitted(network, form):
 
 
 @pytest.mark.parametrize("form", FORMS_TO_WRITE.values(), ids=FORMS_TO_WRITE)
-def test_the_gradient_is_the_forms_slope(form):
+def test_the_gradient_is_the_forms_slope(form: Gate | PowerTail | PiecewiseLinear) -> None:
     x = np.random.default_rng(0).uniform(-4, 4, (2, 50))
     best = form.spread(2)
     for index, slopes in enumerate(best.gradient(x)):
@@ -522,31 +545,31 @@ def test_the_gradient_is_the_forms_slope(form):
 # --- the largest error of a site ----------------------------------------------------------------
 
 
-def test_sites_that_err_too_much_stay(seen):
+def test_sites_that_err_too_much_stay(seen: tuple[gs.Graph, Context]) -> None:
     graph, context = seen
-    free = ReplaceSwish(gate="fitted").run(copy_model(graph), context)
-    errors = [float(re.search(r"[\d.]+", change.summary)[0]) for change in free.changes]
+    free = ReplaceSwish(gate="fitted").run(graph.copy(), context)
+    errors = [float(known(re.search(r"[\d.]+", change.summary))[0]) for change in free.changes]
     assert min(errors) < max(errors)
     between = sum(errors) / 2
-    changed = copy_model(graph)
+    changed = graph.copy()
     outcome = ReplaceSwish(gate="fitted", max_error=between).run(changed, context)
     (skip,) = outcome.skips
     assert len(outcome.changes) == 1
     assert "stays: fitted, 0." in skip.reason
     assert [node.op for node in changed.nodes].count("Sigmoid") == 1
-    kept = copy_model(graph)
+    kept = graph.copy()
     assert not ReplaceSwish(gate="fitted", max_error=1e-6).run(kept, context).changes
     assert [node.op for node in kept.nodes] == [node.op for node in graph.nodes]
 
 
-def test_later_fits_see_the_sites_that_stayed(seen):
+def test_later_fits_see_the_sites_that_stayed(seen: tuple[gs.Graph, Context]) -> None:
     graph, context = seen
     # Three lines cannot follow Swish.
     first = ActivationSite("c", "m", PiecewiseLinear.plain([0.3, -0.3, -0.9]))
     second = ActivationSite("d", "y", Gate.plain([1 / 6, 0.5], 1.25))
 
-    def error_of_second(places, **limit):
-        return fit_in_order(graph, places, graph, context.calibration, **limit)["y"].error
+    def error_of_second(places: list[ActivationSite], **limit: Any) -> float:
+        return fit_in_order(graph, places, graph, known(context.calibration), **limit)["y"].error
 
     alone = error_of_second([second])
     behind = error_of_second([first, second])
@@ -555,9 +578,9 @@ def test_later_fits_see_the_sites_that_stayed(seen):
     assert behind > 1.3 * stayed
 
 
-def test_a_site_that_the_original_does_not_know(seen, ops):
+def test_a_site_that_the_original_does_not_know(seen: tuple[gs.Graph, Context], ops: Ops) -> None:
     graph, context = seen
-    graph = copy_model(graph)
+    graph = graph.copy()
     graph.tensors()["m"].name = "renamed"
     outcome = ReplaceSwish(gate="fitted").run(graph, context)
     assert "the original has no renamed" in outcome.skips[0].reason

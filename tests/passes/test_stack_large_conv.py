@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -13,13 +15,15 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known import known, values_of
+from small_networks import MakeGraph, Normal, Ops
 
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import load_device
 from graphopt.errors import InputError
+from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.stack import compose, fit_stack, product
 from graphopt.ir.edit import emit
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import to_proto
 from graphopt.ir.shape_inference import infer_shapes
 from graphopt.optimizer.pass_contract import Context
@@ -31,23 +35,23 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.synthetic_images import natural_noise
 
 
-def run(graph, x):
+def run(graph: gs.Graph, x: np.ndarray) -> np.ndarray:
     return OnnxRuntimeEngine(to_proto(graph).SerializeToString(), threads=1).run({"x": x})["y"]
 
 
-def of_stack(rng, *widths, group=1):
+def of_stack(rng: np.random.Generator, *widths: int, group: int = 1) -> np.ndarray:
     """A kernel that is a product of 3x3 kernels, as a weight of ONNX."""
     factors = [
         rng.standard_normal((group, b // group, a // group, 3, 3)) for a, b in pairwise(widths)
     ]
     kernel = product(factors)
-    return (kernel / kernel.std()).reshape(-1, *kernel.shape[2:]).astype(np.float32)
+    return np.asarray((kernel / kernel.std()).reshape(-1, *kernel.shape[2:]), np.float32)
 
 
 # --- weights ------------------------------------------------------------------------------------
 
 
-def test_a_product_is_what_two_convolutions_do(network, normal):
+def test_a_product_is_what_two_convolutions_do(network: MakeGraph, normal: Normal) -> None:
     first, second = normal(6, 2, 3, 3), normal(8, 3, 5, 5)
     graph = network(
         "float[1,4,12,12] x",
@@ -69,7 +73,7 @@ def test_a_product_is_what_two_convolutions_do(network, normal):
     assert difference(run(one, x), run(graph, x)) < 1e-5
 
 
-def test_two_factors_are_found_again():
+def test_two_factors_are_found_again() -> None:
     rng = np.random.default_rng(3)
     dense = product([rng.standard_normal((1, 4, 4, 3, 3)) for _ in range(2)])
     depthwise = product([rng.standard_normal((6, 1, 1, 3, 3)) for _ in range(2)])
@@ -77,7 +81,7 @@ def test_two_factors_are_found_again():
     assert fit_stack(depthwise, 2, 1).residual < 0.1
 
 
-def test_the_residual_is_that_of_the_product():
+def test_the_residual_is_that_of_the_product() -> None:
     kernel = np.random.default_rng(0).standard_normal((1, 3, 3, 5, 5))
     stack = fit_stack(kernel, 2, 3)
     lost = np.linalg.norm(kernel - product(stack.factors)) / np.linalg.norm(kernel)
@@ -87,7 +91,7 @@ def test_the_residual_is_that_of_the_product():
     assert all(np.array_equal(a, b) for a, b in zip(stack.factors, again.factors, strict=True))
 
 
-def test_a_metric_shifts_the_error_to_where_it_does_not_count():
+def test_a_metric_shifts_the_error_to_where_it_does_not_count() -> None:
     kernel = np.random.default_rng(0).standard_normal((4, 1, 1, 5, 5))
     counts = np.ones((5, 5))
     counts[2] = 100.0
@@ -115,7 +119,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("size", "group", "attrs", "out"), FORMS.values(), ids=FORMS)
-def test_a_kernel_that_is_a_stack(network, normal, size, group, attrs, out):
+def test_a_kernel_that_is_a_stack(
+    network: MakeGraph, normal: Normal, size: int, group: int, attrs: str, out: tuple[int, int]
+) -> None:
     """Then the output is nearly what it was, at the border too."""
     depth = size // 2
     # Few channels inside, so that the fit has something to spare.
@@ -128,7 +134,7 @@ def test_a_kernel_that_is_a_stack(network, normal, size, group, attrs, out):
         w=weight,
         b=normal(4),
     )
-    stacked = copy_model(graph)
+    stacked = graph.copy()
     outcome = StackLargeConv(max_residual=0.4).run(stacked)
     (change,) = outcome.changes
     assert change.node == "y"
@@ -153,7 +159,7 @@ SKIPPED = {
 
 
 @pytest.mark.parametrize(("body", "reason"), SKIPPED.values(), ids=SKIPPED)
-def test_skips(network, normal, ops, body, reason):
+def test_skips(network: MakeGraph, normal: Normal, ops: Ops, body: str, reason: str) -> None:
     weights = {"stem": normal(16, 3, 7, 7), "long": normal(3, 3, 7, 1), "even": normal(3, 3, 6, 6)}
     graph = network(
         "float[1,3,16,16] x", "float[n,c,h,k] y", body, five=normal(3, 3, 5, 5), **weights
@@ -165,14 +171,14 @@ def test_skips(network, normal, ops, body, reason):
     assert ops(graph) == before
 
 
-def test_small_kernels_are_no_sites(network, normal):
+def test_small_kernels_are_no_sites(network: MakeGraph, normal: Normal) -> None:
     graph = network("float[1,3,8,8] x", "float[1,3,6,6] y", "y = Conv(x, w)", w=normal(3, 3, 3, 3))
     outcome = StackLargeConv().run(graph)
     assert not outcome.changes
     assert not outcome.skips
 
 
-def test_depthwise_5x5_costs_less_too(network, normal):
+def test_depthwise_5x5_costs_less_too(network: MakeGraph, normal: Normal) -> None:
     graph = network(
         "float[1,8,8,8] x", "float[1,8,4,4] y", "y = Conv<group=8>(x, w)", w=normal(8, 1, 5, 5)
     )
@@ -180,7 +186,7 @@ def test_depthwise_5x5_costs_less_too(network, normal):
     assert cost_of(graph).params == 8 * 18
 
 
-def test_width_and_activations_between(network, normal, ops):
+def test_width_and_activations_between(network: MakeGraph, normal: Normal, ops: Ops) -> None:
     graph = network(
         "float[1,4,8,8] x",
         "float[1,4,8,8] y",
@@ -196,7 +202,7 @@ def test_width_and_activations_between(network, normal, ops):
     first, inner, second, _ = graph.nodes
     assert first.inputs[1].shape == (3, 4, 3, 3)
     assert second.inputs[1].shape == (4, 3, 3, 3)
-    assert [float(t.values) for t in inner.inputs[1:]] == [0, 6]
+    assert [float(values_of(t)) for t in inner.inputs[1:]] == [0, 6]
     assert first.attrs["pads"] == second.attrs["pads"] == [1, 1, 1, 1]
     assert second.outputs[0].name == "h"
     with pytest.raises(InputError, match="width"):
@@ -208,23 +214,25 @@ class Images:
 
     fitting = held_out = range(12)
 
-    def feeds(self, images):
+    def feeds(self, images: Iterable[int]) -> Iterator[dict[str, np.ndarray]]:
         for seed in images:
             rng = np.random.default_rng(seed)
             # Far from zero: what is lost of the kernel would shift the output.
             yield {"x": (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)}
 
 
-def test_images_tell_which_errors_do_not_show(network, normal):
+def test_images_tell_which_errors_do_not_show(network: MakeGraph, normal: Normal) -> None:
     graph = network(
         "float[1,6,24,24] x",
         "float[1,6,24,24] y",
         "r = Relu(x) h = Conv<pads=[3, 3, 3, 3], group=6>(r, w) y = Relu(h)",
         w=normal(6, 1, 7, 7) + np.float32(0.2),
     )
-    blind, informed = copy_model(graph), copy_model(graph)
+    blind, informed = graph.copy(), graph.copy()
     StackLargeConv(max_residual=1).run(blind)
-    outcome = StackLargeConv(max_residual=1).run(informed, Context(calibration=Images()))
+    outcome = StackLargeConv(max_residual=1).run(
+        informed, Context(calibration=cast(Calibration, Images()))
+    )
     assert "of the output's deviation" in outcome.changes[0].summary
     rng = np.random.default_rng(100)
     x = (natural_noise((1, 6, 24, 24), rng) + 3).astype(np.float32)
@@ -233,7 +241,9 @@ def test_images_tell_which_errors_do_not_show(network, normal):
 
 
 @pytest.mark.parametrize(("device", "changes"), [("adreno-640", 1), ("mali-g76-mp12", 0)])
-def test_stacks_only_where_the_device_is_faster_with_them(network, normal, device, changes):
+def test_stacks_only_where_the_device_is_faster_with_them(
+    network: MakeGraph, normal: Normal, device: str, changes: int
+) -> None:
     """Where plain 3x3 have a faster algorithm than 7x7; elsewhere three launches cost more."""
     graph = network(
         "float[1,16,46,46] x",
@@ -248,13 +258,13 @@ def test_stacks_only_where_the_device_is_faster_with_them(network, normal, devic
 
 
 @st.composite
-def convolutions(draw):
+def convolutions(draw: st.DrawFn) -> gs.Graph:
     """One convolution of any form."""
     group = draw(st.sampled_from([1, 2, 4]))
     kernel = [draw(st.integers(1, 7)) for _ in range(2)]
     if draw(st.booleans()):
         kernel[1] = kernel[0]
-    attrs = {
+    attrs: dict[str, Any] = {
         "group": group,
         "strides": [draw(st.integers(1, 2)) for _ in range(2)],
         "dilations": [draw(st.sampled_from([1, 1, 2, 3])) for _ in range(2)],
@@ -267,15 +277,15 @@ def convolutions(draw):
     weight = rng.standard_normal((8, 4 // group, *kernel)).astype(np.float32)
     bias = rng.standard_normal(8).astype(np.float32) if draw(st.booleans()) else None
     graph.outputs = [emit(graph, "Conv", x, weight, bias, out="y", **attrs)]
-    graph.outputs[0].shape = list(infer_shapes(graph)["y"][1])
+    graph.outputs[0].shape = list(known(infer_shapes(graph)["y"][1]))
     return graph
 
 
 @settings(max_examples=30, deadline=None)
 @given(convolutions(), st.sampled_from(["stack-large-conv", "undilate-conv{way=stacked}"]))
-def test_any_convolution_keeps_its_output_shape(graph, text):
-    (chosen,) = parse_pipeline(text)
-    stacked = copy_model(graph)
+def test_any_convolution_keeps_its_output_shape(graph: gs.Graph, text: str) -> None:
+    chosen: Any = parse_pipeline(text)[0]
+    stacked = graph.copy()
     with (
         patch.object(stack_large_conv, "fit_stack", partial(fit_stack, steps=1)),
         patch.object(undilate_conv, "fit_stack", partial(fit_stack, steps=1)),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
+from small_networks import MakeGraph, Normal, Ops
 
 from graphopt.errors import InputError
-from graphopt.ir.header import copy_model
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.truncate_refinement import TruncateRefinement
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 
-def values(graph, outputs=None):
-    graph = copy_model(graph)
+def values(graph: gs.Graph, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+    graph = graph.copy()
     if outputs is not None:
         graph.outputs = [graph.tensors()[name] for name in outputs]
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -23,10 +26,12 @@ def values(graph, outputs=None):
 
 
 @pytest.fixture
-def pose(network, normal):
+def pose(network: MakeGraph, normal: Normal) -> MakeGraph:
     """A network of four stages; `ends` says what becomes of each stage's maps."""
 
-    def make(ends: str, outputs: str, *, stages: int = 4, join: str = "Concat<axis=1>(f, h, p)"):
+    def make(
+        ends: str, outputs: str, *, stages: int = 4, join: str = "Concat<axis=1>(f, h, p)"
+    ) -> gs.Graph:
         body = "f0 = Conv<pads=[1, 1, 1, 1]>(x, w) f = Relu(f0)"
         body += " h1 = Conv(f, heat1) p1 = Conv(f, paf1)"
         weights = {"w": normal(6, 3, 3, 3), "heat1": normal(3, 6, 1, 1), "paf1": normal(4, 6, 1, 1)}
@@ -45,10 +50,10 @@ HEAT, PAF = "float[1,3,8,8]", "float[1,4,8,8]"
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_outputs_give_an_earlier_stage(pose, stages):
+def test_outputs_give_an_earlier_stage(pose: MakeGraph, stages: int) -> None:
     graph = pose("heat = Identity(h4) paf = Identity(p4)", f"{PAF} paf, {HEAT} heat")
     wanted = values(graph, [f"h{stages}", f"p{stages}"])
-    short = copy_model(graph)
+    short = graph.copy()
     outcome = TruncateRefinement(stages=stages).run(short)
     assert outcome.changes[0].summary == f"4 stages become {stages}"
     onnx.checker.check_model(to_proto(short), full_check=True)
@@ -59,7 +64,7 @@ def test_outputs_give_an_earlier_stage(pose, stages):
     assert sum(node.op == "Concat" for node in short.nodes) == stages - 1
 
 
-def test_the_maps_themselves_are_outputs(pose):
+def test_the_maps_themselves_are_outputs(pose: MakeGraph) -> None:
     graph = pose("", f"{HEAT} h4, {PAF} p4")
     wanted = values(graph, ["h2", "p2"])
     TruncateRefinement(stages=2).run(graph)
@@ -68,7 +73,7 @@ def test_the_maps_themselves_are_outputs(pose):
     assert np.array_equal(got["p4"], wanted["p2"])
 
 
-def test_every_stage_is_an_output(pose):
+def test_every_stage_is_an_output(pose: MakeGraph) -> None:
     """As training code exports them: then what is left out repeats the last stage that is kept."""
     names = [f"{kind}{n}" for n in range(1, 5) for kind in "hp"]
     graph = pose("", ", ".join(f"{HEAT if n[0] == 'h' else PAF} {n}" for n in names))
@@ -80,7 +85,7 @@ def test_every_stage_is_an_output(pose):
         assert np.array_equal(after[name], before[f"{name[0]}{min(int(name[1]), 2)}"])
 
 
-def test_one_output_of_all_maps_upscaled(pose):
+def test_one_output_of_all_maps_upscaled(pose: MakeGraph) -> None:
     graph = pose(
         "c = Concat<axis=1>(p4, h4) s = Sigmoid(c) "
         "scales = Constant<value_floats=[1.0, 1.0, 2.0, 2.0]>() y = Resize(s, , scales)",
@@ -94,7 +99,7 @@ def test_one_output_of_all_maps_upscaled(pose):
     assert np.allclose(got, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
-def test_no_more_stages_than_are_kept(pose):
+def test_no_more_stages_than_are_kept(pose: MakeGraph) -> None:
     graph = pose("", f"{HEAT} h4, {PAF} p4")
     nodes = len(graph.nodes)
     outcome = TruncateRefinement(stages=4).run(graph)
@@ -119,7 +124,9 @@ NO_CASCADE = {
 
 
 @pytest.mark.parametrize("body", NO_CASCADE.values(), ids=NO_CASCADE)
-def test_what_only_looks_like_a_cascade(network, normal, ops, body):
+def test_what_only_looks_like_a_cascade(
+    network: MakeGraph, normal: Normal, ops: Ops, body: str
+) -> None:
     weights = {"w": normal(3, 3, 1, 1), "v": normal(3, 6, 1, 1), "u": normal(3, 3, 1, 1)}
     graph = network("float[1,3,8,8] x", "float[1,c,h,k] y", body, **weights, z=normal(5, 6, 1, 1))
     before = ops(graph)
@@ -128,7 +135,7 @@ def test_what_only_looks_like_a_cascade(network, normal, ops, body):
     assert ops(graph) == before
 
 
-def test_stages_that_are_averaged(pose):
+def test_stages_that_are_averaged(pose: MakeGraph) -> None:
     """Whoever reads a stage that goes reads the last one that stays."""
     graph = pose("s = Sum(h4, h3, h1)", "float[1,3,8,8] s")
     wanted = values(graph, ["h1", "h2"])
@@ -137,7 +144,7 @@ def test_stages_that_are_averaged(pose):
     assert sum(node.op == "Concat" for node in graph.nodes) == 1
 
 
-def test_maps_that_do_not_correspond(network, normal):
+def test_maps_that_do_not_correspond(network: MakeGraph, normal: Normal) -> None:
     graph = network(
         "float[1,3,8,8] x",
         "float[1,3,8,8] y",
@@ -152,7 +159,7 @@ def test_maps_that_do_not_correspond(network, normal):
     assert "not as stages" in outcome.skips[0].reason
 
 
-def test_the_number_of_stages_must_be_given():
+def test_the_number_of_stages_must_be_given() -> None:
     with pytest.raises(InputError, match="needs the option stages"):
         parse_pipeline("truncate-refinement")
     with pytest.raises(InputError, match="cannot be '0'"):
@@ -160,7 +167,7 @@ def test_the_number_of_stages_must_be_given():
 
 
 @pytest.mark.assets
-def test_trained_networks(tfpose, lwop):
+def test_trained_networks(tfpose: Path, lwop: Path) -> None:
     for path, stages in ((tfpose, 6), (lwop, 2)):
         graph = load_model(path)
         names = [t.name for t in graph.outputs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
 from graphopt.runtime.open import open_bundle
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEMO = EXAMPLES / "demo.onnx"
@@ -45,7 +48,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-def look(path: Path, engine: str | None = None, **options: float) -> Poses:
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo network alone."""
+    path = tmp_path_factory.mktemp("bare") / "demo.graphopt"
+    compile_model(DEMO, path, CompileOptions(input_shape=format_input_shapes(SHAPES), post="none"))
+    return path
+
+
+def look(path: Path, engine: str | None = None, **options: Any) -> Poses:
     opened, spec = open_engine(path, engine=engine)
     with Image.open(EXAMPLES / "demo.png") as photo:
         return Estimator(opened, spec, DecodeOptions(**options))(photo.convert("RGB"))
@@ -86,9 +97,7 @@ def test_only_people_come_back(bundle: Callable[[str], Path]) -> None:
     assert not any("find_" in layer.kernel for layer in engine.profile(feeds, 1))
 
 
-def test_where_the_time_goes(bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    compile_model(DEMO, bare, CompileOptions(input_shape=format_input_shapes(SHAPES), post="none"))
+def test_where_the_time_goes(bundle: Callable[[str], Path], bare: Path) -> None:
     with Image.open(EXAMPLES / "demo.png") as photo:
         for path, people in ((bundle("cpu"), [3]), (bare, range(4, 9))):
             budget = measure_budget(
@@ -107,14 +116,8 @@ def test_another_skeleton_is_decoded_here(bundle: Callable[[str], Path], tmp_pat
         assert len(Estimator(engine, other)(photo.convert("RGB")).people) > 3
 
 
-def test_none_may_follow(tmp_path: Path) -> None:
-    path = tmp_path / "bare"
-    compile_model(
-        DEMO,
-        path,
-        CompileOptions(input_shape=format_input_shapes({"image": (1, 3, 64, 64)}), post="none"),
-    )
-    assert open_bundle(path).bundle.plan.decoder is None
+def test_none_may_follow(bare: Path) -> None:
+    assert open_bundle(bare).bundle.plan.decoder is None
 
 
 def test_a_decoder_that_finds_others_is_refused(

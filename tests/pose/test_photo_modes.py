@@ -54,7 +54,7 @@ def test_files_of_any_mode(bundle: Callable[..., Path], tmp_path: Path, graphopt
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     photos = {"clear.png": clear, "print.tiff": colours.convert("CMYK"), "deep.png": deep}
     plain = {"clear.png": colours, "print.tiff": colours.convert("CMYK").convert("RGB")}
-    people = []
+    people: list[list[object]] = []
     for kind in (photos, plain | {"deep.png": grey.convert("RGB")}):
         folder = tmp_path / str(len(people))
         folder.mkdir()

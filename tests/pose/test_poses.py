@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,8 +83,8 @@ def draw_maps(
     return {"heat": heat.astype(np.float32), "paf": paf.astype(np.float32)}
 
 
-def found(outputs: Mapping[str, Array], **options: float) -> tuple[Person, ...]:
-    return decode(outputs, SPEC, UNMOVED, DecodeOptions(**options)).people  # type: ignore[arg-type]
+def found(outputs: Mapping[str, Array], **options: Any) -> tuple[Person, ...]:
+    return decode(outputs, SPEC, UNMOVED, DecodeOptions(**options)).people
 
 
 CROWD = [figure(70.3, 80.9), figure(180.6, 75.2, 240), figure(300.1, 90.4, 220)]
@@ -142,7 +143,7 @@ def test_a_bridge_fills_a_gap_but_starts_nobody() -> None:
 
 def test_people_cut_by_the_border() -> None:
     points = figure(4, 80)  # the whole right side is outside
-    people = found(draw_maps([np.where((points < -4).any(axis=1)[:, None], np.nan, points)]))
+    people = found(draw_maps([np.where((points < -4).any(axis=1, keepdims=True), np.nan, points)]))
     assert len(people) == 1
     assert people[0].keypoints[:, 0].min() >= 0
 
@@ -199,7 +200,7 @@ def test_more_peaks_than_the_limit_are_reported_and_the_best_kept() -> None:
 
 
 def test_cubic_kernel_interpolates_and_sums_to_one() -> None:
-    assert cubic(np.arange(-3, 4)).tolist() == [0, 0, 0, 1, 0, 0, 0]
+    assert cubic(np.arange(-3.0, 4.0)).tolist() == [0, 0, 0, 1, 0, 0, 0]
     offsets = np.linspace(0, 1, 11)[:, None]
     assert np.allclose(cubic(offsets - np.arange(-1, 3)).sum(axis=1), 1)
     assert cubic(np.array(0.5)) == pytest.approx(0.59375)  # OpenCV's weight at a half
@@ -294,7 +295,7 @@ class Painted:
 
     name = "painted"
     inputs: Mapping[str, Shape] = {"image": (1, 3, None, None)}
-    outputs = ("heat", "paf")
+    outputs: Sequence[str] = ("heat", "paf")
 
     def __init__(self, people: Sequence[NDArray[np.float64]]) -> None:
         self._maps = draw_maps(people)
@@ -418,7 +419,7 @@ def test_drawing_marks_limbs_and_leaves_the_rest(estimator: Estimator) -> None:
 # --- judging ------------------------------------------------------------------------------------
 
 
-def annotations(people: Sequence[NDArray[np.float64]]) -> dict[str, object]:
+def labelled(people: Sequence[NDArray[np.float64]]) -> dict[str, object]:
     entries = []
     for number, points in enumerate(people):
         person = Person(np.column_stack([points, np.ones(18)]).astype(np.float32), 1.0)
@@ -446,10 +447,10 @@ def annotations(people: Sequence[NDArray[np.float64]]) -> dict[str, object]:
 def test_perfect_poses_have_ap_one(estimator: Estimator, photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(annotations(CROWD)))
+    truth.write_text(json.dumps(labelled(CROWD)))
     scores = evaluate(estimator, photo.parent, truth)
     assert (scores.AP, scores.AP50, scores.AR, scores.images) == (1.0, 1.0, 1.0, 1)
-    truth.write_text(json.dumps(annotations([*CROWD, figure(200, 150, 90)])))
+    truth.write_text(json.dumps(labelled([*CROWD, figure(200, 150, 90)])))
     missed_one = evaluate(estimator, photo.parent, truth)
     assert abs(missed_one.AR - 0.75) < 1e-6
 
@@ -457,14 +458,14 @@ def test_perfect_poses_have_ap_one(estimator: Estimator, photo: Path, tmp_path: 
 def test_nobody_found_is_ap_zero(photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(annotations(CROWD)))
+    truth.write_text(json.dumps(labelled(CROWD)))
     assert evaluate(Estimator(Painted([]), SPEC), photo.parent, truth).AP == 0
 
 
 def test_annotations_that_are_none(estimator: Estimator, photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     truth = tmp_path / "truth.json"
-    good = annotations(CROWD)
+    good = labelled(CROWD)
     for content, complaint in (
         (None, "cannot be read"),
         ("{", "not JSON"),
@@ -481,7 +482,7 @@ def test_annotations_that_are_none(estimator: Estimator, photo: Path, tmp_path: 
 def test_pose_shift_counts_moved_lost_and_added() -> None:
     before = found(draw_maps(CROWD))
     assert pose_shift(before, before, COCO18).mean_pixels == 0
-    moved = [Person(p.keypoints + np.float32([3, 4, 0]), p.score) for p in before[:2]]
+    moved = [Person(p.keypoints + np.array([3, 4, 0], np.float32), p.score) for p in before[:2]]
     moved[0].keypoints[5] = 0
     stranger = found(draw_maps([figure(200, 250, 80)]))
     shift = pose_shift(before, [*moved, *stranger], COCO18)
@@ -494,7 +495,7 @@ def test_pose_shift_counts_moved_lost_and_added() -> None:
 
 def test_oks_is_one_for_the_same_and_falls_with_distance() -> None:
     (person,) = found(draw_maps([figure(180, 80)]))
-    near = Person(person.keypoints + np.float32([2, 0, 0]), 1.0)
-    far = Person(person.keypoints + np.float32([20, 0, 0]), 1.0)
+    near = Person(person.keypoints + np.array([2, 0, 0], np.float32), 1.0)
+    far = Person(person.keypoints + np.array([20, 0, 0], np.float32), 1.0)
     assert oks(person, person, COCO18) == 1
     assert 1 > oks(person, near, COCO18) > 0.9 > oks(person, far, COCO18) > 0

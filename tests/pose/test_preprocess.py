@@ -121,7 +121,7 @@ def test_what_is_no_photo(tmp_path: Path) -> None:
 
 def gradient(depth: int = 255) -> np.ndarray:
     """Greys from black to white."""
-    return np.linspace(0, depth, 64 * 48).reshape(48, 64).round()
+    return np.asarray(np.linspace(0, depth, 64 * 48).reshape(48, 64).round())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr"])

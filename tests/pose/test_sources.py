@@ -1,4 +1,4 @@
-"""`graphopt run` on what is no file here: stdin, the web, cameras; and on videos."""
+"""`graphopt run` on stdin, the web, cameras and videos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
 PHOTO = DEMO.with_suffix(".png")
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     script = Path(sysconfig.get_path("scripts"), "graphopt")
-    command = [script, "run", DEMO, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, **options)
+    command = [str(script), "run", str(DEMO), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, text=False, **options)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -83,11 +84,12 @@ def server() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def expected() -> list[object]:
     (entry,) = json.loads(run(PHOTO, "--json").stdout)
-    assert entry["people"]
-    return entry["people"]
+    people: list[object] = entry["people"]
+    assert people
+    return people
 
 
-def test_a_photo_on_stdin(expected, tmp_path):
+def test_a_photo_on_stdin(expected: list[object], tmp_path: Path) -> None:
     done = run("-", "--json", "-", "-o", tmp_path / "out.png", stdin=PHOTO.open("rb"))
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)
@@ -103,7 +105,9 @@ def test_a_photo_on_stdin(expected, tmp_path):
         (("-", "-"), b"", 2, "stdin (-) can be read once"),
     ],
 )
-def test_what_is_wrong_with_stdin_is_a_sentence(words, data, code, complaint):
+def test_what_is_wrong_with_stdin_is_a_sentence(
+    words: tuple[str, ...], data: bytes, code: int, complaint: str
+) -> None:
     done = run(*words, input=data)
     assert done.returncode == code
     assert complaint in done.stderr.decode()
@@ -111,7 +115,7 @@ def test_what_is_wrong_with_stdin_is_a_sentence(words, data, code, complaint):
     assert b"/tmp" not in done.stderr
 
 
-def test_a_terminal_is_no_photo(monkeypatch):
+def test_a_terminal_is_no_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, terminal = os.openpty()
     monkeypatch.setattr(sys, "stdin", os.fdopen(terminal))
     with pytest.raises(UsageError, match="no photo on stdin"), fetched(["-"]):
@@ -119,7 +123,7 @@ def test_a_terminal_is_no_photo(monkeypatch):
     os.close(leader)
 
 
-def test_photos_from_the_web(expected, server, tmp_path):
+def test_photos_from_the_web(expected: list[object], server: str, tmp_path: Path) -> None:
     done = run(f"{server}/a.png", f"{server}/moved", PHOTO, "--json", "-", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     entries = json.loads(done.stdout)
@@ -140,7 +144,9 @@ def test_photos_from_the_web(expected, server, tmp_path):
         ("/silent.jpg", "cannot be fetched: timed out"),
     ],
 )
-def test_what_cannot_be_fetched_is_a_sentence(server, place, complaint, monkeypatch):
+def test_what_cannot_be_fetched_is_a_sentence(
+    server: str, place: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "MOST", 1 << 20)
     monkeypatch.setattr(sources, "SILENCE", 1.0)
     with pytest.raises(InputError, match=complaint) as caught, fetched([server + place]):
@@ -148,13 +154,13 @@ def test_what_cannot_be_fetched_is_a_sentence(server, place, complaint, monkeypa
     assert caught.value.message.startswith(server + place)
 
 
-def test_a_slow_server_is_not_waited_for(server, monkeypatch):
+def test_a_slow_server_is_not_waited_for(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PATIENCE", -1.0)
     with pytest.raises(InputError, match="takes longer than"), fetched([server]):
         pass
 
 
-def test_no_server_and_no_url_are_sentences(server):
+def test_no_server_and_no_url_are_sentences(server: str) -> None:
     for url, complaint in (
         ("http://127.0.0.1:1/a.jpg", "Connection refused"),
         ("http://[/a.jpg", "http://[/a.jpg cannot be fetched: "),
@@ -167,7 +173,7 @@ def test_no_server_and_no_url_are_sentences(server):
         assert b"/tmp" not in done.stderr
 
 
-def test_names_from_the_web_stay_in_their_folder(server):
+def test_names_from_the_web_stay_in_their_folder(server: str) -> None:
     with fetched([f"{server}/a/%2E%2E", f"{server}/..%2F..%2Fx.png", f"{server}/"]) as found:
         names = [path.name for path in found.paths]
         assert names == ["photo", "x.png", "photo"]
@@ -187,7 +193,7 @@ def clip(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_video_ends_with_one_line(clip):
+def test_a_video_ends_with_one_line(clip: Path) -> None:
     done = run(clip, "--json", clip.with_suffix(".json"))
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.decode().splitlines()
@@ -222,7 +228,9 @@ class Reader:
         self.closed = True
 
 
-def test_a_camera_is_watched_until_an_interrupt(tmp_path, monkeypatch):
+def test_a_camera_is_watched_until_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = Reader(5)
     asked = []
 
@@ -244,7 +252,7 @@ def test_a_camera_is_watched_until_an_interrupt(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_missing_camera_is_named(tmp_path, monkeypatch):
+def test_a_missing_camera_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("imageio_ffmpeg")
     (tmp_path / "video3").touch()
     monkeypatch.setattr(images, "CAMERAS", tmp_path)

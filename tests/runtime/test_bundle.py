@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +65,7 @@ def test_replaces_an_older_bundle(written: Path) -> None:
 
 @pytest.mark.parametrize("name", ["plan.json", "weights.bin"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"X" + b[1:], lambda b: b""])
-def test_damage_is_found(written: Path, name: str, damage) -> None:
+def test_damage_is_found(written: Path, name: str, damage: Callable[..., Any]) -> None:
     file = written / name
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InputError, match=f"{name} is damaged"):
@@ -144,7 +146,7 @@ def test_a_full_disk_leaves_the_old_bundle(written: Path, monkeypatch: pytest.Mo
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bundle.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="No space left on device"):
         write_bundle(written, manifest(graphopt="1"), FILES)
     monkeypatch.undo()

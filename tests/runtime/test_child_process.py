@@ -62,14 +62,16 @@ def imported(folder: Path) -> str:
     return left.read_text() if left.exists() else ""
 
 
-def test_compile_imports_no_stranger(strangers, network, tmp_path):
+def test_compile_imports_no_stranger(strangers: Path, network: Path, tmp_path: Path) -> None:
     done = graphopt("compile", network, "-o", tmp_path / "bundle", "--target", "cpu")
     assert done.returncode == 0, done.stderr
     assert not imported(strangers)
 
 
 @pytest.mark.parametrize("path", ["", ".", f"{os.pathsep}/nowhere", f"/nowhere{os.pathsep}."])
-def test_no_child_imports_a_stranger(strangers, network, tmp_path, monkeypatch, path):
+def test_no_child_imports_a_stranger(
+    strangers: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setenv("PYTHONPATH", path)
     compile_model(network, tmp_path / "bundle")
     measure_peak("cpu", 1)
@@ -80,7 +82,9 @@ def test_no_child_imports_a_stranger(strangers, network, tmp_path, monkeypatch, 
     assert not imported(strangers)
 
 
-def test_a_child_runs_modules_that_are_installed_and_named_by_absolute_paths(tmp_path, monkeypatch):
+def test_a_child_runs_modules_that_are_installed_and_named_by_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text("import sys; print(__name__, sys.argv[1:], sys.path[-1])")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "", "relative"]))
     assert child.environment()["PYTHONPATH"] == str(tmp_path)
@@ -92,7 +96,9 @@ def test_a_child_runs_modules_that_are_installed_and_named_by_absolute_paths(tmp
     assert said.stdout == "['-c', 'x'] False\n"
 
 
-def test_what_a_child_prints_is_no_answer(network, tmp_path, monkeypatch):
+def test_what_a_child_prints_is_no_answer(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('good morning', flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     compile_model(network, tmp_path / "bundle")
@@ -117,7 +123,7 @@ guest.main(*sys.argv[2:])
 """
 
 
-def test_a_guest_may_print(network, tmp_path):
+def test_a_guest_may_print(network: Path, tmp_path: Path) -> None:
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -I {tmp_path}/go.py "$@"\n')
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "go.py").write_text(GUEST)

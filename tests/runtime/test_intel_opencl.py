@@ -66,7 +66,7 @@ def test_on_intels(options: str, tolerance: float, tmp_path: Path) -> None:
         "OCL_ICD_FILENAMES": str(library),
         "LD_LIBRARY_PATH": folder,
     }
-    command = [sys.executable, "-c", PROGRAM, DEMO, tmp_path / "bundle", str(tolerance)]
+    command = [sys.executable, "-c", PROGRAM, str(DEMO), str(tmp_path / "bundle"), str(tolerance)]
     done = subprocess.run(
         [*command, *options.split()], env=environment, capture_output=True, text=True
     )

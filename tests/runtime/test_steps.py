@@ -11,8 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from graphopt.compiler.comparison import agreement_with_onnxruntime
-from graphopt.ir.arrays import Array
+from graphopt.ir.arrays import Array, Feeds
 from graphopt.ir.conversion import import_message
+from graphopt.runtime.differences import Agreement
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.steps import is_quantised, steps_of
@@ -55,7 +56,7 @@ def network(proto: Proto) -> onnx.ModelProto:
     return proto("float[1,3,32,40] x", "float[1,19,32,40] y", BODY, **constants())
 
 
-def judged(network: onnx.ModelProto, run: Callable[[dict[str, Array]], dict[str, Array]]):
+def judged(network: onnx.ModelProto, run: Callable[[Feeds], Feeds]) -> Agreement:
     """What is said of an engine that should compute a network."""
     graph = import_message(network)
     shapes = {tensor.name: tuple(tensor.shape) for tensor in graph.inputs}
@@ -133,12 +134,12 @@ FAULTS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "one inner channel has no bias": lambda m: changed(m, "b2", lambda b: b - 60 * np.eye(16)[3]),
     "one inner channel has another's scale": lambda m: changed(m, "ws2", channel(15, 1.5)),
     "one channel has another's scale": lambda m: changed(m, "ws3", channel(18, 1.1)),
-    "weights lose their lowest bit": lambda m: changed(m, "w2", lambda w: w & ~1),
+    "weights lose their lowest bit": lambda m: changed(m, "w2", lambda w: np.bitwise_and(w, ~1)),
     "one row is that above": lambda m: before(
         m,
         "c3",
         "a = Slice(t, p, r, o) l = Slice(t, v, r, o) c3 = Concat<axis=2>(a, l)",
-        **{k: np.int64([n]) for k, n in {"p": 0, "r": 31, "o": 2, "v": 30}.items()},
+        **{k: np.array([n], np.int64) for k, n in {"p": 0, "r": 31, "o": 2, "v": 30}.items()},
     ),
     "one column is zero": lambda m: before(
         m, "c3", "c3 = Mul(t, k)", k=(np.arange(40) != 39).astype(np.float32)
@@ -203,7 +204,7 @@ def test_a_range_of_two_steps_is_no_yardstick(network: onnx.ModelProto) -> None:
     dark = changed(network, "s3", lambda s: s * 400)
     run = engine(dark).run
 
-    def ties(feed: dict[str, Array]) -> dict[str, Array]:
+    def ties(feed: Feeds) -> Feeds:
         y = run(feed)["y"]
         return {"y": y + np.float32(3200) * (np.arange(y.size).reshape(y.shape) % 500 == 3)}
 
@@ -220,7 +221,7 @@ def test_what_is_quantised_and_by_how_much(proto: Proto) -> None:
         """q = QuantizeLinear(x, s) i = QuantizeLinear(x, s, z) d = DequantizeLinear(i, s, z)
            y = Reshape(d, k) v = Sin(d)""",
         opset=21,
-        k=np.int64([1, 3, 64]),
+        k=np.array([1, 3, 64], np.int64),
         s=values["s"],
         z=values["z"],
     )

@@ -24,5 +24,5 @@ def written(home: Path, first: str) -> list[str]:
     return [path.name for path in home.rglob("*") if path.is_file()]
 
 
-def test_a_session_leaves_no_event_database_behind(tmp_path):
+def test_a_session_leaves_no_event_database_behind(tmp_path: Path) -> None:
     assert written(tmp_path, "graphopt") == []

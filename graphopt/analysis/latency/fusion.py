@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes
 from graphopt.ir.arrays import Dim
-from graphopt.ir.convolution import CONV_OPS
-from graphopt.ir.graph import constant_of, is_graph_output, is_standard
+from graphopt.ir.graph import constant_of, is_graph_output, positions
+from graphopt.ir.identity import IdentityMap, IdentitySet
+from graphopt.ir.operators import Fusion, Kind, operator_of
 
-_EPILOGUE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "BatchNormalization",
-        "Clip",
-        "Div",
-        "Elu",
-        "Exp",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Relu",
-        "Sigmoid",
-        "Softsign",
-        "Sub",
-        "Swish",
-        "Tanh",
-    ]
-)
-"""What the compiler lets a convolution do before it stores (`graphopt.codegen.lowering.fusion`).
-BatchNormalization is there since compilers, ours too, fold it into the weights."""
-
-_INJECTIVE = _EPILOGUE | frozenset(
-    [
-        "Ceil",
-        "Celu",
-        "Concat",
-        "DepthToSpace",
-        "Erf",
-        "Expand",
-        "Floor",
-        "Gelu",
-        "Log",
-        "Mish",
-        "Pad",
-        "Pow",
-        "PRelu",
-        "Reciprocal",
-        "Resize",
-        "Round",
-        "Selu",
-        "Sign",
-        "Slice",
-        "Softplus",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "ThresholdedRelu",
-        "Transpose",
-        "Upsample",
-        "Where",
-    ]
-)
-"""What the compiler strings together into one kernel where each is read by the next alone."""
-
-MULTIPLY_ADD_OPS = (*CONV_OPS, "Gemm", "MatMul")
+MULTIPLY_ADDS = (Kind.CONVOLUTION, Kind.MATRIX_PRODUCT)
+"""Kinds of operators whose kernels take others in."""
 
 
-def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
-    """Which nodes are done by the kernel of another: `id(node)` -> the node that the kernel is of.
+def fused_into(graph: gs.Graph, shapes: Shapes) -> IdentityMap[gs.Node, gs.Node]:
+    """Which nodes are done by the kernel of another: node -> the node that the kernel is of.
 
     As the compiler does: from a convolution, a region grows over element-wise nodes whose other
     operands are tensors of the same shape, or constants of one value or one a channel, as long as
@@ -86,48 +26,52 @@ def fused_into(graph: gs.Graph, shapes: Shapes) -> dict[int, gs.Node]:
         graph: the graph, its nodes in order.
         shapes: of its tensors.
     """
-    place = {id(node): i for i, node in enumerate(graph.nodes)}
-    owner: dict[int, gs.Node] = {}
+    place = positions(graph)
+    owner: IdentityMap[gs.Node, gs.Node] = IdentityMap()
     for node in reversed(graph.nodes):
-        if is_standard(node, *MULTIPLY_ADD_OPS):
-            owner |= {id(member): node for member in _region(graph, node, shapes, place, owner)}
+        if operator_of(node).kind in MULTIPLY_ADDS:
+            owner.update((other, node) for other in _region(graph, node, shapes, place, owner))
     for node in graph.nodes:
-        if id(node) in owner or not is_standard(node, *_INJECTIVE):
+        if node in owner or not _is_chained(node):
             continue
         for tensor in node.inputs:
             maker = tensor.inputs[0] if tensor.inputs else None
-            if maker is None or id(maker) not in place or not is_standard(maker, *_INJECTIVE):
+            if maker is None or maker not in place or not _is_chained(maker):
                 continue
-            root = owner.get(id(maker), maker)
-            if is_standard(root, *_INJECTIVE) and _read_by_one(graph, tensor):
-                owner[id(node)] = root
+            root = owner.get(maker, maker)
+            if _is_chained(root) and _read_by_one(graph, tensor):
+                owner[node] = root
                 break
     return owner
 
 
+def _is_chained(node: gs.Node) -> bool:
+    return operator_of(node).fusion is not Fusion.ALONE
+
+
 def _read_by_one(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return len({id(n) for n in tensor.outputs}) == 1 and not is_graph_output(graph, tensor)
+    return len(IdentitySet(tensor.outputs)) == 1 and not is_graph_output(graph, tensor)
 
 
 def _region(
     graph: gs.Graph,
     root: gs.Node,
     shapes: Shapes,
-    place: Mapping[int, int],
-    taken: Mapping[int, gs.Node],
+    place: IdentityMap[gs.Node, int],
+    taken: IdentityMap[gs.Node, gs.Node],
 ) -> list[gs.Node]:
     """The nodes after `root` that its kernel does too."""
     shape = shapes.get(root.outputs[0].name)
     members = [root]
     size = 1
-    refused = set(taken)
+    refused: IdentitySet[gs.Node] = IdentitySet()
     while True:
-        inside = {id(member) for member in members}
+        inside = IdentitySet(members)
         leaving = [
             member
             for member in members
             if is_graph_output(graph, member.outputs[0])
-            or any(id(reader) not in inside for reader in member.outputs[0].outputs)
+            or any(reader not in inside for reader in member.outputs[0].outputs)
         ]
         if len(leaving) == 1 and leaving[0] is members[-1]:
             size = len(members)
@@ -135,15 +79,18 @@ def _region(
             reader
             for member in members
             for reader in member.outputs[0].outputs
-            if id(reader) in place and id(reader) not in inside and id(reader) not in refused
+            if reader in place
+            and reader not in inside
+            and reader not in taken
+            and reader not in refused
         ]
         if not candidates:
             return members[1:size]
-        nearest = min(candidates, key=lambda node: place[id(node)])
-        if is_standard(nearest, *_EPILOGUE) and _fits(nearest, shape, shapes):
+        nearest = min(candidates, key=lambda node: place[node])
+        if operator_of(nearest).fusion is Fusion.EPILOGUE and _fits(nearest, shape, shapes):
             members.append(nearest)
         else:
-            refused.add(id(nearest))
+            refused.add(nearest)
 
 
 def _fits(node: gs.Node, shape: tuple[Dim, ...] | None, shapes: Shapes) -> bool:

@@ -26,7 +26,8 @@ from graphopt.analysis.latency.device import Device, LayerClass
 from graphopt.analysis.latency.work import DIRECT_CLASS, LayerFacts, Work, class_of, works_of
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.graph import is_standard, label
-from graphopt.ir.header import copy_model, header_of
+from graphopt.ir.identity import IdentityMap
+from graphopt.ir.network import Network
 from graphopt.runtime.sample_inputs import bound_shapes
 
 Bound: TypeAlias = Literal["compute", "bandwidth", "launch"]
@@ -66,10 +67,10 @@ def predict(
         InputError: a shape that the time depends on is not known; names the node.
     """
     facts = LayerFacts.of(graph, shapes)
-    work = {id(w.node): w for w in works_of(graph, device, facts)}
+    work = IdentityMap((w.node, w) for w in works_of(graph, device, facts))
     layers = []
     for node in graph.nodes:
-        host, kernel = facts.hosts.get(id(node)), work.get(id(node))
+        host, kernel = facts.hosts.get(node), work.get(node)
         kind = kernel.kind if kernel else class_of(node, device)
         op = node.op if is_standard(node) else f"{node.domain}.{node.op}"
         ms, bound = time_of(kernel, device) if kernel else (0.0, None)
@@ -99,7 +100,7 @@ SIZE = (368, 656)
 
 def judged_shapes(graph: gs.Graph) -> Mapping[str, tuple[int, ...]]:
     """The sizes a network is judged at: its header's, else its own, dynamic extents of `SIZE`."""
-    return header_of(graph).sizes or bound_shapes(graph, SIZE)
+    return Network.of(graph).header.sizes or bound_shapes(graph, SIZE)
 
 
 def network_ms(graph: gs.Graph, device: Device) -> float:
@@ -113,7 +114,7 @@ def network_ms(graph: gs.Graph, device: Device) -> float:
 
 def rewritten_ms(graph: gs.Graph, device: Device, rewrite: Callable[[gs.Graph], object]) -> float:
     """The same after a rewriting, which is applied to a copy."""
-    rewritten = copy_model(graph)
+    rewritten = graph.copy()
     rewrite(rewritten)
     sort_nodes(rewritten)
     return network_ms(rewritten, device)

@@ -11,48 +11,13 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes, cost_of, kept_part
 from graphopt.analysis.latency.device import Device, LayerClass
-from graphopt.analysis.latency.fusion import MULTIPLY_ADD_OPS, fused_into
+from graphopt.analysis.latency.fusion import MULTIPLY_ADDS, fused_into
 from graphopt.errors import InputError
-from graphopt.ir.convolution import CONV_OPS, Convolution
-from graphopt.ir.graph import is_graph_output, is_standard, label, reads_of
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.graph import is_graph_output, label, reads_of
+from graphopt.ir.identity import IdentityMap, IdentitySet
+from graphopt.ir.operators import Kind, operator_of
 from graphopt.ir.shape_inference import infer_shapes
-
-_EXPONENTIALS: Mapping[str, int] = {
-    "Celu": 1,
-    "Elu": 1,
-    "Erf": 1,
-    "Exp": 1,
-    "Gelu": 1,
-    "Log": 1,
-    "LogSoftmax": 2,
-    "Mish": 3,
-    "Pow": 2,
-    "Selu": 1,
-    "Sigmoid": 1,
-    "Softmax": 1,
-    "Softplus": 2,
-    "Swish": 1,
-    "Tanh": 1,
-}
-"""Exponentials and logarithms for each element, in the usual way to compute it."""
-
-
-_FREE = frozenset(
-    [
-        "Cast",
-        "Constant",
-        "ConstantOfShape",
-        "Dropout",
-        "Flatten",
-        "Identity",
-        "Reshape",
-        "Shape",
-        "Squeeze",
-        "Unsqueeze",
-    ]
-)
-"""What moves no data: other names, other shapes, and what is known before the network runs."""
-
 
 _INTEGERS = frozenset(np.dtype(name) for name in ("int32", "int64", "bool"))
 
@@ -78,7 +43,7 @@ class Work:
 
     def amounts(self) -> dict[LayerClass, float]:
         """What there is to do at each class's rate."""
-        fused = is_standard(self.node, *MULTIPLY_ADD_OPS)
+        fused = operator_of(self.node).kind in MULTIPLY_ADDS
         kind = LayerClass.EXPONENTIAL if fused else LayerClass.EXPONENTIAL_ALONE
         # A kernel of nothing but exponentials has no other operations.
         return {self.kind: self.operations, kind: float(self.exponentials)}
@@ -102,17 +67,22 @@ def work_of(
 
 def class_of(node: gs.Node, device: Device) -> LayerClass:
     """The class of a node's own kernel."""
-    if is_standard(node, "Gemm", "MatMul"):
-        return LayerClass.POINTWISE
-    if is_standard(node, *CONV_OPS):
+    operator = operator_of(node)
+    if operator.kind is Kind.CONVOLUTION:
         spec = Convolution.of(node)
         return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
-    if is_standard(node, *_EXPONENTIALS):
+    if operator.exponentials:
         return LayerClass.EXPONENTIAL_ALONE
-    if is_standard(node, "Resize", "Upsample"):
-        return LayerClass.RESIZE
-    reduction = is_standard(node) and ("Pool" in node.op or node.op.startswith("Reduce"))
-    return LayerClass.REDUCTION if reduction else LayerClass.BANDWIDTH
+    return _CLASSES.get(operator.kind, LayerClass.BANDWIDTH)
+
+
+_CLASSES: Mapping[Kind, LayerClass] = {
+    Kind.MATRIX_PRODUCT: LayerClass.POINTWISE,
+    Kind.POOLING: LayerClass.REDUCTION,
+    Kind.REDUCTION: LayerClass.REDUCTION,
+    Kind.RESAMPLING: LayerClass.RESIZE,
+}
+"""Of operators that their kind alone tells the class of."""
 
 
 def _class_of_conv(spec: Convolution, device: Device) -> LayerClass:
@@ -141,9 +111,8 @@ class LayerFacts:
     shapes: Shapes
     shape_carriers: frozenset[str]
     """Tensors of integers and truth values: what networks compute sizes with."""
-    macs: Mapping[int, int | None]
-    """By `id(node)`."""
-    hosts: Mapping[int, gs.Node]
+    macs: IdentityMap[gs.Node, int | None]
+    hosts: IdentityMap[gs.Node, gs.Node]
     """See `fused_into`."""
 
     @classmethod
@@ -155,23 +124,23 @@ class LayerFacts:
         shapes = {name: shape for name, (_, shape) in known.items()}
         carriers = {name for name, (dtype, _) in known.items() if dtype in _INTEGERS}
         layers = cost_of(graph, inputs).layers
-        macs = {id(node): layer.macs for node, layer in zip(graph.nodes, layers, strict=True)}
+        macs = IdentityMap(zip(graph.nodes, (layer.macs for layer in layers), strict=True))
         return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes))
 
 
 def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
     """The work of each kernel that a device runs for a graph, in order."""
     hosts, shapes = facts.hosts, facts.shapes
-    guests: dict[int, list[gs.Node]] = {}
+    guests: IdentityMap[gs.Node, list[gs.Node]] = IdentityMap()
     for node in graph.nodes:
-        if id(node) in hosts:
-            guests.setdefault(id(hosts[id(node)]), []).append(node)
+        if node in hosts:
+            guests.setdefault(hosts[node], []).append(node)
     work = []
     for node in graph.nodes:
-        if id(node) in hosts or _moves_nothing(node, facts.shape_carriers):
+        if node in hosts or _moves_nothing(node, facts.shape_carriers):
             continue
-        group = [node, *guests.get(id(node), [])]
-        count = facts.macs[id(node)]
+        group = [node, *guests.get(node, [])]
+        count = facts.macs[node]
         if count is None:
             raise _unknown(node)
         kind = class_of(node, device)
@@ -200,7 +169,8 @@ def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
 def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:
     """Whether a node costs nothing: a new view of its input, or arithmetic on shapes."""
     tensors = [tensor for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
-    return is_standard(node, *_FREE) or all(tensor.name in shape_carriers for tensor in tensors)
+    free = operator_of(node).kind in (Kind.VIEW, Kind.KNOWN)
+    return free or all(tensor.name in shape_carriers for tensor in tensors)
 
 
 def _padding(node: gs.Node, lanes: int) -> float:
@@ -231,20 +201,20 @@ def _elements(tensor: gs.Tensor, shapes: Shapes, node: gs.Node) -> int:
 
 
 def _exponentials(node: gs.Node, shapes: Shapes) -> int:
-    each = _EXPONENTIALS.get(node.op, 0) if is_standard(node) else 0
+    each = operator_of(node).exponentials
     return each and each * _elements(node.outputs[0], shapes, node)
 
 
 def _traffic(graph: gs.Graph, group: Sequence[gs.Node], shapes: Shapes, device: Device) -> int:
     """Bytes that a kernel moves: what its nodes read that none of them made, and what leaves."""
-    inside = {id(node) for node in group}
+    inside = IdentitySet(group)
     moved: dict[str, int] = {}
     for node in group:
         for tensor in reads_of(node):
-            if not any(id(maker) in inside for maker in tensor.inputs):
+            if not any(maker in inside for maker in tensor.inputs):
                 moved[tensor.name] = _elements(tensor, shapes, node)
         for tensor in node.outputs:
-            if is_graph_output(graph, tensor) or any(id(n) not in inside for n in tensor.outputs):
+            if is_graph_output(graph, tensor) or any(n not in inside for n in tensor.outputs):
                 moved[tensor.name] = _elements(tensor, shapes, node)
     return sum(moved.values()) * device.element_bytes
 

@@ -24,18 +24,12 @@ from graphopt.ir.graph import (
     scalar_of,
     static_shape,
 )
-from graphopt.optimizer.simplify.rule import Site
+from graphopt.ir.operators import Kind, standard_operators
+from graphopt.optimizer.simplify.rule import Site, Sweep, node_rule
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-NEVER_FOLDED = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-    "DequantizeLinear",
-}
+NEVER_FOLDED = frozenset([*standard_operators(Kind.RANDOM), "DequantizeLinear"])
+"""What is not computed beforehand: other numbers at each run, and weights that are kept small."""
 
 
 def results_of(node: gs.Node) -> list[gs.Tensor]:
@@ -55,9 +49,10 @@ def becomes_constant(node: gs.Node, values: Sequence[Array], why: str) -> Site:
     return Site(node, f"{node.op} becomes a constant ({why})", edit)
 
 
-def constant_node(node: gs.Node) -> Site | None:
-    """The value of a Constant node; it stays where it is an output of the network."""
-    if node.op != "Constant" or not node.outputs[0].outputs:
+@node_rule("Constant")
+def constant_node(_: Sweep, node: gs.Node) -> Site | None:
+    """A Constant node becomes an initializer, unless it is an output of the network."""
+    if not node.outputs[0].outputs:
         return None
     forms: Mapping[str, Callable[[Any], Array | None]] = {
         "value": constant_of,
@@ -89,9 +84,10 @@ def evaluate(graph: gs.Graph, node: gs.Node) -> list[Array]:
     return [values[tensor.name] for tensor in lone.outputs]
 
 
-def decided_if(node: gs.Node) -> Site | None:
-    """An If with a constant condition: the nodes of its branch, in its place."""
-    condition = scalar_of(node.inputs[0]) if node.op == "If" else None
+@node_rule("If")
+def decided_if(_: Sweep, node: gs.Node) -> Site | None:
+    """Of an If whose condition never changes, the branch that it takes remains."""
+    condition = scalar_of(node.inputs[0])
     if condition is None:
         return None
     if any(reader.op == "Range" for tensor in node.outputs for reader in tensor.outputs):
@@ -152,16 +148,17 @@ def _picked(node: gs.Node, entries: Array) -> Array | None:
     return None
 
 
-def foldable(graph: gs.Graph, node: gs.Node, limit: int) -> Site | Skip | None:
-    """Compute now what only constants and known shapes go into.
-
-    Args:
-        graph, node: what is looked at.
-        limit: largest value in bytes, unless it is no larger than what it is computed from.
-    """
+@node_rule("Shape", "Size", "Gather", "Slice")
+def known_shape(_: Sweep, node: gs.Node) -> Site | None:
+    """Known shapes are constants, as are extents: Gather(Shape(x), 1) -> the number of channels."""
     shape = known_shape_value(node)
-    if shape is not None:
-        return becomes_constant(node, [shape], "shape is known")
+    return None if shape is None else becomes_constant(node, [shape], "shape is known")
+
+
+@node_rule()
+def constant_folding(sweep: Sweep, node: gs.Node) -> Site | Skip | None:
+    """A node whose inputs are all constant becomes its values, computed by onnxruntime."""
+    graph, limit = sweep.graph, sweep.fold_limit
     if not node.inputs or not all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs):
         return None
     if node.op in NEVER_FOLDED or any(node.subgraphs()):

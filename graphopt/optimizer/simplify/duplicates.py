@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.ir.changes import Skip
 from graphopt.ir.edit import can_rewire, remove_nodes, rewire
 from graphopt.ir.graph import (
     constant_of,
@@ -17,18 +18,13 @@ from graphopt.ir.graph import (
     is_standard,
     label,
 )
-from graphopt.optimizer.pass_contract import Skip
 from graphopt.optimizer.simplify.constants import NEVER_FOLDED
-from graphopt.optimizer.simplify.rule import Edit, Site
+from graphopt.optimizer.simplify.rule import Edit, Site, Sweep, graph_rule, node_rule
 
 
-def duplicate(graph: gs.Graph, node: gs.Node, seen: dict[Hashable, gs.Node]) -> Site | Skip | None:
-    """Let the first of several nodes that compute the same from the same stand for all.
-
-    Args:
-        graph, node: what is looked at.
-        seen: the first node of each kind; added to.
-    """
+@node_rule()
+def duplicate_node(sweep: Sweep, node: gs.Node) -> Site | Skip | None:
+    """Of nodes that compute the same from the same, the first remains."""
     if node.op in NEVER_FOLDED or node.op in ("Constant", "Dropout") or any(node.subgraphs()):
         return None
     key = (
@@ -37,11 +33,12 @@ def duplicate(graph: gs.Graph, node: gs.Node, seen: dict[Hashable, gs.Node]) -> 
         tuple(t.is_empty() for t in node.outputs),
         tuple(sorted((name, _frozen(value)) for name, value in node.attrs.items())),
     )
-    first = seen.setdefault(key, node)
-    if first is node:
+    first = sweep.seen.get(key, node)
+    if first is node or not first.outputs:  # there is none, or it was taken out
+        sweep.seen[key] = node
         return None
     pairs = [(t, kept) for t, kept in zip(node.outputs, first.outputs, strict=True) if t.name]
-    if not all(can_rewire(graph, old, new) for old, new in pairs):
+    if not all(can_rewire(sweep.graph, old, new) for old, new in pairs):
         return Skip(label(node), f"computes what {label(first)} does, but both are outputs")
 
     def edit(graph: gs.Graph) -> None:
@@ -74,8 +71,9 @@ def _only_reads(node: gs.Node) -> bool:
     return is_standard(node) and not training and not any(node.subgraphs())
 
 
+@graph_rule
 def equal_initializers(graph: gs.Graph) -> Iterator[Site]:
-    """Let equal initializers be one."""
+    """Of equal initializers, one remains."""
     alike: dict[Hashable, list[gs.Constant]] = defaultdict(list)
     for tensor in graph.tensors().values():
         if not isinstance(tensor, gs.Constant) or not isinstance(tensor.dtype, np.dtype):

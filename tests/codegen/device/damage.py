@@ -123,7 +123,9 @@ def outcomes(runner: Path, bundle: Path, photo: Path, count: int, seed: int = 0)
 if __name__ == "__main__":
     runner, bundle, photo, *count = sys.argv[1:]
     found = Counter(
-        outcomes(Path(runner).resolve(), Path(bundle), Path(photo), int(*count or [1000]))
+        outcomes(
+            Path(runner).resolve(), Path(bundle), Path(photo), int(count[0] if count else 1000)
+        )
     )
     for text, times in found.most_common():
         sys.stdout.write(f"{times:5d}  {text}\n")

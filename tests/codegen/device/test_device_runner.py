@@ -172,7 +172,7 @@ def test_thresholds_are_the_bundles(
     path, photo = bundle(target), pictures(640, 360)
     decoder = plan_of(path)["decoder"]
 
-    def found(**options: float) -> subprocess.CompletedProcess[str]:
+    def found(**options: Any) -> subprocess.CompletedProcess[str]:
         defaults = thresholds(DecodeOptions(**options)).tolist()
         place = tmp_path / "-".join(options)
         other = changed(path, place, decoder=decoder | {"defaults": defaults})
@@ -242,7 +242,7 @@ def test_photos_are_prepared_here_where_no_kernel_does_it(
 
 def _tool(tmp_path: Path, compiler: str) -> Path:
     tool, sources = tmp_path / "tables", [DEVICE / f"{n}.cpp" for n in ("resample", "frame", "ppm")]
-    command = [compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-o", tool]
+    command = [compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-o", str(tool)]
     here = Path(__file__).parent / "device_tables.cpp"
     subprocess.run([*command, here, *sources, DEVICE / "files.cpp"], check=True)
     return tool
@@ -268,13 +268,13 @@ def test_photos_become_the_same_input_to_the_last_bit(tmp_path: Path, compiler: 
     for width, height in ((200, 300), (33, 7), (1, 90), (640, 480)):
         photo = Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8))
         photo.save(tmp_path / "photo.ppm")
-        wanted, _ = prepare(photo, spec, (96, 128))
+        tensor, _ = prepare(photo, spec, (96, 128))
         assert fitted(photo.size, spec, (96, 128)).canvas == (128, 96)
         said = subprocess.run(
             [tool, tmp_path / "photo.ppm", "128", "96"], check=True, capture_output=True
         )
-        got = np.frombuffer(said.stdout, np.float32).reshape(wanted.shape)
-        np.testing.assert_array_equal(got, wanted)
+        got = np.frombuffer(said.stdout, np.float32).reshape(tensor.shape)
+        np.testing.assert_array_equal(got, tensor)
 
 
 @pytest.mark.parametrize("size", [(640, 360), (641, 361)])
@@ -358,7 +358,7 @@ def test_opencl_behind_another_library(
     front, path, photo = tmp_path / "front.so", bundle("opencl"), pictures(640, 360)
     environment = _opencl()
     library = f'-DLIBRARY="{environment["GRAPHOPT_OPENCL"]}"'
-    command = [compiler, "-shared", "-fPIC", library, "-o", front]
+    command = [compiler, "-shared", "-fPIC", library, "-o", str(front)]
     source = Path(__file__).with_name("opencl_behind.cpp")
     subprocess.run([*command, source, "-ldl"], check=True)
     variables = environment | {"GRAPHOPT_OPENCL": str(front)}
@@ -511,7 +511,7 @@ def test_threads_take_turns(target: str, runner: Path, bundle: Bundles, pictures
     if not (library := runner.with_name("libgraphopt.so")).exists():
         pytest.skip("CMake is missing")
     frames = [pictures(640 + 16 * i, 360 + 8 * i) for i in range(8)]
-    command = [sys.executable, Path(__file__).with_name("take_turns.py"), library]
+    command = [sys.executable, str(Path(__file__).with_name("take_turns.py")), str(library)]
     environment = os.environ | (_opencl() if target == "opencl" else {})
     done = subprocess.run(
         [*command, bundle(target), *frames],
@@ -554,7 +554,8 @@ def test_damaged_bundles_crash_nothing(
     pictures: Pictures,
 ) -> None:
     script = Path(__file__).with_name("damage.py")
-    command = [sys.executable, script, build("sanitize"), bundle(target), pictures(31, 17), "100"]
+    command: list[str | Path] = [sys.executable, script, build("sanitize"), bundle(target)]
+    command += [pictures(31, 17), "100"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " people\n" in done.stdout

@@ -23,7 +23,7 @@ TARGETS = ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)]
 
 def weights(*shape: int) -> Array:
     rng = np.random.default_rng(sum(shape))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
 
 
 CONV = "a = Conv<pads=[1,1,1,1]>(x, w1)"

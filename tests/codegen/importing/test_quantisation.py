@@ -29,7 +29,7 @@ def special() -> Array:
     x = rng.standard_normal(SHAPE) * rng.choice([1e-3, 1, 50, 1e5], SHAPE)
     x = np.where(rng.random(SHAPE) < 0.5, (np.rint(x) + 0.5) / 4, x)
     x.reshape(-1)[:8] = [np.nan, np.inf, -np.inf, 1e38, -1e38, 0.0, -0.0, 1e-40]
-    return x.astype(np.float32)
+    return np.asarray(x, np.float32)
 
 
 def uniform(kind: str) -> Array:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+from small_networks import MakeProto
 
 from graphopt.codegen.importing.supported import IMPORTED, NOT_STATIC
 from graphopt.compiler import compile as compiling
@@ -16,7 +19,7 @@ from graphopt.errors import Unsupported
 X = "float[1,3,8,8] x"
 
 
-def test_the_list_is_what_the_importers_know():
+def test_the_list_is_what_the_importers_know() -> None:
     frontend = pytest.importorskip("tvm.relax.frontend.onnx.onnx_frontend")
     from graphopt.codegen.importing.operators import CONVERTERS
 
@@ -41,7 +44,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("output", "body", "message"), REFUSED.values(), ids=REFUSED)
-def test_operators_are_refused_before_the_work(proto, tmp_path, monkeypatch, output, body, message):
+def test_operators_are_refused_before_the_work(
+    proto: MakeProto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    body: str,
+    message: str,
+) -> None:
     def too_late(*_args: object, **_options: object) -> None:
         raise AssertionError("work has begun")
 
@@ -57,7 +67,7 @@ def test_operators_are_refused_before_the_work(proto, tmp_path, monkeypatch, out
     assert not (tmp_path / "bundle").exists()
 
 
-def test_what_is_cleaned_away_is_not_refused(proto, tmp_path):
+def test_what_is_cleaned_away_is_not_refused(proto: MakeProto, tmp_path: Path) -> None:
     model = proto(
         X,
         "float[1,3,8,8] y",

@@ -21,7 +21,7 @@ def test_multiply_adds_are_done_and_bytes_are_counted(name: str, tmp_path: Path)
     target = load_target(name)
     make_bundle(target, tmp_path / "bundle")
     engine = open_bundle(tmp_path / "bundle", threads=1)
-    sums = engine.run({})["sums"]
+    sums: np.ndarray = engine.run({})["sums"]
     arithmetic, copy = engine.profile({}, 1)
     # x <- 0.999 x + 0.001 is 1 + 0.999^n (x - 1) after n steps.
     steps = arithmetic.macs // (sums.shape[0] * SUMS * target.lanes)

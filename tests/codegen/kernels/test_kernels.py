@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import tvm
+from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv import conv_block_sparse
@@ -27,6 +28,7 @@ from graphopt.ir.block_structure import BLOCKS, Block, expand
 from graphopt.runtime import bundle
 from graphopt.runtime.open import open_bundle
 
+Values: TypeAlias = NDArray[np.float32]
 SUM = Operand("step", -1)
 BIAS = EpilogueStep("add", (SUM, Operand("channel", 0)))
 RELU = EpilogueStep("maximum", (Operand("step", 0), Operand("scalar", 0.0)))
@@ -193,7 +195,7 @@ def blocked(values: Array, lanes: int, runs: tuple[int, ...]) -> Array:
     return pack_channels(values[0], lanes, runs)[None]
 
 
-def planar(values: Array, runs: tuple[int, ...]) -> Array:
+def planar(values: Array, runs: tuple[int, ...]) -> np.ndarray:
     """(1, blocks, H, W, lanes) to (1, C, H, W)."""
     _, _, height, width, lanes = values.shape
     channels = np.moveaxis(values[0], -1, 1).reshape(-1, height, width)
@@ -204,11 +206,11 @@ def planar(values: Array, runs: tuple[int, ...]) -> Array:
     return np.concatenate(kept)[None]
 
 
-def random_weight(spec: ConvSpec) -> Array:
+def random_weight(spec: ConvSpec) -> Values:
     """(O, I of a group, kh, kw), for outputs of about 1."""
     shape = (spec.out_channels, sum(spec.in_channels) // spec.groups, *spec.kernel)
     weight = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-    return weight / np.float32(np.sqrt(weight[0].size))
+    return np.asarray(weight / np.float32(np.sqrt(weight[0].size)))
 
 
 def check_meaning(
@@ -217,14 +219,14 @@ def check_meaning(
     target: Target,
     folder: Path,
     tolerance: float = 2e-5,
-    weight: Array | None = None,
+    weight: Values | None = None,
 ) -> None:
     """What a kernel computes for random numbers is what its specification means."""
     weight = random_weight(spec) if weight is None else weight
     lanes = target.lanes
     rng = np.random.default_rng(0)
 
-    def normal(*shape: int) -> Array:
+    def normal(*shape: int) -> Values:
         return rng.standard_normal(shape, dtype=np.float32)
 
     channels_in = sum(spec.in_channels)
@@ -234,7 +236,7 @@ def check_meaning(
         normal(1, spec.out_channels, *spec.out_size) for _ in range(spec.epilogue.count("tensor"))
     ]
     index = choice.pack_index(weight, spec, target)
-    operands = {
+    operands: dict[str, Array] = {
         "x": x if spec.planar else blocked(x, lanes, spec.in_channels),
         "weight": choice.pack_weight(weight, spec, target),
         **({"index": index} if index is not None else {}),
@@ -247,7 +249,7 @@ def check_meaning(
     ]
     out, dtype = spec.output_shape(lanes), spec.dtype("y")
     got = run_kernel(choice.build(spec, target), stored, out, target, folder, dtype)
-    expected = spec.reference(x, weight, vectors, tensors)
+    expected: np.ndarray = spec.reference(x, weight, vectors, tensors)
     np.testing.assert_allclose(planar(got, spec.out_runs), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -278,17 +280,17 @@ BLOCK_SPARSE = {name: spec for name, spec in {**DENSE, **POINTWISE}.items() if n
 }
 
 
-def punched_weight(spec: ConvSpec, block: Block, density: float = 0.5) -> Array:
+def punched_weight(spec: ConvSpec, block: Block, density: float = 0.5) -> Values:
     """Random weights of which whole blocks are zero; the last filters lose everything."""
     weight = random_weight(spec)
     mask = np.random.default_rng(2).random(block.mask_shape(weight.shape)) < density
     mask[-1] = False
-    return weight * expand(mask, block, weight.shape)
+    return np.asarray(weight * expand(mask, block, weight.shape))
 
 
 def block_sparse(
     spec: ConvSpec,
-    weight: Array,
+    weight: Values,
     target: Target,
     among: Iterable[Block] = BLOCKS.values(),
 ) -> tuple[KernelChoice, ConvSpec]:
@@ -557,7 +559,7 @@ def test_cpu_exponentials_over_their_whole_range(operation: str, tmp_path: Path)
     operands = [blocked(ramp, target.lanes, (16,)), choice.pack_weight(identity, spec, target)]
     out = spec.output_shape(target.lanes)
     got = run_kernel(choice.build(spec, target), operands, out, target, tmp_path)
-    reference: Callable[..., Array] = OPERATIONS[operation].reference
+    reference: Callable[..., np.ndarray] = OPERATIONS[operation].reference
     with np.errstate(over="ignore"):
         expected = reference(ramp.astype(np.float64))
     np.testing.assert_allclose(planar(got, (16,)), expected, rtol=5e-7, atol=3e-7)

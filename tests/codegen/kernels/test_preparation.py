@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_prepara
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
+from graphopt.ir.arrays import Array
 from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode_options import DecodeOptions
@@ -103,7 +104,9 @@ def test_a_table_is_a_weighted_mean() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_bundles_prepare_what_they_can(target: str, tmp_path: Path) -> None:
+def test_bundles_prepare_what_they_can(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Photos that are too large, and another normalisation, are prepared by NumPy."""
     bundle = tmp_path / "b"
     compile_model(
@@ -120,7 +123,12 @@ def test_bundles_prepare_what_they_can(target: str, tmp_path: Path) -> None:
     )
     called: list[str] = []
     own = engine.prepare
-    engine.prepare = lambda photo: (called.append("kernels"), own(photo))  # type: ignore[method-assign, assignment]
+
+    def watched(tensors: Mapping[str, Array]) -> None:
+        called.append("kernels")
+        own(tensors)
+
+    monkeypatch.setattr(engine, "prepare", watched)
     for size, said, expected in [
         ((200, 150), spec, ["kernels"]),
         ((201, 150), spec, []),
@@ -140,10 +148,9 @@ def test_bundles_prepare_what_they_can(target: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(got[name], values)
 
 
-def test_none_are_prepared_where_it_is_not_wanted(tmp_path: Path) -> None:
-    compile_model(
-        DEMO,
-        tmp_path / "b",
-        CompileOptions(input_shape=format_input_shapes({"image": (1, 3, *SIZE)}), max_photo=0),
-    )
-    assert open_bundle(tmp_path / "b").bundle.plan.preparation is None
+@pytest.mark.parametrize("side", [0, 100])
+def test_none_are_prepared_where_it_is_not_wanted(
+    side: int, pose_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compile_model(pose_files[0], tmp_path / "b", CompileOptions(max_photo=side))
+    assert (open_bundle(tmp_path / "b").bundle.plan.preparation is None) == (side == 0)

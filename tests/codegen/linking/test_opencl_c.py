@@ -113,34 +113,33 @@ def random_expression(draw: random.Random, leaves: list[Any], depth: int) -> Any
     small = tirx.truncmod(a, 64)
     condition = draw.choice([a < b, a <= b, tirx.EQ(a, b), tirx.NE(a, b), a > b, a >= b])
     other = draw.choice([b < c, c <= a])
-    return draw.choice(
-        [
-            lambda: a + b,
-            lambda: a - b,
-            lambda: a - (b - c),
-            lambda: small * tirx.truncmod(b, 64),
-            lambda: tirx.truncdiv(a, tirx.max(b, 1)),
-            lambda: tirx.truncmod(a, tirx.max(b, 1)),
-            lambda: tirx.floordiv(a, 7),
-            lambda: tirx.floormod(a, 7),
-            lambda: tirx.min(a, b),
-            lambda: tirx.max(a, b),
-            lambda: a & b,
-            lambda: a | b,
-            lambda: a ^ b,
-            lambda: ~a,
-            lambda: a >> 2,
-            lambda: small << 2,
-            lambda: tirx.Select(condition, a, b),
-            lambda: tirx.Select(tirx.all(condition, other), c, b),
-            lambda: tirx.if_then_else(tirx.any(condition, tirx.Not(other)), a, c),
-            lambda: tirx.Cast("int32", condition),
-            lambda: tirx.Cast("int32", tirx.Cast("int8", a) + tirx.Cast("int8", b)),
-            lambda: tirx.Cast("int32", tirx.Cast("uint8", a & 255) >> tirx.const(3, "uint8")),
-            lambda: tirx.Cast("int32", tirx.Cast("float32", small) / tirx.const(3.0, "float32")),
-            lambda: tirx.Cast("int32", tirx.Cast("int64", a) * tirx.Cast("int64", small)),
-        ]
-    )()
+    ways: list[Callable[[], Any]] = [
+        lambda: a + b,
+        lambda: a - b,
+        lambda: a - (b - c),
+        lambda: small * tirx.truncmod(b, 64),
+        lambda: tirx.truncdiv(a, tirx.max(b, 1)),
+        lambda: tirx.truncmod(a, tirx.max(b, 1)),
+        lambda: tirx.floordiv(a, 7),
+        lambda: tirx.floormod(a, 7),
+        lambda: tirx.min(a, b),
+        lambda: tirx.max(a, b),
+        lambda: a & b,
+        lambda: a | b,
+        lambda: a ^ b,
+        lambda: ~a,
+        lambda: a >> 2,
+        lambda: small << 2,
+        lambda: tirx.Select(condition, a, b),
+        lambda: tirx.Select(tirx.all(condition, other), c, b),
+        lambda: tirx.if_then_else(tirx.any(condition, tirx.Not(other)), a, c),
+        lambda: tirx.Cast("int32", condition),
+        lambda: tirx.Cast("int32", tirx.Cast("int8", a) + tirx.Cast("int8", b)),
+        lambda: tirx.Cast("int32", tirx.Cast("uint8", a & 255) >> tirx.const(3, "uint8")),
+        lambda: tirx.Cast("int32", tirx.Cast("float32", small) / tirx.const(3.0, "float32")),
+        lambda: tirx.Cast("int32", tirx.Cast("int64", a) * tirx.Cast("int64", small)),
+    ]
+    return draw.choice(ways)()
 
 
 @pytest.mark.opencl

@@ -28,7 +28,7 @@ CONV = "Conv<pads=[1,1,1,1]>"
 
 def weights(*shape: int) -> Array:
     rng = np.random.default_rng(sum(shape))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
 
 
 def activations(done: Compilation, dtype: str) -> int:
