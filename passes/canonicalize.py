@@ -24,7 +24,8 @@ class Canonicalize(Pass[Site]):
         something; the network is gone through again until none does.
 
     Numerics:
-        Exact: every value is what it was.
+        Exact: every value is what it was. A quantised one may fall to the next step, where rounding
+        decides.
 
     Why:
         Exporters leave such nodes behind; each is a kernel launch on a phone, and hides patterns
@@ -34,7 +35,8 @@ class Canonicalize(Pass[Site]):
         A folded value would be larger than `fold_limit` and than what it is computed from; an
         operator draws random numbers, or restores quantized weights (folding would undo the
         compression); both ends of a no-op are outputs of the network, or input and output; equal
-        initializers are read by an operator that may write into them.
+        initializers are read by an operator that may write into them; quantised operands have
+        scales along several axes, or channels last.
 
     Examples:
         canonicalize

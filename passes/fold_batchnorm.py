@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array
-from graphopt.ir.convolution import CONV_OPS
+from graphopt.ir.convolution import CONV_OPS, has_quantised_weight
 from graphopt.ir.edit import absorb, constant, remove_nodes
 from graphopt.ir.graph import constant_of, is_standard, label, only_consumer, producer_of
 from graphopt.ir.operators import OPERATORS
@@ -147,7 +147,8 @@ def _batchnorm(node: gs.Node) -> Affine | str:
         return "it is in training mode"
     values = [constant_of(tensor) for tensor in node.inputs[1:5]]
     if any(value is None for value in values):
-        return "its parameters are not constant"
+        quantised = has_quantised_weight(node)
+        return f"its parameters are {'quantised' if quantised else 'not constant'}"
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))

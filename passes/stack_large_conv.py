@@ -24,7 +24,7 @@ from graphopt.fitting.stack import (
     write_stack,
 )
 from graphopt.ir.arrays import Array
-from graphopt.ir.convolution import Convolution
+from graphopt.ir.convolution import Convolution, why_unknown
 from graphopt.ir.edit import emit
 from graphopt.ir.graph import is_standard, label, only_consumer
 from graphopt.ir.identity import IdentityMap
@@ -214,7 +214,7 @@ class StackLargeConv(PreparedPass[Site, Facts]):
         if max(shape[2:]) < 5:
             return None
         if spec is None:
-            return "its weight or bias is not constant"
+            return why_unknown(node)
         height, width = spec.kernel
         if height != width or height % 2 == 0:
             return f"its kernel is {height}x{width}, no odd square"

@@ -12,6 +12,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from graphopt.codegen.importing.float32 import in_float32
 from graphopt.codegen.importing.operators import CONVERTERS
+from graphopt.codegen.importing.quantisation import folded
 from graphopt.errors import Unsupported
 
 Expr = Any
@@ -51,6 +52,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
 def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
     """The network as a Relax module with a function `main` whose weights are constants.
 
+    Those that come quantised stay so (`graphopt.codegen.importing.quantisation`).
+
     Args:
         model: static shapes, standard operators; every node has a name.
 
@@ -72,7 +75,7 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
     ]
-    return tvm.transform.Sequential(tidy)(module), importer.node_of
+    return folded(module, tidy), importer.node_of
 
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:

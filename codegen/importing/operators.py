@@ -16,6 +16,7 @@ import tvm
 from onnx import helper
 from tvm import relax, te, tirx
 
+from graphopt.codegen.importing.quantisation import dequantize, quantize
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resize
 from graphopt.errors import Unsupported
@@ -258,6 +259,7 @@ CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "Conv": _padded,
     "ConvTranspose": _padded_transpose,
+    "DequantizeLinear": dequantize,
     "Elu": _elu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
@@ -265,6 +267,7 @@ CONVERTERS: dict[str, Converter] = {
     "Max": _folded(relax.op.maximum),
     "MaxPool": _max_pool,
     "Min": _folded(relax.op.minimum),
+    "QuantizeLinear": quantize,
     "Resize": resize,
     "Split": _split,
     "Swish": _swish,

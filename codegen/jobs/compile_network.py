@@ -25,6 +25,7 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.importer import import_onnx
+from graphopt.codegen.importing.quantisation import LOWERED, with_float_weights
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.lowering.decode_stage import can_decode, with_decoder
@@ -62,7 +63,7 @@ class Compiled:
 
 
 LEGALISE = (
-    relax.transform.LegalizeOps(),
+    relax.transform.LegalizeOps(LOWERED),
     relax.transform.AnnotateTIROpPattern(),
     relax.transform.FoldConstant(),
     relax.transform.FuseOps(),
@@ -155,6 +156,7 @@ def lower_network(
     """
     progress("import")
     module, node_of = import_onnx(model)
+    module = with_float_weights(module)
     progress("kernels")
     halves = None if largest is None else _halves(model, target, largest)
     module, layers = use_our_kernels(module, target, node_of, measured, halves)

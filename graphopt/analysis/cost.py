@@ -110,10 +110,12 @@ def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> LayerCost:
         if isinstance(tensor, gs.Constant) and tensor.name not in counted:
             counted.add(tensor.name)
             size += tensor._values.nbytes
-            if isinstance(tensor.dtype, np.dtype) and np.issubdtype(tensor.dtype, np.floating):
+            dtype = tensor.dtype
+            floats = isinstance(dtype, np.dtype) and np.issubdtype(dtype, np.floating)
+            if tensor is _whole_weight(node) or (floats and node.op not in _QUANTISED):
                 params += math.prod(tensor.shape)
     kind = operator_of(node).kind
-    count = _MACS.get(kind)
+    count = _MACS.get(kind) or (_WHOLE_MACS.get(node.op) if is_standard(node) else None)
     conv = kind is Kind.CONVOLUTION
     kernel = tuple((shapes.get(node.inputs[1].name) or ())[2:]) if conv else ()
     return LayerCost(
@@ -147,11 +149,26 @@ def _product(*dims: Dim) -> int | None:
     return math.prod(numbers) if len(numbers) == len(dims) else None
 
 
+def _whole_weight(node: gs.Node) -> gs.Tensor | None:
+    """The weight of whole numbers that a node reads, where it would be a float one elsewhere."""
+    if is_standard(node, "DequantizeLinear"):
+        return node.inputs[0]
+    place = _WEIGHTS.get(node.op) if is_standard(node) else None
+    return None if place is None else node.inputs[place]
+
+
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear")
+"""Operators whose float constants are scales."""
+_WEIGHTS = {"QLinearConv": 3, "QLinearMatMul": 3, "ConvInteger": 1, "MatMulInteger": 1}
+"""Where operators on quantised tensors have their weight."""
+
+
 def _conv_macs(node: gs.Node, shapes: Shapes) -> int | None:
     # A weight is (out, in / group, *kernel): every output element reads in / group * kernel values.
     # Transposed, it is (in, out / group, *kernel): every input element is spread as often.
-    elements = shapes.get((node.outputs if node.op == "Conv" else node.inputs)[0].name)
-    weight = shapes.get(node.inputs[1].name)
+    spread = node.op == "ConvTranspose"
+    elements = shapes.get((node.inputs if spread else node.outputs)[0].name)
+    weight = shapes.get(node.inputs[_WEIGHTS.get(node.op, 1)].name)
     return None if elements is None or weight is None else _product(*elements, *weight[1:])
 
 
@@ -166,4 +183,10 @@ def _matmul_macs(node: gs.Node, shapes: Shapes) -> int | None:
 _MACS: Mapping[Kind, Callable[[gs.Node, Shapes], int | None]] = {
     Kind.CONVOLUTION: _conv_macs,
     Kind.MATRIX_PRODUCT: _matmul_macs,
+}
+_WHOLE_MACS: Mapping[str, Callable[[gs.Node, Shapes], int | None]] = {
+    "QLinearConv": _conv_macs,
+    "ConvInteger": _conv_macs,
+    "QLinearMatMul": _matmul_macs,
+    "MatMulInteger": _matmul_macs,
 }

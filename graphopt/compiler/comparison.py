@@ -18,6 +18,7 @@ from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Decoder
 from graphopt.runtime.differences import Agreement, agreement, nudged
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.steps import is_quantised, step_agreement, steps_of
 
 if TYPE_CHECKING:
     from graphopt.runtime.runner import BundleRunner
@@ -66,6 +67,10 @@ def agreement_with_onnxruntime(
     with serialised(graph) as model:
         references = asked(OnnxRuntimeEngine(model))
     got = [_stacked(runs) for runs in outputs]
+    if limit is None and is_quantised(graph):
+        found = step_agreement(got, references, rivals, steps_of(graph))
+        if found is not None:
+            return found
     return agreement(got, references, lambda _: allowed, rivals, KERNEL_NOISES)
 
 

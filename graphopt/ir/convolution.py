@@ -90,6 +90,21 @@ class Convolution:
         )
 
 
+def why_unknown(node: gs.Node) -> str:
+    """Why a layer's weight or bias is not known: the skip of passes that would change it."""
+    quantised = has_quantised_weight(node)
+    return "its weight is quantised" if quantised else "its weight or bias is not constant"
+
+
+def has_quantised_weight(node: gs.Node) -> bool:
+    """Whether a layer's weight, or another of its parameters, is one of whole numbers."""
+    makers = [maker for tensor in node.inputs[1:] for maker in tensor.inputs]
+    return any(
+        is_standard(maker, "DequantizeLinear") and isinstance(maker.inputs[0], gs.Constant)
+        for maker in makers
+    )
+
+
 def resolved_pads(
     node: gs.Node, kernel: Sequence[int], shape: Sequence[Dim] | None
 ) -> tuple[int, ...] | None:

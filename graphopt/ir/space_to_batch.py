@@ -18,7 +18,7 @@ from typing import TypeAlias
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.changes import Skip
-from graphopt.ir.convolution import Convolution
+from graphopt.ir.convolution import Convolution, why_unknown
 from graphopt.ir.graph import constant_of, is_standard, label
 from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.operators import Kind, operator_of
@@ -98,7 +98,7 @@ def plain_conv(node: gs.Node) -> Convolution | str:
     if node.op != "Conv":
         return "it is transposed"
     if spec is None:
-        return "its weight or bias is not constant"
+        return why_unknown(node)
     if len(spec.kernel) != 2:
         return f"it has {len(spec.kernel)} spatial dimensions, not 2"
     return spec

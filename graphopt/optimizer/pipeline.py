@@ -16,6 +16,7 @@ from graphopt.errors import CheckFailed, InputError
 from graphopt.fitting.checkpoint import LAST_GOOD
 from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import save_model, serialised
+from graphopt.ir.qoperators import has_qoperators
 from graphopt.optimizer.attempt import Attempt, attempt
 from graphopt.optimizer.bisect import Judgement, bisect
 from graphopt.optimizer.options import OnFail, VerifyMode
@@ -247,6 +248,8 @@ class _Run:
         before, after = self._ms(self._current), self._ms(made.graph)
         if device is None or index >= self._must_pay or before is None or after is None:
             return None
+        if has_qoperators(self._current):
+            return None  # what those take is not known
         lossy = made.numerics is not Numerics.EXACT and not chosen.repairs
         change = f"{before:.2f} to {after:.2f} ms"
         if after > before * (1 + _NOISE):

@@ -29,6 +29,9 @@ The border is what becomes zero inside: what a network's own convolutions pad wi
 """
 
 
+_LARGEST_NORMALISED = 32.0
+"""The range of normalised pixels is less, that of 8-bit ones more."""
+
 _PIXEL_DEVIATION = 58.0
 """The deviation of photos' pixels (ImageNet's); normalised, it is about 1."""
 
@@ -73,6 +76,14 @@ def find_normalisation(
         notes = dict.fromkeys(found, detected)
         notes["color"] = _color_note(zero)
         return found, notes
+    reach = _input_range(proto, probe.input)
+    if reach is not None:
+        # It was calibrated on what the network is fed.
+        fits = "pixels" if reach[1] - reach[0] > _LARGEST_NORMALISED else family
+        why = f"the input is quantised from {reach[0]:.3g} to {reach[1]:.3g}"
+        return dict(_CONVENTIONS[fits]), dict.fromkeys(
+            _CONVENTIONS[fits], Finding(how="guessed", why=why)
+        )
     # A trained first layer answers with a deviation of order one; which input gives that?
     normalised = probe.response / _PIXEL_DEVIATION
     fits = "pixels" if abs(np.log(probe.response)) < abs(np.log(normalised)) else family
@@ -121,19 +132,23 @@ _SPANS = (0.5, 8.0)
 
 def _affine_head(proto: Any, tensor: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """(factor, offset), [3] each, of the affine map that the graph applies to its input, if any."""
-    from onnx import numpy_helper
-
-    constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    constants = _constants(proto)
     factor, offset = np.ones(3), np.zeros(3)
-    found = False
+    found = rounded = False
     while True:
         users = [n for n in proto.graph.node if tensor in n.input]
         if len(users) != 1:
             break
         node = users[0]
+        if node.op_type == "QuantizeLinear":
+            rounded, tensor = True, node.output[0]
+            continue
+        if node.op_type == "DequantizeLinear":
+            if not rounded:  # pixels come quantised
+                a, b = _restoring(node, constants)
+                factor, offset, found = factor * a, offset * a + b, True
+            rounded, tensor = False, node.output[0]
+            continue
         others = [constants.get(name) for name in node.input if name != tensor]
         step = _AFFINE.get(node.op_type)
         if step is None or any(o is None or o.size not in (1, 3) for o in others):
@@ -147,6 +162,51 @@ def _affine_head(proto: Any, tensor: str) -> tuple[NDArray[np.float64], NDArray[
         found = found or bool(others)
         tensor = node.output[0]
     return (factor, offset) if found else None
+
+
+def _input_range(proto: Any, tensor: str) -> tuple[float, float] | None:
+    """The least and the greatest value that an input is quantised to, where it is so at once."""
+    constants = _constants(proto)
+    users = [node for node in proto.graph.node if tensor in node.input]
+    steps = [
+        node
+        for node in users
+        if node.op_type == "QuantizeLinear" and {*node.input[1:]} <= {*constants}
+    ]
+    if not steps or len(steps) < len(users):
+        return None
+    scale, zero = constants[steps[0].input[1]], [constants[i] for i in steps[0].input[2:]]
+    limits = np.iinfo(zero[0].dtype if zero else np.uint8)
+    if scale.size > 1:
+        return None
+    start = float(zero[0].reshape(-1)[0]) if zero else 0.0
+    low, high = (float(scale.reshape(-1)[0]) * (end - start) for end in (limits.min, limits.max))
+    return low, high
+
+
+def _restoring(node: Any, constants: Mapping[str, NDArray[Any]]) -> tuple[Any, Any]:
+    """(factor, offset) of a DequantizeLinear."""
+    scale = constants.get(node.input[1], np.ones(1)).astype(float)
+    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+    if scale.size > 1:
+        return 1.0, 0.0
+    scale = scale.reshape(())
+    return scale, 0.0 if zero is None else -scale * zero.reshape(-1)[0].astype(float)
+
+
+def _constants(proto: Any) -> dict[str, NDArray[Any]]:
+    """What a network computes with, by name; quantised ones as the numbers that they mean."""
+    from onnx import numpy_helper
+
+    constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            factor, offset = _restoring(node, constants)
+            constants[node.output[0]] = constants[node.input[0]] * factor + offset
+    return constants
 
 
 def _batch_norm(node: Any, constants: Sequence[Any], _: bool) -> tuple[Any, Any]:

@@ -19,6 +19,9 @@ class Graph:
     def __init__(self, proto: Any) -> None:
         self._makers = {name: node for node in proto.graph.node for name in node.output if name}
         self._weights = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+        for node in proto.graph.node:  # weights may be whole numbers
+            if node.op_type in _STEPS and node.input[0] in self._weights:
+                self._weights[node.output[0]] = self._weights[node.input[0]]
 
     def layout(self, tensor: str) -> Layout | None:
         """How a tensor with maps lies in memory, where operators tell."""
@@ -60,8 +63,16 @@ class Graph:
 
     def is_join_of(self, tensor: str, parts: Iterable[str]) -> bool:
         """Whether a tensor holds nothing but others, joined."""
-        maker = self._makers.get(tensor)
-        return maker is not None and maker.op_type == "Concat" and set(parts) == set(maker.input)
+        maker = self._makers.get(self._unquantised(tensor))
+        if maker is None or maker.op_type != "Concat":
+            return False
+        return set(map(self._unquantised, parts)) == set(map(self._unquantised, maker.input))
+
+    def _unquantised(self, tensor: str) -> str:
+        """The tensor before it was quantised and restored."""
+        while (maker := self._makers.get(tensor)) is not None and maker.op_type in _STEPS:
+            tensor = maker.input[0]
+        return tensor
 
     def _channels(self, tensor: str) -> int | None:
         """Filters of the convolution that a tensor comes from."""
@@ -80,7 +91,11 @@ class Graph:
             tensor = next((i for i in node.input if i not in self._weights), "")
 
 
-_KEEPS = tuple(operator.name for operator in OPERATORS.values() if operator.elementwise)
+_STEPS = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that round to steps, and restore from them."""
+
+
+_KEEPS = (*_STEPS, *(operator.name for operator in OPERATORS.values() if operator.elementwise))
 """Operators that work value by value."""
 
 

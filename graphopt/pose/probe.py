@@ -15,14 +15,24 @@ from graphopt.runtime.synthetic_images import natural_photo
 
 
 def as_proto(model: Any) -> Any:
-    """The ModelProto of a graph, of a file, or of itself."""
+    """The ModelProto of a graph, of a file, or of itself.
+
+    But for a ModelProto, operators on quantised tensors become float ones between QuantizeLinear
+    and DequantizeLinear.
+    """
     import onnx
 
+    from graphopt.ir.network import Network
     from graphopt.ir.onnx_io import load_model, to_proto
+    from graphopt.ir.qoperators import expand_all, has_qoperators
 
     if isinstance(model, onnx.ModelProto):
         return model
-    return to_proto(load_model(Path(model)) if isinstance(model, str | Path) else model)
+    graph = load_model(Path(model)) if isinstance(model, str | Path) else model
+    if has_qoperators(graph):
+        graph = Network.of(graph.copy())
+        expand_all(graph)
+    return to_proto(graph)
 
 
 @dataclass(frozen=True)

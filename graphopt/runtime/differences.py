@@ -128,10 +128,14 @@ class Agreement:
     unanswered: int = 0
     """Inputs that were left out, since onnxruntime's own answers differ by more than `NOISE_LIMIT`
     there."""
+    told: str = ""
+    """How many values differ, where that is what was judged (`graphopt.runtime.steps`)."""
 
     @property
     def within(self) -> str:
         """What to say where only onnxruntime's noise allows the difference; else nothing."""
+        if self.told and not self.excess:
+            return self.told
         if self.noise is None or self.excess:
             return ""
         left = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphopt.ir.convolution import CONV_OPS, Convolution
+from graphopt.ir.convolution import CONV_OPS, Convolution, why_unknown
 from graphopt.ir.graph import is_standard, reads_of
 from graphopt.ir.identity import IdentityMap, IdentitySet
 
@@ -17,7 +17,7 @@ def ineligible_reasons(graph: gs.Graph, narrow: int = NARROW) -> IdentityMap[gs.
     reasons = _ends(graph)
     for node in graph.nodes:
         if is_standard(node, "Conv"):
-            reason = reasons.get(node) or _unfit(Convolution.of(node), narrow)
+            reason = reasons.get(node) or _unfit(node, narrow)
             if reason:
                 reasons[node] = reason
     return reasons
@@ -43,10 +43,11 @@ def _ends(graph: gs.Graph) -> IdentityMap[gs.Node, str]:
     return reasons
 
 
-def _unfit(spec: Convolution | None, narrow: int) -> str | None:
+def _unfit(node: gs.Node, narrow: int) -> str | None:
     """Why a convolution cannot be pruned, or would not be worth it."""
+    spec = Convolution.of(node)
     if spec is None:
-        return "its weight or bias is not constant"
+        return why_unknown(node)
     if len(spec.kernel) != 2:
         return "it is not two-dimensional"
     if spec.group > 1:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from graphopt.ir.convolution import Convolution
+from graphopt.ir.convolution import Convolution, has_quantised_weight
 from graphopt.ir.graph import constant_of, input_of
 
 
@@ -57,7 +57,7 @@ def scaled_conv(linear: gs.Node, affine: Affine) -> Weights | str:
     """Weights that scale and shift a convolution's own output; or why there are none."""
     spec = Convolution.of(linear)
     if spec is None:
-        return NOT_CONSTANT
+        return _why_unknown(linear)
     scale = channels_of(affine.scale, spec.out_channels)
     shift = channels_of(affine.shift, spec.out_channels)
     if scale is None or shift is None:
@@ -74,7 +74,7 @@ def fed_conv(linear: gs.Node, affine: Affine) -> Weights | str:
     """Weights that scale and shift a convolution's own input; or why there are none."""
     spec = Convolution.of(linear)
     if spec is None:
-        return NOT_CONSTANT
+        return _why_unknown(linear)
     scale = channels_of(affine.scale, spec.in_channels)
     shift = channels_of(affine.shift, spec.in_channels)
     if scale is None or shift is None:
@@ -123,7 +123,7 @@ def scaled_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
     """As `scaled_conv`, of a matrix product."""
     gemm = _Gemm.of(linear)
     if gemm is None:
-        return NOT_CONSTANT
+        return _why_unknown(linear)
     count = gemm.weight.shape[1]
     scale, shift = channels_of(affine.scale, count), channels_of(affine.shift, count)
     if scale is None or shift is None:
@@ -139,7 +139,7 @@ def fed_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
     """As `fed_conv`, of a matrix product."""
     gemm = _Gemm.of(linear)
     if gemm is None:
-        return NOT_CONSTANT
+        return _why_unknown(linear)
     if linear.attrs.get("transA", 0):
         return "the Gemm after it transposes its input"
     count = gemm.weight.shape[0]
@@ -156,4 +156,7 @@ def fed_gemm(linear: gs.Node, affine: Affine) -> Weights | str:
 Floats = NDArray[np.float64]
 
 
-NOT_CONSTANT = "the weight or bias beside it is not constant"
+def _why_unknown(linear: gs.Node) -> str:
+    if has_quantised_weight(linear):
+        return "the weight beside it is quantised"
+    return "the weight or bias beside it is not constant"

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from graphopt.ir.changes import Skip
 from graphopt.ir.edit import live_nodes, remove_nodes
 from graphopt.ir.graph import is_standard
+from graphopt.ir.qoperators import is_qoperator
 from graphopt.optimizer.simplify import no_ops
 from graphopt.optimizer.simplify.constants import (
     constant_folding,
@@ -18,6 +19,7 @@ from graphopt.optimizer.simplify.constants import (
 )
 from graphopt.optimizer.simplify.duplicates import duplicate_node, equal_initializers
 from graphopt.optimizer.simplify.padding import absorbed_pad, explicit_pads
+from graphopt.optimizer.simplify.quantised import quantised_operator
 from graphopt.optimizer.simplify.rule import (
     Edit,
     GraphRule,
@@ -43,6 +45,7 @@ def _removing(node: gs.Node) -> Edit:
 
 
 NODE_RULES: Sequence[NodeRule] = (
+    quantised_operator,
     constant_node,
     decided_if,
     known_shape,
@@ -80,7 +83,7 @@ def simplifications(
     """What rules find in one walk; each site is edited before the next one is looked for."""
     yield from dead_node.find(sweep.graph)
     for node in list(sweep.graph.nodes):
-        if node.outputs and is_standard(node):
+        if node.outputs and (is_standard(node) or is_qoperator(node)):
             found = _first(rules, sweep, node)
             if found is not None:
                 yield found
