@@ -33,7 +33,7 @@ def foreign(pose_files: tuple[Path, Path], tmp_path: Path) -> Path:
     """A pose network, its nodes and its file named in characters that few encodings have."""
     graph = load_model(pose_files[0])
     for node in graph.nodes:
-        node.name = f"слой→{node.name}…"
+        node.name = f"слой→{node.outputs[0].name}…"
     path = tmp_path / "сеть.onnx"
     save_model(graph, path)
     return path
