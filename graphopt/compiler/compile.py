@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,7 @@ from graphopt.compiler.comparison import (
     disagreement,
 )
 from graphopt.compiler.options import IMAGES, CompileOptions
+from graphopt.compiler.people import check_people
 from graphopt.compiler.prepare import Prepared, prepare_network
 from graphopt.compiler.stages import check_places, places
 from graphopt.compiler.tuning_cache import Tuning, measured_kernels, tuning_for
@@ -50,6 +51,7 @@ from graphopt.runtime.bundle import (
     write_bundle,
 )
 from graphopt.runtime.sample_inputs import sample_feeds
+from graphopt.runtime.steps import is_quantised
 
 if TYPE_CHECKING:
     from graphopt.runtime.runner import BundleRunner
@@ -109,8 +111,6 @@ def compile_model(
     check_place(bundle)
     check_name(options.target)
     check_host(options.host)
-    if options.calib is not None and not _in_halves(options):
-        raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     failures: list[str] = []
     network = prepare_network(
         path,
@@ -137,6 +137,10 @@ def compile_model(
             differs = comparison.difference
             remarks += said
             manifest = replace(manifest, comparison=comparison)
+            if inputs.pictures and network.pose is not None:
+                outputs = [engine.run(feeds) for feeds in inputs.pictures]
+                told = check_people(network.graph, network.pose, inputs.pictures, outputs)
+                remarks += [told] if told else []
         if made.plan.decoder and network.pose is not None and not isinstance(engine, str):
             progress("comparing people with the decoder's meaning")
             feeds = [feeds for feeds, *_ in inputs.together]
@@ -166,20 +170,33 @@ class _Inputs(NamedTuple):
         together: inputs whose outputs share one range, a list each.
         largest: largest absolute value of each tensor; None where nothing is stored in halves.
         remarks: what a user should know of the photos.
+        pictures: those among them in which people are looked for.
     """
 
     together: list[list[Feeds]]
     largest: Mapping[str, float] | None
     remarks: tuple[str, ...]
+    pictures: Sequence[Feeds] = ()
 
 
 def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str], None]) -> _Inputs:
-    """Inputs to compare on, and for half precision what it must hold."""
+    """Inputs to compare on, and for half precision what it must hold.
+
+    Raises:
+        UsageError: photos are given, and there is nothing to be seen in them.
+    """
     graph = network.graph
+    steps = is_quantised(graph)
+    if options.calib is not None and not (steps or _in_halves(options)):
+        raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
     alone = [[feeds] for feeds in samples]
     if not _in_halves(options):
-        return _Inputs(alone, None, ())
+        if not steps:
+            return _Inputs(alone, None, ())
+        images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
+        pictures = images[:COMPARED]
+        return _Inputs([*alone, *([pictures] if pictures else [])], None, remarks, pictures)
     progress("looking for what half precision cannot hold")
     images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
     largest = largest_values(graph, images or samples)

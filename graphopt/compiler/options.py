@@ -69,7 +69,8 @@ class CompileOptions:
     calib: Annotated[
         Path | None,
         Option(
-            "Photos that show what half precision cannot hold; made-up images if left out.",
+            "Photos that show what half precision cannot hold, and people to a quantised network; "
+            "made-up images if left out.",
             Panel.PHOTOS,
             "DIR",
         ),
