@@ -26,6 +26,7 @@ from tvm import relax
 
 from graphopt.codegen.importing.importer import import_onnx
 from graphopt.codegen.importing.quantisation import LOWERED, with_float_weights
+from graphopt.codegen.importing.quantised_weights import quantised_weights
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.lowering.decode_stage import can_decode, with_decoder
@@ -53,6 +54,7 @@ class Compiled:
         code: the content of the kernels' file.
         code_file: its name, `kernels.so` or `kernels.cl`.
         kept: what stays in float32 because half precision cannot hold it, a phrase each.
+        features: what a CPU must have for the kernels, beside the target's features.
     """
 
     plan: Plan
@@ -60,6 +62,7 @@ class Compiled:
     code: bytes
     code_file: str
     kept: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 LEGALISE = (
@@ -135,7 +138,8 @@ def compile_network(
             progress("code", f"{kernel} for {layer_of[kernel]}")
 
         plan, code_file, code = machine_code.compiled(functions, plan, target, making)
-    return Compiled(plan, weights, code, code_file, kept)
+    features = sorted({feature for layer in layers for feature in layer.features})
+    return Compiled(plan, weights, code, code_file, kept, tuple(features))
 
 
 def lower_network(
@@ -159,7 +163,8 @@ def lower_network(
     module = with_float_weights(module)
     progress("kernels")
     halves = None if largest is None else _halves(model, target, largest)
-    module, layers = use_our_kernels(module, target, node_of, measured, halves)
+    weights = quantised_weights(model) if target.kind == "cpu" else {}
+    module, layers = use_our_kernels(module, target, node_of, measured, halves, weights)
     progress("legalise")
     module = tvm.transform.Sequential(list(LEGALISE))(module)
     progress("schedule")

@@ -98,7 +98,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         "tvm": tvm.__version__,
         "code_file": result.code_file,
         "kept": result.kept,
-        "target": machine_code.description(target).to_plain(),
+        "target": machine_code.description(target, result.features).to_plain(),
     }
     (folder / "description.json").write_text(json.dumps(description))
 

@@ -33,7 +33,7 @@ class Operand(NamedTuple):
 
 
 class EpilogueStep(NamedTuple):
-    """One operation, named as in `OPERATIONS`, of one or two operands."""
+    """One operation, named as in `OPERATIONS`, of one to three operands."""
 
     operation: str
     operands: tuple[Operand, ...]
@@ -92,6 +92,17 @@ def _tanh(target: Target, x: Expr) -> Expr:
     return two * _sigmoid(target, two * x) - broadcast(1.0, target.lanes)
 
 
+def _fused(a: Any, b: Any, c: Any) -> Any:
+    """A * b + c, rounded once: in float64 the product of two float32 numbers is exact."""
+    return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+
+
+def _multiply_add(target: Target, a: Expr, b: Expr, c: Expr) -> Expr:
+    if target.kind == "gpu":
+        return tirx.call_pure_extern(f"float32x{target.lanes}", "fma", a, b, c)
+    return tirx.call_llvm_pure_intrin(f"float32x{target.lanes}", "llvm.fma", a, b, c)
+
+
 OPERATIONS: dict[str, Operation] = {
     "add": Operation(np.add, lambda _, a, b: a + b),
     "subtract": Operation(np.subtract, lambda _, a, b: a - b),
@@ -102,6 +113,8 @@ OPERATIONS: dict[str, Operation] = {
     "exp": Operation(np.exp, _exp),
     "sigmoid": Operation(lambda x: 1 / (1 + np.exp(-x)), _sigmoid),
     "tanh": Operation(np.tanh, _tanh),
+    "multiply_add": Operation(_fused, _multiply_add),
+    "round": Operation(np.rint, lambda _, x: tirx.nearbyint(x)),
 }
 """The operations that an epilogue is made of. Relu, Clip, Elu, Swish … are a few steps each."""
 

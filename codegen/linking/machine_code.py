@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,18 @@ def shared_library(
         return library.read_bytes()
 
 
-def description(target: Target) -> bundle.BundleTarget:
-    """What a bundle says of the target that it was compiled for."""
+def description(target: Target, features: Sequence[str] = ()) -> bundle.BundleTarget:
+    """What a bundle says of the target that it was compiled for.
+
+    Args:
+        target: what was compiled for.
+        features: what a CPU must have beside the target's features.
+    """
     return bundle.BundleTarget(
         name=target.name,
         kind=target.kind,
         host=(target.host or this_host()) if target.kind == "cpu" else "",
-        cpu_features=target.cpu_features,
+        cpu_features=(*target.cpu_features, *features),
         extensions=target.extensions,
         description=str(tvm.target.Target(target.tvm)),
     )

@@ -15,6 +15,12 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from graphopt.codegen.importing.quantised_tensors import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Quantisation,
+    quantisation_of,
+)
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.epilogue import NOTHING, Epilogue, EpilogueStep, Floats, Operand
 
@@ -44,6 +50,28 @@ def _abs(operands: Sequence[Operand], _attrs: Any, following: int) -> list[Epilo
 def _silu(operands: Sequence[Operand], _attrs: Any, following: int) -> list[EpilogueStep]:
     gate = Operand("step", following)
     return [EpilogueStep("sigmoid", (operands[0],)), EpilogueStep("multiply", (operands[0], gate))]
+
+
+def scalar(value: float) -> Operand:
+    """A number as float32 holds it."""
+    return Operand("scalar", float(np.float32(value)))
+
+
+def quantise_steps(value: Operand, means: Quantisation, following: int) -> list[EpilogueStep]:
+    """A float to the number that its byte is: rounded half to even, bounded."""
+    return [
+        EpilogueStep("multiply_add", (value, scalar(1 / means.scale), scalar(means.zero))),
+        EpilogueStep("round", (Operand("step", following),)),
+        EpilogueStep("maximum", (Operand("step", following + 1), ZERO)),
+        EpilogueStep("minimum", (Operand("step", following + 2), scalar(255.0))),
+    ]
+
+
+def dequantise_step(value: Operand, means: Quantisation) -> EpilogueStep:
+    """The number that a byte is to what it stands for."""
+    scale = scalar(means.scale)
+    offset = np.float32(-means.zero) * np.float32(means.scale)
+    return EpilogueStep("multiply_add", (value, scale, scalar(float(offset))))
 
 
 ELEMENTWISE: Mapping[str, Callable[[Sequence[Operand], Any, int], list[EpilogueStep]]] = {
@@ -81,6 +109,8 @@ class FusedRegion:
         epilogue: the operations after the convolution.
         channels: the epilogue's vectors, (C,) each.
         tensors: variables of the result's shape that the epilogue reads.
+        quantised: what the last steps make bytes for, where the region ends with bytes, or with
+            what they stand for.
     """
 
     call: Expr
@@ -89,6 +119,21 @@ class FusedRegion:
     epilogue: Epilogue = NOTHING
     channels: list[Floats] = field(default_factory=list)
     tensors: list[Expr] = field(default_factory=list)
+    quantised: Quantisation | None = None
+
+    @property
+    def gives_bytes(self) -> bool:
+        """Whether the result is bytes, rather than what they stand for."""
+        return str(self.result.ty.dtype) != "float32"
+
+    @property
+    def before_quantising(self) -> tuple[EpilogueStep, ...]:
+        """The steps without the last ones, which make bytes, and floats of them again."""
+        steps = self.epilogue.steps
+        if self.quantised is None:
+            return steps
+        ending = len(quantise_steps(ZERO, self.quantised, 0)) + (not self.gives_bytes)
+        return steps[: len(steps) - ending]
 
 
 class _Growing:
@@ -100,6 +145,8 @@ class _Growing:
         self.channels: list[Floats] = []
         self.tensors: list[Expr] = []
         self.operand_of: dict[Expr, Operand] = {conv: Operand("step", -1)}
+        self.means: dict[Expr, Quantisation] = {}
+        """What bytes, and floats that were made of them, stand for."""
 
     def _operand(self, expr: Expr) -> Operand | None:
         if expr in self.operand_of:
@@ -121,8 +168,25 @@ class _Growing:
             return self.operand_of[expr]
         return None
 
+    def convert(self, variable: Expr, call: Expr) -> bool:
+        """Append a conversion to bytes or back; False, and nothing changed, if it is neither."""
+        value = self.operand_of.get(call.args[0])
+        if value is None or shape_of(variable) != self.shape:
+            return False
+        if means := quantisation_of(call, QUANTIZE):
+            self.steps += quantise_steps(value, means, len(self.steps))
+        elif means := quantisation_of(call, DEQUANTIZE):
+            self.steps.append(dequantise_step(value, means))
+        else:
+            return False
+        self.means[variable] = means
+        self.operand_of[variable] = Operand("step", len(self.steps) - 1)
+        return True
+
     def absorb(self, variable: Expr, call: Expr) -> bool:
         """Append one element-wise call; False, and nothing changed, if an operand does not fit."""
+        if call.op.name in (QUANTIZE, DEQUANTIZE):
+            return self.convert(variable, call)
         channels, tensors = len(self.channels), len(self.tensors)
         operands = [self._operand(argument) for argument in call.args]
         if shape_of(variable) != self.shape or any(operand is None for operand in operands):
@@ -142,6 +206,9 @@ def find_regions(bindings: Sequence[Any], outputs: Sequence[Expr]) -> list[Fused
     Args:
         bindings: Relax `VarBinding`s in execution order.
         outputs: the variables that the function returns.
+
+    A region goes on over conversions to bytes and back where its convolution reads what bytes stand
+    for: where it may become one of bytes.
     """
     place = {binding.var: i for i, binding in enumerate(bindings)}
     users: dict[Expr, list[Expr]] = {binding.var: [] for binding in bindings}
@@ -185,6 +252,14 @@ def _grow(
     members = [conv]
     best = FusedRegion(call, conv, [conv])
     refused: set[Expr] = set()
+    source = place.get(call.args[0])
+    of_bytes = source is not None and quantisation_of(bindings[source].value, DEQUANTIZE)
+
+    def may_join(user: Expr) -> bool:
+        value = bindings[place[user]].value
+        converts = getattr(value.op, "name", "") in (QUANTIZE, DEQUANTIZE)
+        return is_elementwise(value) or bool(of_bytes and converts and user not in outputs)
+
     while True:
         inside = set(members)
         leaving = [
@@ -198,6 +273,7 @@ def _grow(
                 Epilogue(tuple(growing.steps)),
                 list(growing.channels),
                 list(growing.tensors),
+                growing.means.get(members[-1]),
             )
         candidates = sorted(
             (
@@ -207,7 +283,7 @@ def _grow(
                 if user not in inside
                 and user not in refused
                 and user not in taken
-                and is_elementwise(bindings[place[user]].value)
+                and may_join(user)
             ),
             key=lambda v: place[v],
         )

@@ -17,6 +17,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resample
 from graphopt.codegen.kernels.conv import choice as kernel_choice
@@ -36,6 +37,7 @@ from graphopt.codegen.lowering.conv_calls import (
     weight_of,
 )
 from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
+from graphopt.codegen.lowering.lower_quantised import QuantisedLowering
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
 from graphopt.codegen.lowering.tensor_forms import Forms, TensorForms, may_be_halved
@@ -43,12 +45,15 @@ from graphopt.codegen.targets import Target
 
 
 class LoweredLayer(NamedTuple):
-    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds, the spec."""
+    """A call of one of our kernels: the function's name, the ONNX node, multiply-adds, the spec,
+    and what a CPU must have for it beside the target's features.
+    """
 
     kernel: str
     node: str
     macs: int
     spec: ConvSpec
+    features: tuple[str, ...] = ()
 
 
 def use_our_kernels(
@@ -57,6 +62,7 @@ def use_our_kernels(
     node_of: dict[str, str],
     measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     halves: Halves | None = None,
+    quantised: Mapping[str, QuantisedWeight] = MappingProxyType({}),
 ) -> tuple[tvm.IRModule, list[LoweredLayer]]:
     """Rewrite `main` of an imported network.
 
@@ -66,6 +72,7 @@ def use_our_kernels(
         node_of: variable name to ONNX node name.
         measured: which kernel is fastest, by `ConvSpec.key`, where that is known.
         halves: which tensors are stored in half precision; None: none.
+        quantised: weights that are bytes, by the ONNX node, where convolutions are to be of bytes.
 
     Returns:
         The new module, and the calls of our kernels in execution order.
@@ -73,7 +80,7 @@ def use_our_kernels(
     Raises:
         Unsupported: a batch size other than 1.
     """
-    return _Rewrite(module, target, node_of, measured, halves).run()
+    return _Rewrite(module, target, node_of, measured, halves, quantised).run()
 
 
 class _Rewrite:
@@ -84,6 +91,7 @@ class _Rewrite:
         node_of: dict[str, str],
         measured: Mapping[str, KernelChoice],
         halves: Halves | None,
+        quantised: Mapping[str, QuantisedWeight],
     ) -> None:
         self._module = module
         self._target = target
@@ -94,6 +102,8 @@ class _Rewrite:
         self._forms = TensorForms(self._builder, target.lanes)
         self._built: dict[ConvSpec, Expr] = {}
         self._layers: list[LoweredLayer] = []
+        self._weights = quantised
+        self._bytes: QuantisedLowering | None = None
 
     def run(self) -> tuple[tvm.IRModule, list[LoweredLayer]]:
         main = self._module["main"]
@@ -107,6 +117,10 @@ class _Rewrite:
             if (spec := spec_of(region)) is not None
         }
         absorbed = {member for region, _ in regions.values() for member in region.members}
+        if self._weights:
+            self._bytes = QuantisedLowering(
+                bindings, outputs, self._weights, self._target, self._builder, self._forms
+            )
         if self._halves:
             inner = [binding for binding in bindings if binding.var not in set(outputs)]
             own = [
@@ -134,6 +148,12 @@ class _Rewrite:
     def _convolution(self, region: FusedRegion, spec: ConvSpec) -> None:
         source = region.call.args[0]
         lanes = self._target.lanes
+        node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
+        if self._bytes is not None and (made := self._bytes.convolution(region, spec, node)):
+            function, features = made
+            layer = LoweredLayer(function.name_hint, node, spec.macs, spec, features)
+            self._layers.append(layer)
+            return
         if spec.groups > 1 and not spec.depthwise:
             x = self._forms.stored(source, spec.in_channels)
         elif self._forms.is_blocked(source):
@@ -150,7 +170,6 @@ class _Rewrite:
         choice = kernel_choice.choose(spec, self._target, self._measured)
         packed = choice.pack_weight(dense_weight, spec, self._target)
         index = choice.pack_index(dense_weight, spec, self._target)
-        node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
         weight = self._halves.weight(packed, node) if self._halves else packed
         tensors = [self._forms.stored(tensor, spec.out_runs) for tensor in region.tensors]
         operands = {
@@ -175,6 +194,8 @@ class _Rewrite:
         result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
         form = "half" if "y" in spec.half else "blocked"
         self._forms[region.result] = Forms(**{form: result}, runs=spec.out_runs)
+        if region.gives_bytes and self._bytes is not None:
+            self._forms[region.result] = self._bytes.result(region)
 
     def _kernel(self, spec: ConvSpec, choice: KernelChoice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
@@ -187,6 +208,8 @@ class _Rewrite:
 
     def _other(self, variable: Expr, value: Expr) -> Forms:
         """Emit a binding that belongs to no kernel of ours."""
+        if self._bytes is not None and (forms := self._bytes.other(variable, value)) is not None:
+            return forms
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         if name == "relax.call_dps_packed":
             return self._resample(value)

@@ -167,7 +167,7 @@ class _Planner:
         kernel = short(call.op.name_hint)
         layer, macs = kernel, 0
         if self._layers and self._layers[0].kernel == call.op.name_hint:
-            _, layer, macs, _ = self._layers.pop(0)
+            _, layer, macs, *_ = self._layers.pop(0)
         arguments = tuple(self._argument(argument) for argument in call.args)
         self._launches.append(Launch(kernel=kernel, arguments=arguments, layer=layer, macs=macs))
 

@@ -1,4 +1,4 @@
-"""The forms of tensors while a network is lowered: planar, channel-blocked, in half precision.
+"""The forms of tensors while a network is lowered: planar, blocked, in half precision, as bytes.
 
 A form is made when it is first asked for.
 """
@@ -17,6 +17,7 @@ from graphopt.codegen.lowering.blocked_layout import halve, pack_blocks, unpack_
 from graphopt.codegen.lowering.conv_calls import Expr, Runs
 from graphopt.codegen.lowering.fusion import ELEMENTWISE
 from graphopt.codegen.lowering.mixed_precision import Halves
+from graphopt.codegen.lowering.quantised import Bytes, dequantise_blocks, unpack_bytes
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Forms:
     blocked: Expr | None = None
     half: Expr | None = None
     """Blocked, as float16."""
+    bytes: Bytes | None = None
+    """Blocked, quantised."""
     runs: Runs = ()
     """Channels of `blocked` and `half`."""
 
@@ -60,6 +63,8 @@ class TensorForms:
         if isinstance(variable, tvm.ir.GenericConst):
             return variable
         forms = self._forms[variable]
+        if forms.planar is None and forms.bytes is not None and variable.ty.dtype != "float32":
+            forms.planar = self._unpacked(variable, forms.bytes)
         if forms.planar is None:
             forms.planar = self._builder.emit_te(
                 unpack_blocks,
@@ -74,6 +79,8 @@ class TensorForms:
         """The blocked form; with `runs`, of exactly those runs of channels."""
         forms = self._forms[variable]
         wanted = runs or forms.runs or (shape_of(variable)[1],)
+        if forms.bytes is not None and forms.blocked is None:
+            forms.blocked = self._as_floats(forms.bytes)
         if forms.runs == wanted and forms.half is not None and forms.blocked is None:
             # Not kept: a conversion of its own can become part of every kernel that asks for one.
             return self._builder.emit(relax.op.astype(forms.half, "float32"))
@@ -84,6 +91,23 @@ class TensorForms:
             )
             forms.runs, forms.half = wanted, None
         return forms.blocked
+
+    def _as_floats(self, made: Bytes) -> Expr:
+        """The blocked form of a tensor of bytes."""
+        return self._builder.emit_te(
+            lambda x: dequantise_blocks(x, made.runs, self._lanes, made.means),
+            made.expr,
+            primfunc_name_hint="dequantise",
+        )
+
+    def _unpacked(self, variable: Expr, made: Bytes) -> Expr:
+        """The planar form of a variable that is bytes itself."""
+        shape, signed = shape_of(variable), str(variable.ty.dtype) == "int8"
+        return self._builder.emit_te(
+            lambda x: unpack_bytes(x, shape, made.runs, signed=signed),
+            made.expr,
+            primfunc_name_hint="unpack",
+        )
 
     def stored(self, variable: Expr, runs: Runs | None = None) -> Expr:
         """The blocked form that our kernels read: half where that was chosen."""

@@ -34,6 +34,8 @@ class Target:
         images: kernels read their input as images, through the texture cache (gpu).
         extensions: OpenCL extensions without which the kernels cannot run.
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
+        dot: the instructions that add up products of bytes, one of `kernels.int8.dot.UNITS`.
+        tiles: the matrix unit, `amx_int8` or none.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Target:
     images: bool = False
     extensions: tuple[str, ...] = ()
     cpu_features: tuple[str, ...] = ()
+    dot: str = ""
+    tiles: str = ""
 
 
 def names() -> list[str]:

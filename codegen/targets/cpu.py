@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -70,7 +71,54 @@ def make() -> Target:
     if unit is VECTOR_UNITS["avx512"]:
         # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
         tvm["mattr"] = ["-prefer-256-bit"]
-    return describe(unit, tvm)
+    return with_integer_units(describe(unit, tvm), have)
+
+
+class IntegerUnit(NamedTuple):
+    """Instructions for 8-bit numbers.
+
+    Args:
+        features: what a CPU that has them calls them in /proc/cpuinfo.
+        lanes: sums in a vector.
+        dot: see `Target.dot`.
+        tiles: see `Target.tiles`.
+        attributes: what LLVM calls them.
+    """
+
+    features: frozenset[str]
+    lanes: int
+    dot: str
+    tiles: str = ""
+    attributes: tuple[str, ...] = ()
+
+
+INTEGER_UNITS = (
+    IntegerUnit(
+        frozenset(["avx512_vnni", "amx_tile", "amx_int8"]),
+        16,
+        "avx512_vnni",
+        "amx_int8",
+        ("+avx512vnni", "+amx-tile", "+amx-int8"),
+    ),
+    IntegerUnit(frozenset(["avx512_vnni"]), 16, "avx512_vnni", attributes=("+avx512vnni",)),
+    IntegerUnit(frozenset(["avx_vnni"]), 8, "avx_vnni", attributes=("+avxvnni",)),
+    IntegerUnit(frozenset(["avx2"]), 8, "avx2"),
+)
+"""The fastest first."""
+
+
+def with_integer_units(target: Target, have: AbstractSet[str]) -> Target:
+    """The same target, with the instructions for 8-bit numbers that a CPU of these features has."""
+    found = next(
+        (unit for unit in INTEGER_UNITS if unit.lanes == target.lanes and have >= unit.features),
+        None,
+    )
+    if found is None:
+        return target
+    attributes = [*target.tvm.get("mattr", []), *found.attributes]
+    return replace(
+        target, dot=found.dot, tiles=found.tiles, tvm={**target.tvm, "mattr": attributes}
+    )
 
 
 def on(host: str) -> Target:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,6 +34,24 @@ def cpu_features() -> set[str]:
     return set()
 
 
+TILES = "amx_tile"
+"""The feature whose registers Linux saves for processes that asked for them."""
+
+
+def permit_tiles() -> None:
+    """Ask Linux for the tile registers of AMX, for this process and the threads it will start.
+
+    Raises:
+        Unsupported: Linux refuses, or is older than 5.16.
+    """
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    if ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data):
+        raise Unsupported(
+            f"this system gives no use of the CPU's AMX: {os.strerror(ctypes.get_errno())}",
+            hint="compile with --cpu-features avx512_vnni",
+        )
+
+
 def this_host() -> str:
     """The machine that this is, as `--host` would call it."""
     return f"{platform.machine()}-linux-gnu"
@@ -43,6 +63,8 @@ class CpuRunner(BundleRunner):
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
         self._require_cpu(bundle)
+        if TILES in bundle.manifest.target.cpu_features:
+            permit_tiles()
         self._threads = CpuThreads(threads)
         module = tvm_ffi().load_module(str(bundle.path / "kernels.so"))
         weights = _aligned(bundle.manifest.files["weights.bin"].bytes)

@@ -16,13 +16,22 @@ from graphopt.codegen.targets import Target
 
 
 class RegisterTile:
-    """Sums of some blocks of filters times some pixels, in registers, starting at zero."""
+    """Sums of some blocks of filters times some pixels, in registers.
 
-    def __init__(self, target: Target, filters: int, pixels: int) -> None:
+    Args:
+        target: where they are.
+        filters: blocks of filters.
+        pixels: pixels.
+        start: the vector that each sum begins with; None: zeros.
+    """
+
+    def __init__(
+        self, target: Target, filters: int, pixels: int, start: Expr | None = None
+    ) -> None:
         self._sums = [[Accumulator(target) for _ in range(pixels)] for _ in range(filters)]
         self._target = target
         for accumulator in (a for block in self._sums for a in block):
-            accumulator.value = zeros(target)
+            accumulator.value = zeros(target) if start is None else start
 
     def add(self, pixel: int, weights: Sequence[Expr], value: Expr) -> None:
         """Add weights[f] * value to every block f of a pixel."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,9 +172,13 @@ class ConvSpec:
             channels: the epilogue's vectors.
             tensors: the epilogue's tensors, (1, filters, oh, ow).
         """
+        return self.epilogue.reference(self.sums(x, weight).astype(np.float32), channels, tensors)
+
+    def sums(self, x: NDArray[np.generic], weight: NDArray[np.generic]) -> NDArray[np.float64]:
+        """What the epilogue begins with, (1, filters, oh, ow); `x` and `weight` as there."""
         (top, left, bottom, right), (oh, ow) = self.pads, self.out_size
         image = x[0].astype(np.float64).reshape(self.groups, -1, *self.size)
-        filters = weight.reshape(self.groups, -1, *weight.shape[1:])
+        filters = weight.astype(np.float64).reshape(self.groups, -1, *weight.shape[1:])
         out = np.zeros((self.groups, filters.shape[1], oh, ow))
         # The larger picture of the two, pads included, in which every tap is at home.
         margins = ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0)))
@@ -197,16 +201,18 @@ class ConvSpec:
                 out += np.einsum("goc,gchw->gohw", tap, larger[..., rows, columns])
         if self.transposed:
             out = larger[..., top : top + oh, left : left + ow]
-        total = out.reshape(1, self.out_channels, oh, ow).astype(np.float32)
-        return self.epilogue.reference(total, channels, tensors)
+        return out.reshape(1, self.out_channels, oh, ow)
 
 
-def pack_channels(values: Floats, lanes: int, runs: Sequence[int] | None = None) -> Floats:
+Number = TypeVar("Number", bound=np.generic)
+
+
+def pack_channels(
+    values: NDArray[Number], lanes: int, runs: Sequence[int] | None = None
+) -> NDArray[Number]:
     """Spread axis 0 (channels) over blocks: (C, …) to (blocks, …, lanes), zeros in between."""
     runs = runs or (values.shape[0],)
-    packed: NDArray[np.float32] = np.zeros(
-        (blocks(runs, lanes) * lanes, *values.shape[1:]), np.float32
-    )
+    packed = np.zeros((blocks(runs, lanes) * lanes, *values.shape[1:]), values.dtype)
     read = write = 0
     for run in runs:
         packed[write : write + run] = values[read : read + run]

@@ -6,204 +6,43 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
 import tvm
-from numpy.typing import NDArray
+from kernel_cases import (
+    CASES,
+    DENSE,
+    DEPTHWISE,
+    EPILOGUES,
+    GROUPED,
+    POINTWISE,
+    SUM,
+    TRANSPOSED,
+    WINOGRAD,
+    Values,
+    blocked,
+    planar,
+    run_kernel,
+)
 
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv import conv_block_sparse
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.template import ConvSpec, pack_channels
-from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, EpilogueStep, Operand
+from graphopt.codegen.kernels.epilogue import OPERATIONS, Epilogue, EpilogueStep
 from graphopt.codegen.linking import machine_code
-from graphopt.codegen.linking.kernel_bundle import write_kernels
-from graphopt.codegen.lowering.memory_plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, Block, expand
 from graphopt.runtime import bundle
-from graphopt.runtime.open import open_bundle
-
-Values: TypeAlias = NDArray[np.float32]
-SUM = Operand("step", -1)
-BIAS = EpilogueStep("add", (SUM, Operand("channel", 0)))
-RELU = EpilogueStep("maximum", (Operand("step", 0), Operand("scalar", 0.0)))
-RESIDUAL = EpilogueStep("add", (Operand("step", 1), Operand("tensor", 0)))
-SWISH = (
-    BIAS,
-    EpilogueStep("sigmoid", (Operand("step", 0),)),
-    EpilogueStep("multiply", (Operand("step", 0), Operand("step", 1))),
-)
-
-DENSE = {
-    "3x3": ConvSpec((32,), 32, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
-    "channels that fill no block": ConvSpec((5,), 7, (6, 5), (3, 3), pads=(1, 1, 1, 1)),
-    "runs of channels": ConvSpec((3, 19, 16), 24, (8, 9), (3, 3), pads=(1, 1, 1, 1)),
-    "stride 2": ConvSpec((16,), 48, (15, 30), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "dilation 2": ConvSpec((16,), 16, (11, 27), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
-    "dilation past the picture": ConvSpec(
-        (8,), 8, (4, 3), (3, 3), pads=(4, 4, 4, 4), dilations=(4, 4)
-    ),
-    "7x7": ConvSpec((16,), 16, (10, 40), (7, 7), pads=(3, 3, 3, 3)),
-    "5x1, uneven strides": ConvSpec((16,), 16, (12, 31), (5, 1), (2, 3), pads=(2, 0, 2, 0)),
-    "uneven pads": ConvSpec((16,), 16, (7, 18), (3, 3), (2, 2), pads=(0, 2, 3, 1)),
-    "no pads": ConvSpec((16,), 16, (8, 33), (3, 3)),
-    "narrower than a tile": ConvSpec((16,), 32, (5, 1), (3, 3), pads=(1, 1, 1, 1)),
-    "planar": ConvSpec((3,), 24, (13, 29), (3, 3), (2, 2), (1, 1, 1, 1), planar=True),
-    "1x1, stride 2": ConvSpec((16,), 16, (9, 13), strides=(2, 2)),
-}
-WINOGRAD = {
-    "several tasks": ConvSpec((40,), 72, (50, 30), (3, 3), pads=(1, 1, 1, 1)),
-    "channels that fill no block": ConvSpec((5,), 7, (6, 5), (3, 3), pads=(1, 1, 1, 1)),
-    "runs of channels": ConvSpec((3, 19, 16), 24, (8, 9), (3, 3), pads=(1, 1, 1, 1)),
-    "dilation 2": ConvSpec((16,), 16, (11, 27), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
-    "dilation past the picture": ConvSpec(
-        (8,), 8, (4, 3), (3, 3), pads=(4, 4, 4, 4), dilations=(4, 4)
-    ),
-    "uneven pads": ConvSpec((16,), 16, (7, 18), (3, 3), pads=(0, 2, 3, 1)),
-    "no pads": ConvSpec((16,), 16, (8, 33), (3, 3)),
-    "smaller than a tile": ConvSpec((16,), 32, (2, 1), (3, 3), pads=(1, 1, 1, 1)),
-}
-POINTWISE = {
-    "1x1": ConvSpec((64,), 32, (9, 23)),
-    "1x1 of one pixel": ConvSpec((20,), 40, (1, 1)),
-    "1x1, runs of channels": ConvSpec((38, 19, 32), 64, (7, 11)),
-    "1x1, many filters": ConvSpec((16,), 208, (6, 6)),
-}
-DEPTHWISE = {
-    name: replace(spec, groups=spec.out_channels)
-    for name, spec in {
-        "depthwise 3x3": ConvSpec((32,), 32, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
-        "depthwise 5x5, stride 2": ConvSpec((20,), 20, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
-        "depthwise dilation 2": ConvSpec((16,), 16, (9, 9), (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
-        "depthwise 7x7": ConvSpec((16,), 16, (8, 30), (7, 7), pads=(3, 3, 3, 3)),
-        "depthwise, runs of channels": ConvSpec((6, 18), 24, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
-        "depthwise, uneven pads": ConvSpec((8,), 8, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
-    }.items()
-}
-GROUPED = {
-    name: replace(spec, groups=groups)
-    for name, groups, spec in [
-        ("groups of whole blocks", 2, ConvSpec((64,), 96, (5, 9), (3, 3), pads=(1, 1, 1, 1))),
-        ("groups that share blocks", 16, ConvSpec((64,), 64, (5, 9), (3, 3), pads=(1, 1, 1, 1))),
-        ("groups that fill no block", 3, ConvSpec((15,), 21, (5, 9), (3, 3), (2, 2))),
-        ("groups of one, two filters each", 32, ConvSpec((32,), 64, (5, 9), (3, 3))),
-        ("groups, 1x1", 2, ConvSpec((32,), 64, (5, 9))),
-    ]
-}
-TRANSPOSED = {
-    name: replace(spec, transposed=True)
-    for name, spec in {
-        "transposed 4x4, stride 2": ConvSpec((16,), 16, (9, 23), (4, 4), (2, 2), (1, 1, 1, 1)),
-        "transposed, runs of channels": ConvSpec((3, 19), 40, (6, 5), (3, 3), (2, 2), (1, 1, 1, 1)),
-        "transposed, uneven everything": ConvSpec((5,), 7, (6, 5), (5, 2), (3, 2), (2, 0, 1, 1)),
-        "transposed, output padding": ConvSpec((16,), 16, (4, 5), (3, 3), (2, 2), (1, 1, 0, -1)),
-        "transposed, stride 1": ConvSpec((16,), 16, (7, 20), (3, 3), (1, 1), (1, 1, 1, 1)),
-        "transposed, stride past the kernel": ConvSpec((16,), 16, (4, 5), (2, 1), (3, 4)),
-        "transposed, dilation 3": ConvSpec((8,), 8, (6, 7), (3, 3), (2, 2), dilations=(3, 3)),
-        "transposed, dilation 2": ConvSpec((8,), 8, (6, 7), (3, 3), (2, 2), dilations=(2, 2)),
-        "transposed, large pads": ConvSpec((8,), 8, (6, 7), (2, 2), (2, 2), (3, 3, 3, 3)),
-        "transposed depthwise": ConvSpec(
-            (20,), 20, (6, 9), (4, 4), (2, 2), (1, 1, 1, 1), groups=20
-        ),
-        "transposed depthwise, runs": ConvSpec((6, 18), 24, (5, 6), (3, 3), (2, 2), groups=24),
-        "transposed, groups": ConvSpec((32,), 64, (5, 6), (4, 4), (2, 2), (1, 1, 1, 1), groups=2),
-        "transposed, one pixel": ConvSpec((16,), 8, (1, 1), (7, 7)),
-    }.items()
-}
-EPILOGUES = {
-    "bias": Epilogue((BIAS,)),
-    "bias, relu, residual": Epilogue((BIAS, RELU, RESIDUAL)),
-    "swish": Epilogue(SWISH),
-    "two vectors and two tensors": Epilogue(
-        (
-            EpilogueStep("multiply", (SUM, Operand("channel", 0))),
-            EpilogueStep("add", (Operand("step", 0), Operand("channel", 1))),
-            EpilogueStep("multiply", (Operand("step", 1), Operand("tensor", 0))),
-            EpilogueStep("subtract", (Operand("tensor", 1), Operand("step", 2))),
-        )
-    ),
-    **{
-        name: Epilogue(
-            (EpilogueStep(name, (SUM,) if name in ("exp", "sigmoid", "tanh") else (SUM, c)),)
-        )
-        for name in OPERATIONS
-        for c in [Operand("scalar", 0.75)]
-    },
-}
-CASES = {
-    **DENSE,
-    **POINTWISE,
-    **DEPTHWISE,
-    **GROUPED,
-    **{
-        f"{name}, then {what}": replace(spec, epilogue=epilogue)
-        for what, epilogue in EPILOGUES.items()
-        for name, spec in [("3x3", DENSE["channels that fill no block"])]
-    },
-    **{
-        f"{name}, then bias, relu, residual": replace(
-            spec, epilogue=EPILOGUES["bias, relu, residual"]
-        )
-        for name, spec in {**DEPTHWISE, **POINTWISE, **TRANSPOSED}.items()
-    },
-}
 
 
 @pytest.fixture(params=["cpu", pytest.param("opencl", marks=pytest.mark.opencl)])
 def target(request: pytest.FixtureRequest) -> Target:
     return load_target(request.param)
-
-
-def run_kernel(
-    function: object,
-    operands: list[Array],
-    out: tuple[int, ...],
-    target: Target,
-    folder: Path,
-    dtype: str = "float32",
-) -> Array:
-    """One kernel as a network: the first operand is the input, the others are weights."""
-    x, *constants = operands
-    weights, offsets = pack_weights(constants)
-    tensors = (
-        bundle.Tensor(shape=x.shape, dtype=str(x.dtype), arena=None),
-        *(
-            bundle.Tensor(shape=c.shape, dtype=str(c.dtype), arena=-1, offset=offset)
-            for c, offset in zip(constants, offsets, strict=True)
-        ),
-        bundle.Tensor(shape=out, dtype=dtype, arena=0),
-    )
-    last = len(tensors) - 1
-    plan = bundle.Plan(
-        arenas=(int(np.prod(out)) * 4,),
-        tensors=tensors,
-        launches=(bundle.Launch(kernel="k", arguments=tuple(range(len(tensors))), layer=""),),
-        inputs={"x": 0},
-        outputs={"y": last},
-    )
-    write_kernels({"k": function}, plan, weights, target, folder / "bundle")
-    return open_bundle(folder / "bundle").run({"x": x})["y"]
-
-
-def blocked(values: Array, lanes: int, runs: tuple[int, ...]) -> Array:
-    """(1, C, H, W) to (1, blocks, H, W, lanes)."""
-    return pack_channels(values[0], lanes, runs)[None]
-
-
-def planar(values: Array, runs: tuple[int, ...]) -> np.ndarray:
-    """(1, blocks, H, W, lanes) to (1, C, H, W)."""
-    _, _, height, width, lanes = values.shape
-    channels = np.moveaxis(values[0], -1, 1).reshape(-1, height, width)
-    kept, first = [], 0
-    for run in runs:
-        kept.append(channels[first : first + run])
-        first += -(-run // lanes) * lanes
-    return np.concatenate(kept)[None]
 
 
 def random_weight(spec: ConvSpec) -> Values:

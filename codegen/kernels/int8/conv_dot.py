@@ -1,0 +1,241 @@
+"""Dense convolution of bytes by instructions that multiply four pairs and add them to a sum.
+
+As `conv_dense`: a register tile is some pixels of a row times some vectors of filters, and where
+taps fall outside the picture is known where the code is made. A step of the inner loop is a word,
+four channels of a pixel, which is broadcast and multiplied into the weights of as many filters as
+a vector has lanes. Blocks whose last channels are empty end with the words that are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
+from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
+from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
+from graphopt.codegen.kernels.int8.dot import DotUnit, unit_of
+from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
+from graphopt.codegen.targets import Target
+
+
+class Segment(NamedTuple):
+    """Blocks of the input that hold equally many words.
+
+    Args:
+        first: the first block.
+        blocks: how many.
+        words: words of a pixel in each.
+        start: steps of the kernel before it.
+    """
+
+    first: int
+    blocks: int
+    words: int
+    start: int
+
+
+def segments(spec: Int8Conv) -> list[Segment]:
+    """The input's blocks, those with equally many words together."""
+    lanes, taps = spec.x.lanes, spec.conv.kernel[0] * spec.conv.kernel[1]
+    words = [
+        -(-min(lanes, run - first) // WORD)
+        for run in spec.conv.in_channels
+        for first in range(0, run, lanes)
+    ]
+    found: list[Segment] = []
+    for block, count in enumerate(words):
+        if found and found[-1].words == count:
+            found[-1] = found[-1]._replace(blocks=found[-1].blocks + 1)
+        else:
+            start = found[-1].start + found[-1].blocks * taps * found[-1].words if found else 0
+            found.append(Segment(block, 1, count, start))
+    return found
+
+
+def steps(spec: Int8Conv) -> int:
+    """Words that a pixel of the output is made of."""
+    last = segments(spec)[-1]
+    return last.start + last.blocks * spec.conv.kernel[0] * spec.conv.kernel[1] * last.words
+
+
+def seen(spec: Int8Conv) -> Int8Conv:
+    """The same over one row of all pixels, where it is a 1x1 convolution."""
+    if not conv_1x1.is_product(spec.conv):
+        return spec
+    return replace(spec, conv=conv_1x1.one_row(spec.conv))
+
+
+def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
+    """The tiles that it can be computed by; none if it is depthwise."""
+    if spec.conv.depthwise or unit_of(target) is None:
+        return []
+    plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
+    return conv_dense.row_tiles(plain, target, plain.out_size[1])
+
+
+def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:
+    """An estimate of the time, in vector instructions of a 32-bit sum."""
+    row = seen(spec).conv
+    unit = unit_of(target)
+    each = unit.instructions if unit else 0
+    return (
+        steps(spec)
+        * each
+        * row.out_size[0]
+        * conv_dense.row_cost(row, target, tile, row.out_size[1])
+    )
+
+
+def pack_weight(weight: Integers, spec: Int8Conv, target: Target, tile: Tile) -> Integers:
+    """(O, I, kh, kw) to (O groups, steps, filters of a tile, lanes * 4)."""
+    unit = unit_of(target)
+    assert unit is not None  # there are no tiles without one
+    filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
+    inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
+    parts = []
+    for segment in segments(spec):
+        # (blocks, OB, kh, kw, lanes, channels)
+        here = inputs[segment.first : segment.first + segment.blocks, ..., : segment.words * WORD]
+        ib, ob, kh, kw, lanes, _ = here.shape
+        words = here.reshape(ib, ob // tile.filters, tile.filters, kh, kw, lanes, -1, WORD)
+        ordered = unit.pack(words.transpose(1, 0, 3, 4, 6, 2, 5, 7))
+        parts.append(ordered.reshape(ob // tile.filters, -1, tile.filters, lanes * WORD))
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
+def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
+    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    unit = unit_of(target)
+    assert unit is not None  # there are no tiles without one
+    groups = blocks((spec.conv.out_channels,), target.lanes) // tile.filters
+    shape = (groups, steps(spec), tile.filters, target.lanes * WORD)
+    product = conv_1x1.is_product(spec.conv)
+    with kernel("conv_int8") as get:
+        p = Int8Parameters(spec, target, (shape, "int8"), one_row=product)
+        _body(seen(spec), target, tile, p, unit, groups)
+    return get()
+
+
+def _body(
+    spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit, groups: int
+) -> None:
+    conv = spec.conv
+    sums = _Sums(spec, target, tile, p, unit)
+    if conv.size[0] == 1 and conv.kernel == (1, 1):
+        full, rest = divmod(conv.out_size[1], tile.pixels)
+        tile_bytes = tile.pixels * sum(conv.in_channels)
+        per_task = max(1, min(target.cache_bytes // tile_bytes, -(-full // 16)))
+        tasks = max(1, -(-full // per_task))
+        with grid(target, tasks, groups) as (task, group):
+            if full:
+                with T.serial(0, T.min(per_task, full - task * per_task)) as i:
+                    column = T.bind((task * per_task + i) * tile.pixels)
+                    sums.tile(group, 0, column, tile.pixels, inside=True)
+            if rest:
+                with T.If(task == tasks - 1), T.Then():
+                    sums.tile(group, 0, full * tile.pixels, rest, inside=True)
+        return
+    row_bytes = conv.strides[0] * conv.size[1] * sum(conv.in_channels)
+    rows = max(1, min(target.cache_bytes // row_bytes, -(-conv.out_size[0] // 8)))
+    tasks = -(-conv.out_size[0] // rows)
+    with (
+        grid(target, tasks, groups) as (task, group),
+        T.serial(0, T.min(rows, conv.out_size[0] - task * rows)) as r,
+    ):
+        row = T.bind(task * rows + r)
+
+        def compute(column: Expr, pixels: int, inside: bool) -> None:
+            sums.tile(group, row, column, pixels, inside=inside)
+
+        conv_dense.walk_row(conv, tile.pixels, compute)
+
+
+class _Sums:
+    """A register tile's sums, from the bias to the stored result."""
+
+    def __init__(
+        self, spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit
+    ) -> None:
+        self._spec, self._target, self._tile, self._p, self._unit = spec, target, tile, p, unit
+        self._words = p.words()
+        self._bytes = tirx.Ramp(0, 1, WORD * target.lanes)
+
+    def tile(self, group: Expr, row: Expr, column: Expr, pixels: int, *, inside: bool) -> None:
+        """Compute and store one tile; unless `inside`, its column is a number."""
+        conv, target, filters = self._spec.conv, self._target, self._tile.filters
+        dtype, lanes = f"int32x{target.lanes}", tirx.Ramp(0, 1, target.lanes)
+        sums = [[Variable(target, dtype) for _ in range(pixels)] for _ in range(filters)]
+        for f, block in enumerate(sums):
+            start = T.bind(self._p.start[group * filters + f, lanes])
+            for variable in block:
+                variable.value = start
+        first = T.bind(row * conv.strides[0] - conv.pads[0])
+        taps_down = (
+            conv_dense.rows_inside(conv, first) if self._spec.zero == 0 else (0, conv.kernel[0])
+        )
+        for segment in segments(self._spec):
+            with T.serial(0, segment.blocks) as block, T.serial(*taps_down) as ky:
+                self._taps(sums, group, segment, block, ky, first, column, inside=inside)
+        for pixel in range(pixels):
+            for f in range(filters):
+                total = as_float(sums[f][pixel].value, target)
+                self._p.store(total, group * filters + f, row, column + pixel)
+
+    def _taps(
+        self,
+        sums: list[list[Variable]],
+        group: Expr,
+        segment: Segment,
+        block: Expr,
+        ky: Expr,
+        first: Expr,
+        column: Expr,
+        *,
+        inside: bool,
+    ) -> None:
+        """Add the taps of a row of the kernel, for a block of channels."""
+        spec, conv, target = self._spec, self._spec.conv, self._target
+        (kh, kw), words = conv.kernel, segment.words
+        height, width = conv.size
+        in_row = T.bind(first + ky * conv.dilations[0])
+        row_inside: Expr = None
+        if spec.zero and (conv.pads[0] or conv.pads[2]):
+            row_inside = T.bind(tirx.all(in_row >= 0, in_row < height))
+        at_row = in_row if row_inside is None else T.bind(T.min(T.max(in_row, 0), height - 1))
+        per_pixel = spec.x.lanes // WORD
+        padding = tirx.IntImm("int32", _repeated(spec.zero))
+        with T.serial(0, words) as word:
+            for kx in range(kw):
+                step = segment.start + ((block * kh + ky) * kw + kx) * words + word
+                weights = [
+                    self._unit.weights(T.bind(self._p.weight[group, step, f, self._bytes]), target)
+                    for f in range(len(sums))
+                ]
+                for pixel in range(len(sums[0])):
+                    at = (column + pixel) * conv.strides[1] + kx * conv.dilations[1] - conv.pads[1]
+                    outside = not inside and not 0 <= at < width
+                    if outside and not spec.zero:
+                        continue
+                    if outside:
+                        value: Expr = padding
+                    else:
+                        place = ((segment.first + block) * height + at_row) * width + at
+                        value = self._words[place * per_pixel + word]
+                        if row_inside is not None:
+                            value = tirx.Select(row_inside, value, padding)
+                    wide = self._unit.words(T.bind(tirx.Broadcast(value, target.lanes)), target)
+                    for f, weight in enumerate(weights):
+                        total = sums[f][pixel]
+                        total.value = self._unit.dot(total.value, wide, weight, target)
+
+
+def _repeated(byte: int) -> int:
+    """A word of four equal bytes, as a signed number."""
+    return int(np.array([byte] * WORD, np.uint8).view(np.int32)[0])

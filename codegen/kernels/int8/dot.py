@@ -1,0 +1,114 @@
+"""Instructions that multiply unsigned bytes by signed ones, and add the products to 32-bit sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.emit import Expr
+from graphopt.codegen.kernels.int8.spec import Integers
+from graphopt.codegen.targets import Target
+
+
+@dataclass(frozen=True)
+class DotUnit:
+    """How a CPU adds up products of bytes.
+
+    A word is four bytes of a pixel. A vector of weights is four bytes a filter: what a word is
+    multiplied by.
+
+    Args:
+        features: what a CPU that can do it calls them in /proc/cpuinfo.
+        instructions: how many a word and a vector of filters take.
+        pack: weights (…, filters, 4) in the order in which `weights` reads them.
+        words: a word in every lane, as `dot` wants it: words, target.
+        weights: a vector's weights, as `dot` wants them: packed bytes, target.
+        dot: sums, words, weights, target -> sums.
+    """
+
+    features: tuple[str, ...]
+    instructions: float
+    pack: Callable[[Integers], Integers]
+    words: Callable[[Expr, Target], Sequence[Expr]]
+    weights: Callable[[Expr, Target], Sequence[Expr]]
+    dot: Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]
+
+
+def _vpdpbusd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
+    """Four products a lane in one instruction."""
+    # This LLVM wants the operands as vectors of bytes.
+    return tirx.call_llvm_pure_intrin(
+        f"int32x{target.lanes}",
+        f"llvm.x86.avx512.vpdpbusd.{32 * target.lanes}",
+        sums,
+        tirx.reinterpret(f"uint8x{4 * target.lanes}", words[0]),
+        weights[0],
+    )
+
+
+VNNI = DotUnit(
+    features=("avx512_vnni",),
+    instructions=1,
+    pack=lambda weights: weights,
+    words=lambda words, _: [words],
+    weights=lambda packed, _: [packed],
+    dot=_vpdpbusd,
+)
+
+
+def _in_pairs(weights: Integers) -> Integers:
+    """(…, filters, 4) to the first two of every filter, then the last two."""
+    pairs = weights.reshape(*weights.shape[:-1], 2, 2)
+    return np.ascontiguousarray(np.moveaxis(pairs, -2, -3)).reshape(weights.shape)
+
+
+def _wide_words(words: Expr, target: Target) -> Sequence[Expr]:
+    """Each byte as 16 bits: first the lower two, then the upper two."""
+
+    def every(number: int) -> Expr:
+        return tirx.Broadcast(tirx.IntImm("int32", number), target.lanes)
+
+    low = (words & every(0xFF)) | ((words & every(0xFF00)) << every(8))
+    upper = (words >> every(16)) & every(0xFFFF)
+    high = (upper & every(0xFF)) | ((upper & every(0xFF00)) << every(8))
+    return [T.bind(low), T.bind(high)]
+
+
+def _wide_weights(packed: Expr, target: Target) -> Sequence[Expr]:
+    """The two halves of `_in_pairs`, as 16 bits."""
+    count = 2 * target.lanes
+
+    def half(start: int) -> Expr:
+        part = tirx.Shuffle([packed], list(range(start, start + count)))
+        return T.bind(tirx.Cast(f"int16x{count}", part))
+
+    return [half(0), half(count)]
+
+
+def _pmaddwd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
+    """In 16 bits, two products a lane: `pmaddubsw` of bytes would saturate their sum."""
+    for pair, weight in zip(words, weights, strict=True):
+        sums = sums + tirx.call_llvm_pure_intrin(
+            f"int32x{target.lanes}",
+            "llvm.x86.avx2.pmadd.wd",
+            tirx.reinterpret(f"int16x{2 * target.lanes}", pair),
+            weight,
+        )
+    return sums
+
+
+UNITS = {
+    "avx512_vnni": VNNI,
+    "avx_vnni": replace(VNNI, features=("avx_vnni",)),
+    "avx2": DotUnit((), 4, _in_pairs, _wide_words, _wide_weights, _pmaddwd),
+}
+"""By the name that `Target.dot` has."""
+
+
+def unit_of(target: Target) -> DotUnit | None:
+    """The instructions of a target; None if there are none that kernels use."""
+    return UNITS.get(target.dot)

@@ -1,0 +1,116 @@
+"""A quantised convolution's parameters, and storing its sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.emit import Expr, Vectors, argument, view
+from graphopt.codegen.kernels.int8.spec import Int8Conv
+from graphopt.codegen.targets import Target
+
+WORD = 4
+"""Bytes that one instruction multiplies and adds up into a 32-bit sum."""
+
+
+class PixelVectors:
+    """A blocked buffer, read and written by vectors of a pixel's channels, numbered through.
+
+    Args:
+        buffer: (1, blocks, height, width, lanes).
+        lanes: numbers in a vector; divides the buffer's.
+    """
+
+    def __init__(self, buffer: Expr, lanes: int) -> None:
+        _, _, _, _, width = (int(extent) for extent in buffer.shape)
+        self._buffer, self._per_block = buffer, width // lanes
+        self._lanes = lanes
+
+    def _place(self, vector: Expr, row: Expr, column: Expr) -> list[Expr]:
+        block, part = tirx.floordiv(vector, self._per_block), tirx.floormod(vector, self._per_block)
+        return [0, block, row, column, tirx.Ramp(part * self._lanes, 1, self._lanes)]
+
+    def load(self, vector: Expr, row: Expr, column: Expr) -> Expr:
+        """A vector as float32."""
+        value = self._buffer[tuple(self._place(vector, row, column))]
+        if self._buffer.dtype == "float32":
+            return value
+        wide = tirx.Cast(f"int32x{self._lanes}", value)
+        return tirx.Cast(f"float32x{self._lanes}", wide)
+
+    def store(self, value: Expr, vector: Expr, row: Expr, column: Expr) -> None:
+        """Store a vector of float32; as bytes, of what are whole numbers from 0 to 255."""
+        if self._buffer.dtype != "float32":
+            whole = tirx.Cast(f"int32x{self._lanes}", value)
+            value = tirx.Cast(f"{self._buffer.dtype}x{self._lanes}", whole)
+        T.buffer_store(self._buffer, value, self._place(vector, row, column))
+
+
+class Int8Parameters:
+    """A quantised conv kernel's parameters in the order of every call: x, weight, start, channels,
+    tensors, y.
+
+    Args:
+        spec: the convolution.
+        target: where it will run.
+        weight: the packed weight's shape and type.
+        one_row: whether the kernel sees all pixels as one row, as a 1x1 convolution may.
+    """
+
+    def __init__(
+        self,
+        spec: Int8Conv,
+        target: Target,
+        weight: tuple[Sequence[int], str],
+        *,
+        one_row: bool = False,
+    ) -> None:
+        epilogue, lanes = spec.conv.epilogue, target.lanes
+        vectors = spec.vectors(lanes)
+        self._spec, self._target = spec, target
+
+        def seen(buffer: Expr) -> Expr:
+            _, count, height, width, block = (int(extent) for extent in buffer.shape)
+            return view(buffer, (1, count, 1, height * width, block)) if one_row else buffer
+
+        x = argument("x", spec.input_shape, spec.x.dtype)
+        self.weight = argument("weight", *weight)
+        """As the template packs it."""
+        self.start = argument("start", (vectors, lanes), "int32")
+        """What sums begin with: [vector, filter]."""
+        self._channels = [
+            Vectors(argument(f"channel{n}", (vectors, lanes)))
+            for n in range(epilogue.count("channel"))
+        ]
+        tensors = [
+            argument(f"tensor{n}", spec.output_shape(stored), stored.dtype)
+            for n, stored in enumerate(spec.tensors)
+        ]
+        y = argument("y", spec.output_shape(), spec.y.dtype)
+        self.x = seen(x)
+        """The input's bytes: [0, block, row, column, channel]."""
+        self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
+        self._y = PixelVectors(seen(y), lanes)
+
+    def words(self) -> Expr:
+        """The input as 32-bit numbers of four channels each: one index."""
+        count = math.prod(map(int, self.x.shape)) // WORD
+        return T.decl_buffer((count,), "int32", data=self.x.data, layout=None)
+
+    def store(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> None:
+        """Run the epilogue on one vector of float32 sums and store it."""
+        stored = self._spec.conv.epilogue.emit(
+            self._target,
+            total,
+            channel=lambda n: self._channels[n][(vector,)],
+            tensor=lambda n: self._tensors[n].load(vector, row, column),
+        )
+        self._y.store(stored, vector, row, column)
+
+
+def as_float(sums: Expr, target: Target) -> Expr:
+    """A vector of 32-bit sums as float32."""
+    return tirx.Cast(f"float32x{target.lanes}", sums)

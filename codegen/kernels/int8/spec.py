@@ -1,0 +1,131 @@
+"""A convolution of quantised numbers: its specification, its NumPy reference, how tensors lie.
+
+The input holds q = round(x / scale) + zero, the weight integers with a scale a filter. A kernel
+adds up (q - zero) * weight in 32 bits, exactly; its epilogue begins with those sums as float32. The
+arithmetic is that of Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", CVPR 2018.
+
+Quantised tensors are blocked as others are, with blocks as wide as their tensor asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.codegen.kernels.conv.template import ConvSpec, Number, blocks, pack_channels
+from graphopt.codegen.kernels.epilogue import Floats
+
+Integers = NDArray[np.integer]
+
+WIDTHS = (4, 16, 32, 64)
+"""Channels of a block of bytes: 4 are a number that instructions take at once, 64 a row of a matrix
+unit's tile."""
+
+
+def byte_lanes(channels: int) -> int:
+    """Channels of a block of a quantised tensor: the narrowest width that holds all, or 64."""
+    return next((width for width in WIDTHS if channels <= width), WIDTHS[-1])
+
+
+class Stored(NamedTuple):
+    """How a tensor lies in memory: numbers of a type, in blocks of so many channels."""
+
+    dtype: str
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Int8Conv:
+    """One convolution of quantised numbers, batch 1.
+
+    Args:
+        conv: what is convolved; its epilogue takes the sums as float32. Not grouped, unless
+            depthwise; neither transposed nor planar.
+        x: how the input lies; its type is uint8.
+        zero: the input's zero point, which padding is made of.
+        y: how the output lies: uint8, or float32.
+        tensors: how the epilogue's tensors lie.
+    """
+
+    conv: ConvSpec
+    x: Stored
+    zero: int
+    y: Stored
+    tensors: tuple[Stored, ...] = ()
+
+    def shape(self, stored: Stored, runs: Sequence[int], size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of a buffer of those runs of channels."""
+        return (1, blocks(runs, stored.lanes), *size, stored.lanes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The input buffer's shape."""
+        return self.shape(self.x, self.conv.in_channels, self.conv.size)
+
+    def output_shape(self, stored: Stored | None = None) -> tuple[int, ...]:
+        """The shape of the output's buffer, or of an epilogue's tensor."""
+        return self.shape(stored or self.y, self.conv.out_runs, self.conv.out_size)
+
+    @property
+    def key(self) -> str:
+        """A text that names all that decides which kernel is fastest."""
+        return f"int8 {self.conv.key} x={self.x.lanes} y={self.y.dtype}"
+
+    def reference(
+        self,
+        x: Integers,
+        weight: Integers,
+        start: Integers,
+        channels: Sequence[Floats] = (),
+        tensors: Sequence[Floats] = (),
+    ) -> Floats:
+        """The convolution in NumPy, exact up to the epilogue.
+
+        Args:
+            x: (1, C, H, W), quantised.
+            weight: (filters, C / groups, kh, kw).
+            start: what a filter's sum begins with, (filters,): the bias.
+            channels: the epilogue's vectors.
+            tensors: the epilogue's tensors, (1, filters, oh, ow), as they are stored.
+
+        Returns:
+            (1, filters, oh, ow), as it is stored.
+        """
+        sums = self.conv.sums(x.astype(np.float64) - self.zero, weight)
+        total = (sums + start.reshape(-1, 1, 1)).astype(np.float32)
+        result = self.conv.epilogue.reference(
+            total, channels, [tensor.astype(np.float32) for tensor in tensors]
+        )
+        stored: Floats = result.astype(self.y.dtype)
+        return stored
+
+    def packed(self, values: NDArray[Number], lanes: int) -> NDArray[Number]:
+        """Values of the output's channels, (C, …), as vectors of a kernel: (vectors, …, lanes)."""
+        width = self.y.lanes if len(self.conv.out_runs) > 1 else lanes
+        spread = pack_channels(values, width, self.conv.out_runs)
+        parts = spread.reshape(*spread.shape[:-1], width // lanes, lanes)
+        vectors = np.moveaxis(parts, -2, 1).reshape(-1, *spread.shape[1:-1], lanes)
+        return np.ascontiguousarray(vectors)
+
+    def vectors(self, lanes: int) -> int:
+        """Vectors of `lanes` that hold the output's channels."""
+        runs = self.conv.out_runs
+        width = self.y.lanes if len(runs) > 1 else lanes
+        return blocks(runs, width) * (width // lanes)
+
+
+def starting_sums(start: Integers, weight: Integers, spec: Int8Conv) -> Integers:
+    """What sums over q itself begin with, so that they end as those over q - zero: (filters,).
+
+    Args:
+        start: the bias, (filters,).
+        weight: (filters, C / groups, kh, kw).
+    """
+    every = weight.astype(np.int64).sum(axis=(1, 2, 3))
+    corrected: Integers = (start.astype(np.int64) - spec.zero * every).astype(np.int32)
+    return corrected

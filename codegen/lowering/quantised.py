@@ -1,0 +1,292 @@
+"""Quantised tensors: how they are made, changed in layout, and what a convolution of them asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from tvm import te, tirx
+
+from graphopt.codegen.importing.quantised_tensors import Quantisation
+from graphopt.codegen.importing.quantised_weights import QuantisedWeight
+from graphopt.codegen.importing.relax_shapes import Expr
+from graphopt.codegen.kernels.conv.template import ConvSpec, blocks
+from graphopt.codegen.kernels.epilogue import Epilogue, EpilogueStep, Floats, Operand
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, Stored, byte_lanes
+from graphopt.codegen.lowering.blocked_layout import unpack_blocks
+from graphopt.codegen.lowering.conv_calls import Runs
+from graphopt.codegen.lowering.fusion import (
+    FusedRegion,
+    dequantise_step,
+    quantise_steps,
+    scalar,
+)
+
+LARGEST_BIAS = 2**23
+"""Sums that begin with less than this are exact in every kernel."""
+SMALLEST_LANES = 16
+"""Channels of the narrowest blocks that kernels write."""
+
+
+class Bytes(NamedTuple):
+    """A tensor as bytes, blocked.
+
+    Args:
+        expr: (1, blocks, height, width, lanes), uint8.
+        lanes: channels of a block.
+        runs: runs of channels, each of which starts a block.
+        means: what the bytes stand for.
+    """
+
+    expr: Expr
+    lanes: int
+    runs: Runs
+    means: Quantisation
+
+
+@dataclass(frozen=True)
+class QuantisedRegion:
+    """A convolution of bytes with what it does besides.
+
+    Args:
+        spec: what a kernel must compute.
+        weight: (O, I of a group, kh, kw).
+        start: the bias as a whole number of steps of the sums, (O,).
+        channels: the epilogue's vectors, (O,) each.
+        y: what the result's bytes stand for; None: it is floats.
+    """
+
+    spec: Int8Conv
+    weight: Integers
+    start: Integers
+    channels: tuple[Floats, ...]
+    y: Quantisation | None
+
+
+def quantised_region(
+    conv: ConvSpec,
+    region: FusedRegion,
+    weight: QuantisedWeight,
+    x: Bytes,
+    tensors: Sequence[Bytes | Stored],
+    lanes: int,
+) -> QuantisedRegion | None:
+    """A region of floats over dequantised tensors, as a convolution of bytes.
+
+    Args:
+        conv: the convolution of floats; `in_channels` as the bytes lie.
+        region: what it does besides.
+        weight: as bytes.
+        x: its input as bytes.
+        tensors: its epilogue's tensors: as bytes, or how their floats lie.
+        lanes: floats in a vector.
+
+    Returns:
+        None where the bias is too large to be a whole number of steps.
+    """
+    scales = (weight.scales.astype(np.float64) * x.means.scale).astype(np.float32)
+    steps, channels, y = region.before_quantising, list(region.channels), region.quantised
+    start = np.zeros(conv.out_channels)
+    bias = _bias(steps)
+    if bias is not None:
+        start = np.rint(channels[bias] / np.maximum(scales.astype(np.float64), 1e-30))
+    if np.abs(start).max() >= LARGEST_BIAS or not np.all(scales > 0):
+        return None
+    width = x.lanes if conv.depthwise else max(SMALLEST_LANES, byte_lanes(conv.out_channels))
+    epilogue, vectors = _epilogue(steps, bias is not None, channels, scales, tensors, y)
+    stored = Stored("uint8", width) if y is not None else Stored("float32", lanes)
+    spec = Int8Conv(
+        replace(conv, epilogue=epilogue),
+        Stored("uint8", x.lanes),
+        x.means.zero,
+        stored,
+        tuple(Stored("uint8", t.lanes) if isinstance(t, Bytes) else t for t in tensors),
+    )
+    return QuantisedRegion(spec, weight.values, start.astype(np.int32), tuple(vectors), y)
+
+
+def _bias(steps: Sequence[EpilogueStep]) -> int | None:
+    """The vector that the first step adds to the sum, which no other step reads."""
+    total = Operand("step", -1)
+    if not steps or steps[0].operation != "add" or total not in steps[0].operands:
+        return None
+    if any(total in step.operands for step in steps[1:]):
+        return None
+    return next((int(o.value) for o in steps[0].operands if o.kind == "channel"), None)
+
+
+def _epilogue(
+    steps: Sequence[EpilogueStep],
+    biased: bool,
+    channels: list[Floats],
+    scales: Floats,
+    tensors: Sequence[Bytes | Stored],
+    y: Quantisation | None,
+) -> tuple[Epilogue, list[Floats]]:
+    """The steps after the whole numbers' sum, and their vectors.
+
+    Args:
+        steps: of the region of floats.
+        biased: whether the first of them is the bias, which the sum begins with.
+        scales: what a step of the sum is worth, (O,).
+    """
+    rest = steps[1:] if biased else steps
+    bounds = _bounds(rest, first=0 if biased else -1)
+    if y is not None and bounds is not None:
+        low, high = (_byte(bound, y) for bound in bounds)
+        return _requantised(low, high, y), [(scales / np.float32(y.scale)).astype(np.float32)]
+    made = [EpilogueStep("multiply", (Operand("step", -1), Operand("channel", len(channels))))]
+    as_floats: dict[int, Operand] = {}
+    for n, tensor in enumerate(tensors):
+        if isinstance(tensor, Bytes):
+            as_floats[n] = Operand("step", len(made))
+            made.append(dequantise_step(Operand("tensor", n), tensor.means))
+    offset = len(made) - (1 if biased else 0)
+
+    def moved(operand: Operand) -> Operand:
+        if operand.kind == "tensor":
+            return as_floats.get(int(operand.value), operand)
+        if operand.kind != "step":
+            return operand
+        begins = int(operand.value) == (0 if biased else -1)
+        return Operand("step", 0 if begins else int(operand.value) + offset)
+
+    made += [step._replace(operands=tuple(map(moved, step.operands))) for step in rest]
+    if y is not None:
+        last = Operand("step", len(made) - 1 if rest else 0)
+        made += quantise_steps(last, y, len(made))
+    return Epilogue(tuple(made)), [*channels, scales]
+
+
+def _requantised(low: float, high: float, y: Quantisation) -> Epilogue:
+    """Sums to bytes: the scales of sum and result are one vector."""
+    return Epilogue(
+        (
+            EpilogueStep(
+                "multiply_add", (Operand("step", -1), Operand("channel", 0), scalar(y.zero))
+            ),
+            EpilogueStep("round", (Operand("step", 0),)),
+            EpilogueStep("maximum", (Operand("step", 1), scalar(low))),
+            EpilogueStep("minimum", (Operand("step", 2), scalar(high))),
+        )
+    )
+
+
+def _bounds(steps: Sequence[EpilogueStep], first: int) -> tuple[float, float] | None:
+    """What steps bound the sum by, where they do no more than that.
+
+    Args:
+        first: the number of the step that `steps` begin after.
+    """
+    low, high = -np.inf, np.inf
+    for n, step in enumerate(steps):
+        value, bound = step.operands[0], step.operands[-1]
+        if value != Operand("step", first + n) or bound.kind != "scalar":
+            return None
+        if step.operation == "maximum":
+            low, high = max(low, bound.value), max(high, bound.value)
+        elif step.operation == "minimum":
+            low, high = min(low, bound.value), min(high, bound.value)
+        else:
+            return None
+    return low, high
+
+
+def _byte(bound: float, y: Quantisation) -> float:
+    """A bound as a byte of the result."""
+    return float(np.clip(np.rint(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero, 0, 255))
+
+
+# Kernels of TVM's that change how tensors lie
+
+
+def quantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Expr:
+    """Blocked floats to bytes in blocks of `lanes`."""
+
+    def value(*index: Expr) -> Expr:
+        return _quantised(_reblocked(x, runs, lanes)(*index), means)
+
+    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, value, name="quantise")
+
+
+def quantise_planar(x: Expr, lanes: int, means: Quantisation) -> Expr:
+    """(1, C, H, W) of floats to bytes in blocks of `lanes`."""
+    channels = int(x.shape[1])
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        channel = block * lanes + lane
+        here = x[n, tirx.min(channel, channels - 1), row, column]
+        return _quantised(here, means)
+
+    shape = (1, -(-channels // lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, value, name="quantise")
+
+
+def _quantised(value: Expr, means: Quantisation) -> Expr:
+    """A float as a byte: rounded half to even, as ONNX has it."""
+    steps = tirx.nearbyint(value / tirx.const(means.scale, "float32"))
+    whole = steps + tirx.const(float(means.zero), "float32")
+    bounded = tirx.min(tirx.max(whole, tirx.const(0.0, "float32")), tirx.const(255.0, "float32"))
+    return bounded.astype("int32").astype("uint8")
+
+
+def dequantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Expr:
+    """Blocked bytes to floats in blocks of `lanes`."""
+
+    def value(*index: Expr) -> Expr:
+        byte = _reblocked(x, runs, lanes)(*index).astype("int32")
+        whole = (byte - tirx.const(means.zero, "int32")).astype("float32")
+        return whole * tirx.const(means.scale, "float32")
+
+    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, value, name="dequantise")
+
+
+def unpack_bytes(x: Expr, shape: Sequence[int], runs: Runs, *, signed: bool) -> Expr:
+    """(1, blocks, H, W, lanes) to (1, C, H, W); `signed`: to int8, of bytes 128 higher."""
+    planar = unpack_blocks(x, shape, runs)
+    if not signed:
+        return planar
+
+    def value(*index: Expr) -> Expr:
+        return (planar(*index).astype("int32") - 128).astype("int8")
+
+    return te.compute(tuple(shape), value, name="signed")
+
+
+def reblock(x: Expr, runs: Runs, lanes: int) -> Expr:
+    """Bytes in blocks of another width."""
+    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, _reblocked(x, runs, lanes), name="reblock")
+
+
+def _reblocked(x: Expr, runs: Runs, lanes: int) -> Any:
+    """Read a blocked tensor as if its blocks had `lanes` channels.
+
+    Where a wider block has channels that the tensor's own blocks do not reach, the last are read
+    once more: they have no meaning.
+    """
+    width, count = int(x.shape[4]), int(x.shape[1])
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        source = inside = None
+        first = first_source = 0
+        for run in runs:
+            at = (block - first) * lanes + lane
+            this = (first_source + tirx.floordiv(at, width), tirx.floormod(at, width))
+            if source is None:
+                source, inside = this
+            else:
+                here = block >= first
+                source = tirx.if_then_else(here, this[0], source)
+                inside = tirx.if_then_else(here, this[1], inside)
+            first += blocks((run,), lanes)
+            first_source += blocks((run,), width)
+        if lanes > width:
+            source = tirx.min(source, count - 1)
+        return x[n, source, row, column, inside]
+
+    return value
