@@ -3,6 +3,8 @@
 
 #include <dlfcn.h>
 #include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -111,6 +113,19 @@ std::set<std::string> cpu_features() {
     return {};
 }
 #endif
+
+// Linux saves AMX's tile registers for processes that asked for them, and for the threads that they
+// start from then on (Documentation/arch/x86/xstate.rst). Only x86 has such a feature.
+void permit_tiles(const Bundle& bundle) {
+#if defined(__x86_64__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
+        throw Unsupported(bundle.path + " needs the CPU's AMX, of which this system gives no use");
+    }
+#else
+    (void)bundle;
+#endif
+}
 
 // A shared library of kernels.
 class Library {
@@ -235,6 +250,7 @@ private:
                 throw Unsupported(bundle.path + " was compiled for a CPU with " + feature +
                                   ", which this one lacks; compile it for this one");
             }
+            if (feature == "amx_tile") permit_tiles(bundle);
         }
         return bundle.library();
     }
