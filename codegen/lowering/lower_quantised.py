@@ -116,8 +116,8 @@ class QuantisedLowering:
             return None
         stored = [t or Stored("float32", lanes) for t in usable]
         found = quantised_region(spec, region, weight, source, stored, lanes)
-        choices = candidates(found.spec, self._target) if found else []
-        if found is None or not choices:
+        choices = candidates(found.spec, self._target)
+        if not choices:
             return None
         read = [
             t.expr if t else self._forms.blocked(variable)

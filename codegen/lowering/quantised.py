@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import te, tirx
 
 from graphopt.codegen.importing.quantised_tensors import Quantisation
@@ -24,8 +25,10 @@ from graphopt.codegen.lowering.fusion import (
     scalar,
 )
 
-LARGEST_BIAS = 2**23
-"""Sums that begin with less than this are exact in every kernel."""
+Doubles = NDArray[np.float64]
+
+LARGEST_BIAS, LARGEST_DEPTHWISE_BIAS = 2**30, 2**23
+"""What sums may begin with: half of what 32 bits hold; half of what float32 holds exactly."""
 SMALLEST_LANES = 16
 """Channels of the narrowest blocks that kernels write."""
 
@@ -72,7 +75,7 @@ def quantised_region(
     x: Bytes,
     tensors: Sequence[Bytes | Stored],
     lanes: int,
-) -> QuantisedRegion | None:
+) -> QuantisedRegion:
     """A region of floats over dequantised tensors, as a convolution of bytes.
 
     Args:
@@ -82,20 +85,16 @@ def quantised_region(
         x: its input as bytes.
         tensors: its epilogue's tensors: as bytes, or how their floats lie.
         lanes: floats in a vector.
-
-    Returns:
-        None where the bias is too large to be a whole number of steps.
     """
-    scales = (weight.scales.astype(np.float64) * x.means.scale).astype(np.float32)
     steps, channels, y = region.before_quantising, list(region.channels), region.quantised
-    start = np.zeros(conv.out_channels)
+    scales = weight.scales.astype(np.float64) * x.means.scale
     bias = _bias(steps)
-    if bias is not None:
-        start = np.rint(channels[bias] / np.maximum(scales.astype(np.float64), 1e-30))
-    if np.abs(start).max() >= LARGEST_BIAS or not np.all(scales > 0):
-        return None
+    added = np.zeros(conv.out_channels) if bias is None else channels[bias].astype(np.float64)
+    values, scales = _with_room(weight.values, scales, added, conv)
+    start = np.rint(added / scales).astype(np.int32)
     width = x.lanes if conv.depthwise else max(SMALLEST_LANES, byte_lanes(conv.out_channels))
-    epilogue, vectors = _epilogue(steps, bias is not None, channels, scales, tensors, y)
+    found = _epilogue(steps, bias is not None, channels, scales.astype(np.float32), tensors, y)
+    epilogue, vectors = found
     stored = Stored("uint8", width) if y is not None else Stored("float32", lanes)
     spec = Int8Conv(
         replace(conv, epilogue=epilogue),
@@ -104,7 +103,23 @@ def quantised_region(
         stored,
         tuple(Stored("uint8", t.lanes) if isinstance(t, Bytes) else t for t in tensors),
     )
-    return QuantisedRegion(spec, weight.values, start.astype(np.int32), tuple(vectors), y)
+    return QuantisedRegion(spec, values, start, tuple(vectors), y)
+
+
+def _with_room(
+    weight: Integers, scales: Doubles, bias: Doubles, conv: ConvSpec
+) -> tuple[Integers, Doubles]:
+    """Weights and scales of filters whose biases are whole numbers of steps that sums can hold.
+
+    Where a bias is too many steps, those of the filter are made larger: its weights are next to
+    nothing beside the bias.
+    """
+    largest = LARGEST_DEPTHWISE_BIAS if conv.depthwise else LARGEST_BIAS
+    wider = np.maximum(scales, np.abs(bias) / (largest - 1))
+    # A filter of zeros may come with a scale of zero.
+    wider = np.where(wider > 0, wider, 1.0)
+    fewer = (scales / wider).reshape(-1, 1, 1, 1)
+    return np.rint(weight * fewer).astype(np.int8), wider
 
 
 def _bias(steps: Sequence[EpilogueStep]) -> int | None:

@@ -1,0 +1,145 @@
+"""Quantised networks: which kernels they become, and that they compute what onnxruntime does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from graphopt.codegen.targets import load_target
+from graphopt.compiler.compile import compile_model
+from graphopt.compiler.options import CompileOptions
+from graphopt.ir.arrays import Array
+from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.open import open_bundle
+
+Proto = Callable[..., onnx.ModelProto]
+SIZE = (1, 3, 18, 21)
+
+
+def weights(*shape: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(sum(shape))
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
+
+
+FADING = np.array([1e-9, 0, *[1] * 14], np.float32).reshape(-1, 1, 1, 1)
+CONV = "Conv<pads=[1,1,1,1]>"
+NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int]] = {
+    "a residual": (
+        "float[1,20,18,21] y",
+        f"""a = {CONV}(x, w1, b)
+            r = Relu(a)
+            c = {CONV}(r, w2, b)
+            s = Relu(c)
+            t = Add(s, r)
+            y = {CONV}(t, w2)""",
+        {"w1": weights(20, 3, 3, 3), "w2": weights(20, 20, 3, 3), "b": weights(20)},
+        3,
+    ),
+    "a concatenation, read by a depthwise and a 1x1 convolution": (
+        "float[1,6,18,21] y",
+        f"""a = {CONV}(x, w1)
+            b = {CONV}(x, w2)
+            c = Concat<axis=1>(a, b)
+            d = Conv<pads=[1,1,1,1], group=24>(c, w3)
+            e = Relu(d)
+            y = Conv(e, w4)""",
+        {
+            "w1": weights(5, 3, 3, 3),
+            "w2": weights(19, 3, 3, 3),
+            "w3": weights(24, 1, 3, 3),
+            "w4": weights(6, 24, 1, 1),
+        },
+        4,
+    ),
+    "pooling, and a stride": (
+        "float[1,70,5,6] y",
+        f"""a = {CONV}(x, w1)
+            p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+            y = Conv<pads=[1,1,1,1], strides=[2,2]>(p, w2)""",
+        {"w1": weights(40, 3, 3, 3), "w2": weights(70, 40, 3, 3)},
+        2,
+    ),
+    "an activation of several operators": (
+        "float[1,16,18,21] y",
+        f"""a = {CONV}(x, w1, b)
+            e = Elu(a)
+            f = {CONV}(e, w2)
+            s = Sigmoid(f)
+            m = Mul(f, s)
+            y = {CONV}(m, w2)""",
+        {"w1": weights(16, 3, 3, 3), "w2": weights(16, 16, 3, 3), "b": weights(16)},
+        3,
+    ),
+    "filters whose weights are next to nothing beside their bias": (
+        "float[1,16,18,21] y",
+        f"""a = {CONV}(x, w1, b)
+            r = Relu(a)
+            y = Conv<pads=[1,1,1,1], group=16>(r, w2, b)""",
+        {
+            "w1": weights(16, 3, 3, 3) * FADING,
+            "w2": weights(16, 1, 3, 3) * FADING,
+            "b": weights(16),
+        },
+        2,
+    ),
+}
+
+
+class Random(CalibrationDataReader):
+    """Some random inputs."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        inputs = [rng.standard_normal(SIZE, dtype=np.float32) for _ in range(4)]
+        self._feeds: Iterator[dict[str, Array]] = iter([{"x": x} for x in inputs])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._feeds, None)
+
+
+def quantised(model: onnx.ModelProto, folder: Path, activations: QuantType) -> Path:
+    """The network as onnxruntime quantises it."""
+    source, path = folder / "float.onnx", folder / "quantised.onnx"
+    onnx.save(model, source)
+    quantize_static(
+        source,
+        path,
+        Random(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=activations is QuantType.QUInt8,
+        activation_type=activations,
+        weight_type=QuantType.QInt8,
+    )
+    return path
+
+
+@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8], ids=str)
+@pytest.mark.parametrize("case", NETWORKS)
+def test_convolutions_are_of_bytes(
+    case: str, activations: QuantType, proto: Proto, tmp_path: Path
+) -> None:
+    if not load_target("cpu").dot:
+        pytest.skip("this CPU has no instructions that kernels of bytes use")
+    outputs, body, constants, count = NETWORKS[case]
+    model = proto(f"float[{','.join(map(str, SIZE))}] x", outputs, body, **constants)
+    path = quantised(model, tmp_path, activations)
+    bundle = tmp_path / "n.graphopt"
+    compile_model(path, bundle, CompileOptions())
+    runner = open_bundle(bundle)
+    launched = [launch.kernel for launch in runner.bundle.plan.launches]
+    kernels = [kernel for kernel in launched if "photo" not in kernel]
+    assert sum(kernel.startswith("conv_int8") for kernel in kernels) == count, kernels
+    # Beside them, the input becomes bytes, the output floats, and bytes are moved once at most.
+    assert len(kernels) <= count + 3, kernels
+    x = {"x": np.random.default_rng(1).standard_normal(SIZE, dtype=np.float32)}
+    expected = OnnxRuntimeEngine(path.read_bytes()).run(x)["y"].astype(np.float32)
+    got = runner.run(x)["y"].astype(np.float32)
+    step = np.ptp(expected) / 255
+    assert np.mean(np.abs(got - expected) > 0.5 * step) < 0.03
+    assert np.abs(got - expected).max() < 4 * step
