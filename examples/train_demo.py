@@ -196,6 +196,13 @@ def as_onnx(net: PoseNet) -> onnx.ModelProto:
         elif node.op == "call_function":
             # A residual's sum bears its last summand's name, less the layer.
             known[node] = add("Add", inputs, inputs[1].rsplit(".", 2)[0])
+    return _as_model(nodes, constants)
+
+
+def _as_model(
+    nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A model of these nodes, from `image` to `heat` and `paf`; it says how it is to be read."""
     cells = [f"height/{STRIDE}", f"width/{STRIDE}"]
     graph = helper.make_graph(
         nodes,
@@ -213,7 +220,7 @@ def as_onnx(net: PoseNet) -> onnx.ModelProto:
         ir_version=8,
         producer_name="train_demo.py",
     )
-    helper.set_model_props(model, {METADATA_KEY: SPEC.model_dump_json(), "license": "Apache-2.0"})
+    helper.set_model_props(model, {METADATA_KEY: SPEC.to_json(), "license": "Apache-2.0"})
     onnx.checker.check_model(model, full_check=True)
     return model
 

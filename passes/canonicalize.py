@@ -37,6 +37,10 @@ class Canonicalize(Pass[Site]):
         compression); both ends of a no-op are outputs of the network, or input and output; equal
         initializers are read by an operator that may write into them; quantised operands have
         scales along several axes, or channels last.
+
+    Examples:
+        canonicalize
+            a = Identity(x) b = Relu(a) y = Relu(b)  ->  Relu
     """
 
     name: ClassVar[str] = "canonicalize"

@@ -67,6 +67,10 @@ class FoldBatchNorm(Pass[Site]):
         not constant, or not one for each channel; the normalization is in training mode; there is
         no convolution or Gemm on either side; a folded weight would overflow its element type, or a
         channel's weights would be so small that the type holds them with less than its precision.
+
+    Examples:
+        fold-batchnorm
+            a = Conv(x, first) y = BatchNormalization(a, scale, shift, mean, variance)  ->  Conv
     """
 
     name: ClassVar[str] = "fold-batchnorm"

@@ -54,6 +54,11 @@ class PackWeights(Pass[Weight]):
         No block is zero (values=float32). A weight is larger than float16 has numbers for. Weights
         of less than 1024 numbers, and those that are outputs, stay as they are. Opsets below 13
         lack an operator.
+
+    Examples:
+        prune-blocks, pack-weights
+            a = Conv(x, first) b = Conv(a, inner) y = Conv(b, last)
+            ->  Conv ExpandBlocks Conv Conv
     """
 
     name: ClassVar[str] = "pack-weights"

@@ -70,6 +70,11 @@ class PruneBlocks(PreparedPass[Site, Energies | None]):
         The convolution is the network's first, or its output reaches the network's without another
         one; it is grouped or depthwise; it reads or makes fewer than `narrow` channels; it is not
         two-dimensional; it has that many zero blocks already; the plan does not name it.
+
+    Examples:
+        prune-blocks{ratio=0.75}
+            a = Conv(x, first) b = Conv(a, inner) y = Conv(b, last)
+            ->  Conv Conv Conv: 216 of 288 blocks of 8x4 go
     """
 
     name: ClassVar[str] = "prune-blocks"

@@ -88,6 +88,11 @@ class PruneChannels(PreparedPass[Site, Products | None]):
         Split, Slice. The group has no dead channel and is narrower than `narrow`, or the plan names
         none of its convolutions. A multiple of `multiple` that is small enough would leave nothing,
         or all.
+
+    Examples:
+        prune-channels{ratio=0.5}
+            a = Conv(x, first) b = Relu(a) y = Conv(b, last)
+            ->  Conv Relu Conv: 16 of 32 channels go
     """
 
     name: ClassVar[str] = "prune-channels"

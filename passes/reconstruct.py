@@ -61,6 +61,11 @@ class Reconstruct(PreparedPass[Layer, Reconstruction]):
         another shape there; the fitted weights are not better on held-out photos. If all of them
         together leave the outputs no nearer to the original's, every layer gets its old weights
         back. Layers that still make what the original makes are no sites.
+
+    Examples:
+        prune-blocks, reconstruct
+            a = Conv(x, first) b = Conv(a, inner) y = Conv(b, last)
+            ->  Conv Conv Conv: error on held-out photos from
     """
 
     name: ClassVar[str] = "reconstruct"

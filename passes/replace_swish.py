@@ -76,6 +76,18 @@ class ReplaceSwish(PreparedPass[Site, Fits | None]):
         fitted form errs by more than `max_error`, which counts what the sites before it changed;
         the original has no such tensor; its rank is not known.
         gate=hardtanh: it is not Swish.
+
+    Examples:
+        replace-swish
+            s = Sigmoid(x) y = Mul(x, s)  ->  Add Clip Mul Mul
+        replace-swish{form=op}
+            s = Sigmoid(x) y = Mul(x, s)  ->  HardSwish
+        replace-swish{gate=hardtanh}
+            s = Sigmoid(x) y = Mul(x, s)  ->  Clip: Swish becomes hardtanh
+        replace-swish{activations=elu}
+            y = Elu(x)  ->  Mul Add Max Max: ELU becomes hard
+        replace-swish{gate=fitted}
+            a = Conv(x, maps) s = Sigmoid(a) y = Mul(a, s)  ->  Conv Mul Add Clip Mul
     """
 
     name: ClassVar[str] = "replace-swish"

@@ -99,9 +99,10 @@ class StackLargeConv(PreparedPass[Site, Facts]):
         photos it is the deviation of the output that is fitted, where a filter sees at most 2048
         values, and not that of the weights: images are smooth, and much of a kernel's difference
         does not show. `reconstruct` then fits the last convolution and all that follow.
-        padding=each also changes what is near the border. activation=between is what the literature
-        trains from scratch; the fitted weights are merely a start for training then. Dense sites
-        of 128 channels take half a minute to two minutes each, on one core.
+        padding=each also changes what is near the border. activation=between is another function,
+        which the literature trains from scratch: it needs training, and the fitted weights are
+        merely a start for that. Dense sites of 128 channels take half a minute to two minutes each,
+        on one core.
 
     Why:
         27 instead of 49 multiplications for each output, and kernels that fast algorithms exist for
@@ -113,10 +114,15 @@ class StackLargeConv(PreparedPass[Site, Facts]):
         channels, or is not predicted to be faster on the device that is given; it would leave more
         than `max_residual`; the kernel is not an odd square; it is dilated; weights are not
         constant, or `width` does not divide by the groups.
+
+    Examples:
+        stack-large-conv
+            y = Conv<pads=[3,3,3,3], group=3>(x, large)  ->  Conv Conv Conv: 7x7 becomes 3 3x3
+        stack-large-conv{activation=between}
+            a = Conv<group=3>(x, large) y = Relu(a)  ->  Conv Relu Conv Relu Conv Relu
     """
 
     name: ClassVar[str] = "stack-large-conv"
-    numerics: ClassVar[Numerics] = Numerics.APPROXIMATE
 
     activation: Literal["none", "between"] = option(
         "none", "what stands between the convolutions: nothing, or the activation that follows them"
@@ -133,6 +139,10 @@ class StackLargeConv(PreparedPass[Site, Facts]):
         "one row before each, which computes less",
     )
     seed: int = option(0, "of the random starts")
+
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics.RETRAIN if self.activation == "between" else Numerics.APPROXIMATE
 
     def prepare(self, graph: gs.Graph, context: Context) -> Facts:
         sites = [found for found in self._candidates(graph) if isinstance(found, Site)]

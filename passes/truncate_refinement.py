@@ -55,6 +55,11 @@ class TruncateRefinement(Pass[Cascade]):
     When it skips:
         The cascade has no more stages than are to be kept, or its stages do not correspond map by
         map.
+
+    Examples:
+        truncate-refinement{stages=1}
+            f = Conv(x, first) a = Conv(f, last) c = Concat<axis=1>(f, a) b = Conv(c, refine)
+            y = Relu(b)  ->  Conv Conv Relu: 2 stages become 1
     """
 
     name: ClassVar[str] = "truncate-refinement"

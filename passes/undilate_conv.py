@@ -101,7 +101,8 @@ class UndilateConv(PreparedPass[Site, Fastest | None]):
         over is reported for each site. In Lightweight OpenPose that is 0.22 to 0.29 of the kernel
         (0.08 with 192 channels between instead of 128), and AP on 100 photos of COCO falls from
         0.475 to 0.408. `reconstruct` then fits the last convolution and all that follow.
-        way=block is another function until it is fitted: let `reconstruct` and `distill` follow.
+        way=block is another function, and needs training: let `reconstruct` and `distill` follow.
+        way=fastest may take any of them; the report has what it took.
 
     Why:
         Fast algorithms for small kernels, Winograd's above all, are for dilation 1 only in the
@@ -118,6 +119,16 @@ class UndilateConv(PreparedPass[Site, Fastest | None]):
         or more pads than the kernel reaches. way=stacked: with its gaps, the kernel is no odd
         square; `width` does not divide by the groups; the stack would leave more than
         `max_residual`. way=block: it does not end such a block, or does not keep the size.
+
+    Examples:
+        undilate-conv
+            y = Conv<dilations=[2,2], pads=[2,2,2,2]>(x, first)
+            ->  Pad Reshape Transpose Reshape Conv Reshape Transpose Reshape Slice
+        undilate-conv{way=stacked}
+            y = Conv<dilations=[2,2], group=3>(x, small)  ->  Conv Conv: becomes 2 3x3
+        undilate-conv{way=block}
+            a = Conv(x, point) b = Conv<pads=[1,1,1,1]>(a, inner)
+            y = Conv<dilations=[2,2], pads=[2,2,2,2]>(b, inner)  ->  Conv Conv Conv: three 3x3
     """
 
     name: ClassVar[str] = "undilate-conv"
@@ -257,7 +268,7 @@ _NUMERICS: Mapping[str, Numerics] = {
     "polyphase": Numerics.EXACT,
     "stacked": Numerics.APPROXIMATE,
     "block": Numerics.RETRAIN,
-    "fastest": Numerics.APPROXIMATE,  # until `prepare` has chosen
+    "fastest": Numerics.RETRAIN,  # until `prepare` has chosen
 }
 _LOSSY: tuple[Way, ...] = ("stacked", "block")
 _EXACT_IS_WORTH = 0.5

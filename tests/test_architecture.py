@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -59,3 +60,45 @@ def test_a_page_without_its_tables_gets_them(house: ModuleType) -> None:
     assert "floor0 --> floor1" in drawn
     with pytest.raises(LookupError, match="no place for files"):
         house.drawn("\n".join(places[:2]))
+
+
+LONGEST_FILE = 350
+LONGEST_FUNCTION = 60
+"""Lines, without the docstring."""
+LONGER = {
+    "examples/train_demo.py": "one script that gives the demo network from nothing",
+}
+"""Files that may be longer, and why."""
+
+
+def test_files_and_functions_are_short() -> None:
+    """Tests may be as long as what they test asks for (CONTRIBUTING.md)."""
+    tops = ("graphopt", "passes", "codegen", "docs", "examples")
+    links = {ROOT / "graphopt" / top for top in tops}
+    files = [
+        file
+        for top in tops
+        for file in sorted((ROOT / top).rglob("*.py"))
+        if not links & set(file.parents)
+    ]
+    assert len(files) > 200
+    long = {}
+    for file in files:
+        name = file.relative_to(ROOT).as_posix()
+        text = file.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > LONGEST_FILE and name not in LONGER:
+            long[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (lines := length(node)) > LONGEST_FUNCTION:
+                long[f"{name}:{node.lineno} {node.name}"] = lines
+    assert not long
+
+
+def length(function: ast.FunctionDef) -> int:
+    """A function's lines, but for its decorators and docstring."""
+    assert function.end_lineno is not None
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None and first.end_lineno is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines

@@ -79,7 +79,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     target = load_target(job["target"], job["host"])
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
-    measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
+    measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
     pose, limits = job.get("pose"), job.get("limits")
     result = compile_network(
         _model(job),
@@ -87,18 +87,18 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         measured,
         job.get("largest"),
         progress,
-        pose=None if pose is None else PoseSpec.model_validate(pose),
+        pose=None if pose is None else PoseSpec.from_plain(pose),
         side=job.get("side", 0),
         limits=None if limits is None else DecodeOptions(**limits),
     )
-    (folder / "plan.json").write_text(result.plan.model_dump_json(), encoding="utf-8")
+    (folder / "plan.json").write_text(result.plan.to_json(), encoding="utf-8")
     (folder / "weights.bin").write_bytes(result.weights)
     (folder / result.code_file).write_bytes(result.code)
     description = {
         "tvm": tvm.__version__,
         "code_file": result.code_file,
         "kept": result.kept,
-        "target": machine_code.description(target).model_dump(),
+        "target": machine_code.description(target).to_plain(),
     }
     (folder / "description.json").write_text(json.dumps(description))
 
@@ -114,10 +114,10 @@ def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.targets import load_target
 
     target, library = load_target(job["target"], job["host"]), folder / "net.so"
-    measured = as_choices({k: Tuned.model_validate(t) for k, t in job["measured"].items()})
-    source = Model.model_validate(job["source"])
+    measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
+    source = Model.from_plain(job["source"])
     manifest = write_library(_model(job), target, source, library, job["host"], measured, progress)
-    (folder / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     progress("run")
     inputs = [[*np.load(folder / name).values()] for name in job["feeds"]]
     try:
@@ -142,7 +142,7 @@ def _remote(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     measured = measure(
         Path(job["library"]), job["host"], job["port"], job["rounds"], job["warmup_rounds"], tell
     )
-    (folder / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
+    (folder / "measured.json").write_text(measured.to_json(), encoding="utf-8")
 
 
 def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
@@ -151,7 +151,7 @@ def _tune(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.targets import load_target
 
     found = make_bundles(_model(job), load_target(job["target"]), folder, progress)
-    (folder / "candidates.json").write_text(json.dumps([c.model_dump(mode="json") for c in found]))
+    (folder / "candidates.json").write_text(json.dumps([c.to_plain() for c in found]))
 
 
 def _decoder(job: dict[str, Any], folder: Path, progress: Progress) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from graphopt.ir.records import Record
 from graphopt.runtime.bundle import Manifest
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RpcTiming(_Record):
+@dataclass(frozen=True)
+class RpcTiming(Record):
     """What the child process brings back."""
 
     manifest: Manifest
@@ -22,7 +19,8 @@ class RpcTiming(_Record):
     not_compared: str
 
 
-class Tuned(_Record):
+@dataclass(frozen=True)
+class Tuned(Record):
     """One way to compute a convolution, see `graphopt.codegen.kernels.conv.choice.KernelChoice`."""
 
     kernel: str
@@ -33,7 +31,8 @@ class Tuned(_Record):
     """Measured milliseconds."""
 
 
-class Candidates(_Record):
+@dataclass(frozen=True)
+class Candidates(Record):
     """Ways to compute one convolution, the one that is taken unmeasured first.
 
     Args:

@@ -103,7 +103,7 @@ def _loaded(remote: Any, library: Path) -> tuple[Any, Manifest]:
             hint="was it compiled with --format tvm, for that device?",
         ) from error
     try:
-        return loaded, Manifest.model_validate_json(text)
+        return loaded, Manifest.from_json(text)
     except ValidationError as error:
         raise InputError(
             f"{library} was written by another version of graphopt", hint="compile it again"

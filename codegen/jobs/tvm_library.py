@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -64,7 +65,6 @@ def write_library(
         Unsupported: an operator that neither our kernels nor TVM have; names the node.
     """
     device = machine_code.tvm_target(target, host)
-    place = {"host": host or this_host()}
     with device:
         module, layers, _ = lower_network(model, target, measured, progress=progress)
         progress("code")
@@ -73,7 +73,7 @@ def write_library(
             format=bundle.FORMAT,
             graphopt=__version__,
             tvm=tvm.__version__,
-            target=machine_code.description(target).model_copy(update=place),
+            target=replace(machine_code.description(target), host=host or this_host()),
             model=source,
             inputs=_shapes(model.graph.input, [parameter.ty for parameter in main.params]),
             outputs=_shapes(model.graph.output, main.ret_ty.fields),
@@ -81,7 +81,7 @@ def write_library(
             runs={},
             files={},
         )
-        text = relax.Function([], tvm.ir.StringImm(manifest.model_dump_json()))
+        text = relax.Function([], tvm.ir.StringImm(manifest.to_json()))
         module[MANIFEST] = text.with_attr("global_symbol", MANIFEST)
         module = tvm.transform.Sequential(list(MACHINE))(module)
         built = relax.build(module, device, relax_pipeline=None, tir_pipeline="s_tir")

@@ -39,5 +39,5 @@ def write_kernels(
         runs={},
         files={},
     )
-    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": weights, file: code}
+    files = {"plan.json": plan.to_json().encode(), "weights.bin": weights, file: code}
     bundle.write_bundle(path, manifest, files)

@@ -249,20 +249,20 @@ def with_launches(plan: Plan, functions: Mapping[str, DeviceFunction]) -> Plan:
         arguments = list(launch.arguments)
         for arena, buffer in enumerate(function.buffers, start=len(plan.arenas)):
             arguments.append(len(tensors))
-            tensors.append(buffer.model_copy(update={"arena": arena}))
+            tensors.append(replace(buffer, arena=arena))
             size = int(np.prod(buffer.shape)) * np.dtype(buffer.dtype).itemsize
             working[arena] = max(size, working.get(arena, 0))
         for i, call in enumerate(function.calls):
-            step = {
-                "kernel": call.kernel,
-                "arguments": tuple(arguments[a] for a in call.arguments),
-                "grid": call.grid,
-                "group": call.group,
-                "images": call.images,
-                "layer": "" if i else launch.layer,
-                "macs": 0 if i else launch.macs,
-            }
-            launches.append(launch.model_copy(update=step))
+            step = replace(
+                launch,
+                kernel=call.kernel,
+                arguments=tuple(arguments[a] for a in call.arguments),
+                grid=call.grid,
+                group=call.group,
+                images=call.images,
+                layer="" if i else launch.layer,
+                macs=0 if i else launch.macs,
+            )
+            launches.append(step)
     arenas = (*plan.arenas, *working.values())
-    update = {"arenas": arenas, "tensors": tuple(tensors), "launches": tuple(launches)}
-    return plan.model_copy(update=update)
+    return replace(plan, arenas=arenas, tensors=tuple(tensors), launches=tuple(launches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,7 @@ def with_decoder(
     known = {
         "thresholds": _THRESHOLDS,
         # The same memory, without the batch of one.
-        **{
-            n: tensor.model_copy(update={"shape": tensor.shape[1:]})
-            for n, tensor in outputs.items()
-        },
+        **{n: replace(tensor, shape=tensor.shape[1:]) for n, tensor in outputs.items()},
         **constants,
     }
     placed = Placed(kernels, known, "decode", arena=len(plan.arenas), first=len(plan.tensors))
@@ -135,7 +133,7 @@ def with_decoder(
         max_people=options.max_people,
         samples=options.samples,
     )
-    plan = placed.added_to(plan).model_copy(update={"decoder": decoder})
+    plan = replace(placed.added_to(plan), decoder=decoder)
     return plan, weights + data, kernels.functions
 
 
@@ -163,8 +161,9 @@ def write_decoder(
     spec = PoseSpec(
         preprocess=Preprocess(color="rgb", mean=(0, 0, 0), scale=(1, 1, 1)),
         skeleton=skeleton,
+        heat=maps["heat"],
+        paf=maps.get("paf"),
         stride=1,
-        **maps,
     )
     shapes = {name: (count, *size) for name, count in counts.items() if count}
     kernels = _kernels(spec, shapes, options or DecodeOptions(), target)
@@ -176,10 +175,9 @@ def write_decoder(
     }
     placed = Placed(kernels, known)
     outputs = _PEOPLE + _BETWEEN if "paf" in shapes else _MAXIMA
-    plan = placed.added_to(Plan()).model_copy(
-        update={
-            "inputs": {name: placed.index[name] for name in ("thresholds", *shapes)},
-            "outputs": {name: placed.index[name] for name in outputs},
-        }
+    plan = replace(
+        placed.added_to(Plan()),
+        inputs={name: placed.index[name] for name in ("thresholds", *shapes)},
+        outputs={name: placed.index[name] for name in outputs},
     )
     write_kernels(kernels.functions, plan, data, target, path)

@@ -1,16 +1,15 @@
 """Relax -> Relax: convolutions become calls of our kernels, activations become channel-blocked.
 
-Every 4-D tensor may exist planar, (1, C, H, W), or blocked, (1, blocks, H, W, lanes), or both; a
-form is made when it is first asked for. Operators that can work on blocked tensors (element-wise,
-pooling, resizing, concatenation) follow their inputs; whatever else there is gets planar tensors
+Every 4-D tensor may exist planar, (1, C, H, W), or blocked, (1, blocks, H, W, lanes), or both
+(`tensor_forms`). Operators that can work on blocked tensors (element-wise, pooling, resizing,
+concatenation) follow their inputs; whatever else there is gets planar tensors
 and stays with TVM. Our kernels may store blocked tensors in half precision; TVM's see float32.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -24,7 +23,6 @@ from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import punched
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
-from graphopt.codegen.lowering.blocked_layout import halve, pack_blocks, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import (
     Expr,
     Runs,
@@ -40,6 +38,7 @@ from graphopt.codegen.lowering.conv_calls import (
 from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
+from graphopt.codegen.lowering.tensor_forms import Forms, TensorForms, may_be_halved
 from graphopt.codegen.targets import Target
 
 
@@ -50,18 +49,6 @@ class LoweredLayer(NamedTuple):
     node: str
     macs: int
     spec: ConvSpec
-
-
-@dataclass
-class _Forms:
-    """The forms in which a tensor exists so far."""
-
-    planar: Expr | None = None
-    blocked: Expr | None = None
-    half: Expr | None = None
-    """Blocked, as float16."""
-    runs: Runs = ()
-    """Channels of `blocked` and `half`."""
 
 
 def use_our_kernels(
@@ -104,10 +91,9 @@ class _Rewrite:
         self._measured = measured
         self._halves = halves
         self._builder = relax.BlockBuilder()
-        self._forms: dict[Expr, _Forms] = {}
+        self._forms = TensorForms(self._builder, target.lanes)
         self._built: dict[ConvSpec, Expr] = {}
         self._layers: list[LoweredLayer] = []
-        self._to_halve: set[Expr] = set()
 
     def run(self) -> tuple[tvm.IRModule, list[LoweredLayer]]:
         main = self._module["main"]
@@ -122,15 +108,15 @@ class _Rewrite:
         }
         absorbed = {member for region, _ in regions.values() for member in region.members}
         if self._halves:
+            inner = [binding for binding in bindings if binding.var not in set(outputs)]
             own = [
-                binding.var
-                for binding in bindings
-                if binding.var in regions
-                or (binding.var not in absorbed and _may_be_halved(binding.value))
+                var
+                for var, value in ((binding.var, binding.value) for binding in inner)
+                if var in regions or (var not in absorbed and may_be_halved(value))
             ]
-            self._choose_halves([v for v in own if v not in set(outputs)], self._halves)
+            self._forms.choose_halves(own, self._node_of, self._halves)
         for parameter in main.params:
-            self._forms[parameter] = _Forms(planar=parameter)
+            self._forms[parameter] = Forms(planar=parameter)
         with self._builder.function("main", params=list(main.params)):
             with self._builder.dataflow():
                 for binding in bindings:
@@ -138,63 +124,10 @@ class _Rewrite:
                         self._convolution(*regions[binding.var])
                     elif binding.var not in absorbed:
                         self._forms[binding.var] = self._other(binding.var, binding.value)
-                planar = [self._planar(output) for output in outputs]
+                planar = [self._forms.planar(output) for output in outputs]
                 result = self._builder.emit_output(relax.Tuple(planar))
             self._builder.emit_func_output(result)
         return self._builder.get(), self._layers
-
-    # The forms of a tensor
-
-    def _planar(self, variable: Expr) -> Expr:
-        if isinstance(variable, tvm.ir.GenericConst):
-            return variable
-        forms = self._forms[variable]
-        if forms.planar is None:
-            forms.planar = self._builder.emit_te(
-                unpack_blocks,
-                self._blocked(variable),
-                shape_of(variable),
-                forms.runs,
-                primfunc_name_hint="unpack",
-            )
-        return forms.planar
-
-    def _blocked(self, variable: Expr, runs: Runs | None = None) -> Expr:
-        """The blocked form; with `runs`, of exactly those runs of channels."""
-        forms = self._forms[variable]
-        wanted = runs or forms.runs or (shape_of(variable)[1],)
-        if forms.runs == wanted and forms.half is not None and forms.blocked is None:
-            # Not kept: a conversion of its own can become part of every kernel that asks for one.
-            return self._builder.emit(relax.op.astype(forms.half, "float32"))
-        if forms.blocked is None or forms.runs != wanted:
-            planar = self._planar(variable)
-            forms.blocked = self._builder.emit_te(
-                pack_blocks, planar, wanted, self._target.lanes, primfunc_name_hint="pack"
-            )
-            forms.runs, forms.half = wanted, None
-        return forms.blocked
-
-    def _stored(self, variable: Expr, runs: Runs | None = None) -> Expr:
-        """The blocked form that our kernels read: half where that was chosen."""
-        forms = self._forms[variable]
-        if variable not in self._to_halve:
-            return self._blocked(variable, runs)
-        if forms.half is None or (runs or forms.runs) != forms.runs:
-            blocked = self._blocked(variable, runs)
-            forms.half = self._builder.emit_te(halve, blocked, primfunc_name_hint="halve")
-        return forms.half
-
-    def _choose_halves(self, variables: Sequence[Expr], halves: Halves) -> None:
-        """Choose the variables to be stored in half precision; note those that do not fit."""
-        for variable in variables:
-            activation = self._node_of.get(variable.name, ""), math.prod(shape_of(variable))
-            if halves.holds(*activation):
-                self._to_halve.add(variable)
-            elif reason := halves.refusal(*activation):
-                halves.kept.append(reason)
-
-    def _is_blocked(self, expr: Expr) -> bool:
-        return isinstance(expr, relax.Var) and bool(self._forms[expr].runs)
 
     # Convolutions
 
@@ -202,16 +135,16 @@ class _Rewrite:
         source = region.call.args[0]
         lanes = self._target.lanes
         if spec.groups > 1 and not spec.depthwise:
-            x = self._stored(source, spec.in_channels)
-        elif self._is_blocked(source):
+            x = self._forms.stored(source, spec.in_channels)
+        elif self._forms.is_blocked(source):
             spec = replace(spec, in_channels=self._forms[source].runs)
-            x = self._stored(source)
+            x = self._forms.stored(source)
         elif sum(spec.in_channels) < lanes and not (spec.depthwise or spec.transposed):
             # A photo's three channels would leave most of a block empty.
             spec = replace(spec, planar=True)
-            x = self._planar(source)
+            x = self._forms.planar(source)
         else:
-            x = self._stored(source)
+            x = self._forms.stored(source)
         dense_weight = weight_of(region.call)
         spec = punched(spec, dense_weight, self._target)
         choice = kernel_choice.choose(spec, self._target, self._measured)
@@ -219,7 +152,7 @@ class _Rewrite:
         index = choice.pack_index(dense_weight, spec, self._target)
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
         weight = self._halves.weight(packed, node) if self._halves else packed
-        tensors = [self._stored(tensor, spec.out_runs) for tensor in region.tensors]
+        tensors = [self._forms.stored(tensor, spec.out_runs) for tensor in region.tensors]
         operands = {
             "x": x,
             "weight": relax.const(weight),
@@ -231,7 +164,7 @@ class _Rewrite:
             **{f"tensor{n}": tensor for n, tensor in enumerate(tensors)},
         }
         half = {name for name, operand in operands.items() if operand.ty.dtype == "float16"}
-        if region.result in self._to_halve:
+        if region.result in self._forms.to_halve:
             half.add("y")
         spec = replace(spec, half=frozenset(half))
         # Dense kernels are the same whatever is zero.
@@ -241,7 +174,7 @@ class _Rewrite:
         out = relax.TensorType(spec.output_shape(lanes), spec.dtype("y"))
         result = self._builder.emit(relax.call_tir(function, [*operands.values()], out))
         form = "half" if "y" in spec.half else "blocked"
-        self._forms[region.result] = _Forms(**{form: result}, runs=spec.out_runs)
+        self._forms[region.result] = Forms(**{form: result}, runs=spec.out_runs)
 
     def _kernel(self, spec: ConvSpec, choice: KernelChoice) -> Expr:
         """The function that computes a convolution; equal convolutions share one."""
@@ -252,27 +185,31 @@ class _Rewrite:
 
     # Everything else
 
-    def _other(self, variable: Expr, value: Expr) -> _Forms:
+    def _other(self, variable: Expr, value: Expr) -> Forms:
         """Emit a binding that belongs to no kernel of ours."""
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         if name == "relax.call_dps_packed":
             return self._resample(value)
         if name == "relax.matmul" and self._target.kind == "cpu" and has_weight(value):
-            return _Forms(planar=self._product(value))
+            return Forms(planar=self._product(value))
         rule = _BLOCKED_RULES.get(name)
-        if rule and len(variable.ty.shape) == 4 and any(map(self._is_blocked, flat(value.args))):
+        if (
+            rule
+            and len(variable.ty.shape) == 4
+            and any(map(self._forms.is_blocked, flat(value.args)))
+        ):
             blocked = rule(self, value)
             if blocked is not None:
                 expr, runs = blocked
-                return _Forms(blocked=self._builder.emit(expr), runs=runs)
-        return _Forms(planar=self._builder.emit(self._with_planar_inputs(value)))
+                return Forms(blocked=self._builder.emit(expr), runs=runs)
+        return Forms(planar=self._builder.emit(self._with_planar_inputs(value)))
 
     def _with_planar_inputs(self, value: Expr) -> Expr:
         """The same expression over planar tensors, calling functions of the new module."""
 
         def visit(expr: Expr) -> Expr:
             if isinstance(expr, relax.Var) and expr in self._forms:
-                return self._planar(expr)
+                return self._forms.planar(expr)
             if isinstance(expr, relax.Tuple):
                 return relax.Tuple([visit(f) for f in expr.fields])
             if isinstance(expr, relax.TupleGetItem):
@@ -288,7 +225,7 @@ class _Rewrite:
 
     def _elementwise(self, call: Expr) -> tuple[Expr, Runs] | None:
         """Element-wise over blocked tensors; constants of one value a channel are blocked too."""
-        lead = next(a for a in call.args if self._is_blocked(a))
+        lead = next(a for a in call.args if self._forms.is_blocked(a))
         runs = self._forms[lead].runs
         channels = sum(runs)
         arguments = []
@@ -307,7 +244,7 @@ class _Rewrite:
                     packed[empty_lanes(runs, self._target.lanes)] = 1.0
                 arguments.append(relax.const(packed[None]))
             elif len(argument.ty.shape) == 4 and shape_of(argument)[:2] == (1, channels):
-                arguments.append(self._blocked(argument, runs))
+                arguments.append(self._forms.blocked(argument, runs))
             else:
                 return None
         return relax.Call(call.op, arguments, call.attrs, call.ty_args), runs
@@ -324,7 +261,7 @@ class _Rewrite:
                 tensors.append(relax.const(packed[None]))
                 runs.append(value.shape[1])
             else:
-                tensors.append(self._blocked(part))
+                tensors.append(self._forms.blocked(part))
                 runs += self._forms[part].runs
         return relax.op.concat(tensors, axis=1), tuple(runs)
 
@@ -345,7 +282,7 @@ class _Rewrite:
                     return None
                 begin[i], runs = found
                 end[i] = begin[i] + blocks(runs, lanes)
-        return relax.op.strided_slice(self._blocked(x), axes, begin, end, steps), runs
+        return relax.op.strided_slice(self._forms.blocked(x), axes, begin, end, steps), runs
 
     def _product(self, call: Expr) -> Expr:
         """A matrix product whose weight lies as a CPU reads it: by columns computed at once."""
@@ -355,21 +292,21 @@ class _Rewrite:
         packed = weight.reshape(inner, -1, width).swapaxes(0, 1)
         return self._builder.emit_te(
             as_1x1,
-            self._planar(call.args[0]),
+            self._forms.planar(call.args[0]),
             relax.const(np.ascontiguousarray(packed)),
             primfunc_name_hint="matmul",
         )
 
-    def _resample(self, call: Expr) -> _Forms:
+    def _resample(self, call: Expr) -> Forms:
         """What `resampling.resize` left, on the input as it lies."""
         x, *tables = call.args[1].fields
         axes = [int(axis) for axis in call.args[0].global_symbol.split(".")[2:]]
-        runs = self._forms[x].runs if self._is_blocked(x) and set(axes) <= {2, 3} else ()
-        source = self._blocked(x) if runs else self._planar(x)
+        runs = self._forms[x].runs if self._forms.is_blocked(x) and set(axes) <= {2, 3} else ()
+        source = self._forms.blocked(x) if runs else self._forms.planar(x)
         result = self._builder.emit_te(
             resample, source, axes, *tables, primfunc_name_hint="resample"
         )
-        return _Forms(blocked=result, runs=runs) if runs else _Forms(planar=result)
+        return Forms(blocked=result, runs=runs) if runs else Forms(planar=result)
 
     def _pool(self, call: Expr) -> tuple[Expr, Runs] | None:
         runs = self._forms[call.args[0]].runs
@@ -380,7 +317,7 @@ class _Rewrite:
         }[call.op.name]
         layout = f"NCHW{self._target.lanes}c"
         pooled = operator(
-            self._blocked(call.args[0]),
+            self._forms.blocked(call.args[0]),
             pool_size=list(a.pool_size),
             strides=list(a.strides),
             padding=list(a.padding),
@@ -395,13 +332,8 @@ class _Rewrite:
     def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
         if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
             return None
-        mean = self._builder.call_te(mean_of, self._stored(call.args[0]))
+        mean = self._builder.call_te(mean_of, self._forms.stored(call.args[0]))
         return mean, self._forms[call.args[0]].runs
-
-
-def _may_be_halved(value: Expr) -> bool:
-    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
-    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}
 
 
 _BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ class _Planner:
         }
         weights, offsets = pack_weights(list(self._constants.values()))
         for index, offset in zip(self._constants, offsets, strict=True):
-            placed = self._tensors[index].model_copy(update={"offset": offset})
+            placed = replace(self._tensors[index], offset=offset)
             self._tensors[index] = placed
         plan = Plan(
             arenas=tuple(self._arenas),

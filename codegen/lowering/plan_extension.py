@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,12 +76,12 @@ class Placed:
 
     def added_to(self, plan: Plan) -> Plan:
         """A plan with these tensors and launches besides its own."""
-        update = {
-            "arenas": (*plan.arenas, self.size) if self.size else plan.arenas,
-            "tensors": (*plan.tensors, *self.tensors),
-            "launches": (*plan.launches, *self.launches),
-        }
-        return plan.model_copy(update=update)
+        return replace(
+            plan,
+            arenas=(*plan.arenas, self.size) if self.size else plan.arenas,
+            tensors=(*plan.tensors, *self.tensors),
+            launches=(*plan.launches, *self.launches),
+        )
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         if name in self.index:

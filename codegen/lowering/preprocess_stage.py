@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from graphopt.codegen.kernels.pose import preprocess as photo
@@ -64,5 +65,5 @@ def with_preparation(
     )
     places = {name: placed.index[name] for name in _GIVEN}
     preparation = Preparation(**places, side=side, neighbours=neighbours)
-    plan = placed.added_to(plan).model_copy(update={"preparation": preparation})
+    plan = replace(placed.added_to(plan), preparation=preparation)
     return plan, weights + data, kernels.functions

@@ -15,6 +15,7 @@ from tvm import relax
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.lowering.blocked_layout import halve, pack_blocks, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import Expr, Runs
+from graphopt.codegen.lowering.fusion import ELEMENTWISE
 from graphopt.codegen.lowering.mixed_precision import Halves
 
 
@@ -108,3 +109,8 @@ class TensorForms:
     def is_blocked(self, expr: Expr) -> bool:
         """Whether a variable exists in blocks, so that what reads it can follow."""
         return isinstance(expr, relax.Var) and bool(self._forms[expr].runs)
+
+
+def may_be_halved(value: Expr) -> bool:
+    """Whether the conversion of an operator's result becomes part of the operator's kernel."""
+    return getattr(getattr(value, "op", None), "name", "") in {*ELEMENTWISE, "relax.concat"}

@@ -16,6 +16,7 @@ from graphopt.analysis.options import CompareOptions
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import is_photo
 from graphopt.ir.arrays import Array
+from graphopt.ir.records import Record
 from graphopt.pose.decode import Person, decode
 from graphopt.pose.images import expand, read_photo
 from graphopt.pose.open import open_engine
@@ -27,7 +28,7 @@ from graphopt.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
-class PoseChange:
+class PoseChange(Record):
     """What became of the people in some images; distances in pixels of the network's input."""
 
     images: int

@@ -9,13 +9,12 @@ Blocks of zeros count in all of them; how much is left without is said beside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from pydantic import BaseModel, ConfigDict
 
 from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.arrays import Dim
@@ -23,13 +22,14 @@ from graphopt.ir.block_structure import FINEST, density
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import is_standard, label
 from graphopt.ir.operators import Kind, operator_of
+from graphopt.ir.records import HIDDEN, Record
 from graphopt.ir.shape_inference import infer_shapes
 
 Shapes: TypeAlias = Mapping[str, tuple[Dim, ...] | None]
 
 
-@dataclass(frozen=True)
-class LayerCost:
+@dataclass(frozen=True, slots=True)
+class LayerCost(Record):
     """One node's cost."""
 
     name: str
@@ -49,45 +49,45 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A network's cost."""
+class Cost(Record):
+    """A network's cost. Its JSON form has the sums, and not the layers."""
 
-    layers: tuple[LayerCost, ...]
+    params: int
+    """Elements of floating-point constants."""
+    macs: int
+    """Multiply-accumulates of one run, over the layers whose shapes are known."""
+    kept_params: int
+    """`params` without those in blocks of zeros."""
+    kept_macs: int
+    """`macs` without those in blocks of zeros."""
+    bytes: int
+    """Bytes of all constants."""
+    nodes: int
+    layers: Annotated[tuple[LayerCost, ...], HIDDEN]
 
-    @property
-    def params(self) -> int:
-        """Elements of floating-point constants."""
-        return sum(layer.params for layer in self.layers)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one run, over the layers whose shapes are known."""
-        return sum(layer.macs or 0 for layer in self.layers)
-
-    @property
-    def kept_params(self) -> int:
-        """`params` without those in blocks of zeros."""
-        return round(sum(layer.params * layer.kept for layer in self.layers))
-
-    @property
-    def kept_macs(self) -> int:
-        """`macs` without those in blocks of zeros."""
-        return round(sum((layer.macs or 0) * layer.kept for layer in self.layers))
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all constants."""
-        return sum(layer.bytes for layer in self.layers)
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        return len(self.layers)
+    @classmethod
+    def of(cls, layers: Iterable[LayerCost]) -> Cost:
+        """The sums over layers."""
+        layers = tuple(layers)
+        return cls(
+            params=sum(layer.params for layer in layers),
+            macs=sum(layer.macs or 0 for layer in layers),
+            kept_params=round(sum(layer.params * layer.kept for layer in layers)),
+            kept_macs=round(sum((layer.macs or 0) * layer.kept for layer in layers)),
+            bytes=sum(layer.bytes for layer in layers),
+            nodes=len(layers),
+            layers=layers,
+        )
 
     @property
     def uncounted(self) -> int:
         """Layers whose MACs are missing from the sum."""
         return sum(layer.macs is None for layer in self.layers)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Parameters, multiply-adds and bytes as people read them."""
+        params = part_of_whole(self.kept_params, self.params)
+        return params, part_of_whole(self.kept_macs, self.macs), human(self.bytes)
 
 
 def cost_of(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Cost:
@@ -101,7 +101,7 @@ def cost_of(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int]] | None = 
     for name, tensor in graph.tensors().items():
         shapes.setdefault(name, None if tensor.shape is None else tuple(tensor.shape))
     counted: set[str] = set()
-    return Cost(tuple(_layer(node, shapes, counted) for node in graph.nodes))
+    return Cost.of(_layer(node, shapes, counted) for node in graph.nodes)
 
 
 def _layer(node: gs.Node, shapes: Shapes, counted: set[str]) -> LayerCost:
@@ -190,28 +190,3 @@ _WHOLE_MACS: Mapping[str, Callable[[gs.Node, Shapes], int | None]] = {
     "QLinearMatMul": _matmul_macs,
     "MatMulInteger": _matmul_macs,
 }
-
-
-class Totals(BaseModel):
-    """What a network costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    params: int
-    macs: int
-    kept_params: int
-    """Parameters outside blocks of zeros."""
-    kept_macs: int
-    """Multiply-adds with those parameters."""
-    bytes: int
-    nodes: int
-
-    @classmethod
-    def of(cls, cost: Cost) -> Totals:
-        """The sums of a cost."""
-        return cls.model_validate(cost, from_attributes=True)
-
-    def cells(self) -> tuple[str, str, str]:
-        """Parameters, multiply-adds and bytes as people read them."""
-        params = part_of_whole(self.kept_params, self.params)
-        return params, part_of_whole(self.kept_macs, self.macs), human(self.bytes)

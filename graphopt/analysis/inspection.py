@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
-from pydantic import BaseModel, ConfigDict, computed_field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphopt.analysis.cost import Totals, cost_of
+from graphopt.analysis.cost import Cost, LayerCost, cost_of
 from graphopt.analysis.latency.device import Device
 from graphopt.analysis.latency.predict import Bound, predict, total_ms
 from graphopt.display.numbers import human, named_sizes
@@ -21,31 +21,14 @@ from graphopt.ir.arrays import Dim
 from graphopt.ir.graph import static_shape
 from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.records import Record
 from graphopt.pose.detect import detect_pose_spec, usual_shapes
 from graphopt.runtime.sample_inputs import example_shapes_if_any
 
 
-class LayerEntry(BaseModel):
-    """One node. Spatial attributes are empty where the node is no convolution."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
-
-    name: str
-    op: str
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    group: int | None
-    output_shape: tuple[Dim, ...] | None
-    params: int
-    macs: int | None
-    bytes: int
-    kept: float
-    """The part of a convolution's weight in blocks that are not zero."""
-
-
-class PricedEntry(LayerEntry):
-    """One node, with its predicted time on a device."""
+@dataclass(frozen=True, slots=True)
+class PricedLayer(LayerCost):
+    """One node's cost, with its predicted time on a device."""
 
     ms: float
     """Milliseconds; 0 where another layer's kernel does this one too."""
@@ -53,10 +36,9 @@ class PricedEntry(LayerEntry):
     """What most of them go into."""
 
 
-class Prediction(BaseModel):
+@dataclass(frozen=True)
+class Prediction(Record):
     """How long a network will take on a device."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     description: str
@@ -65,10 +47,9 @@ class Prediction(BaseModel):
     ms: float
 
 
-class Inspection(BaseModel):
+@dataclass(frozen=True)
+class Inspection(Record):
     """A network's layers and totals."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     opset: int
@@ -78,9 +59,9 @@ class Inspection(BaseModel):
     outputs: Mapping[str, tuple[Dim, ...] | None]
     sizes: Mapping[str, tuple[int, ...]]
     """The input sizes that shapes and MACs are given at."""
-    totals: Totals
+    totals: Cost
     ops: Mapping[str, int]
-    layers: tuple[PricedEntry | LayerEntry, ...]
+    layers: tuple[PricedLayer | LayerCost, ...]
     """Priced, all of them, where there is a prediction."""
     latency: Prediction | None = None
 
@@ -123,34 +104,37 @@ class Inspection(BaseModel):
             yield from _profile_lines(self.latency)
 
 
-class Difference(BaseModel):
-    """A layer that two networks do not share: only in one, or with other attributes or cost."""
+@dataclass(frozen=True)
+class Difference(Record):
+    """A layer that two networks do not share: only in one, or with other attributes or cost.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its JSON form has the layers without times, priced or not.
+    """
 
     name: str
-    a: LayerEntry | None
-    b: LayerEntry | None
+    a: LayerCost | None
+    b: LayerCost | None
 
 
-class Comparison(BaseModel):
+@dataclass(frozen=True)
+class Comparison(Record):
     """Two networks side by side; layers are paired by name, and several of a name in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     a: Inspection
     b: Inspection
+    difference: tuple[Difference, ...]
+    """Layers that are not the same in both, in the order of the first, then of the second."""
 
-    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents
-    @property
-    def difference(self) -> tuple[Difference, ...]:
-        """Layers that are not the same in both, in the order of the first, then of the second."""
-        left, right = _named(self.a.layers), _named(self.b.layers)
-        return tuple(
+    @classmethod
+    def of(cls, a: Inspection, b: Inspection) -> Comparison:
+        """Two networks, and which layers differ."""
+        left, right = _named(a.layers), _named(b.layers)
+        different = (
             Difference(name=key[0], a=left.get(key), b=right.get(key))
             for key in dict.fromkeys((*left, *right))
             if left.get(key) != right.get(key)
         )
+        return cls(a, b, tuple(different))
 
     def __rich__(self) -> RenderableType:
         """Layers that differ, then operator counts and totals side by side."""
@@ -158,7 +142,7 @@ class Comparison(BaseModel):
         for entry in self.difference:
             layers.add(entry.name, _brief(entry.a), _brief(entry.b))
         sums = Grid({"": Kind.WORDS, **_pair(self, Kind.NUMBER)}, title="totals")
-        for name in Totals.model_fields:
+        for name in (one.name for one in fields(Cost) if one.name != "layers"):
             sums.add(name, *(human(getattr(one.totals, name)) for one in (self.a, self.b)))
         profile: list[Text] = []
         if self.a.latency and self.b.latency:
@@ -204,14 +188,12 @@ def _inspection(
     )
     sizes = dict(common) if fits else _shapes_of(graph)
     cost = cost_of(graph, sizes)
-    layers: list[PricedEntry | LayerEntry] = [
-        LayerEntry.model_validate(layer) for layer in cost.layers
-    ]
+    layers: Sequence[LayerCost] = cost.layers
     latency = None
     if device:
         times = predict(graph, device, sizes)
         layers = [
-            PricedEntry(**layer.model_dump(), ms=time.ms, bound=time.bound)
+            PricedLayer(**asdict(layer), ms=time.ms, bound=time.bound)
             for layer, time in zip(layers, times, strict=True)
         ]
         latency = Prediction(
@@ -228,7 +210,7 @@ def _inspection(
         inputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.inputs},
         outputs={t.name: None if t.shape is None else tuple(t.shape) for t in graph.outputs},
         sizes=sizes,
-        totals=Totals.of(cost),
+        totals=cost,
         ops=dict(Counter(layer.op for layer in cost.layers).most_common()),
         layers=tuple(layers),
         latency=latency,
@@ -246,7 +228,7 @@ def _shapes_of(graph: gs.Graph) -> dict[str, tuple[int, ...]]:
     return {name: tuple(e for e in shape if e is not None) for name, shape in usual.items()}
 
 
-def _named(layers: Iterable[LayerEntry]) -> dict[tuple[str, int], LayerEntry]:
+def _named(layers: Iterable[LayerCost]) -> dict[tuple[str, int], LayerCost]:
     seen: Counter[str] = Counter()
     named = {}
     for layer in layers:
@@ -272,7 +254,7 @@ def _pair(shown: Comparison, kind: Kind) -> dict[str, Kind]:
     return {first: kind, second if second != first else f"{second} again": kind}
 
 
-def _operator(layer: LayerEntry) -> str:
+def _operator(layer: LayerCost) -> str:
     """An operator with what is not usual about it: Conv 3x3 stride 2 groups 512."""
     words = [layer.op]
     if layer.kernel:
@@ -285,7 +267,7 @@ def _operator(layer: LayerEntry) -> str:
     return " ".join(words)
 
 
-def _brief(layer: LayerEntry | None) -> str:
+def _brief(layer: LayerCost | None) -> str:
     if layer is None:
         return "–"
     cost = f" {human(layer.params)} params" if layer.params else ""
@@ -294,8 +276,8 @@ def _brief(layer: LayerEntry | None) -> str:
     return f"{_operator(layer)} → {_by(layer.output_shape)}{cost}{time}"
 
 
-def _price(layer: LayerEntry) -> tuple[str, str]:
+def _price(layer: LayerCost) -> tuple[str, str]:
     """Milliseconds and bound, as the tables show them."""
-    if not isinstance(layer, PricedEntry) or not layer.ms:
+    if not isinstance(layer, PricedLayer) or not layer.ms:
         return "", ""
     return f"{layer.ms:.3f}", layer.bound or ""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
+from graphopt.ir.records import Record
 from graphopt.runtime.bundle import Place, Stage, read_bundle
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
 
-class PlacedStep(BaseModel):
+@dataclass(frozen=True)
+class PlacedStep(Record):
     """A kernel's launch, or a stage that has none.
 
     `layer` is the ONNX node, or the kernel's own name where it computes none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: Stage
     layer: str
@@ -30,10 +30,9 @@ class PlacedStep(BaseModel):
     runs_on: Place
 
 
-class DevicePlacement(BaseModel):
+@dataclass(frozen=True)
+class DevicePlacement(Record):
     """A bundle's steps in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: str
     target: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -15,17 +15,15 @@ from graphopt.bench.roofline import Peak
 from graphopt.bench.stage_timing import Budget
 from graphopt.display.numbers import named_sizes
 from graphopt.display.tables import Grid, Kind
+from graphopt.ir.records import Record
 from graphopt.runtime.runner import LayerTime
 
 SUSPICIOUS = 1e-3
 """A difference, relative to an output's range, that float32 rounding does not explain."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Timing(_Record):
+@dataclass(frozen=True)
+class Timing(Record):
     """Milliseconds for one run of the network: the median over rounds, and how far they spread."""
 
     median_ms: float
@@ -35,11 +33,12 @@ class Timing(_Record):
     @classmethod
     def of(cls, milliseconds: NDArray[np.float64]) -> Timing:
         """The summary of one time a round."""
-        low, middle, high = np.percentile(milliseconds, (10, 50, 90))
+        low, middle, high = np.percentile(milliseconds, (10, 50, 90)).tolist()
         return cls(median_ms=middle, p10_ms=low, p90_ms=high)
 
 
-class LayerTiming(_Record):
+@dataclass(frozen=True)
+class LayerTiming(Record):
     """One layer of graphopt's: what it does, how long it takes, how near that is to the peak."""
 
     layer: str
@@ -78,7 +77,8 @@ class LayerTiming(_Record):
         return tuple(layers)
 
 
-class BenchReport(_Record):
+@dataclass(frozen=True, kw_only=True)
+class BenchReport(Record):
     """What `graphopt bench` measured; its JSON form is stable."""
 
     engines: dict[str, Timing]

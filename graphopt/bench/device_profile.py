@@ -9,7 +9,7 @@ times. No layer of a real network is needed, or looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -226,12 +226,8 @@ def fit(pairs: Sequence[tuple[Work, float]], template: Device, command: str) -> 
 
     def device(values: Sequence[float], source: str) -> Device:
         *rates, bandwidth, launch = (Figure(value=v, source=source) for v in values)
-        return template.model_copy(
-            update={
-                "rates": dict(zip(kinds, rates, strict=True)),
-                "bandwidth": bandwidth,
-                "launch": launch,
-            }
+        return replace(
+            template, rates=dict(zip(kinds, rates, strict=True)), bandwidth=bandwidth, launch=launch
         )
 
     # The model's terms as arrays: operations for each kernel and rate, bytes, and times.

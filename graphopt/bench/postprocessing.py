@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 
 from graphopt.compiler.worker import run_worker
 from graphopt.display.tables import Grid, Kind
+from graphopt.ir.records import Record
 from graphopt.pose.baseline_decoders import by_centres, by_tags, draw_offsets, draw_tags
 from graphopt.pose.decode import Person, Poses, decode
 from graphopt.pose.decode_options import DecodeOptions
@@ -46,11 +46,8 @@ ENOUGH = 0.8
 _OPTIONS = DecodeOptions()
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Way(_Record):
+@dataclass(frozen=True)
+class Way(Record):
     """How one way did with each number of people."""
 
     ms: tuple[float, ...]
@@ -61,7 +58,8 @@ class Way(_Record):
     """Mean distance of their key points, in pixels of the maps."""
 
 
-class PostReport(_Record):
+@dataclass(frozen=True)
+class PostReport(Record):
     """The result of `bench --post-processing`."""
 
     people: tuple[int, ...]

@@ -24,7 +24,8 @@ def write_device(device: Device, path: Path) -> None:
 
 def _toml(device: Device) -> Iterator[str]:
     # JSON's strings and numbers are TOML's too.
-    plain = device.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    plain = device.to_plain(exclude_none=True)
+    del plain["name"]  # that of the file
     figures = {name: value for name, value in plain.items() if isinstance(value, dict)}
     rates = figures.pop("rates")
     for name, value in plain.items():

@@ -6,12 +6,12 @@ compiled as a network's kernels are (`codegen.jobs.roofline_kernels`) and timed 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import BaseModel, ConfigDict
-
 from graphopt.errors import GraphoptError
+from graphopt.ir.records import Record
 from graphopt.runtime import child_process as child
 from graphopt.runtime.open import open_bundle
 
@@ -19,10 +19,9 @@ RUNS = 100
 """How often each kernel runs; other programs only ever slow it down, so the fastest counts."""
 
 
-class Peak(BaseModel):
+@dataclass(frozen=True)
+class Peak(Record):
     """A machine's measured peak."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gflops: float
     """1e9 float32 operations a second, of which a multiply-add is two, in vectors as wide as the

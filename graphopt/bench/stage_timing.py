@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from graphopt.errors import InputError
+from graphopt.ir.records import Record
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
@@ -20,10 +21,9 @@ from graphopt.runtime.runner import BundleRunner
 STAGES = ("pre-processing", "network", "decoding", "drawing")
 
 
-class Budget(BaseModel):
+@dataclass(frozen=True)
+class Budget(Record):
     """Median milliseconds of each of `STAGES` for one photo, on the threads of the measurement."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     photo: str
     size: tuple[int, int]

@@ -16,8 +16,8 @@ from graphopt.commands.progress import shown
 class Result(Protocol):
     """What was measured; rich shows it as tables."""
 
-    def model_dump(self, *, mode: str, exclude_none: bool) -> dict[str, Any]:
-        """What its JSON form is made of."""
+    def to_plain(self, *, exclude_none: bool = False) -> Any:
+        """Its JSON form as dictionaries and lists."""
         ...
 
 
@@ -74,7 +74,7 @@ def bench(
         result = _here(model, options)
     # Of engines here, what was not measured has no key; of others, its value is null.
     here = isinstance(result, BenchReport)
-    if not shared.put_json(json, result.model_dump(mode="json", exclude_none=here)):
+    if not shared.put_json(json, result.to_plain(exclude_none=here)):
         console().print(result)
 
 

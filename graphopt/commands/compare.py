@@ -25,8 +25,6 @@ def compare(
 
     Both see the same inputs, prepared as A wants them; distances are in pixels of the input.
     """
-    from dataclasses import asdict
-
     from graphopt.analysis.compare import compare_files
     from graphopt.display.tables import say
 
@@ -37,6 +35,6 @@ def compare(
             options,
             progress=lambda done, total: tell(f"photos: {done} of {total}"),
         )
-    if not shared.put_json(json, asdict(change)):
+    if not shared.put_json(json, change.to_plain()):
         say(f"{change.images} photos: {change}")
         say(f"outputs differ by {change.error:.3f} of their deviation")

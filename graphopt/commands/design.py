@@ -49,7 +49,7 @@ def design(
             refinements=options.refinements,
             progress=tell,
         )
-    if not shared.put_json(json, result.model_dump(mode="json")):
+    if not shared.put_json(json, result.to_plain()):
         console().print(result)
     if output is not None:
         (row,) = (row for row in result.rows if row.depth == build)

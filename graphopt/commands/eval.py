@@ -23,8 +23,6 @@ def eval(
 
     --json writes AP, AP50, AP75, AR, images and seconds.
     """
-    from dataclasses import asdict
-
     from rich.console import Console
     from rich.progress import Progress
 
@@ -47,7 +45,7 @@ def eval(
             limit=options.limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    if shared.put_json(json, asdict(scores)):
+    if shared.put_json(json, scores.to_plain()):
         return
     say(
         f"AP {scores.AP:.3f}  AP50 {scores.AP50:.3f}  AP75 {scores.AP75:.3f}  AR {scores.AR:.3f}  "

@@ -24,11 +24,9 @@ def explain(
     json: shared.Json = None,
 ) -> None:
     """Say where a pass matches a network, where it does not, and why."""
-    from dataclasses import asdict
-
     from graphopt.display.tables import console
     from graphopt.optimizer.explain import explain as run
 
     found = run(model, chosen, options)
-    if not shared.put_json(json, asdict(found)):
+    if not shared.put_json(json, found.to_plain()):
         console().print(found)

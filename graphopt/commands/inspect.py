@@ -35,12 +35,12 @@ def inspect(
         from graphopt.analysis.placement import placement
 
         steps = placement(model)
-        if not shared.put_json(json, steps.model_dump(mode="json")):
+        if not shared.put_json(json, steps.to_plain()):
             console().print(steps)
         return
     paths = [model] if other is None else [model, other]
     profile = load_device(options.device) if options.device else None
     a, *b = inspect_models(paths, parse_input_shapes(options.input_shape), profile)
-    shown = Comparison(a=a, b=b[0]) if b else a
-    if not shared.put_json(json, shown.model_dump(mode="json")):
+    shown = Comparison.of(a, b[0]) if b else a
+    if not shared.put_json(json, shown.to_plain()):
         console().print(shown)

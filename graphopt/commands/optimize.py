@@ -53,7 +53,7 @@ def optimize(
             force=force,
             progress=tell,
         )
-    if shared.put_json(json, result.model_dump(mode="json")):
+    if shared.put_json(json, result.to_plain()):
         return
     first, then = result.verdict()
     say(first, style="bold")

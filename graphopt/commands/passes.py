@@ -19,8 +19,6 @@ passes_app = typer.Typer(
 @takes_options
 def list_passes(*, options: PassesOptions, json: shared.Json = None) -> None:
     """Every pass with its numerics and what it does, then the presets."""
-    from dataclasses import asdict
-
     from graphopt.display.tables import Grid, Kind, console, say
     from graphopt.optimizer.manual import catalogue
     from graphopt.optimizer.registry import find_passes
@@ -28,7 +26,7 @@ def list_passes(*, options: PassesOptions, json: shared.Json = None) -> None:
 
     found = find_passes(options.load)
     entries = catalogue(found.values())
-    broken = [asdict(problem) for problem in found.broken]
+    broken = [problem.to_plain() for problem in found.broken]
     value = {"passes": entries, "presets": dict(PRESETS), "broken": broken}
     if shared.put_json(json, value):
         return

@@ -43,7 +43,7 @@ def profile(
         ("bandwidth, GB/s", measured.device.bandwidth),
         ("launch, us", measured.device.launch),
     ]
-    if shared.put_json(json, measured.device.model_dump(mode="json")):
+    if shared.put_json(json, measured.device.to_plain()):
         return
     for name, figure in figures:
         say(f"{name:18} {figure.value:g}")

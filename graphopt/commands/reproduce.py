@@ -61,5 +61,5 @@ def reproduce(
                 What.fig3: lambda: parts.figure_3(profile, options.network, tell),
                 What.postprocessing: lambda: parts.post_processing(options.num_runs, tell),
             }[what]()
-    if not shared.put_json(json, result.model_dump(mode="json")):
+    if not shared.put_json(json, result.to_plain()):
         console().print(result)

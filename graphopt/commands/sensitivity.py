@@ -40,5 +40,5 @@ def sensitivity(
     if plot:
         with replacing(plot) as fresh:
             fresh.write_text(drawing(result), encoding="utf-8")
-    if not shared.put_json(json, result.model_dump(mode="json")):
+    if not shared.put_json(json, result.to_plain()):
         console().print(Shown(result))

@@ -36,11 +36,7 @@ def tune(
 
     with shown("reading the network") as tell:
         file, results = measure(model, output, options, progress=tell)
-    layers = [
-        {"layer": one.layer, "count": one.count}
-        | {"before": one.before.model_dump(), "after": one.after.model_dump()}
-        for one in results
-    ]
+    layers = [one.to_plain() for one in results]
     facts = {"output": str(file), "target": options.target, "layers": layers}
     if shared.put_json(json, facts):
         return

@@ -26,7 +26,7 @@ def list_networks(json: shared.Json = None) -> None:
     from graphopt.zoo.catalogue import catalogue
 
     entries = list(catalogue())
-    if shared.put_json(json, [entry.model_dump() for entry in entries]):
+    if shared.put_json(json, [entry.to_plain() for entry in entries]):
         return
     numbers = dict.fromkeys(("input", "params", "MACs"), Kind.NUMBER)
     words = dict.fromkeys(("counts", "source", "options"), Kind.WORDS)

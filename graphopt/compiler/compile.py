@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -136,7 +136,7 @@ def compile_model(
             comparison, said = _compared(engine, network.graph, inputs, options, failures)
             differs = comparison.difference
             remarks += said
-            manifest = manifest.model_copy(update={"comparison": comparison})
+            manifest = replace(manifest, comparison=comparison)
             if inputs.pictures and network.pose is not None:
                 outputs = [engine.run(feeds) for feeds in inputs.pictures]
                 told = check_people(network.graph, network.pose, inputs.pictures, outputs)
@@ -215,7 +215,7 @@ def _task(
         "half_arithmetic": options.fp16_arithmetic,
     }
     if network.pose is not None:
-        task |= {"pose": network.pose.model_dump(mode="json"), "side": options.max_photo}
+        task |= {"pose": network.pose.to_plain(), "side": options.max_photo}
         if options.post == "paf":
             limits = {"max_people": options.max_people, "max_peaks": options.max_peaks}
             task |= {"limits": limits}
@@ -247,15 +247,15 @@ def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOpti
         CheckFailed: it leaves something to a CPU and must not.
     """
     description = json.loads((work / "description.json").read_text())
-    plan = Plan.model_validate_json((work / "plan.json").read_bytes())
-    made_for = BundleTarget(**description["target"])
+    plan = Plan.from_json((work / "plan.json").read_bytes())
+    made_for = BundleTarget.from_plain(description["target"])
     runs = places(plan, made_for.kind, pose, options.post)
     if options.require_full_gpu:
         check_places(runs)
     names = ["plan.json", "weights.bin", description["code_file"]]
     files = {name: (work / name).read_bytes() for name in names}
     if pose is not None:
-        files["pose.json"] = pose.model_dump_json(indent=1).encode()
+        files["pose.json"] = pose.to_json(indent=1).encode()
     files["NOTICE"] = _notice(path, description["tvm"]).encode()
     manifest = Manifest(
         format=FORMAT,

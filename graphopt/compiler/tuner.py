@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.codegen.jobs.records import Candidates, Tuned
@@ -20,6 +20,7 @@ from graphopt.compiler.tuning_cache import Tuning, read_tuning, tuning_path, wri
 from graphopt.compiler.worker import run_worker
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
+from graphopt.ir.records import Record
 from graphopt.runtime.layer_times import layer_times
 from graphopt.runtime.opencl import device_name
 from graphopt.runtime.threads import usable_cores
@@ -29,7 +30,7 @@ WORTH = 0.97
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Record):
     """A convolution that was measured.
 
     Args:
@@ -81,8 +82,7 @@ def tune(
         save_model(graph, work / "model.onnx")
         run_worker(work, {"task": "tune", "target": target}, progress)
         candidates = [
-            Candidates.model_validate(one)
-            for one in json.loads((work / "candidates.json").read_text())
+            Candidates.from_plain(one) for one in json.loads((work / "candidates.json").read_text())
         ]
         fastest, results = measure(candidates, threads=threads, progress=progress)
     write_tuning(Tuning(target=target, device=device, layers={**known, **fastest}), file)
@@ -113,8 +113,7 @@ def measure(
         progress(f"timing convolution {number + 1} of {len(candidates)}, {one.layer}")
         times = layer_times(one.bundle, threads=threads, rounds=rounds)
         timed = [
-            choice.model_copy(update={"ms": time.ms})
-            for choice, time in zip(one.choices, times, strict=True)
+            replace(choice, ms=time.ms) for choice, time in zip(one.choices, times, strict=True)
         ]
         best = min(timed, key=lambda choice: choice.ms)
         chosen = best if best.ms < WORTH * timed[0].ms else timed[0]

@@ -8,26 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.files import replacing
+from graphopt.ir.records import Record, complaint
 from graphopt.runtime.opencl import device_name
 
 FORMAT = 1
 """Raised when a file made before means something else now."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tuning(_Record):
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Record):
     """A tuning file: the fastest way to compute each convolution that was measured."""
 
     format: int = FORMAT
@@ -50,13 +49,13 @@ def read_tuning(path: Path, target: str) -> Tuning:
         InputError: it is none, or one for another target or version; says which.
     """
     try:
-        tuning = Tuning.model_validate_json(path.read_bytes())
+        tuning = Tuning.from_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the tuning file {path}: {error.strerror}") from error
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InputError(
-            f"{path} is no tuning file: {where}: {error.errors()[0]['msg']}",
+            f"{path} is no tuning file: {where}: {complaint(error)}",
             hint="graphopt tune makes one; remove this",
         ) from error
     if tuning.format != FORMAT or tuning.target != target:
@@ -71,7 +70,7 @@ def read_tuning(path: Path, target: str) -> Tuning:
 def write_tuning(tuning: Tuning, path: Path) -> None:
     """Write a tuning file, whole or not at all."""
     with replacing(path) as fresh:
-        fresh.write_text(json.dumps(tuning.model_dump(mode="json"), indent=1) + "\n")
+        fresh.write_text(json.dumps(tuning.to_plain(), indent=1) + "\n")
 
 
 def find_tuning(choice: str, target: str) -> Tuning | None:
@@ -108,4 +107,4 @@ def tuning_for(options: CompileOptions) -> Tuning | None:
 
 def measured_kernels(tuning: Tuning | None) -> dict[str, Any]:
     """The kernels that were measured, by the convolution's key, for the compiler's process."""
-    return {key: one.model_dump() for key, one in tuning.layers.items()} if tuning else {}
+    return {key: one.to_plain() for key, one in tuning.layers.items()} if tuning else {}

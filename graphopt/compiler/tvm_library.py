@@ -94,11 +94,11 @@ def compile_library(
             "target": options.target,
             "host": options.host,
             "measured": measured_kernels(tuning),
-            "source": Model(path=str(path.resolve()), sha256=sha256_of(path)).model_dump(),
+            "source": Model(path=str(path.resolve()), sha256=sha256_of(path)).to_plain(),
             "feeds": names,
         }
         run_worker(work, task, progress)
-        manifest = Manifest.model_validate_json((work / "manifest.json").read_bytes())
+        manifest = Manifest.from_json((work / "manifest.json").read_bytes())
         progress("comparing with onnxruntime")
         why = work / "not_run.txt"
         differs: float | str

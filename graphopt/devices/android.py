@@ -11,7 +11,8 @@ from pathlib import Path
 
 from graphopt.codegen.linking.android_sdk import find_ndk, of_sdk
 from graphopt.errors import InputError, Unsupported
-from graphopt.runtime.bundle import Bundle, check_writable, read_bundle, sha256, whole_folder
+from graphopt.ir.files import check_writable, whole_folder
+from graphopt.runtime.bundle import Bundle, read_bundle, sha256
 
 ABI, HOST = "arm64-v8a", "aarch64-linux-android"
 """The phones that are built for, as Android and as `--host` calls them."""

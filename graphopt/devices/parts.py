@@ -23,21 +23,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds that a process which looks for something may take."""
-
-
 EVERY = "every command"
 """What a part is needed for without which nothing works."""
-
-
 CPU = "compile and tune for a CPU"
-
-
 RUN_CPU = "run, eval and bench with cpu bundles"
-
-
 RUN_OPENCL = "run, eval, bench and tune with opencl bundles"
-
-
 PHONE = "run and bench with --device adb"
 
 
@@ -255,6 +245,17 @@ def parts() -> tuple[Part, ...]:
         Part("Python", EVERY, _python, "make a virtual environment of another Python"),
         Part("graphopt", EVERY, partial(_child, START), "repair what is missing below"),
         *(Part(n, what, partial(_packages, n), _pip(n)) for n, what in required),
+        *_compilers(),
+        *_extras(),
+        *_rivals(),
+        *_for_phones(),
+        *_plug_ins(),
+    )
+
+
+def _compilers() -> tuple[Part, ...]:
+    """What compiles, and runs, bundles."""
+    return (
         Part(
             "TVM's runtime",
             RUN_CPU,
@@ -265,6 +266,12 @@ def parts() -> tuple[Part, ...]:
         Part("linker for phones", "compile --host", _cross_linker, _extra("android")),
         Part("pyopencl", RUN_OPENCL, partial(_packages, "pyopencl"), _extra("opencl")),
         Part("OpenCL device", RUN_OPENCL, _opencl, _extra("opencl")),
+    )
+
+
+def _extras() -> tuple[Part, ...]:
+    """What single options need."""
+    return (
         Part("pycocotools", "eval", partial(_packages, "pycocotools"), _extra("eval")),
         Part(
             "video",
@@ -273,6 +280,12 @@ def parts() -> tuple[Part, ...]:
             _extra("video"),
         ),
         Part("PyTorch", "optimize --distill", partial(_packages, "torch"), _extra("distill")),
+    )
+
+
+def _rivals() -> tuple[Part, ...]:
+    """Engines to be compared with."""
+    return (
         Part(
             "OpenVINO",
             "bench --vs openvino",
@@ -298,6 +311,12 @@ def parts() -> tuple[Part, ...]:
             partial(_packages, "tinygrad"),
             "pip install tinygrad 'pyopencl[pocl]'",
         ),
+    )
+
+
+def _for_phones() -> tuple[Part, ...]:
+    """What the device runner needs, and phones."""
+    return (
         Part("adb", PHONE, partial(_program, "adb"), "apt install adb"),
         Part("phone", PHONE, _phones, "plug one in, and allow USB debugging on it"),
         Part(
@@ -314,7 +333,6 @@ def parts() -> tuple[Part, ...]:
             'sdkmanager "ndk;27.2.12479018" && '
             "export ANDROID_NDK_HOME=$ANDROID_HOME/ndk/27.2.12479018",
         ),
-        *_plug_ins(),
     )
 
 

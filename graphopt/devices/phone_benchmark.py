@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.devices.phone import on_phone
 from graphopt.display.tables import Grid, Kind
+from graphopt.ir.records import Record
 from graphopt.pose.images import read_photo
 from graphopt.pose.preprocess import extents
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.synthetic_images import natural_photo
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PhoneLayer(_Record):
+@dataclass(frozen=True)
+class PhoneLayer(Record):
     """One layer on a phone."""
 
     stage: str
@@ -41,7 +39,8 @@ class PhoneLayer(_Record):
     """1e9 multiply-adds a second."""
 
 
-class PhoneReport(_Record):
+@dataclass(frozen=True)
+class PhoneReport(Record):
     """What `graphopt bench --device adb` measured; its JSON form is stable."""
 
     model: str

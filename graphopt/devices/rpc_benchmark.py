@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -21,6 +21,7 @@ from graphopt.codegen.jobs.records import RpcTiming
 from graphopt.compiler.worker import follow_worker
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import InputError, UsageError
+from graphopt.ir.records import Record
 
 PATIENCE: Mapping[str, int] = MappingProxyType(
     {"connect": 10, "upload": 300, "load": 60, "onnxruntime": 300, "run": 120, "round": 60}
@@ -29,11 +30,8 @@ PATIENCE: Mapping[str, int] = MappingProxyType(
 says nothing."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RemoteReport(_Record):
+@dataclass(frozen=True)
+class RemoteReport(Record):
     """What was measured; keys mean what they mean in `graphopt.bench.bench_report.BenchReport`."""
 
     engines: dict[str, Timing]
@@ -111,12 +109,12 @@ def bench_library(
                 f"no result from {server}, in phase {failure}",
                 hint="is it a TVM server of version 0.27, still running and free for others?",
             )
-        measured = RpcTiming.model_validate_json((work / "measured.json").read_bytes())
-    compared = measured.difference is not None
+        measured = RpcTiming.from_json((work / "measured.json").read_bytes())
+    off = measured.difference
     return RemoteReport(
         engines={"graphopt": Timing.of(np.array(measured.ms))},
-        difference={"graphopt": measured.difference} if compared else {},
-        unavailable={} if compared else {"onnxruntime": measured.not_compared},
+        difference={} if off is None else {"graphopt": off},
+        unavailable={"onnxruntime": measured.not_compared} if off is None else {},
         rounds=rounds,
         model=str(library),
         input=measured.manifest.inputs,

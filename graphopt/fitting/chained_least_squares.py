@@ -8,7 +8,7 @@ convolution sees, as in Kronecker-factored curvature (Martens and Grosse, ICML 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from graphopt.fitting.layerwise_runner import make_session
 from graphopt.fitting.patch_sampling import Sample
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
+from graphopt.ir.graph import only_consumer
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Floats = NDArray[np.float32]
@@ -135,3 +136,17 @@ class Through:
 def unpacked(solution: Doubles, spec: Convolution) -> tuple[Doubles, Doubles]:
     """[group, K+1, filters] as a convolution's weight and bias."""
     return solution[:, :-1].transpose(0, 2, 1).reshape(spec.weight.shape), solution[:, -1].ravel()
+
+
+def chain_to_counterpart(
+    graph: gs.Graph, node: gs.Node, counterparts: Container[str]
+) -> list[gs.Node]:
+    """The convolutions from this one to the first with a counterpart; empty if none follows."""
+    chain = [node]
+    while chain[-1].outputs[0].name not in counterparts:
+        reader = only_consumer(graph, chain[-1].outputs[0])
+        spec = None if reader is None else Convolution.of(reader)
+        if reader is None or spec is None or not adjoint_exists(spec):
+            return []
+        chain.append(reader)
+    return chain

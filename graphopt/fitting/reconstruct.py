@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.fitting.calibration import Calibration
-from graphopt.fitting.chained_least_squares import Through, adjoint_exists
+from graphopt.fitting.chained_least_squares import Through, chain_to_counterpart
 from graphopt.fitting.checkpoint import ARRAYS, FITS, Checkpoint, fingerprint, place
+from graphopt.fitting.layer_fits import LayerFits, put_weights
 from graphopt.fitting.layerwise_runner import (
     LayerwiseRunner,
     batch_by_bytes,
@@ -49,8 +50,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import expand, extent, kept_mask, trainable_mask
 from graphopt.ir.changes import Skip
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.edit import constant
-from graphopt.ir.graph import label, only_consumer
+from graphopt.ir.graph import label
 from graphopt.ir.identity import IdentityMap
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
@@ -154,11 +154,11 @@ class Reconstruction:
         self._ridge, self._masks, self._seed = ridge, masks, seed
         self._progress = progress
         self._done = 0
-        self._kept: _LayerFits | None = None
+        self._kept: LayerFits | None = None
         if checkpoint is not None:
             options = (ridge, photos, masks, seed)
             owner = fingerprint((graph, original), calibration, options)
-            self._kept = _LayerFits(Checkpoint(place(checkpoint, owner, FITS), owner, ARRAYS))
+            self._kept = LayerFits(Checkpoint(place(checkpoint, owner, FITS), owner, ARRAYS))
         self._chains: IdentityMap[gs.Node, list[gs.Node]] = IdentityMap()
         self._skips, nodes, bytes_an_image = self._survey()
         share = len(calibration.held_out) / len(calibration.fitting)
@@ -227,7 +227,8 @@ class Reconstruction:
         if node not in self._chains:
             del self._samples[node.outputs[0].name]
         if found.values is not None:
-            self._put(node, *found.values)
+            self._replaced.append((node, list(node.inputs)))
+            put_weights(self._graph, node, *found.values)
         return LayerFit(label(node), found.before, found.after)
 
     def _fit_directly(self, node: gs.Node, spec: Convolution, inputs: Sequence[Array]) -> FoundSite:
@@ -263,28 +264,6 @@ class Reconstruction:
         before, after = (distance(judge.outputs(s), targets) for s in (start, found))
         return FoundSite.of(spec, found, before, after)
 
-    def _chain_from(self, node: gs.Node, counterparts: Container[str]) -> list[gs.Node]:
-        """The convolutions from this one to the first with a counterpart; empty if none follows."""
-        chain = [node]
-        while chain[-1].outputs[0].name not in counterparts:
-            reader = only_consumer(self._graph, chain[-1].outputs[0])
-            spec = None if reader is None else Convolution.of(reader)
-            if reader is None or spec is None or not adjoint_exists(spec):
-                return []
-            chain.append(reader)
-        return chain
-
-    def _put(self, node: gs.Node, weight: Array, filter_bias: Array) -> None:
-        """Write new values into the node."""
-        self._replaced.append((node, list(node.inputs)))
-        name = node.inputs[1].name
-        node.inputs[1] = constant(self._graph, name, weight)
-        bias = constant(self._graph, f"{name}.bias", filter_bias)
-        if len(node.inputs) > 2:
-            node.inputs[2] = bias
-        else:
-            node.inputs.append(bias)
-
     def _survey(self) -> tuple[list[Skip], list[gs.Node], float]:
         """What cannot be fitted, what must be, and bytes of activations held for each image."""
         probe = next(self._calibration.feeds(self._calibration.held_out))
@@ -293,7 +272,7 @@ class Reconstruction:
         for node in self._graph.nodes:
             spec = Convolution.of(node)
             if spec is not None and spec.op == "Conv":
-                chain = self._chain_from(node, counterparts)
+                chain = chain_to_counterpart(self._graph, node, counterparts)
                 name = (chain or [node])[-1].outputs[0].name
                 reason = None
                 if name not in counterparts:
@@ -361,33 +340,3 @@ class Reconstruction:
                     target = counterpart(self._graph, self._original, name, values[name])
                     samples[name].append(Sample.of(target, wanted[name], rng, where))
         return samples
-
-
-class _LayerFits:
-    """What was found for each layer so far, kept in a checkpoint.
-
-    Raises:
-        InputError: the checkpoint cannot be read, or is of another run.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._arrays: dict[str, Any] = checkpoint.load(dict) or {}
-
-    def recall(self, layer: int) -> FoundSite | None:
-        """What was found for a layer, by its number."""
-        errors = self._arrays.get(f"{layer}.errors")
-        if errors is None:
-            return None
-        before, after = errors.tolist()
-        if after >= before:
-            return FoundSite(before, after, None)
-        weight, bias = (self._arrays[f"{layer}.{part}"] for part in ("weight", "bias"))
-        return FoundSite(before, after, (weight, bias))
-
-    def keep(self, layer: int, found: FoundSite) -> None:
-        """Store what was found for a layer, and write the file."""
-        self._arrays[f"{layer}.errors"] = np.array([found.before, found.after])
-        if found.values is not None:
-            self._arrays[f"{layer}.weight"], self._arrays[f"{layer}.bias"] = found.values
-        self._checkpoint.save(self._arrays)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphopt.ir.records import Record
+
 
 @dataclass(frozen=True)
-class Change:
+class Change(Record):
     """A place that was rewritten."""
 
     node: str
@@ -14,7 +16,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Skip:
+class Skip(Record):
     """A place that looked right but was left alone, and why."""
 
     node: str

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all; needs the standard library alone."""
+"""Files and folders that appear whole or not at all; needs the standard library alone."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -51,3 +52,36 @@ def is_unchanged(path: Path, sha256: str) -> bool:
         return sha256_of(path) == sha256
     except OSError:
         return False
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place for a folder that cannot be written.
+
+    Raises:
+        InputError: says why.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write {path}: {parent} is read-only")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that is at `path` afterwards, in place of what was there.
+
+    Yields:
+        An empty folder beside it. Where filling or moving it fails, nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+        fresh.mkdir()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise

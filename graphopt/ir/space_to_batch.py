@@ -189,9 +189,10 @@ def _add_pointwise(regions: list[DilatedRegion], node: gs.Node) -> None:
 
 
 def _is_computed_in_phases(node: gs.Node) -> bool:
-    """Whether a node makes numbers of whatever lies between the phases."""
+    """Whether a node makes numbers of what lies between the phases, zeros for instance, too."""
     operator = operator_of(node)
-    return operator.kind is Kind.ELEMENTWISE and (operator.total or operator.name == "Div")
+    by_constant = operator.name == "Div" and constant_of(node.inputs[1]) is not None
+    return operator.kind is Kind.ELEMENTWISE and (operator.total or by_constant)
 
 
 def is_pointwise(node: gs.Node) -> bool:

@@ -14,6 +14,7 @@ from graphopt.errors import UsageError
 from graphopt.ir.graph import label
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.records import Record
 from graphopt.optimizer.options import ExplainOptions
 from graphopt.optimizer.pass_contract import Change, Context, Skip
 from graphopt.optimizer.registry import find_passes
@@ -21,7 +22,7 @@ from graphopt.optimizer.syntax import parse_pipeline
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Record):
     """What a pass has to say about the nodes of a network."""
 
     chosen: str

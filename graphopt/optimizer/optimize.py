@@ -241,7 +241,8 @@ def _write(
         stamp["graphopt.failed_checks"] = "; ".join(result.kept_failures)
     with ExitStack() as files:
         if report:  # in place only once the network is
-            files.enter_context(replacing(report)).write_text(summary.to_json(), encoding="utf-8")
+            text = summary.to_json(indent=2) + "\n"
+            files.enter_context(replacing(report)).write_text(text, encoding="utf-8")
         save_model(result.graph, output, metadata=stamp)
 
 

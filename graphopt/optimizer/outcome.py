@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from graphopt.analysis.compare import PoseChange
 from graphopt.analysis.cost import Cost
 from graphopt.ir.network import Network
+from graphopt.ir.records import HIDDEN, Record
 from graphopt.optimizer.pass_contract import Change, Numerics, Skip
 
 
 @dataclass(frozen=True)
-class PassStep:
-    """One pass of a run."""
+class PassStep(Record):
+    """One pass of a run. Its JSON form has the number of `changes`, and ends with `poses`."""
 
     name: str
     """The pass with its options, as pipelines write it."""
-    numerics: Numerics
-    changes: tuple[Change, ...]
+    changes: Annotated[tuple[Change, ...], PlainSerializer(len, return_type=int)]
     skips: tuple[Skip, ...]
-    difference: float | None
-    """The outputs' difference from the original's, relative to their range; None: not measured."""
+    max_abs_diff: float | None
+    """Largest absolute difference of an output to the original network's, divided by that output's
+    range; None: not measured. In JSON null, too, when an output is not finite."""
+    numerics: Numerics
     seconds: float
     """How long the pass itself took, without its verification."""
-    cost: Cost
-    """What the network costs after the pass."""
     ms: float | None
-    """Its predicted time on the context's device; None without one."""
+    """The network's predicted time after it on the context's device; None without one."""
     poses: PoseChange | None
     """What it and all before it did to the poses in held-out images; None if not measured."""
-    failure: str | None
+    cost: Annotated[Cost, HIDDEN]
+    """What the network costs after the pass."""
+    failure: Annotated[str | None, HIDDEN]
     """Why its verification failed (`revert`, `warn`)."""
-    reverted: bool
-    remark: str = ""
+    reverted: Annotated[bool, HIDDEN]
+    remark: Annotated[str, HIDDEN] = ""
     """What allowed a difference beyond the plain limit, or what must follow."""
 
 

@@ -156,31 +156,19 @@ class _Run:
             graph = saved  # as below, so that both runs give the next pass the same network
         found = Judgement(None, None, crash)
         numerics = made.numerics
+        judged_now = self._verify == "each" or index == len(self._passes) - 1
         judged_later = self._max_shift is not None and self._waiting > 0
         if self._found and not (outcome.changes or slower or crash or judged_later):
             graph, found = saved, self._found  # whatever it did without saying so is dropped
-        elif (
-            not crash and not slower and (self._verify == "each" or index == len(self._passes) - 1)
-        ):
-            held_to = (
-                numerics
-                if self._verify == "each"
-                else loosest([numerics, *(step.numerics for step in self._steps)])
-            )
-            judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
-            found = judge(graph)
+        elif judged_now and not (crash or slower):
+            graph, outcome, found = self._judged(index, chosen, made, graph)
             if found.failure and self._verify == "end":
                 return False
-            if found.failure and self._on_fail == "bisect" and not chosen.repeat:
-                graph, outcome, found = bisect(chosen, made.facts, saved, outcome, judge, found)
         # What a preset chose must not stop it: it is taken back where it costs too much.
         optional = found.over_budget and self._max_shift is None and index < self._must_pay
         if found.failure and self._on_fail == "stop" and not optional:
-            raise CheckFailed(
-                found.failure,
-                pass_name=str(chosen),
-                hint=_HINTS[found.over_budget and self._max_shift is None],
-            )
+            hint = _HINTS[found.over_budget and self._max_shift is None]
+            raise CheckFailed(found.failure, pass_name=str(chosen), hint=hint)
         overruled = self._on_fail == "warn" and found.difference not in (float("inf"), None)
         reverted = crash is not None or (found.failure is not None and not overruled)
         if reverted:
@@ -204,7 +192,7 @@ class _Run:
                 numerics=numerics,
                 changes=outcome.changes,
                 skips=outcome.skips,
-                difference=found.difference,
+                max_abs_diff=found.difference,
                 seconds=made.seconds,
                 cost=self._cost(),
                 ms=self._ms(graph),
@@ -216,6 +204,20 @@ class _Run:
             )
         )
         return True
+
+    def _judged(
+        self, index: int, chosen: AnyPass, made: Attempt, graph: Network
+    ) -> tuple[Network, Outcome, Judgement]:
+        """A pass's graph, judged; where its changes are bisected, what is left of them."""
+        held_to = made.numerics
+        if self._verify == "end":
+            held_to = loosest([held_to, *(step.numerics for step in self._steps)])
+        judge = partial(self._judge, chosen, held_to, budget=not self._repaired_later(index))
+        found = judge(graph)
+        bisected = self._verify == "each" and self._on_fail == "bisect" and not chosen.repeat
+        if found.failure and bisected:
+            return bisect(chosen, made.facts, self._current, made.outcome, judge, found)
+        return graph, made.outcome, found
 
     def _untrained(self, index: int, numerics: Numerics) -> str:
         """What to say of a pass that needs training, where none follows."""

@@ -188,11 +188,8 @@ def _choices(graph: gs.Graph, measured: Sensitivity, device: Device | None) -> l
 
 def interpolated(measured: Sensitivity) -> Sensitivity:
     """The same with losses at ratios `STEP` apart between those that were measured, by layer."""
-    layers = [
-        layer.model_copy(update={"losses": tuple(_between(layer.losses))})
-        for layer in measured.layers
-    ]
-    return measured.model_copy(update={"layers": tuple(layers)})
+    layers = [replace(layer, losses=tuple(_between(layer.losses))) for layer in measured.layers]
+    return replace(measured, layers=tuple(layers))
 
 
 def _between(losses: Sequence[Loss]) -> Iterator[Loss]:

@@ -97,5 +97,5 @@ def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Se
     )
     if kept:
         with replacing(kept) as fresh:
-            fresh.write_text(found.model_dump_json(), encoding="utf-8")
+            fresh.write_text(found.to_json(), encoding="utf-8")
     return found

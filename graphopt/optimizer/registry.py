@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TypeAlias
 
 from graphopt.errors import InputError
+from graphopt.ir.records import Record
 from graphopt.optimizer.contract_check import fault_of, import_fault
 from graphopt.optimizer.pass_contract import AnyPass, BasePass
 
@@ -29,7 +30,7 @@ PassType: TypeAlias = type[AnyPass]
 
 
 @dataclass(frozen=True)
-class Broken:
+class Broken(Record):
     """A plug-in, a file, or a class of one, that there are no passes from."""
 
     names: tuple[str, ...]

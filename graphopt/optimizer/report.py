@@ -5,105 +5,43 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphopt.analysis.cost import Totals
+from graphopt.analysis.compare import PoseChange
+from graphopt.analysis.cost import Cost
 from graphopt.analysis.latency.device import Device
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.ir.records import HIDDEN, Record
 from graphopt.optimizer.outcome import PassStep, PipelineResult
 from graphopt.optimizer.verify import EXACT_LIMIT
 
 
-class SkipEntry(BaseModel):
-    """A place that a pass left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    node: str
-    reason: str
-
-
-class PoseEntry(BaseModel):
-    """How the poses in some images changed, see `graphopt.analysis.compare.PoseChange`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: int
-    error: float
-    people: int
-    lost: int
-    added: int
-    mean_shift: float
-    oks: float
-
-
-class PassEntry(BaseModel):
-    """What one pass did."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    changes: int
-    skips: tuple[SkipEntry, ...]
-    max_abs_diff: float | None
-    """Largest absolute difference of an output to the original network's, divided by that output's
-    range; null when it was not measured, or when an output is not finite."""
-    numerics: str
-    seconds: float
-    ms: float | None
-    """The network's time after it as predicted for the device; null without one."""
-    poses: PoseEntry | None
-    """What became of the poses in held-out images, by it and all passes before it; null when that
-    was not measured."""
-    after: Totals = Field(exclude=True)
-    failure: str | None = Field(exclude=True)
-    reverted: bool = Field(exclude=True)
-
-    @classmethod
-    def of(cls, step: PassStep) -> PassEntry:
-        """The entry of one step."""
-        return cls(
-            name=step.name,
-            changes=len(step.changes),
-            skips=tuple(SkipEntry(node=s.node, reason=s.reason) for s in step.skips),
-            max_abs_diff=step.difference,
-            numerics=step.numerics.value,
-            seconds=step.seconds,
-            ms=step.ms,
-            poses=PoseEntry(**asdict(step.poses)) if step.poses else None,
-            after=Totals.of(step.cost),
-            failure=step.failure,
-            reverted=step.reverted,
-        )
-
-
-class Report(BaseModel):
-    """What `graphopt optimize` did; its JSON form is stable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True)
+class Report(Record):
+    """What `graphopt optimize` did. Its JSON form is stable, and ends with `remarks`."""
 
     input: str
     output: str
     pipeline: str
-    before: Totals
-    after: Totals
+    before: Cost
+    after: Cost
     device: str | None
     """The device that times are predicted for."""
     ms_before: float | None
     ms_after: float | None
-    passes: tuple[PassEntry, ...]
+    passes: tuple[PassStep, ...]
     remarks: tuple[str, ...]
     """What the reader should know about how it was done."""
-    sizes: Mapping[str, tuple[int, ...]] = Field(exclude=True)
+    sizes: Annotated[Mapping[str, tuple[int, ...]], HIDDEN]
     """The input sizes that MACs were counted and outputs compared at."""
-    uncounted: int = Field(exclude=True)
+    uncounted: Annotated[int, HIDDEN]
     """Layers whose MACs are not in the sums, since their shapes are not known."""
 
     @classmethod
@@ -122,20 +60,16 @@ class Report(BaseModel):
             input=str(source),
             output=str(output),
             pipeline=pipeline,
-            before=Totals.of(result.before),
-            after=Totals.of(result.after),
+            before=result.before,
+            after=result.after,
             device=device.name if device else None,
             ms_before=result.ms_before,
             ms_after=result.ms_after,
-            passes=tuple(PassEntry.of(step) for step in result.steps),
+            passes=result.steps,
             remarks=(*remarks, *(_remarks(calibration) if calibration else ())),
             sizes=result.input_shapes,
             uncounted=max(result.before.uncounted, result.after.uncounted),
         )
-
-    def to_json(self) -> str:
-        """The JSON form."""
-        return self.model_dump_json(indent=2) + "\n"
 
     def __rich__(self) -> RenderableType:
         """Pass by pass, then what was left alone, then before and after; see `verdict` too."""
@@ -163,7 +97,7 @@ class Report(BaseModel):
             return f"{faster} on {self.device} ({times})"
         gain = f"nodes {self.before.nodes} → {self.after.nodes}"
         if self.before.nodes == self.after.nodes:
-            gain = f"{sum(entry.changes for entry in self.passes)} places rewritten"
+            gain = f"{sum(len(entry.changes) for entry in self.passes)} places rewritten"
         if self.before.kept_macs != self.after.kept_macs:
             gain += f", MACs {human(self.before.kept_macs)} → {human(self.after.kept_macs)} at {at}"
         return gain
@@ -250,7 +184,7 @@ class Report(BaseModel):
         if self.device and (self.ms_before is None or self.ms_after is None):
             yield Text(f"No time can be predicted for {self.device}: shapes are not known.")
 
-    def _table(self, entries: Sequence[PassEntry], *, verbose: bool) -> Grid:
+    def _table(self, entries: Sequence[PassStep], *, verbose: bool) -> Grid:
         """A line for each of some passes."""
         judged = any(entry.poses for entry in entries)
         numbers = ["changed", "left", "MACs", *(["ms"] if self.device else []), "difference"]
@@ -263,10 +197,10 @@ class Report(BaseModel):
         for entry in entries:
             table.add(
                 entry.name if verbose else _brief(entry),
-                "reverted" if entry.reverted else entry.numerics,
-                str(entry.changes),
+                "reverted" if entry.reverted else entry.numerics.value,
+                str(len(entry.changes)),
                 str(len(entry.skips)),
-                human(entry.after.kept_macs),
+                human(entry.cost.kept_macs),
                 *(_milliseconds(entry.ms) if self.device else ()),
                 "–" if entry.max_abs_diff is None else f"{entry.max_abs_diff:.1e}",
                 *(_pose_cells(entry.poses) if judged else ()),
@@ -274,7 +208,7 @@ class Report(BaseModel):
             )
         return table
 
-    def _last_poses(self) -> PoseEntry | None:
+    def _last_poses(self) -> PoseChange | None:
         return next((e.poses for e in reversed(self.passes) if e.poses and not e.reverted), None)
 
     def _poses(self) -> Iterator[RenderableType]:
@@ -304,7 +238,7 @@ class Report(BaseModel):
                 yield Text(f"{name} left {rest} more for other reasons: see --verbose")
 
 
-def _brief(entry: PassEntry) -> str:
+def _brief(entry: PassStep) -> str:
     """A pass without its options."""
     return entry.name.partition("{")[0]
 
@@ -325,5 +259,5 @@ def _milliseconds(ms: float | None) -> tuple[str]:
     return ("–" if ms is None else f"{ms:.1f}",)
 
 
-def _pose_cells(poses: PoseEntry | None) -> tuple[str, ...]:
+def _pose_cells(poses: PoseChange | None) -> tuple[str, ...]:
     return ("–", "–") if poses is None else (f"{poses.mean_shift:.2f}", f"{poses.oks:.3f}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.network_tail import FittedWeights, NetworkTail, with_weights
 from graphopt.optimizer.options import RATIOS, SensitivityOptions
 from graphopt.optimizer.pipeline import run_pipeline
-from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Sensitivity
+from graphopt.optimizer.sensitivity_file import LayerLosses, LayerSensitivity, Loss, Sensitivity
 from graphopt.optimizer.sensitivity_judge import MapJudge, held_out_images
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
 from graphopt.pose.detect import detect_pose_spec
@@ -91,7 +92,7 @@ def measure_file(
             work=work,
             progress=progress,
         )
-    return found.model_copy(update={"remarks": tuple(calibration.remarks)})
+    return replace(found, remarks=tuple(calibration.remarks))
 
 
 def prunable(graph: gs.Graph, blocks: FunctionBlocks) -> list[gs.Node]:
@@ -178,23 +179,30 @@ def sensitivity(
         for ratio, weights in zip(ratios, fits, strict=True):
             pruned[ratio][label(node)] = weights
             losses.append(judge.loss(ratio, tail.run(weights)))
-        layers.append(
-            LayerSensitivity(
-                name=label(node),
-                params=spec.weight.size,
-                macs=macs[label(node)],
-                losses=tuple(losses),
-                function_block=str(blocks.of[label(node)]),
-            )
-        )
+        name = label(node)
+        layer = _layer(name, spec, macs[name], losses, str(blocks.of[name]))
+        layers.append(layer)
         if kept:
-            kept.write(number, layers[-1], fits)
+            kept.write(number, layer, fits)
     return Sensitivity(
         block=block,
         images=len(held_out),
         people=judge.people,
         layers=tuple(layers),
         function_blocks=tuple(_whole_blocks(graph, layers, pruned, judge, progress)),
+    )
+
+
+def _layer(
+    name: str, spec: Convolution, macs: int, losses: Sequence[Loss], function_block: str
+) -> LayerSensitivity:
+    """What was measured of one layer."""
+    return LayerSensitivity(
+        name=name,
+        params=spec.weight.size,
+        macs=macs,
+        losses=tuple(losses),
+        function_block=function_block,
     )
 
 
@@ -243,14 +251,14 @@ class _MeasuredLayers:
 
     def write(self, number: int, layer: LayerSensitivity, fits: Sequence[FittedWeights]) -> None:
         """Keep a layer."""
-        text = np.frombuffer(layer.model_dump_json().encode(), np.uint8)
+        text = np.frombuffer(layer.to_json().encode(), np.uint8)
         weights = {f"{i}.weight": fit.weight for i, fit in enumerate(fits)}
         biases = {f"{i}.bias": fit.bias for i, fit in enumerate(fits)}
         self._checkpoint(number).save({"layer": text, **weights, **biases})
 
 
 def _measured_layer(arrays: dict[str, Any]) -> tuple[LayerSensitivity, list[FittedWeights]]:
-    layer = LayerSensitivity.model_validate_json(arrays["layer"].tobytes())
+    layer = LayerSensitivity.from_json(arrays["layer"].tobytes())
     parts = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(len(layer.losses))]
     return layer, [FittedWeights(*part) for part in parts]
 

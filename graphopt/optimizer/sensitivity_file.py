@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from graphopt.errors import InputError
 from graphopt.ir.block_structure import BlockName
+from graphopt.ir.records import Record, complaint
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Loss(_Record):
+@dataclass(frozen=True)
+class Loss(Record):
     """What pruning a part of the blocks does, on photos that nothing was fitted on."""
 
     ratio: Annotated[float, Field(gt=0, lt=1)]
@@ -28,7 +27,8 @@ class Loss(_Record):
     """Mean object key-point similarity to the dense network's people."""
 
 
-class LayerLosses(_Record):
+@dataclass(frozen=True, kw_only=True)
+class LayerLosses(Record):
     """A layer or a function block, pruned by several ratios with all else dense."""
 
     name: str
@@ -38,13 +38,15 @@ class LayerLosses(_Record):
     losses: tuple[Loss, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class LayerSensitivity(LayerLosses):
     """A convolution."""
 
     function_block: str
 
 
-class Sensitivity(_Record):
+@dataclass(frozen=True)
+class Sensitivity(Record):
     """A network's sensitivity to pruning; its JSON is what `graphopt sensitivity --json` writes."""
 
     block: BlockName
@@ -67,11 +69,11 @@ def read_sensitivity(path: Path) -> Sensitivity:
         InputError: the file cannot be read, or does not hold sensitivities.
     """
     try:
-        return Sensitivity.model_validate_json(path.read_bytes())
+        return Sensitivity.from_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         raise InputError(
-            f"{path} holds no sensitivities: {error.errors()[0]['msg']}",
+            f"{path} holds no sensitivities: {complaint(error)}",
             hint=f"make it with: graphopt sensitivity MODEL.onnx --calib DIR --json {path}",
         ) from error

@@ -9,9 +9,9 @@ training tells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -22,6 +22,7 @@ from graphopt.display.numbers import human
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.network import Network
+from graphopt.ir.records import Record
 from graphopt.paper.published import ACCURACY, TABLE_1
 from graphopt.zoo.blocks import Outputs
 from graphopt.zoo.catalogue import assemble, entry_of, trained
@@ -37,16 +38,16 @@ BACKBONES: Mapping[str, tuple[Callable[..., Outputs], str]] = {
 """What can be made deeper: its builder, and the network of the catalogue that has the rest."""
 
 
-class DesignChoice(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class DesignChoice(Record):
     """A depth and its width."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     depth: int
     width: int = 1
     refinements: int
 
 
+@dataclass(frozen=True, kw_only=True)
 class Row(DesignChoice):
     """What that costs."""
 
@@ -56,10 +57,9 @@ class Row(DesignChoice):
     """Predicted."""
 
 
-class Design(BaseModel):
+@dataclass(frozen=True)
+class Design(Record):
     """Networks of as many multiply-adds and several depths."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
     gmacs: float
@@ -125,7 +125,7 @@ def design(
         chosen, graph = _search(backbone, DesignChoice(depth=depth, refinements=refinements), gmacs)
         cost = cost_of(graph)
         ms = total_ms(predict(graph, device))
-        rows.append(Row(**dict(chosen), params=trained(cost), macs=cost.macs, ms=ms))
+        rows.append(Row(**vars(chosen), params=trained(cost), macs=cost.macs, ms=ms))
     return Design(
         backbone=backbone,
         gmacs=gmacs,
@@ -139,7 +139,7 @@ def make(backbone: str, choice: DesignChoice, seed: int | None = 0) -> Network:
     """A network of that depth and width; `seed` is of its weights, see `Net`."""
     builder, like = BACKBONES[backbone]
     entry = entry_of(like)
-    given = choice.model_dump(include=set(DesignChoice.model_fields))
+    given = {one.name: getattr(choice, one.name) for one in fields(DesignChoice)}
     return assemble(partial(builder, **given), entry.source, (1, 3, entry.size, entry.size), seed)
 
 
@@ -148,7 +148,7 @@ def _search(backbone: str, start: DesignChoice, gmacs: float) -> tuple[DesignCho
 
     @cache
     def made(width: int) -> tuple[DesignChoice, Network, float]:
-        choice = start.model_copy(update={"width": width})
+        choice = replace(start, width=width)
         graph = make(backbone, choice, seed=None)
         return choice, graph, cost_of(graph).macs / 1e9
 

@@ -7,9 +7,9 @@ are predicted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -19,6 +19,7 @@ from graphopt.analysis.latency.predict import network_ms, predict, total_ms
 from graphopt.display.numbers import human
 from graphopt.display.tables import Grid, Kind
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.records import Record
 from graphopt.paper.published import (
     ACCURACY,
     COUNTER,
@@ -39,10 +40,9 @@ WIDE = 100
 """Columns of a terminal on which table 2 is shown whole."""
 
 
-class Reproduction(BaseModel):
+@dataclass(frozen=True)
+class Reproduction(Record):
     """A table: ours beside the paper's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     columns: tuple[str, ...]
@@ -203,7 +203,7 @@ def post_processing(rounds: int, tell: Tell) -> Reproduction:
 
 def counted_by_authors(cost: Cost) -> tuple[int, int]:
     """Parameters and MACs as EfficientHRNet's and HigherHRNet's authors count, see `COUNTER`."""
-    twice = Cost(tuple(layer for layer in cost.layers if "/block" in layer.name))
+    twice = Cost.of(layer for layer in cost.layers if "/block" in layer.name)
     transposed = sum(layer.macs or 0 for layer in cost.layers if layer.op == "ConvTranspose")
     # Their output is twice as high and twice as wide.
     return trained(cost) + trained(twice), cost.macs + 3 * transposed

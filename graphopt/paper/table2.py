@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
@@ -19,6 +20,7 @@ from graphopt.display.numbers import human
 from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.files import replacing
 from graphopt.ir.onnx_io import save_model
+from graphopt.ir.records import Record
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.paper.published import TABLE_2
@@ -30,10 +32,9 @@ LARGEST = 20e9
 RECORD = "table2.json"
 
 
-class Record(BaseModel):
+@dataclass(frozen=True)
+class NetworkRecord(Record):
     """What became of a network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     macs: tuple[int, int]
     """Before and after."""
@@ -45,12 +46,11 @@ class Record(BaseModel):
     is none."""
 
 
-class Records(BaseModel):
+@dataclass(frozen=True)
+class Records(Record):
     """All that is done, by network and device."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    done: dict[str, Record] = {}
+    done: dict[str, NetworkRecord] = field(default_factory=dict)
 
     @classmethod
     def go_on(cls, path: Path) -> Records:
@@ -58,7 +58,7 @@ class Records(BaseModel):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.from_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
                 f"{path} holds no results of this command", hint="choose another folder"
@@ -92,7 +92,7 @@ def through(folder: Path, device: str, tell: Callable[[str], None]) -> Reproduct
                 said = str(interrupt) or f"the same command goes on from {folder}"
                 raise KeyboardInterrupt(said) from None
             with replacing(folder / RECORD) as fresh:
-                fresh.write_text(records.model_dump_json(indent=1) + "\n", encoding="utf-8")
+                fresh.write_text(records.to_json(indent=1) + "\n", encoding="utf-8")
     rows = []
     for name in names:
         record = records.done[f"{name}, {device}"]
@@ -112,7 +112,7 @@ def through(folder: Path, device: str, tell: Callable[[str], None]) -> Reproduct
     )
 
 
-def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -> Record:
+def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -> NetworkRecord:
     network, output = folder / f"{name}.onnx", folder / f"{name}.{device}.onnx"
     if not network.exists():
         tell("building")
@@ -132,8 +132,8 @@ def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -
             bundles[target] = str(error)
     changes: Counter[str] = Counter()
     for entry in report.passes:
-        changes[entry.name] += entry.changes
-    return Record(
+        changes[entry.name] += len(entry.changes)
+    return NetworkRecord(
         macs=(report.before.macs, report.after.macs),
         changes=+changes,
         remarks=report.remarks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from graphopt.pose.spec import (
     Color,
     Finding,
     PoseSpec,
-    Preprocess,
     Triple,
     parse_pose_spec,
 )
@@ -66,9 +66,9 @@ def detect_pose_spec(
         spec = parse_pose_spec(stored, where=where)
         _check_outputs(spec, proto, where)
         how = Finding(how="metadata", why=METADATA_KEY)
-        return spec.model_copy(
-            update={"notes": dict.fromkeys(("skeleton", "maps", *CHOICES), how)}
-        ).with_choices(skeleton=skeleton, **said)
+        return replace(spec, notes=dict.fromkeys(("skeleton", "maps", *CHOICES), how)).with_choices(
+            skeleton=skeleton, **said
+        )
     probe = probe_network(proto)
     chosen = load_skeleton(skeleton) if skeleton is not None else None
     graph = Graph(proto)
@@ -85,15 +85,16 @@ def detect_pose_spec(
     }
     notes |= {name: Finding(how="guessed", why=why) for name, why in reading.guessed.items()}
     try:
-        return PoseSpec(
-            preprocess=Preprocess(
-                **preprocess, multiple=max(stride, probe.downsampling), height=probe.default
-            ),
-            skeleton=reading.skeleton,
-            heat=reading.heat,
-            paf=reading.paf,
-            stride=stride,
-            notes=notes,
+        multiple = max(stride, probe.downsampling)
+        return PoseSpec.from_plain(
+            {
+                "preprocess": {**preprocess, "multiple": multiple, "height": probe.default},
+                "skeleton": reading.skeleton,
+                "heat": reading.heat,
+                "paf": reading.paf,
+                "stride": stride,
+                "notes": notes,
+            }
         ).with_choices(**said)
     except ValidationError as error:
         raise InputError(first_complaint(error)) from error

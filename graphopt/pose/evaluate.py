@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import InputError, Unsupported
+from graphopt.ir.records import Record
 from graphopt.pose.decode import Person
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import read_photo
@@ -23,7 +24,7 @@ from graphopt.pose.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Record):
     """COCO key-point scores of a run."""
 
     AP: float

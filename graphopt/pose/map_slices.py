@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from graphopt.errors import InputError
+from graphopt.ir.records import Record
 from graphopt.pose.skeleton import Skeleton
 
 Layout = Literal["nchw", "nhwc"]
@@ -21,10 +22,9 @@ AXES: Mapping[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1,
 """The axes of channels, rows and columns."""
 
 
-class MapSlice(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class MapSlice(Record):
     """Some channels of one output: first to first + count - 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: str
     first: Annotated[int, Field(ge=0)] = 0

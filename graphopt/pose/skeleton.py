@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from graphopt.errors import InputError, UsageError
+from graphopt.ir.records import Record, complaint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,10 +52,9 @@ COCO_PARTS = (
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class Part(BaseModel):
+@dataclass(frozen=True)
+class Part(Record):
     """A key point of the body; its heat map is the channel at its place in the skeleton's list."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     mirror: str | None = None
@@ -64,10 +65,9 @@ class Part(BaseModel):
     """#rrggbb; None takes a hue by the part's place in the list."""
 
 
-class Limb(BaseModel):
+@dataclass(frozen=True)
+class Limb(Record):
     """Two joined parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     start: str
     end: str
@@ -79,10 +79,9 @@ class Limb(BaseModel):
     """#rrggbb; None blends from the colour of `start` to that of `end`."""
 
 
-class Skeleton(BaseModel):
+@dataclass(frozen=True)
+class Skeleton(Record):
     """Parts and limbs. Everything else (index arrays, colours, maps) follows from them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
@@ -90,8 +89,8 @@ class Skeleton(BaseModel):
     spare: tuple[int, ...] = ()
     """Channel counts of outputs that networks have besides, and that people are found without."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Skeleton:
+    def __post_init__(self) -> None:
+        """Refuse parts and limbs that contradict each other."""
         names = [part.name for part in self.parts]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"parts: {sorted(repeated)} are listed twice")
@@ -114,7 +113,6 @@ class Skeleton(BaseModel):
         if len(set(channels)) < len(channels):
             twice = sorted({c for c in channels if channels.count(c) > 1})
             raise ValueError(f"limbs: PAF channels {twice} are used twice")
-        return self
 
     def part(self, name: str) -> Part:
         """The part of that name."""
@@ -178,7 +176,7 @@ def load_skeleton(name: str | Path) -> Skeleton:
     """
     if name in builtin_skeletons():
         source = resources.files("graphopt.pose") / "skeletons" / f"{name}.toml"
-        return Skeleton.model_validate(tomllib.loads(source.read_text(encoding="utf-8")))
+        return Skeleton.from_plain(tomllib.loads(source.read_text(encoding="utf-8")))
     path = Path(name)
     hint = f"built in: {', '.join(builtin_skeletons())}; or a TOML file written like them"
     try:
@@ -191,7 +189,7 @@ def load_skeleton(name: str | Path) -> Skeleton:
     except ValueError as error:  # a null byte in its name
         raise InputError(f"no skeleton {str(name)!r}: {error}", hint=hint) from error
     try:
-        return Skeleton.model_validate(tomllib.loads(text))
+        return Skeleton.from_plain(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:  # brackets within brackets …
         raise InputError(f"{path} is not TOML: {error}", hint=hint) from error
     except ValidationError as error:
@@ -202,7 +200,7 @@ def first_complaint(error: ValidationError) -> str:
     """Pydantic's first finding as `field[3].name: what is wrong`."""
     finding = error.errors(include_url=False)[0]
     where = _field(finding["loc"])
-    what = finding["msg"].removeprefix("Value error, ")
+    what = complaint(error)
     return f"{where}: {what}" if where else what
 
 

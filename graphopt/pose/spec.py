@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError
 
 from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.ir.records import Record
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.maps_option import parse_maps
 from graphopt.pose.skeleton import Skeleton, first_complaint, load_skeleton
@@ -32,11 +34,8 @@ ASPECT = 16 / 9
 CHOICES = ("color", "mean", "scale", "pad_value")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Preprocess(_Frozen):
+@dataclass(frozen=True)
+class Preprocess(Record):
     """From 8-bit pixels to the network's input: value = (pixel - mean) * scale, a channel each."""
 
     color: Color
@@ -63,7 +62,8 @@ class Preprocess(_Frozen):
         return height, width
 
 
-class Finding(_Frozen):
+@dataclass(frozen=True)
+class Finding(Record):
     """How a part of a PoseSpec was found."""
 
     how: Literal["given", "metadata", "detected", "guessed"]
@@ -77,7 +77,8 @@ multiply-adds keeps no more AP than with its own, with the dense heat maps 0.438
 made with 0.75 kept less (0.387 in place of 0.393): layers that both need share the loss."""
 
 
-class PoseSpec(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class PoseSpec(Record):
     """Everything between a photo and a network, and between a network and people."""
 
     preprocess: Preprocess
@@ -88,11 +89,11 @@ class PoseSpec(_Frozen):
     """The part affinity fields; None for a network of one person."""
     stride: Annotated[int, Field(gt=0)]
     """Input pixels to a heat map's pixel."""
-    notes: dict[str, Finding] = {}
+    notes: dict[str, Finding] = field(default_factory=dict)
     """How each part was found: skeleton, maps, decoder, color, mean, scale, pad_value."""
 
-    @model_validator(mode="after")
-    def _maps_fit(self) -> PoseSpec:
+    def __post_init__(self) -> None:
+        """Refuse maps that the skeleton does not fit."""
         wanted = {"heat maps": (self.heat, len(self.skeleton.parts))}
         if self.paf is not None:
             wanted["PAF channels"] = (self.paf, self.skeleton.paf_channels)
@@ -101,7 +102,6 @@ class PoseSpec(_Frozen):
                 raise ValueError(
                     f"skeleton {self.skeleton.name} has {least} {what}, the network {maps.count}"
                 )
-        return self
 
     def with_choices(
         self,
@@ -121,13 +121,14 @@ class PoseSpec(_Frozen):
         given: dict[str, Any] = {
             name: v for name, v in zip(CHOICES, values, strict=True) if v is not None
         }
-        fields = dict(self) | {"preprocess": dict(self.preprocess) | given}
+        preprocess = vars(self.preprocess) | given
+        fields = vars(self) | {"preprocess": preprocess}
         if skeleton is not None:
             fields["skeleton"] = load_skeleton(skeleton)
             given["skeleton"] = skeleton
         fields["notes"] = self.notes | dict.fromkeys(given, Finding(how="given", why="by flag"))
         try:
-            return PoseSpec(**fields)
+            return PoseSpec.from_plain(fields)
         except ValidationError as error:
             raise InputError(first_complaint(error)) from error
 
@@ -254,6 +255,6 @@ def read_pose_spec(path: Path) -> PoseSpec:
 def parse_pose_spec(text: str, *, where: str) -> PoseSpec:
     """A pose spec from JSON; errors say where it is from."""
     try:
-        return PoseSpec.model_validate_json(text)
+        return PoseSpec.from_json(text)
     except ValidationError as error:
         raise InputError(f"{where} holds no pose spec: {first_complaint(error)}") from error

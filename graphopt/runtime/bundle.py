@@ -13,17 +13,16 @@ All numbers are little-endian float32 unless a tensor's dtype says otherwise.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from graphopt.errors import InputError
-from graphopt.ir.files import is_unchanged
+from graphopt.ir.files import check_writable, is_unchanged, whole_folder
+from graphopt.ir.records import Record, complaint
 
 FORMAT = 3
 """Raised when a bundle made before can no longer be read."""
@@ -42,11 +41,8 @@ Place = Literal["cpu", "gpu", "host"]
 """Where a stage runs: in the bundle's kernels, or in the code around them (host)."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Tensor(_Record):
+@dataclass(frozen=True, slots=True)
+class Tensor(Record):
     """A tensor's place.
 
     `arena` -1 is weights.bin; n is the n-th arena; None is memory of its own, which the caller
@@ -59,7 +55,8 @@ class Tensor(_Record):
     offset: int = 0
 
 
-class Launch(_Record):
+@dataclass(frozen=True, slots=True)
+class Launch(Record):
     """One kernel call.
 
     `arguments` are indices of `Plan.tensors`, in the order of the kernel's parameters.
@@ -79,7 +76,8 @@ class Launch(_Record):
     images: tuple[int, ...] = ()
 
 
-class Preparation(_Record):
+@dataclass(frozen=True)
+class Preparation(Record):
     """What a bundle begins with: from the bytes of a photo to the network's input.
 
     The fields that are tensors hold what differs from photo to photo; see
@@ -97,7 +95,8 @@ class Preparation(_Record):
     """How many weights of a pixel the tables have room for."""
 
 
-class Decoder(_Record):
+@dataclass(frozen=True)
+class Decoder(Record):
     """The decoder that a bundle ends with: from the network's maps to people.
 
     Its kernels are the last launches. Limits are compiled in.
@@ -113,27 +112,30 @@ class Decoder(_Record):
     samples: int
 
 
-class Plan(_Record):
+@dataclass(frozen=True)
+class Plan(Record):
     """Everything that happens in one run of the network, decided when it was compiled."""
 
     arenas: tuple[int, ...] = ()
     """Bytes of each block of working memory."""
     tensors: tuple[Tensor, ...] = ()
     launches: tuple[Launch, ...] = ()
-    inputs: dict[str, int] = {}
-    outputs: dict[str, int] = {}
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
     preparation: Preparation | None = None
     decoder: Decoder | None = None
 
 
-class Model(_Record):
+@dataclass(frozen=True)
+class Model(Record):
     """The ONNX file that a bundle was compiled from."""
 
     path: str
     sha256: str
 
 
-class BundleTarget(_Record):
+@dataclass(frozen=True, kw_only=True)
+class BundleTarget(Record):
     """What a bundle runs on.
 
     `host` is the machine that CPU kernels were compiled for, a triple; "" is any.
@@ -147,7 +149,8 @@ class BundleTarget(_Record):
     description: str
 
 
-class Comparison(_Record):
+@dataclass(frozen=True)
+class Comparison(Record):
     """How far a bundle's outputs are from onnxruntime's, as parts of their range."""
 
     difference: float
@@ -159,14 +162,16 @@ class Comparison(_Record):
     """The checks that failed and were overruled (`--on-fail warn`)."""
 
 
-class File(_Record):
+@dataclass(frozen=True)
+class File(Record):
     """Size and hash of a file of the bundle."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(_Record):
+@dataclass(frozen=True)
+class Manifest(Record):
     """What a bundle is; written last, so that a folder with a manifest is whole."""
 
     format: int
@@ -184,7 +189,8 @@ class Manifest(_Record):
     """None where the bundle could not be run when it was made, and in older ones."""
 
 
-class Bundle(_Record):
+@dataclass(frozen=True)
+class Bundle(Record):
     """A bundle that was read and checked."""
 
     path: Path
@@ -247,39 +253,6 @@ def check_place(path: Path) -> None:
     check_writable(path)
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a place for a folder that cannot be written.
-
-    Raises:
-        InputError: says why.
-    """
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"cannot write {path}: {parent} is read-only")
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that is at `path` afterwards, in place of what was there.
-
-    Yields:
-        An empty folder beside it. Where filling or moving it fails, nothing has changed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
-        fresh.mkdir()
-        yield fresh
-        if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-
-
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Write a bundle, whole or not at all; an older bundle at `path` is replaced.
 
@@ -295,14 +268,12 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     """
     check_place(path)
     sized = {n: File(bytes=len(data), sha256=sha256(data)) for n, data in files.items()}
-    manifest = manifest.model_copy(update={"files": sized})
+    manifest = replace(manifest, files=sized)
     try:
         with whole_folder(path) as fresh:
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
-            (fresh / "manifest.json").write_text(
-                manifest.model_dump_json(indent=1), encoding="utf-8"
-            )
+            (fresh / "manifest.json").write_text(manifest.to_json(indent=1), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the bundle {path}: {error.strerror}") from error
     return manifest
@@ -321,7 +292,7 @@ def read_bundle(path: Path) -> Bundle:
         )
     again = "compile it again: graphopt compile MODEL.onnx -o BUNDLE"
     try:
-        manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+        manifest = Manifest.from_json((path / "manifest.json").read_bytes())
         if manifest.format != FORMAT:
             raise InputError(
                 f"{path} has bundle format {manifest.format}; this graphopt reads {FORMAT}",
@@ -338,11 +309,10 @@ def read_bundle(path: Path) -> Bundle:
                 raise InputError(
                     f"{path / name} is damaged: not what its manifest says", hint=again
                 )
-        plan = Plan.model_validate_json((path / "plan.json").read_bytes())
+        plan = Plan.from_json((path / "plan.json").read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path} is damaged: {where}: {first['msg']}", hint=again) from error
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(f"{path} is damaged: {where}: {complaint(error)}", hint=again) from error
     except OSError as error:
         raise InputError(f"cannot read the bundle {path}: {error.strerror}", hint=again) from error
     except ValueError as error:  # a null byte in a file's name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class CpuRunner(BundleRunner):
         self._arrays = [
             tensor_view(
                 memories[t.arena] if t.arena is not None else _aligned(byte_size(t)),
-                t if t.arena is not None else t.model_copy(update={"offset": 0}),
+                t if t.arena is not None else replace(t, offset=0),
             )
             for t in bundle.plan.tensors
         ]

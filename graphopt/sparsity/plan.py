@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import onnx_graphsurgeon as gs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from graphopt.errors import InputError
 from graphopt.ir.block_structure import BlockName
 from graphopt.ir.files import replacing
 from graphopt.ir.graph import is_standard, label
+from graphopt.ir.records import Record, complaint
 
 
-class PruningPlan(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class PruningPlan(Record):
     """How much of each layer goes.
 
     Args:
@@ -27,8 +30,6 @@ class PruningPlan(BaseModel):
         layers: the part of a layer's blocks that goes, from 0 to less than 1, by the layer's name
             in reports (`graphopt.ir.graph.label`); layers that are not named stay as they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     block: BlockName = "8x4"
     layers: dict[str, Annotated[float, Field(ge=0, lt=1)]]
@@ -41,13 +42,12 @@ def read_plan(path: Path) -> PruningPlan:
         InputError: it cannot be read or is none; says what is wrong in it, and where.
     """
     try:
-        return PruningPlan.model_validate_json(path.read_bytes())
+        return PruningPlan.from_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the pruning plan {path}: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        reason = f"{where}: {complaint(error)}" if where else complaint(error)
         raise InputError(
             f"{path} is no pruning plan: {reason}",
             hint='write {"block": "8x4", "layers": {"NAME OF A LAYER": 0.8}}',
@@ -57,7 +57,7 @@ def read_plan(path: Path) -> PruningPlan:
 def write_plan(plan: PruningPlan, path: Path) -> None:
     """Write a plan, whole or not at all."""
     with replacing(path) as fresh:
-        fresh.write_text(json.dumps(plan.model_dump(mode="json"), indent=1) + "\n")
+        fresh.write_text(json.dumps(plan.to_plain(), indent=1) + "\n")
 
 
 def plan_for(graph: gs.Graph, path: str) -> PruningPlan:

@@ -8,12 +8,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from graphopt.analysis.cost import Cost, cost_of
 from graphopt.errors import UsageError
 from graphopt.ir.header import Header
 from graphopt.ir.network import Network
+from graphopt.ir.records import Record
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import METADATA_KEY, PoseSpec, Preprocess
@@ -158,9 +157,9 @@ def assemble(
     metadata = {}
     maps = {tensor.name: tensor.shape for tensor in graph.outputs}
     if maps.keys() == MAPS.keys():
-        metadata[METADATA_KEY] = _spec().model_dump_json()
+        metadata[METADATA_KEY] = _spec().to_json()
     elif "heat" in maps:
-        metadata[METADATA_KEY] = _heat_spec(shape[2], maps["heat"]).model_dump_json()
+        metadata[METADATA_KEY] = _heat_spec(shape[2], maps["heat"]).to_json()
     graph.header = Header(producer="graphopt", doc_string=text, metadata=metadata)
     return graph
 
@@ -215,10 +214,9 @@ def trained(cost: Cost) -> int:
     return sum(layer.params // COUNTED[layer.op] for layer in cost.layers if layer.op in COUNTED)
 
 
-class Listed(BaseModel):
+@dataclass(frozen=True)
+class Listed(Record):
     """A line of `graphopt zoo list`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     input: int

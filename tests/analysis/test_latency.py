@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from typer.testing import CliRunner
 
-from graphopt.analysis.inspection import PricedEntry, inspect_models
+from graphopt.analysis.inspection import PricedLayer, inspect_models
 from graphopt.analysis.latency.device import Device, LayerClass, devices, load_device
 from graphopt.analysis.latency.fusion import fused_into
 from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms
@@ -48,7 +49,7 @@ def device(**changes: object) -> Device:
     winograd: Any = changes.pop("winograd_channels", 16)
     if winograd is None:
         del rates["winograd"]
-    return Device.model_validate(
+    return Device.from_plain(
         {
             "name": "toy",
             "description": "",
@@ -369,7 +370,7 @@ def test_inspect_predicts_layers_and_the_total(pair: tuple[Path, Path]) -> None:
     expected = predict(load_model(pair[0]), profile)
     assert shown.latency
     assert shown.latency.ms == total_ms(expected) > 0
-    assert [layer.ms for layer in shown.layers if isinstance(layer, PricedEntry)] == [
+    assert [layer.ms for layer in shown.layers if isinstance(layer, PricedLayer)] == [
         layer.ms for layer in expected
     ]
     assert inspect_models([pair[0]])[0].latency is None
@@ -466,9 +467,7 @@ def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         write_device(profile, path)
         assert load_device(path) == profile
     write_device(load_device("mali-g76-mp12"), path)
-    assert load_device(path).model_copy(update={"name": "mali-g76-mp12"}) == load_device(
-        "mali-g76-mp12"
-    )
+    assert replace(load_device(path), name="mali-g76-mp12") == load_device("mali-g76-mp12")
 
 
 def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

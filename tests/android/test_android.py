@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
@@ -171,11 +172,11 @@ def test_bundles_that_no_phone_can_run_are_refused(bundle: Path, tmp_path: Path)
     with pytest.raises(InputError, match="is not a bundle"):
         android.build(tmp_path, tmp_path / "out")
     bare = read_bundle(bundle)
-    target = bare.manifest.target.model_copy(update={"host": ""})
-    manifest = bare.manifest.model_copy(update={"target": target})
-    plan = bare.plan.model_copy(update={"decoder": None})
+    target = replace(bare.manifest.target, host="")
+    manifest = replace(bare.manifest, target=target)
+    plan = replace(bare.plan, decoder=None)
     with pytest.raises(Unsupported, match="has no decoder"):
-        android.check_for_phones(bare.model_copy(update={"manifest": manifest, "plan": plan}))
+        android.check_for_phones(replace(bare, manifest=manifest, plan=plan))
     assert not (tmp_path / "out").exists()
 
 

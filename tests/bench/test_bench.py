@@ -7,6 +7,7 @@ import shutil
 import sys
 import venv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -364,9 +365,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     image = Tensor(shape=SIZE, dtype="float32", arena=None, offset=0)
     plan = Plan(arenas=(), tensors=(image,), launches=(), inputs={"image": 0}, outputs={})
     folder = tmp_path / "demo.graphopt"
-    write_bundle(
-        folder, manifest, {"plan.json": plan.model_dump_json().encode(), "weights.bin": b""}
-    )
+    write_bundle(folder, manifest, {"plan.json": plan.to_json().encode(), "weights.bin": b""})
     monkeypatch.setattr(
         benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
     )
@@ -391,7 +390,7 @@ def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
             vs=("onnxruntime", "swift"), threads=1, num_runs=2, warmup_runs=0, per_layer=True
         ),
     )
-    data = report.model_dump(mode="json", exclude_none=True)
+    data = report.to_plain(exclude_none=True)
     assert set(data["engines"]) == {"graphopt", "onnxruntime"}
     assert set(data["engines"]["graphopt"]) == {"median_ms", "p10_ms", "p90_ms"}
     own, other = (data["engines"][name]["median_ms"] for name in ("graphopt", "onnxruntime"))
@@ -425,13 +424,12 @@ def test_what_is_printed(bundle: Path) -> None:
         bundle,
         BenchOptions(vs=("onnxruntime",), threads=1, num_runs=1, warmup_runs=0, per_layer=True),
     )
-    report = report.model_copy(
-        update={
-            "difference": {"graphopt": 0.25, "onnxruntime": 0.0},
-            "unavailable": {"swift": "swift is not installed"},
-            "memory": {"graphopt": 123_400_000},
-            "bundle_bytes": 1_250_000,
-        }
+    report = replace(
+        report,
+        difference={"graphopt": 0.25, "onnxruntime": 0.0},
+        unavailable={"swift": "swift is not installed"},
+        memory={"graphopt": 123_400_000},
+        bundle_bytes=1_250_000,
     )
     console = Console(width=140)
     with console.capture() as capture:
@@ -456,11 +454,11 @@ def rewritten(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     graph = load_model(DEMO)
     constant_in(graph.outputs[0].inputs[0].inputs[1]).values *= 1.01
     save_model(graph, model, metadata=stamp)
-    source = read_bundle(bundle).manifest.model_copy(
-        update={"model": Model(path=str(model), sha256=sha256_of(model))}
+    source = replace(
+        read_bundle(bundle).manifest, model=Model(path=str(model), sha256=sha256_of(model))
     )
     plan = read_bundle(bundle).plan
-    files = {"plan.json": plan.model_dump_json().encode(), "weights.bin": b""}
+    files = {"plan.json": plan.to_json().encode(), "weights.bin": b""}
     write_bundle(bundle, source, files)
     return bundle, original
 
@@ -577,7 +575,7 @@ def test_a_network_is_fed_what_it_is_used_to(tmp_path: Path) -> None:
     noise = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
     assert abs(noise.mean()) < 0.2
     assert noise.std() < 2
-    (tmp_path / "pose.json").write_text(spec.model_dump_json())
+    (tmp_path / "pose.json").write_text(spec.to_json())
     photo: np.ndarray = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
     assert photo.shape == SIZE
     assert photo.dtype == np.float32

@@ -81,7 +81,7 @@ def main(networks: Sequence[str], target: str, threads: Sequence[int], rounds: i
             for count in threads:
                 options = ("--threads", count, "--num-runs", rounds, "--json", result)
                 graphopt("bench", bundle, "--vs", ",".join(rivals), *options)
-                report = BenchReport.model_validate_json(result.read_text())
+                report = BenchReport.from_json(result.read_text())
                 (extents,) = report.input.values()
                 first = (Path(file).stem, "x".join(map(str, extents[2:])))
                 print(f"| {' | '.join((*first, *row(report, rivals), compiled))} |", flush=True)

@@ -30,7 +30,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from engines import graphopt
-from pydantic import BaseModel, ConfigDict
 
 from graphopt.analysis.cost import cost_of
 from graphopt.bench.turns import measure
@@ -38,6 +37,7 @@ from graphopt.display.numbers import human
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.onnx_io import load_model
+from graphopt.ir.records import Record
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.open import open_engine
@@ -52,11 +52,8 @@ TITLES = {
 """What is asked of `graphopt optimize`: in the table after a target's number, and in the legend."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Settings(_Record):
+@dataclass(frozen=True)
+class Settings(Record):
     """What results depend on besides the target."""
 
     network: str
@@ -72,7 +69,8 @@ class Settings(_Record):
     threads: int
 
 
-class Point(_Record):
+@dataclass(frozen=True)
+class Point(Record):
     """One network, measured."""
 
     macs: int
@@ -85,7 +83,8 @@ class Point(_Record):
     """The packed file's bytes / those of the dense network's file."""
 
 
-class Curve(_Record):
+@dataclass(frozen=True)
+class Curve(Record):
     """All that has been measured, by what was asked for: `dense`, `compression 1.8` …"""
 
     settings: Settings
@@ -96,7 +95,7 @@ class Curve(_Record):
         """What a file holds, or nothing yet; results of other settings are refused."""
         if not path.exists():
             return cls(settings=settings, points={})
-        found = cls.model_validate_json(path.read_text())
+        found = cls.from_json(path.read_text())
         if found.settings != settings:
             sys.exit(f"{path} holds results of other settings; name another file with --json")
         return found
@@ -239,7 +238,7 @@ def main(bench: Bench, targets: Sequence[tuple[str, float]], plot: Path, json: P
             except SystemExit as failed:  # a target out of reach; the next may not be
                 print(f"{key}: {failed}", file=sys.stderr)
                 continue
-            texts = {json: curve.model_dump_json(indent=1) + "\n", plot: drawing(curve.points)}
+            texts = {json: curve.to_json(indent=1) + "\n", plot: drawing(curve.points)}
             for path, text in texts.items():
                 with replacing(path) as fresh:
                     fresh.write_text(text)

@@ -72,7 +72,7 @@ def as_engine(compiled: stages.Compiled, folder: Path) -> Engine:
         runs={},
         files={},
     )
-    plan = compiled.plan.model_dump_json().encode()
+    plan = compiled.plan.to_json().encode()
     files = {"plan.json": plan, "weights.bin": compiled.weights, "kernels.cl": compiled.code}
     write_bundle(folder, manifest, files)
     return open_bundle(folder)

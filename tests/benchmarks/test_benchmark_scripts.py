@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
@@ -85,10 +86,10 @@ def test_results_of_other_settings_are_refused(script: LoadScript, tmp_path: Pat
     )
     path = tmp_path / "curve.json"
     assert curve.Curve.go_on(path, settings).points == {}
-    path.write_text(curve.Curve(settings=settings, points=points(curve)).model_dump_json())
+    path.write_text(curve.Curve(settings=settings, points=points(curve)).to_json())
     assert curve.Curve.go_on(path, settings).points == points(curve)
     with pytest.raises(SystemExit, match="other settings"):
-        curve.Curve.go_on(path, settings.model_copy(update={"threads": 1}))
+        curve.Curve.go_on(path, replace(settings, threads=1))
 
 
 def test_a_contestant_finds_who_the_estimator_finds(script: LoadScript) -> None:

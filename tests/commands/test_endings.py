@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -32,7 +33,7 @@ def foreign(pose_files: tuple[Path, Path], tmp_path: Path) -> Path:
     """A pose network, its nodes and its file named in characters that few encodings have."""
     graph = load_model(pose_files[0])
     for node in graph.nodes:
-        node.name = f"слой→{node.name}…"
+        node.name = f"слой→{node.outputs[0].name}…"
     path = tmp_path / "сеть.onnx"
     save_model(graph, path)
     return path
@@ -179,10 +180,10 @@ def test_a_pose_spec_of_other_outputs_is_refused(
     graph = load_model(DEMO)
     spec = detect_pose_spec(graph)
     renamed = {"heat": spec.heat, "paf": spec.paf}[lost]
-    stale = known(renamed).model_copy(update={"output": f"old_{lost}"})
+    stale = replace(known(renamed), output=f"old_{lost}")
     path = tmp_path / "net.onnx"
-    spec = spec.model_copy(update={lost: stale})
-    save_model(graph, path, metadata={"graphopt.pose": spec.model_dump_json()})
+    spec = replace(spec, heat=stale) if lost == "heat" else replace(spec, paf=stale)
+    save_model(graph, path, metadata={"graphopt.pose": spec.to_json()})
     photo = DEMO.with_suffix(".png")
     monkeypatch.setattr(sys, "argv", ["graphopt", "run", str(path), str(photo)])
     with pytest.raises(SystemExit) as caught:

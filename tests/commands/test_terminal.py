@@ -462,7 +462,7 @@ def test_bare_optimize_undilates_lightweight_openpose(lwop: Path, tmp_path: Path
     """Five of six: in phases, the depthwise one is predicted to gain nothing."""
     report = optimize(lwop, tmp_path / "lwop.opt.onnx")
     (step,) = (entry for entry in report.passes if entry.name.startswith("undilate-conv"))
-    assert (step.changes, len(step.skips)) == (5, 1)
+    assert (len(step.changes), len(step.skips)) == (5, 1)
     assert report.sizes == {"data": (1, 3, 368, 656)}
     assert known(report.ms_after) < 0.7 * known(report.ms_before)
     assert not any(entry.poses for entry in report.passes)

@@ -111,8 +111,8 @@ def test_more_networks_are_added_to_a_file(pointwise: Path, tmp_path: Path) -> N
         (choice_of("conv_dense"), "conv_dense"),
         (choice_of("conv_winograd"), "conv_winograd"),
         # Written by another version: that kernel is gone, and this one has no such tile now.
-        (SAVED.model_copy(update={"kernel": "conv_fft"}), "conv_dense"),
-        (choice_of("conv_winograd").model_copy(update={"tile": (7, 3, 4)}), "conv_dense"),
+        (replace(SAVED, kernel="conv_fft"), "conv_dense"),
+        (replace(choice_of("conv_winograd"), tile=(7, 3, 4)), "conv_dense"),
     ],
 )
 def test_the_compiler_obeys(choice: Tuned, expected: str, network: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -293,7 +293,11 @@ def _placed(plan: Plan, number: int) -> str:
 
 def _launched(launch: Launch) -> str:
     """A call as a line; what is empty or 0 is left out."""
-    rest = launch.model_dump(exclude={"kernel", "arguments"}, exclude_defaults=True)
+    rest = {
+        one.name: value
+        for one in fields(launch)[2:]
+        if (value := getattr(launch, one.name)) != one.default
+    }
     told = [f"{name}={_plain(value)}" for name, value in rest.items() if value]
     return "  ".join([f"{launch.kernel}({', '.join(map(str, launch.arguments))})", *told])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,13 +14,15 @@ import pytest
 from known import constant_in, known
 from small_networks import MakeGraph, Normal
 
+from graphopt.analysis.latency.device import load_device
 from graphopt.errors import CheckFailed, InputError
 from graphopt.ir.edit import emit, flaw_of
 from graphopt.ir.graph import label
 from graphopt.optimizer.contract_check import fault_of
-from graphopt.optimizer.manual import numerics_of
+from graphopt.optimizer.manual import catalogue, manual_of, numerics_of
 from graphopt.optimizer.options import VerifyMode
 from graphopt.optimizer.pass_contract import (
+    AnyPass,
     Change,
     Context,
     Numerics,
@@ -28,6 +30,7 @@ from graphopt.optimizer.pass_contract import (
     PreparedPass,
     Skip,
     option,
+    quoted,
 )
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import Passes, find_passes
@@ -207,7 +210,7 @@ def test_numerics_may_depend_on_options() -> None:
         "": Numerics.EXACT,
         "way=stacked": Numerics.APPROXIMATE,
         "way=block": Numerics.RETRAIN,
-        "way=fastest": Numerics.APPROXIMATE,
+        "way=fastest": Numerics.RETRAIN,
     }
     assert numerics_of(known["prune-channels"]) == {
         "": Numerics.APPROXIMATE,
@@ -215,7 +218,40 @@ def test_numerics_may_depend_on_options() -> None:
     }
     assert numerics_of(known["pack-weights"])["values=float16"] is Numerics.APPROXIMATE
     assert numerics_of(known["replace-swish"])["gate=hardtanh"] is Numerics.RETRAIN
+    assert numerics_of(known["stack-large-conv"])["activation=between"] is Numerics.RETRAIN
     assert numerics_of(known["canonicalize"]) == {"": Numerics.EXACT}
+
+
+WORDS = {Numerics.EXACT: "exact", Numerics.APPROXIMATE: "approximate", Numerics.RETRAIN: "training"}
+
+
+def test_lists_and_manual_pages_say_what_each_option_promises(every_pass: list[AnyPass]) -> None:
+    listed = {entry["name"]: entry for entry in catalogue(find_passes().values())}
+    for chosen in every_pass:
+        entry, known = listed[chosen.name], numerics_of(type(chosen))
+        given = [f"{f.name}={quoted(getattr(chosen, f.name))}" for f in fields(chosen)]
+        (said,) = {known[text] for text in given if text in known} or {known[""]}
+        assert said is chosen.numerics, str(chosen)
+        assert {entry["numerics"], *entry["numerics_with"].values()} == {
+            numerics.value for numerics in known.values()
+        }
+        page = " ".join(manual_of(type(chosen)).split("Numerics:")[1].split("Why:")[0].split())
+        assert WORDS[said] in page.lower(), str(chosen)
+    for name, pass_type in find_passes().items():
+        page = " ".join(manual_of(pass_type).split())
+        needs_training = Numerics.RETRAIN in numerics_of(pass_type).values()
+        assert ("needs training" in page) == needs_training, name
+
+
+def test_a_report_says_what_a_pass_promises(chain: gs.Graph, every_pass: list[AnyPass]) -> None:
+    context = Context(device=load_device("adreno-640"))
+    for chosen in every_pass:
+        if not chosen.needs_images:
+            (step,) = run_pipeline(chain, [chosen], context=context, verify="off").steps
+            promised = chosen.numerics
+            if "fastest" in str(chosen):  # nothing here is dilated: it took no way at all
+                promised = Numerics.EXACT
+            assert step.numerics is promised, str(chosen)
 
 
 # --- running ------------------------------------------------------------------------------------

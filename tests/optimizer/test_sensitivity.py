@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +142,8 @@ def test_claims() -> None:
         measured("stage 1 PAFs", 1_000_000, 0.05, 0.1),
         measured("stage 2 PAFs", 1_000_000, 0.15, 0.5),
     )
-    empty = {"block": "8x4", "images": 1, "people": 1, "layers": ()}
-    backbone, heat = findings(Sensitivity(**empty, function_blocks=blocks))
+    empty = Sensitivity(block="8x4", images=1, people=1, layers=(), function_blocks=())
+    backbone, heat = findings(replace(empty, function_blocks=blocks))
     assert "by the maps' error in 1 of 2 ratios (0.2 and 0.15, 0.4 and 0.5)" in backbone
     # 0.2^2 / 1 and 0.15^2 / 0.25; 0.4^2 / 2 and 0.5^2 / 0.5
     assert "parameters in 2 of 2 ratios (0.04 and 0.09, 0.08 and 0.5)" in backbone

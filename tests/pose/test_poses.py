@@ -244,7 +244,7 @@ def test_refinement_finds_the_top_between_pixels(x: float, y: float) -> None:
 
 
 def test_limb_scores_are_the_mean_projection() -> None:
-    skeleton = Skeleton.model_validate(
+    skeleton = Skeleton.from_plain(
         {
             "name": "stick",
             "parts": [{"name": "a"}, {"name": "b"}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_input_sizes(
 )
 def test_there_and_back(width: int, height: int, fixed: bool, x: float, y: float) -> None:
     shape = (128, 192) if fixed else (None, None)
-    small = RAW.model_copy(update={"height": 64})
+    small = replace(RAW, height=64)
     _, placement = prepare(Image.new("L", (width, height)).convert("RGB"), small, shape)
     point = np.array([x * (width - 1), y * (height - 1)])
     assert np.allclose(placement.to_photo(placement.to_input(point)), point, atol=1e-6)
@@ -62,7 +63,7 @@ def test_there_and_back(width: int, height: int, fixed: bool, x: float, y: float
 def test_a_dot_is_where_the_placement_says(shape: tuple[int | None, int | None]) -> None:
     pixels = np.zeros((300, 500, 3), np.uint8)
     pixels[98:105, 398:405] = 255
-    dark = RAW.model_copy(update={"pad_value": 0.0})
+    dark = replace(RAW, pad_value=0.0)
     tensor, placement = prepare(Image.fromarray(pixels), dark, shape)
     weight = tensor[0, 0]
     y, x = np.indices(weight.shape)

@@ -23,7 +23,7 @@ from graphopt.runtime.bundle import (
 )
 
 PLAN = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
-FILES = {"plan.json": PLAN.model_dump_json().encode(), "weights.bin": b"1234"}
+FILES = {"plan.json": PLAN.to_json().encode(), "weights.bin": b"1234"}
 
 
 def manifest(**changes: object) -> Manifest:
@@ -39,7 +39,7 @@ def manifest(**changes: object) -> Manifest:
         "runs": {},
         "files": {},
     }
-    return Manifest.model_validate(fields | changes)
+    return Manifest.from_plain(fields | changes)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -25,10 +26,13 @@ from graphopt.sparsity.function_blocks import function_blocks
 def spec_of(graph: gs.Graph, heat: int = 0, paf: int | None = 1) -> PoseSpec:
     """Its heat maps and PAFs are these outputs."""
     pixels = Preprocess(color="bgr", mean=(0, 0, 0), scale=(1, 1, 1))
-    maps = {"heat": MapSlice(output=graph.outputs[heat].name, count=19)}
-    if paf is not None:
-        maps["paf"] = MapSlice(output=graph.outputs[paf].name, count=38)
-    return PoseSpec(preprocess=pixels, skeleton=load_skeleton("coco18"), stride=8, **maps)
+    return PoseSpec(
+        preprocess=pixels,
+        skeleton=load_skeleton("coco18"),
+        heat=MapSlice(output=graph.outputs[heat].name, count=19),
+        paf=None if paf is None else MapSlice(output=graph.outputs[paf].name, count=38),
+        stride=8,
+    )
 
 
 def runs(graph: gs.Graph, spec: PoseSpec) -> list[tuple[str, int]]:
@@ -107,7 +111,7 @@ def test_two_branches(joined: bool) -> None:
     spec = spec_of(graph, paf=None if joined else 1)
     if joined:
         paf = MapSlice(output="maps", first=19, count=38)
-        spec = spec.model_copy(update={"paf": paf})
+        spec = replace(spec, paf=paf)
     expected = [("backbone", 3), ("context", 2)]
     for stage in (1, 2, 3):
         expected += [(f"stage {stage} heat maps", 2), (f"stage {stage} PAFs", 2)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from graphopt.errors import InputError, UsageError
+from graphopt.ir.records import Record, complaint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,19 +64,17 @@ _REQUIRED = frozenset(
 )
 
 
-class Figure(BaseModel):
+@dataclass(frozen=True)
+class Figure(Record):
     """A number and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     source: Annotated[str, Field(min_length=1)]
 
 
-class Device(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Device(Record):
     """A device's profile."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """As `--device` takes it: the file's name."""
@@ -102,15 +102,14 @@ class Device(BaseModel):
     """A pruned convolution that keeps the part k of its weights takes k * (1 + overhead) of the
     time of the dense kernel that multiplies directly; None: not known, and taken as 0."""
 
-    @model_validator(mode="after")
-    def _complete(self) -> Device:
+    def __post_init__(self) -> None:
+        """Refuse a profile that lacks a figure."""
         if missing := sorted(kind.value for kind in _REQUIRED - set(self.rates)):
             raise ValueError(f"rates: {', '.join(missing)} missing")
         if (LayerClass.WINOGRAD in self.rates) != (self.winograd_channels is not None):
             raise ValueError(
                 "rates.winograd and winograd_channels: one is of no use without the other"
             )
-        return self
 
     def rate(self, kind: LayerClass) -> float | None:
         """The rate of a class, or of the one that stands in for it; None: as fast as memory."""
@@ -145,7 +144,7 @@ def load_device(name: str | Path) -> Device:
             text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
-        return Device.model_validate({**tomllib.loads(text), "name": path.stem})
+        return Device.from_plain({**tomllib.loads(text), "name": path.stem})
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", hint=hint) from error
     except OSError as error:
@@ -157,6 +156,6 @@ def load_device(name: str | Path) -> Device:
     except ValidationError as error:
         finding = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in finding["loc"] if part != "[key]")
-        what = finding["msg"].removeprefix("Value error, ")
-        complaint = f"{where}: {what}" if where else what
-        raise InputError(f"{path} is no device profile: {complaint}", hint=hint) from error
+        what = complaint(error)
+        reason = f"{where}: {what}" if where else what
+        raise InputError(f"{path} is no device profile: {reason}", hint=hint) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -370,11 +371,11 @@ SMALL = Tensor(shape=(4,), dtype="float32", arena=0)
 PLAN = Plan(
     arenas=(32,),
     tensors=(
-        SMALL.model_copy(update={"arena": None}),
+        replace(SMALL, arena=None),
         SMALL,
-        SMALL.model_copy(update={"offset": 16}),
-        SMALL.model_copy(update={"offset": 8}),
-        SMALL.model_copy(update={"arena": -1}),
+        replace(SMALL, offset=16),
+        replace(SMALL, offset=8),
+        replace(SMALL, arena=-1),
     ),
     launches=(),
     inputs={"x": 0},
@@ -397,7 +398,7 @@ def test_memory_is_written_before_it_is_read(arguments: list[tuple[int, ...]], s
     launches = tuple(
         Launch(kernel="k", arguments=a, layer=f"layer{i}") for i, a in enumerate(arguments)
     )
-    plan = PLAN.model_copy(update={"launches": launches})
+    plan = replace(PLAN, launches=launches)
     if not says:
         check_memory(plan)
         return

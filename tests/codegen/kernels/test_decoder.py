@@ -31,7 +31,7 @@ from graphopt.runtime.open import open_bundle
 SIZE = (25, 42)
 OPTIONS = DecodeOptions(max_peaks=40)
 PLACEMENT = Placement(scale=(1.25, 1.2), offset=(3, 4))
-TRIANGLE = Skeleton.model_validate(
+TRIANGLE = Skeleton.from_plain(
     {
         "name": "triangle",
         "parts": [{"name": "a"}, {"name": "b"}, {"name": "c"}],

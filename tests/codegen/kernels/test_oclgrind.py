@@ -100,7 +100,7 @@ def test_wrong_kernels_are_noticed(
         files={},
     )
     files = {
-        "plan.json": plan.model_dump_json().encode(),
+        "plan.json": plan.to_json().encode(),
         "weights.bin": bytes(1024),
         "kernels.cl": source.encode(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -118,9 +119,7 @@ def test_bundles_prepare_what_they_can(
     )
     engine, spec = open_engine(bundle)
     assert isinstance(engine, BundleRunner)
-    plain = spec.model_copy(
-        update={"preprocess": spec.preprocess.model_copy(update={"pad_value": 3.0})}
-    )
+    plain = replace(spec, preprocess=replace(spec.preprocess, pad_value=3.0))
     called: list[str] = []
     own = engine.prepare
 
