@@ -25,6 +25,8 @@ FINEST = 1000
 another order differ by some of those."""
 NOISES = 3.0
 """Differences may be so many times those of onnxruntime's own answers from each other."""
+NUDGE = 3e-6
+"""What inputs are moved by to see which values are ties: what the sums of kernels round by."""
 NO_ANSWER = 0.25
 """Where onnxruntime's own answers differ by a step or more in more than this share of an output's
 values, steps tell nothing."""
