@@ -13,8 +13,9 @@ from pydantic import Field
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import extract_subgraph, make_session
-from graphopt.ir.convolution import Convolution
+from graphopt.ir.convolution import CONV_OPS, Convolution, has_quantised_weight, why_unknown
 from graphopt.ir.edit import constant
+from graphopt.ir.graph import is_standard, label
 from graphopt.ir.identity import IdentityMap
 from graphopt.optimizer.pass_contract import (
     Change,
@@ -134,6 +135,9 @@ class PruneChannels(PreparedPass[Site, Products | None]):
                 yield Skip(group.name, group.held)
             else:
                 yield Site(group, channels, uniform, self._ratio(group, plan), facts)
+        for node in graph.nodes:
+            if is_standard(node, *CONV_OPS) and has_quantised_weight(node):
+                yield Skip(label(node), why_unknown(node))
 
     def _ratio(self, group: ChannelGroup, plan: PruningPlan | None) -> float:
         if plan is None:

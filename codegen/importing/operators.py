@@ -16,7 +16,7 @@ import tvm
 from onnx import helper
 from tvm import relax, te, tirx
 
-from graphopt.codegen.importing.quantisation import dequantize, quantize
+from graphopt.codegen.importing.quantisation import dequantize, dynamic_quantize, quantize
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resize
 from graphopt.errors import Unsupported
@@ -260,6 +260,7 @@ CONVERTERS: dict[str, Converter] = {
     "Conv": _padded,
     "ConvTranspose": _padded_transpose,
     "DequantizeLinear": dequantize,
+    "DynamicQuantizeLinear": dynamic_quantize,
     "Elu": _elu,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,

@@ -72,6 +72,23 @@ def dequantize(_: Any, inputs: Sequence[Expr], attributes: Attributes) -> Expr:
     return relax.op.dequantize(x, scale, zero, axis=axis, out_dtype="float32")
 
 
+def dynamic_quantize(builder: Any, inputs: Sequence[Expr], _: Attributes) -> Expr:
+    """A DynamicQuantizeLinear: to uint8, its scale and zero from the least and greatest number.
+
+    TVM's own divides by nothing where all numbers are zero.
+    """
+    (x,) = inputs
+    none, most = relax.const(0.0), relax.const(255.0)
+    low = relax.op.minimum(relax.op.min(x), none)
+    range_ = builder.emit(relax.op.maximum(relax.op.max(x), none) - low)
+    flat = relax.op.equal(range_, none)
+    scale = builder.emit(relax.op.where(flat, relax.const(1.0), range_ / most))
+    zero = relax.op.round(relax.op.minimum(relax.op.maximum(none - low / scale, none), most))
+    zero = builder.emit(relax.op.astype(zero, "uint8"))
+    y = relax.op.quantize(x, scale, zero, axis=0, out_dtype="uint8")
+    return relax.Tuple([builder.emit(y), scale, zero])
+
+
 def _check(attributes: Attributes, kind: str, known: Sequence[str]) -> None:
     node = str(attributes["tvm_custom"]["name"])
     if attributes.get("block_size", 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Decoder
 from graphopt.runtime.differences import Agreement, agreement, nudged
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.steps import NUDGE as STEP_NUDGE
 from graphopt.runtime.steps import is_quantised, step_agreement, steps_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def agreement_with_onnxruntime(
         limit: the difference that may be; by default what the network's own arithmetic gives.
     """
     half = any(tensor.dtype == np.float16 for tensor in graph.tensors().values())
+    steps = limit is None and is_quantised(graph)
     allowed = limit or (HALF_TOLERANCE if half else TOLERANCE)
 
     def asked(engine: OnnxRuntimeEngine, moved: Callable[[Feeds], Feeds] = dict) -> list[Feeds]:
@@ -60,6 +63,9 @@ def agreement_with_onnxruntime(
         with serialised(graph) as model:
             yield asked(OnnxRuntimeEngine(model, optimize=False))
             yield asked(OnnxRuntimeEngine(model), nudged)
+            if steps:
+                written = OnnxRuntimeEngine(model, optimize=False)
+                yield asked(written, partial(nudged, by=STEP_NUDGE))
             if half and isinstance(model, bytes):  # onnxruntime rounds after every node, we do not
                 precise = in_float32(onnx.load_model_from_string(model)).SerializeToString()
                 yield asked(OnnxRuntimeEngine(precise))
@@ -67,7 +73,7 @@ def agreement_with_onnxruntime(
     with serialised(graph) as model:
         references = asked(OnnxRuntimeEngine(model))
     got = [_stacked(runs) for runs in outputs]
-    if limit is None and is_quantised(graph):
+    if steps:
         found = step_agreement(got, references, rivals, steps_of(graph))
         if found is not None:
             return found

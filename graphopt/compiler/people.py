@@ -19,6 +19,9 @@ from graphopt.runtime.engine import OnnxRuntimeEngine
 
 ALIKE = 0.75
 """The object key-point similarity from which two people count as the same."""
+CLEAR = 0.3
+"""The score from which somebody counts: of others a step of quantisation decides whether they are
+there."""
 LOST = 0.1
 """The part of all people that may differ, where onnxruntime's own answers give the same people."""
 NOISES = 2
@@ -47,7 +50,7 @@ def check_people(
     people = unlike = noise = 0
     for feed, maps in zip(feeds, outputs, strict=True):
         known = _people(written.run(feed), pose)
-        people += len(known)
+        people += _clear(known)
         unlike += _unlike(known, _people(maps, pose), pose.skeleton)
         noise += _unlike(known, _people(whole.run(feed), pose), pose.skeleton)
     told = (
@@ -64,6 +67,12 @@ def _people(maps: Feeds, pose: PoseSpec) -> Sequence[Person]:
 
 
 def _unlike(known: Sequence[Person], found: Sequence[Person], skeleton: Skeleton) -> int:
-    """How many people only one of the two has."""
+    """How many clear people only one of the two has."""
     pairs = matched(known, found, skeleton, min_oks=ALIKE)
-    return max(len(known), len(found)) - len(pairs)
+    first, second = {a for a, _ in pairs}, {b for _, b in pairs}
+    return max(_clear(known, first), _clear(found, second))
+
+
+def _clear(people: Sequence[Person], but: set[int] | frozenset[int] = frozenset()) -> int:
+    """How many people are clear, without some."""
+    return sum(p.score >= CLEAR for i, p in enumerate(people) if i not in but)

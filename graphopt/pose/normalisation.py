@@ -15,6 +15,13 @@ from graphopt.pose.spec import (
 
 _CONVENTIONS: Mapping[str, dict[str, Any]] = {
     "pixels": {"color": "bgr", "mean": (0.0,) * 3, "scale": (1.0,) * 3, "pad_value": 0.0},
+    "unit": {"color": "rgb", "mean": (0.0,) * 3, "scale": (1 / 255,) * 3, "pad_value": 0.0},
+    "symmetric": {
+        "color": "rgb",
+        "mean": (127.5,) * 3,
+        "scale": (1 / 127.5,) * 3,
+        "pad_value": 127.5,
+    },
     "paf": {"color": "bgr", "mean": (128.0,) * 3, "scale": (1 / 256,) * 3, "pad_value": 128.0},
     "single": {
         "color": "rgb",
@@ -23,12 +30,15 @@ _CONVENTIONS: Mapping[str, dict[str, Any]] = {
         "pad_value": 114.0,
     },
 }
-"""8-bit pixels as they are; OpenPose's and Lightweight OpenPose's; ImageNet's.
+"""8-bit pixels as they are, of 0..1, and of -1..1; OpenPose's and Lightweight OpenPose's;
+ImageNet's.
 
 The border is what becomes zero inside: what a network's own convolutions pad with.
 """
 
 
+_RANGES = {"unit": (0.0, 1.0), "symmetric": (-1.0, 1.0)}
+"""Ranges that tell a convention, of `_CONVENTIONS`, within a hundredth."""
 _LARGEST_NORMALISED = 32.0
 """The range of normalised pixels is less, that of 8-bit ones more."""
 
@@ -79,10 +89,12 @@ def find_normalisation(
     reach = _input_range(proto, probe.input)
     if reach is not None:
         # It was calibrated on what the network is fed.
-        fits = "pixels" if reach[1] - reach[0] > _LARGEST_NORMALISED else family
+        wide = reach[1] - reach[0] > _LARGEST_NORMALISED
+        near = [name for name, ends in _RANGES.items() if _is_near(reach, ends)]
+        usual = near[0] if near else "pixels" if wide else family
         why = f"the input is quantised from {reach[0]:.3g} to {reach[1]:.3g}"
-        return dict(_CONVENTIONS[fits]), dict.fromkeys(
-            _CONVENTIONS[fits], Finding(how="guessed", why=why)
+        return dict(_CONVENTIONS[usual]), dict.fromkeys(
+            _CONVENTIONS[usual], Finding(how="guessed", why=why)
         )
     # A trained first layer answers with a deviation of order one; which input gives that?
     normalised = probe.response / _PIXEL_DEVIATION
@@ -182,6 +194,10 @@ def _input_range(proto: Any, tensor: str) -> tuple[float, float] | None:
     start = float(zero[0].reshape(-1)[0]) if zero else 0.0
     low, high = (float(scale.reshape(-1)[0]) * (end - start) for end in (limits.min, limits.max))
     return low, high
+
+
+def _is_near(reach: tuple[float, float], ends: tuple[float, float]) -> bool:
+    return bool(np.allclose(reach, ends, atol=0.01))
 
 
 def _restoring(node: Any, constants: Mapping[str, NDArray[Any]]) -> tuple[Any, Any]:

@@ -151,7 +151,10 @@ class BundleTarget(Record):
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """How far a bundle's outputs are from onnxruntime's, as parts of their range."""
+    """How far a bundle's outputs are from onnxruntime's, as parts of their range.
+
+    Where they are quantised, of the range that their steps cover.
+    """
 
     difference: float
     """The largest."""

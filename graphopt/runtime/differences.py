@@ -203,12 +203,18 @@ def agreement(
     return Agreement(counted, noise, unanswered=len(unanswered))
 
 
-def nudged(feeds: Feeds, seed: int = SAMPLE_SEED) -> Feeds:
-    """Inputs as near as float32 tells apart: what an engine's rounding might have made of them."""
+def nudged(feeds: Feeds, seed: int = SAMPLE_SEED, by: float = NUDGE) -> Feeds:
+    """Inputs as near as float32 tells apart: what an engine's rounding might have made of them.
+
+    Args:
+        feeds: inputs by name.
+        seed: of the noise.
+        by: the deviation of what they are moved by, relative to each value.
+    """
     rng = np.random.default_rng(seed)
     return {
         name: np.asarray(
-            value.astype(np.float64) * (1 + NUDGE * rng.standard_normal(value.shape)), value.dtype
+            value.astype(np.float64) * (1 + by * rng.standard_normal(value.shape)), value.dtype
         )
         if value.dtype == np.float32
         else value

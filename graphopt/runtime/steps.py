@@ -20,8 +20,13 @@ from graphopt.runtime.differences import Agreement, difference
 
 LEVELS = 255
 """Steps from end to end of an output whose quantisation is not known: those of 8 bits."""
+FINEST = 1000
+"""Most steps from end to end: finer ones, of 16 bits, are counted together, as float32 sums in
+another order differ by some of those."""
 NOISES = 3.0
 """Differences may be so many times those of onnxruntime's own answers from each other."""
+NUDGE = 3e-6
+"""What inputs are moved by to see which values are ties: what the sums of kernels round by."""
 NO_ANSWER = 0.25
 """Where onnxruntime's own answers differ by a step or more in more than this share of an output's
 values, steps tell nothing."""
@@ -86,20 +91,22 @@ def _steps(tensor: gs.Tensor) -> Steps:
         tensor = maker.inputs[0]
         maker = producer_of(tensor)
     if isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in "iu":
-        return Steps(1.0, _levels(tensor.dtype)) if tensor.dtype.itemsize < 4 else unknown
+        return _coarse(1.0, tensor.dtype) if tensor.dtype.itemsize < 4 else unknown
     if maker is None or not is_standard(maker, "DequantizeLinear"):
         return unknown
     scale = scalar_of(maker.inputs[1])
     kind = next((t.dtype for t in (*maker.inputs[2:], maker.inputs[0]) if t.dtype), None)
-    return Steps(scale, _levels(kind)) if scale else unknown
+    return _coarse(scale, kind) if scale else unknown
 
 
 _KEEP = ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Relu")
 """Operators whose results are among the values of their inputs."""
 
 
-def _levels(kind: Any) -> int:
-    return int(2 ** (8 * np.dtype(kind).itemsize)) - 1 if kind is not None else LEVELS
+def _coarse(scale: float, kind: Any) -> Steps:
+    """The steps of a type, so many of them as one that there are no more than `FINEST`."""
+    levels = int(2 ** (8 * np.dtype(kind).itemsize)) - 1 if kind is not None else LEVELS
+    return Steps(scale * max(1.0, levels / FINEST), min(levels, FINEST))
 
 
 def shift(value: Array, reference: Array, step: float) -> Shift:

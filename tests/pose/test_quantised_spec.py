@@ -27,6 +27,8 @@ CONSTANTS: dict[str, Array] = {
     "pixel": np.float32(1.0),
     "narrow": np.float32(4.8 / 255),
     "dark": np.uint8(112),
+    "unit": np.float32(1 / 255),
+    "two": np.float32(1 / 128),
 }
 HEADS = """
     f = DequantizeLinear(w, s) c = Conv<strides=[4,4]>(n, f)
@@ -74,6 +76,12 @@ def test_an_affine_head_between_roundings(proto: Proto) -> None:
             128.0,
             "from -2.11 to 2.69",
         ),
+        ("p = QuantizeLinear(x, unit) n = DequantizeLinear(p, unit)", 0.0, "from 0 to 1"),
+        (
+            "p = QuantizeLinear(x, two, z) n = DequantizeLinear(p, two, z)",
+            127.5,
+            "from -1 to 0.992",
+        ),
     ],
 )
 def test_the_range_that_an_input_is_quantised_to(
@@ -81,6 +89,7 @@ def test_the_range_that_an_input_is_quantised_to(
 ) -> None:
     spec = detect_pose_spec(network(proto, before))
     assert spec.preprocess.mean == (mean,) * 3
+    assert (spec.preprocess.scale[0] == 1) == why.endswith("255")
     assert why in spec.notes["mean"].why
 
 

@@ -227,7 +227,11 @@ def test_what_is_quantised_and_by_how_much(proto: Proto) -> None:
     )
     graph = import_message(model)
     assert is_quantised(graph)
-    assert steps_of(graph) == {"q": (1.0, 255), "y": (0.5, 65535), "v": (None, 255)}
+    assert steps_of(graph) == {
+        "q": (1.0, 255),
+        "y": (pytest.approx(0.5 * 65.535), 1000),
+        "v": (None, 255),
+    }
     weights_only = proto(
         "float[1,3,8,8] x",
         "float[1,4,8,8] y",
