@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from graphopt.codegen.importing.importer import import_onnx
+from graphopt.codegen.importing.quantisation import with_float_weights
 from graphopt.codegen.jobs.records import Candidates, Tuned
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
@@ -64,7 +65,7 @@ def make_bundles(
     with machine_code.tvm_target(target):
         progress("import")
         module, node_of = import_onnx(model)
-        _, layers = use_our_kernels(module, target, node_of)
+        _, layers = use_our_kernels(with_float_weights(module), target, node_of)
     found = {layer.spec.key: layer for layer in layers}
     results = []
     for number, (key, layer) in enumerate(found.items()):

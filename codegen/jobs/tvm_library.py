@@ -64,16 +64,19 @@ def write_library(
     Raises:
         Unsupported: an operator that neither our kernels nor TVM have; names the node.
     """
+    # Nobody asks Linux for the tiles of AMX where TVM's own runtime runs the kernels.
+    target = replace(target, tiles="")
     device = machine_code.tvm_target(target, host)
     with device:
         module, layers, _ = lower_network(model, target, measured, progress=progress)
         progress("code")
         main = module["main"]
+        features = sorted({feature for layer in layers for feature in layer.features})
         manifest = bundle.Manifest(
             format=bundle.FORMAT,
             graphopt=__version__,
             tvm=tvm.__version__,
-            target=replace(machine_code.description(target), host=host or this_host()),
+            target=replace(machine_code.description(target, features), host=host or this_host()),
             model=source,
             inputs=_shapes(model.graph.input, [parameter.ty for parameter in main.params]),
             outputs=_shapes(model.graph.output, main.ret_ty.fields),
