@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
-from graphopt.fitting.quantization.eligible import objection, raise_opset
-from graphopt.fitting.quantization.grids import Grid
+from graphopt.fitting.quantization.eligible import objection
 from graphopt.fitting.quantization.placement import placement_of
-from graphopt.fitting.quantization.qdq import put_weights, store, write_layer
 from graphopt.fitting.quantization.quantization import Recipe, Settings, quantise
+from graphopt.fitting.quantization.writing import Site, begin, sites_of, write_site
 from graphopt.ir.graph import label
-from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome, Pass, Skip, option
+from graphopt.optimizer.int8_budget import Budget, floats_within
+from graphopt.optimizer.pass_contract import (
+    Change,
+    Context,
+    Numerics,
+    Outcome,
+    PreparedPass,
+    Skip,
+    option,
+)
 
 
 @dataclass(frozen=True)
-class Site:
-    """A node to compute in eight bits."""
-
-    node: gs.Node
-    grids: tuple[Grid | None, ...] = ()
-    """Of what it reads."""
-
-
-@dataclass(frozen=True)
-class Quantize(Pass[Site]):
+class Quantize(PreparedPass[Site, Recipe | None]):
     """Store activations and weights in eight bits, fitted to photos without labels.
 
     Rewrite:
@@ -54,7 +53,8 @@ class Quantize(Pass[Site]):
 
     When it skips:
         The network is quantised already; its opset is older than 13 and cannot be raised; weights
-        that are not constant, half precision.
+        that are not constant, half precision. With max_shift or max_ap_drop, layers that cost the
+        poses most stay float, as few as hold that: the reason says what each costs alone.
     """
 
     name: ClassVar[str] = "quantize"
@@ -65,15 +65,24 @@ class Quantize(Pass[Site]):
     ridge: Annotated[float, Field(gt=0)] = option(
         1e-2, "pull toward the present weights, relative to the mean square of a layer's input"
     )
+    max_shift: Annotated[float, Field(ge=0)] = option(
+        0.0,
+        "leave the fewest layers float that keep key points this close on held-out photos, in "
+        "input pixels; 0: no limit",
+    )
+    max_ap_drop: Annotated[float, Field(ge=0, le=1)] = option(
+        0.0,
+        "the same for 1 - OKS to the float network's people, which stands in for AP; 0: no limit",
+    )
     seed: int = option(0, "of the positions in photos; the same seed gives the same weights")
 
     @property
     def needs_images(self) -> bool:
         return True
 
-    def prepare(self, graph: gs.Graph, context: Context) -> Pass[Site]:
+    def prepare(self, graph: gs.Graph, context: Context) -> Recipe | None:
         if objection(graph) or not placement_of(graph).layers:
-            return self
+            return None
         if context.calibration is None:
             raise InputError(
                 "ranges and weights are fitted on what the network sees, and there are no images "
@@ -87,55 +96,35 @@ class Quantize(Pass[Site]):
             seed=self.seed,
         )
         recipe = quantise(graph, context.calibration, settings, progress=context.progress)
-        return _Fitted(**vars(self), recipe=recipe)
+        budget = Budget(self.max_shift or float("inf"), self.max_ap_drop or 1.0)
+        if not budget.limited:
+            return recipe
+        floats = floats_within(graph, recipe, context.calibration, budget, context.progress)
+        return replace(recipe, floats=floats)
 
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        reason = objection(graph)
-        if reason:
-            yield Skip("(all)", reason)
+    def match(self, graph: gs.Graph, facts: Recipe | None) -> Iterator[Site | Skip]:
+        if facts is None:
+            reason = objection(graph)
+            if reason:
+                yield Skip("(all)", reason)
             return
-        placement = placement_of(graph)
-        yield from placement.skips
-        for node in (*placement.layers, *placement.carriers):
-            yield Site(node)
-
-    def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:  # noqa: ARG002
-        return Skip(label(site.node), "it is fitted on photos only")
-
-
-@dataclass(frozen=True)
-class _Fitted(Quantize):
-    """The pass when it knows steps and weights."""
-
-    recipe: Recipe = field(kw_only=True)
-
-    def sweep(self, graph: gs.Graph, without: Collection[int] = ()) -> Outcome:
-        raise_opset(graph)
+        yield from placement_of(graph).skips
         for node in graph.nodes:
-            fitted = self.recipe.layers.get(node.outputs[0].name) if node.outputs else None
-            if fitted is not None:
-                put_weights(graph, node, *fitted.floats)
-        return super().sweep(graph, without)
-
-    def match(self, graph: gs.Graph) -> Iterator[Site | Skip]:
-        placement, grids = placement_of(graph), self.recipe.grids
-        yield from placement.skips
-        # As it is before anything is rewritten.
-        yield from [
-            Site(node, tuple(grids.get(tensor.name) for tensor in node.inputs))
-            for node in (*placement.layers, *placement.carriers)
-        ]
+            if node.outputs and node.outputs[0].name in facts.floats:
+                yield Skip(label(node), facts.floats[node.outputs[0].name])
+        yield from sites_of(graph, facts, facts.floats)
 
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:
-        node, name = site.node, label(site.node)
-        fitted = self.recipe.layers.get(node.outputs[0].name)
+        write_site(graph, site)
+        name, fitted = label(site.node), site.fitted
         if fitted is None:
-            for tensor, grid in zip(list(node.inputs), site.grids, strict=True):
-                if grid is not None:
-                    store(graph, tensor, grid)
-            return Change(name, f"{node.op} of eight bits")
-        grid = site.grids[0]
-        assert grid is not None
-        write_layer(graph, node, fitted.weights, grid)
-        error = "" if fitted.error is None else f": held-out photos, error {fitted.error:.3f}"
-        return Change(name, f"{node.op} in eight bits{error}")
+            return Change(name, f"{site.node.op} of eight bits")
+        error = "" if fitted.error is None else f", error on held-out photos {fitted.error:.3f}"
+        return Change(name, f"{site.node.op} in eight bits{error}")
+
+    def sweep(
+        self, graph: gs.Graph, facts: Recipe | None, without: Collection[int] = ()
+    ) -> Outcome:
+        if facts is not None and len(facts.floats) < len(facts.layers):
+            begin(graph, facts)
+        return super().sweep(graph, facts, without)

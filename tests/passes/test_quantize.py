@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
 
+from graphopt.analysis.compare import PoseChange
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.quantization.equalisation import equalise
@@ -19,9 +21,10 @@ from graphopt.fitting.quantization.observe import observe
 from graphopt.fitting.quantization.placement import placement_of
 from graphopt.fitting.quantization.ranges import least_error
 from graphopt.fitting.quantization.rounding import rounded, steps_of, whole_of
-from graphopt.ir.header import copy_model
+from graphopt.ir.graph import constant_of
+from graphopt.ir.network import Network as Graph
 from graphopt.ir.onnx_io import to_proto
-from graphopt.optimizer.pass_contract import Context, Outcome, Skip
+from graphopt.optimizer.pass_contract import Context, Outcome
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
@@ -66,14 +69,20 @@ def images(graph: gs.Graph) -> Calibration:
 
 def quantised(graph: gs.Graph, options: str = "") -> tuple[gs.Graph, Outcome]:
     (chosen,) = parse_pipeline(f"quantize{options}")
-    result = copy_model(graph)
-    outcome = chosen.run(result, Context(copy_model(graph), images(graph)))
+    result = Graph.of(graph).copy()
+    outcome = chosen.run(result, Context(Graph.of(graph).copy(), images(graph)))
     onnx.checker.check_model(to_proto(result), full_check=True)
     return result, outcome
 
 
 def maker(graph: gs.Graph, name: str) -> gs.Node:
     return graph.tensors()[name].inputs[0]
+
+
+def numbers(tensor: gs.Tensor) -> np.ndarray:
+    values = constant_of(tensor)
+    assert values is not None
+    return values
 
 
 def error(graph: gs.Graph, original: gs.Graph) -> float:
@@ -100,19 +109,19 @@ def test_weights_have_a_scale_for_each_filter_and_biases_that_of_both(net: gs.Gr
     conv = maker(result, "y")
     given, weight, bias = (tensor.inputs[0] for tensor in conv.inputs)
     assert weight.attrs["axis"] == 0
-    assert weight.inputs[0].values.dtype == np.int8
-    assert weight.inputs[0].values.min() >= -127
-    assert weight.inputs[1].values.shape == (19,)
-    assert not weight.inputs[2].values.any()
-    assert bias.inputs[0].values.dtype == np.int32
-    step = given.inputs[1].values * weight.inputs[1].values
-    np.testing.assert_allclose(bias.inputs[1].values, step, rtol=1e-6)
+    assert numbers(weight.inputs[0]).dtype == np.int8
+    assert numbers(weight.inputs[0]).min() >= -127
+    assert numbers(weight.inputs[1]).shape == (19,)
+    assert not numbers(weight.inputs[2]).any()
+    assert numbers(bias.inputs[0]).dtype == np.int32
+    step = numbers(given.inputs[1]) * numbers(weight.inputs[1])
+    np.testing.assert_allclose(numbers(bias.inputs[1]), step, rtol=1e-6)
 
 
 def test_zero_points_follow_ranges(net: gs.Graph) -> None:
     result, _ = quantised(net)
     zeros = {
-        node.outputs[0].name.removesuffix(".quantized"): node.inputs[2].values
+        node.outputs[0].name.removesuffix(".quantized"): numbers(node.inputs[2])
         for node in result.nodes
         if node.op == "QuantizeLinear"
     }
@@ -124,7 +133,7 @@ def test_zero_points_follow_ranges(net: gs.Graph) -> None:
 
 def test_activations_may_be_signed(net: gs.Graph) -> None:
     result, _ = quantised(net, "{activations=int8}")
-    zeros = [node.inputs[2].values for node in result.nodes if node.op == "QuantizeLinear"]
+    zeros = [numbers(node.inputs[2]) for node in result.nodes if node.op == "QuantizeLinear"]
     assert {zero.dtype for zero in zeros} == {np.dtype(np.int8)}
     assert min(zeros) == -128
     assert "Relu" not in {node.op for node in result.nodes}
@@ -143,7 +152,7 @@ def test_a_clip_is_done_by_the_rounding(network: Network, normal: Normal) -> Non
     )
     result, _ = quantised(graph)
     assert "Clip" not in {node.op for node in result.nodes}
-    scale = maker(result, "b.quantized").inputs[1].values
+    scale = numbers(maker(result, "b.quantized").inputs[1])
     assert 5 < 255 * scale <= 6 * (1 + 1e-6)
     assert error(result, graph) < 0.1
 
@@ -162,17 +171,17 @@ def test_integers_are_what_onnxruntime_computes(network: Network, normal: Normal
     feed = next(images(graph).feeds([3]))
     first, quantize = maker(result, "a"), maker(result, "b.quantized")
     given, weight, bias = (tensor.inputs[0] for tensor in first.inputs)
-    step, zero = given.inputs[1].values, given.inputs[2].values.astype(np.int64)
+    step, zero = numbers(given.inputs[1]), numbers(given.inputs[2]).astype(np.int64)
     whole = np.clip(np.rint(feed["x"] / step) + zero, 0, 255).astype(np.int64) - zero
-    sums = np.einsum("nchw,oc->nohw", whole, weight.inputs[0].values[:, :, 0, 0].astype(np.int64))
-    sums = (sums + bias.inputs[0].values[:, None, None]) * bias.inputs[1].values[:, None, None]
-    expected = np.clip(np.rint(sums / quantize.inputs[1].values), 0, 255)
+    sums = np.einsum("nchw,oc->nohw", whole, numbers(weight.inputs[0])[:, :, 0, 0].astype(np.int64))
+    sums = (sums + numbers(bias.inputs[0])[:, None, None]) * numbers(bias.inputs[1])[:, None, None]
+    expected = np.clip(np.rint(sums / numbers(quantize.inputs[1])), 0, 255)
     result.outputs = [quantize.outputs[0]]
     made = OnnxRuntimeEngine(to_proto(result).SerializeToString()).run(feed)
     assert np.abs(made["b.quantized"].astype(int) - expected).max() <= 1
 
 
-def test_onnxruntime_fuses_the_pairs(net: gs.Graph, tmp_path) -> None:
+def test_onnxruntime_fuses_the_pairs(net: gs.Graph, tmp_path: Path) -> None:
     result, _ = quantised(net)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -184,7 +193,7 @@ def test_onnxruntime_fuses_the_pairs(net: gs.Graph, tmp_path) -> None:
 
 
 def test_scaled_channels_compute_the_same(net: gs.Graph) -> None:
-    scaled, placement = copy_model(net), placement_of(net)
+    scaled, placement = Graph.of(net).copy(), placement_of(net)
     calibration = images(net)
     feeds = lambda: calibration.feeds(calibration.fitting)  # noqa: E731
     seen = observe(net, feeds, list(placement.grids), {}, count=8, seed=0)
@@ -197,16 +206,16 @@ def test_scaled_channels_compute_the_same(net: gs.Graph) -> None:
 
 
 def test_zeros_stay_zero(net: gs.Graph) -> None:
-    weight = maker(net, "d").inputs[1].values.copy()
+    weight = numbers(maker(net, "d").inputs[1]).copy()
     weight[:, 4:8] = 0
     maker(net, "d").inputs[1] = gs.Constant("pruned", weight)
     result, _ = quantised(net)
-    whole = maker(result, "d").inputs[1].inputs[0].inputs[0].values
+    whole = numbers(maker(result, "d").inputs[1].inputs[0].inputs[0])
     assert not whole[:, 4:8].any()
     assert whole[:, :4].any(axis=0).all()
 
 
-def test_it_is_better_than_the_nearest_numbers(net: gs.Graph) -> None:
+def test_it_is_better_than_the_nearest_numbers() -> None:
     rng = np.random.default_rng(0)
     seen = rng.standard_normal((4000, 12)) @ rng.standard_normal((12, 12))
     seen = np.concatenate([seen + 1, np.ones((4000, 1))], axis=1)[None]
@@ -234,6 +243,30 @@ def test_a_range_leaves_out_what_is_rare(net: gs.Graph) -> None:
     assert 3 < grid.high < 30
     assert grid.low < -2.5
     assert Grid.over(-1, 3).nearest(np.float32(0)) == 0
+
+
+def test_a_budget_leaves_the_costliest_layers_float(
+    net: gs.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poses are said to suffer from `a` and `d`, and from nothing else."""
+
+    def change(self: object, floats: Collection[str], photos: int = 40) -> PoseChange:
+        costs = {"a": 0.2, "d": 0.1}
+        lost = sum(cost for name, cost in costs.items() if name not in floats)
+        return PoseChange(1, lost, 9, 0, 0, mean_shift=10 * lost, oks=1 - lost)
+
+    monkeypatch.setattr("graphopt.optimizer.int8_budget._Judge.change", change)
+    for options, floats in (
+        ("{max_ap_drop=0.35}", set()),
+        ("{max_ap_drop=0.15}", {"a"}),
+        ("{max_shift=0.5}", {"a", "d"}),
+    ):
+        result, outcome = quantised(net, options)
+        assert {skip.node for skip in outcome.skips} == floats
+        assert all("hold the budget" in skip.reason for skip in outcome.skips)
+        plain = {n for n in "abcdy" if isinstance(maker(result, n).inputs[1], gs.Constant)}
+        assert plain == floats
+        assert error(result, net) < 0.1
 
 
 @pytest.mark.parametrize(("opset", "op", "skipped"), [(12, "Relu", False), (12, "Softmax", True)])
@@ -265,5 +298,5 @@ def test_without_images_it_refuses(net: gs.Graph) -> None:
     (chosen,) = parse_pipeline("quantize")
     assert chosen.needs_images
     with pytest.raises(InputError, match="there are no images"):
-        chosen.run(copy_model(net), Context(net))
-    assert all(isinstance(s, Skip) for s in chosen.sweep(copy_model(net)).skips)
+        chosen.run(Graph.of(net).copy(), Context(net))
+    assert not chosen.sweep(Graph.of(net).copy(), None).changes

@@ -63,7 +63,7 @@ def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
 
     Args:
         graph: the network, its nodes in order.
-        floats: labels of layers that are not to be.
+        floats: layers that are not to be, by the names of their outputs.
     """
     layers: list[gs.Node] = []
     skips: list[Skip] = []
@@ -72,7 +72,7 @@ def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
             reason = _objection(node)
             if reason:
                 skips.append(Skip(label(node), reason))
-            elif label(node) not in floats:
+            elif node.outputs[0].name not in floats:
                 layers.append(node)
     grids: dict[str, str] = {}
     carriers: set[int] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,7 +34,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.graph import constant_of, input_of, label
-from graphopt.ir.header import copy_model
+from graphopt.ir.network import Network
 
 Doubles = NDArray[np.float64]
 Image: TypeAlias = Path | int
@@ -58,6 +58,8 @@ class Recipe:
     """By the name of the layer's output."""
     images: int
     """How many were fitted on."""
+    floats: Mapping[str, str] = field(default_factory=dict)
+    """Layers that stay float, by the names of their outputs, and why."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def quantise(
     Raises:
         InputError: the network does not run on the images.
     """
-    return _Work(copy_model(graph), calibration, settings, progress).recipe()
+    return _Work(Network.of(graph).copy(), calibration, settings, progress).recipe()
 
 
 class _Work:
