@@ -134,7 +134,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
     device = options.device
     profile = load_device(device or DEVICE) if device or preset == "mobile" else None
     chosen = _passes(_preset_text(preset), known, options.skip_passes)
-    own = (options.passes, "distill" if options.distill else None, _quantizing(options))
+    own = (options.passes, "distill" if options.distill else None, quantizing(options))
     extra = _passes(", ".join(part for part in own if part), known, options.skip_passes)
     remarks: list[str] = []
     if targets := _targets(options):
@@ -257,7 +257,7 @@ def _targets(options: OptimizeOptions) -> dict[Goal, float]:
     return {goal: value for goal, value in goals.items() if value is not None}
 
 
-def _quantizing(options: OptimizeOptions) -> str | None:
+def quantizing(options: OptimizeOptions) -> str | None:
     """The pass that stores the result in eight bits, within the budget, if that is asked for."""
     if not options.int8:
         return None

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from graphopt.analysis.compare import PoseChange
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.grids import Grid
@@ -24,8 +24,11 @@ from graphopt.fitting.quantization.rounding import rounded, steps_of, whole_of
 from graphopt.ir.graph import constant_of
 from graphopt.ir.network import Network as Graph
 from graphopt.ir.onnx_io import to_proto
+from graphopt.optimizer.optimize import optimize, quantizing
+from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.pass_contract import Context, Outcome
 from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.passes.quantize import Quantize
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec, Preprocess
@@ -267,6 +270,30 @@ def test_a_budget_leaves_the_costliest_layers_float(
         plain = {n for n in "abcdy" if isinstance(maker(result, n).inputs[1], gs.Constant)}
         assert plain == floats
         assert error(result, net) < 0.1
+
+
+def test_int8_needs_photos_and_takes_the_budget(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fitted to photos"):
+        optimize(tmp_path / "net.onnx", options=OptimizeOptions(int8=True))
+    budget = OptimizeOptions(int8=True, max_shift=0.5, max_ap_drop=0.02)
+    (chosen,) = parse_pipeline(quantizing(budget) or "")
+    assert chosen == Quantize(max_shift=0.5, max_ap_drop=0.02)
+
+
+def test_gates_stay_float(network: Network, normal: Normal) -> None:
+    graph = network(
+        "float[1,3,24,32] x",
+        "float[1,19,24,32] y",
+        "a = Conv(x, w0) m = GlobalAveragePool(a) g = Conv(m, w1) s = Sigmoid(g) b = Mul(a, s) "
+        "y = Conv(b, w2)",
+        w0=normal(8, 3, 1, 1),
+        w1=normal(8, 8, 1, 1),
+        w2=normal(19, 8, 1, 1),
+    )
+    result, outcome = quantised(graph)
+    assert [(s.node, "one position" in s.reason) for s in outcome.skips] == [("g", True)]
+    assert isinstance(maker(result, "g").inputs[1], gs.Constant)
+    assert error(result, graph) < 0.1
 
 
 @pytest.mark.parametrize(("opset", "op", "skipped"), [(12, "Relu", False), (12, "Softmax", True)])

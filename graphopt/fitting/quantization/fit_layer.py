@@ -40,7 +40,6 @@ def fit_convolution(
     step: float,
     *,
     ridge: float,
-    rectified: bool,
 ) -> FittedLayer:
     """Fit a convolution to what it makes in the float network, from what the rounded one feeds it.
 
@@ -51,7 +50,6 @@ def fit_convolution(
         count: how many of the images are fitted on; the others judge.
         step: of what it reads.
         ridge: pull toward the present weights, relative to the mean square of what it sees.
-        rectified: whether only what is positive counts: a Relu follows.
     """
     pairs = [
         (sample.patches(values, spec), sample.grouped(spec.group))
@@ -63,11 +61,11 @@ def fit_convolution(
     found = []
     for solution, compensated in (
         (system.present, False),
-        (system.solve(rectified=rectified), True),
+        (system.solve(), True),
     ):
         whole, steps, bias = _rounded(system, solution, step, compensated=compensated)
         made = np.concatenate([whole * steps[:, None], bias[:, None]], axis=1)
-        error = error_within(made, judged, rectified=rectified)
+        error = error_within(made, judged)
         found.append((error, solution, whole, steps, bias))
     error, solution, whole, steps, bias = min(found, key=lambda item: item[0])
     weight, filter_bias = unpacked(solution, spec)

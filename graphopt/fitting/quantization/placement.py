@@ -151,7 +151,12 @@ def _objection(node: gs.Node) -> str | None:
     bias = input_of(node, 2)
     if bias is not None and constant_of(bias) is None:
         return "its bias is not constant"
-    return "it has no weights" if not weight.size else None
+    if not weight.size:
+        return "it has no weights"
+    size = node.inputs[0].shape
+    if size is not None and list(size[2:]) == [1] * (weight.ndim - 2):
+        return "it sees one position of a photo: a gate, which takes no time but is sensitive"
+    return None
 
 
 def _product_objection(node: gs.Node, rank: int) -> str | None:

@@ -29,7 +29,6 @@ from graphopt.fitting.quantization.placement import (
 )
 from graphopt.fitting.quantization.qdq import put_weights, store
 from graphopt.fitting.quantization.ranges import least_error
-from graphopt.fitting.reconstruct_report import before_relu
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import sort_nodes
@@ -70,7 +69,6 @@ class Settings:
     ridge: float = 1e-2
     signed: bool = False
     seed: int = 0
-    rectified: bool = False
 
 
 def quantise(
@@ -107,10 +105,6 @@ class _Work:
         self._graph, self._calibration = graph, calibration
         self._settings, self._progress = settings, progress
         self._placement = placement_of(graph)
-        self._rectified = {
-            node.outputs[0].name: before_relu(graph, node.outputs[0])
-            for node in self._placement.layers
-        }
         self._fitting, self._held_out = self._images()
 
     def recipe(self) -> Recipe:
@@ -233,7 +227,6 @@ class _Work:
                     len(self._fitting),
                     grids[read].scale,
                     ridge=self._settings.ridge,
-                    rectified=self._settings.rectified and self._rectified[name],
                 )
             else:
                 fitted = _rounded_as_it_is(node, spec)
