@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +14,7 @@ from graphopt.sparsity.optimal_brain_surgeon import cheapest_masks
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Numbers = NDArray[np.intp]
 
 RECTIFIED_STEPS = 8
 """Solutions for one layer before a Relu: each takes what the last one made for the target where
@@ -86,16 +87,29 @@ class LeastSquares:
             solution = self._solved(systems, moment)
         return solution
 
-    def _systems(self) -> list[_System]:
-        """What is solved together: filters of a group whose unknowns are the same."""
-        systems = []
-        for group, gram in enumerate(self._gram):
-            system = gram + np.diag(self._penalty(group))
-            patterns, of_filter = np.unique(self._free[group].T, axis=0, return_inverse=True)
+    def parts(self) -> Iterator[tuple[int, Numbers, Numbers]]:
+        """What is solved together: a group, which of its unknowns are free, and which filters."""
+        for group, free in enumerate(self._free):
+            if free.all():
+                unknowns, count = free.shape
+                yield group, np.arange(unknowns), np.arange(count)
+                continue
+            patterns, of_filter = np.unique(free.T, axis=0, return_inverse=True)
             for index, pattern in enumerate(patterns):
                 filters = np.flatnonzero(of_filter.ravel() == index)
-                factor = scipy.linalg.cho_factor(system[np.ix_(pattern, pattern)])
-                systems.append((group, np.ix_(pattern, filters), factor))
+                yield group, np.flatnonzero(pattern), filters
+
+    def matrix(self, group: int) -> Doubles:
+        """What a group's filters see, with the pull: [K+1, K+1], positive definite."""
+        matrix: Doubles = self._gram[group] + np.diag(self._penalty(group))
+        return matrix
+
+    def _systems(self) -> list[_System]:
+        """What is solved together: filters of a group whose unknowns are the same."""
+        systems: list[_System] = []
+        for group, pattern, filters in self.parts():
+            factor = scipy.linalg.cho_factor(self.matrix(group)[np.ix_(pattern, pattern)])
+            systems.append((group, np.ix_(pattern, filters), factor))
         return systems
 
     def _solved(self, systems: list[_System], moment: Doubles) -> Doubles:

@@ -134,7 +134,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
     device = options.device
     profile = load_device(device or DEVICE) if device or preset == "mobile" else None
     chosen = _passes(_preset_text(preset), known, options.skip_passes)
-    own = (options.passes, "distill" if options.distill else None)
+    own = (options.passes, "distill" if options.distill else None, quantizing(options))
     extra = _passes(", ".join(part for part in own if part), known, options.skip_passes)
     remarks: list[str] = []
     if targets := _targets(options):
@@ -252,13 +252,27 @@ def _targets(options: OptimizeOptions) -> dict[Goal, float]:
         Goal.COMPRESSION: options.compression,
         Goal.SPEEDUP: options.speedup,
         Goal.LATENCY: options.latency_ms,
-        Goal.LOSS: options.max_ap_drop,
+        Goal.LOSS: None if options.int8 else options.max_ap_drop,
     }
     return {goal: value for goal, value in goals.items() if value is not None}
 
 
+def quantizing(options: OptimizeOptions) -> str | None:
+    """The pass that stores the result in eight bits, within the budget, if that is asked for."""
+    if not options.int8:
+        return None
+    given = {"max_shift": options.max_shift, "max_ap_drop": options.max_ap_drop}
+    text = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    return f"quantize{{{text}}}"
+
+
 def _check_options(options: OptimizeOptions) -> None:
     """Refuse options that go together with others only."""
+    if options.int8 and options.calib is None:
+        raise UsageError(
+            "--int8 is fitted to photos, and made-up images are no match for them",
+            hint="give a folder of photos with --calib; labels are not needed",
+        )
     if options.max_shift is not None and (options.calib is None or options.verify == "off"):
         raise UsageError(
             "how far key points move is measured on photos, after each pass or at the end",

@@ -45,6 +45,9 @@ class OptimizeOptions:
     sensitivity is measured after the preset, the plan that loses least is written beside the output
     as `NAME.plan.json`, and `prune-blocks` and `reconstruct` follow. It needs `calib`. With a
     `device` that was named, layers are pruned only where that pays there.
+
+    With `int8`, the pass `quantize` comes last and needs `calib`; `max_shift` and `max_ap_drop` are
+    its budget then, and the latter is no goal of pruning.
     """
 
     preset: Annotated[
@@ -146,6 +149,15 @@ class OptimizeOptions:
     ] = None
     distill: Annotated[
         bool, Option("Train the result against the original; slow.", Panel.PRUNING)
+    ] = False
+    int8: Annotated[
+        bool,
+        Option(
+            "Store the result's weights and activations in eight bits, fitted to --calib: the "
+            "pass quantize, after all others. --max-shift and --max-ap-drop then leave the fewest "
+            "layers float that hold them.",
+            Panel.TARGET,
+        ),
     ] = False
     pose: PoseOptions = field(default_factory=PoseOptions)
 
