@@ -1,4 +1,4 @@
-"""The machines that CPU kernels are compiled for: this one, and those that are reached from it."""
+"""The machines that CPU kernels are compiled for, this and others, and what their CPUs can do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from graphopt.errors import UsageError
+from graphopt.errors import Unsupported, UsageError
+from graphopt.runtime.cpu import cpu_features, this_host
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,57 @@ def check_host(triple: str) -> None:
             f"no host is called {triple!r}",
             hint=f"hosts: {', '.join(HOSTS)}; this machine if left out",
         )
+
+
+_AVX2 = frozenset(["avx2", "fma"])
+_AVX512 = _AVX2 | {"avx512f", "avx512dq", "avx512vl"}
+_AMX = _AVX512 | {"avx512_vnni", "amx_tile", "amx_int8"}
+_NEON = frozenset(["asimd"])
+
+FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "x86_64": {
+            "avx2": _AVX2,
+            "avx_vnni": _AVX2 | {"avx_vnni"},
+            "avx512f": _AVX512,
+            "avx512_vnni": _AVX512 | {"avx512_vnni"},
+            "amx_int8": _AMX,
+        },
+        "aarch64": {
+            "asimd": _NEON,
+            "asimddp": _NEON | {"asimddp"},
+            "i8mm": _NEON | {"asimddp", "i8mm"},
+        },
+    }
+)
+"""For each architecture the features that kernels use, as /proc/cpuinfo names them, each with those
+that no CPU which has it lacks."""
+
+
+def named_features(text: str, triple: str = "") -> frozenset[str]:
+    """The features of a CPU, from the names of some and what these come with.
+
+    Args:
+        text: names, separated by commas; of other machines than this one, "" is what they all have.
+        triple: the machine, one of `HOSTS`; "" is this one.
+
+    Raises:
+        UsageError: the architecture has no feature of a name; lists those that it has.
+        Unsupported: this machine lacks one.
+    """
+    host = triple or this_host()
+    known = FEATURES.get(host.partition("-")[0], {})
+    found: set[str] = set()
+    for name in filter(None, (word.strip() for word in text.split(","))):
+        if name not in known:
+            raise UsageError(
+                f"no feature of {host} that kernels use is called {name!r}",
+                hint=f"features: {', '.join(known)}",
+            )
+        found |= known[name]
+    lacking = sorted(found - cpu_features()) if not triple else []
+    if lacking:
+        raise Unsupported(
+            f"this CPU lacks {', '.join(lacking)}", hint="leave it out of --cpu-features"
+        )
+    return frozenset(found)

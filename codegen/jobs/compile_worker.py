@@ -76,7 +76,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.linking import machine_code
     from graphopt.codegen.targets import load_target, with_half_arithmetic
 
-    target = load_target(job["target"], job["host"])
+    target = load_target(job["target"], job["host"], job["cpu_features"])
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
     measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
@@ -113,7 +113,8 @@ def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.jobs.tvm_library import run_library, write_library
     from graphopt.codegen.targets import load_target
 
-    target, library = load_target(job["target"], job["host"]), folder / "net.so"
+    target = load_target(job["target"], job["host"], job["cpu_features"])
+    library = folder / "net.so"
     measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
     source = Model.from_plain(job["source"])
     manifest = write_library(_model(job), target, source, library, job["host"], measured, progress)

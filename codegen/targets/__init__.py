@@ -1,8 +1,8 @@
 """A target is a page of differences: vector width, register budget, how a grid is walked.
 
-`codegen/targets/NAME.py` defines `make() -> Target`, the device as it is on this machine, and
-`on(host) -> Target` if its kernels are compiled differently for another host (see `load_target`). A
-new device is one new file.
+`codegen/targets/NAME.py` defines `make() -> Target`, the device as it is on this machine. Where
+kernels are a CPU's, it defines `make(features)` and `on(host, features)`, the same on another host
+(see `load_target`). A new device is one new file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pkgutil
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from graphopt.codegen.hosts import named_features
 from graphopt.errors import UsageError
 
 
@@ -84,18 +85,39 @@ def check_name(name: str) -> None:
         raise UsageError(f"no target is called {name!r}", hint=f"targets: {', '.join(names())}")
 
 
-def load_target(name: str, host: str = "") -> Target:
+def check_features(name: str, host: str, features: str) -> None:
+    """Refuse what no CPU of a host has, and any feature for a target without CPU kernels.
+
+    Args:
+        name, host, features: as in `load_target`.
+
+    Raises:
+        UsageError, Unsupported: as `load_target`.
+    """
+    if features and not hasattr(importlib.import_module(f"{__name__}.{name}"), "on"):
+        raise UsageError(f"the target {name} has no CPU kernels", hint="leave out --cpu-features")
+    named_features(features, host)
+
+
+def load_target(name: str, host: str = "", features: str = "") -> Target:
     """The target of that name.
 
     Args:
         name: see `names`.
         host: the machine that CPU kernels run on, one of `codegen.hosts.HOSTS`; "" is this one.
             Kernels of a GPU are text, the same for all.
+        features: names of the CPU's features, see `targets.cpu`; "" are this machine's, or those
+            that every CPU of the host has.
 
     Raises:
-        InputError: no target has that name.
+        UsageError: no target has that name, or no feature; or the target has no CPU kernels.
+        Unsupported: this machine lacks the CPU or a feature.
     """
     check_name(name)
     module = importlib.import_module(f"graphopt.codegen.targets.{name}")
-    target: Target = module.on(host) if host and hasattr(module, "on") else module.make()
+    check_features(name, host, features)
+    if not hasattr(module, "on"):
+        target: Target = module.make()
+    else:
+        target = module.on(host, features) if host else module.make(features)
     return target

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from graphopt.codegen.hosts import HOSTS
+from graphopt.codegen.hosts import HOSTS, named_features
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.runtime.cpu import cpu_features
@@ -20,19 +20,21 @@ class VectorUnit(NamedTuple):
         lanes: float32 values in a register.
         registers: how many there are for a register tile.
         filter_blocks: most blocks of filters in a register tile.
+        least: what LLVM calls the CPU of all that have them.
     """
 
     features: tuple[str, ...]
     lanes: int
     registers: int
     filter_blocks: int
+    least: str
 
 
 VECTOR_UNITS = {
-    "avx512": VectorUnit(("avx512f", "avx512dq", "avx512vl"), 16, 32, 4),
-    "avx2": VectorUnit(("avx2", "fma"), 8, 16, 3),
+    "avx512": VectorUnit(("avx512f", "avx512dq", "avx512vl"), 16, 32, 4, "x86-64-v4"),
+    "avx2": VectorUnit(("avx2", "fma"), 8, 16, 3, "x86-64-v3"),
     # Two registers fewer than there are, since no operand may stay in memory.
-    "neon": VectorUnit(("asimd",), 4, 30, 4),
+    "neon": VectorUnit(("asimd",), 4, 30, 4, "generic"),
 }
 """Widest first."""
 
@@ -52,22 +54,27 @@ def describe(unit: VectorUnit, tvm: dict[str, Any]) -> Target:
     )
 
 
-def make() -> Target:
+def make(features: str = "") -> Target:
     """Describe the CPU that this runs on.
 
+    Args:
+        features: names of those that kernels may use, see `named_features`; "" are all that it has.
+
     Raises:
-        Unsupported: it has no vector unit that there are kernels for.
+        UsageError: no feature has such a name.
+        Unsupported: it has no vector unit that there are kernels for, or lacks a feature.
     """
     from tvm.target import codegen
 
-    have = cpu_features()
-    unit = next((u for u in VECTOR_UNITS.values() if have.issuperset(u.features)), None)
+    have: AbstractSet[str] = named_features(features) if features else cpu_features()
+    unit = next((u for u in VECTOR_UNITS.values() if have >= set(u.features)), None)
     if unit is None:
         raise Unsupported(
             "this CPU has neither AVX-512, nor AVX2 with FMA, nor NEON, which the cpu target needs",
             hint="compile with --target opencl",
         )
-    tvm: dict[str, Any] = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+    cpu = unit.least if features else codegen.llvm_get_system_cpu()
+    tvm: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
     if unit is VECTOR_UNITS["avx512"]:
         # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
         tvm["mattr"] = ["-prefer-256-bit"]
@@ -121,7 +128,17 @@ def with_integer_units(target: Target, have: AbstractSet[str]) -> Target:
     )
 
 
-def on(host: str) -> Target:
-    """Describe the CPU of another machine, by its triple in `codegen.hosts.HOSTS`."""
+def on(host: str, features: str = "") -> Target:
+    """Describe the CPU of another machine.
+
+    Args:
+        host: its triple in `codegen.hosts.HOSTS`.
+        features: names of those that it has beside what every such CPU has, see `named_features`.
+
+    Raises:
+        UsageError: no feature has such a name.
+    """
     unit = VECTOR_UNITS[HOSTS[host].vectors]
-    return replace(describe(unit, {"kind": "llvm", "mtriple": host, "mattr": ["+neon"]}), host=host)
+    target = describe(unit, {"kind": "llvm", "mtriple": host, "mattr": ["+neon"]})
+    have = named_features(features, host).union(unit.features)
+    return replace(with_integer_units(target, have), host=host)

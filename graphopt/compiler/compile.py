@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.hosts import check_host
-from graphopt.codegen.targets import check_name
+from graphopt.codegen.targets import check_features, check_name
 from graphopt.compiler.comparison import (
     STORED_TOLERANCE,
     agreement_with_onnxruntime,
@@ -111,6 +111,7 @@ def compile_model(
     check_place(bundle)
     check_name(options.target)
     check_host(options.host)
+    check_features(options.target, options.host, options.cpu_features)
     failures: list[str] = []
     network = prepare_network(
         path,
@@ -211,6 +212,7 @@ def _task(
         "task": "compile",
         "target": options.target,
         "host": options.host,
+        "cpu_features": options.cpu_features,
         "measured": measured_kernels(tuning),
         "half_arithmetic": options.fp16_arithmetic,
     }

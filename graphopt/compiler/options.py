@@ -49,6 +49,15 @@ class CompileOptions:
             "TRIPLE",
         ),
     ] = ""
+    cpu_features: Annotated[
+        str,
+        Option(
+            "What kernels may use of its CPU, as /proc/cpuinfo names it: i8mm, asimddp; "
+            "avx512_vnni, avx2. If left out: all of this CPU; of another, what all have.",
+            Panel.TARGET,
+            "LIST",
+        ),
+    ] = ""
     input_shape: InputShape = ()
     tuning: Annotated[
         str,

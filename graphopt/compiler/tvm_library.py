@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from graphopt.codegen.hosts import check_host
-from graphopt.codegen.targets import check_name, load_target
+from graphopt.codegen.targets import check_features, check_name, load_target
 from graphopt.compiler.comparison import agreement_with_onnxruntime, disagreement
 from graphopt.compiler.options import CompileOptions
 from graphopt.compiler.prepare import prepare_network
@@ -74,6 +74,7 @@ def compile_library(
     tuning = tuning_for(options)
     check_name(options.target)
     check_host(options.host)
+    check_features(options.target, options.host, options.cpu_features)
     if library.suffix != ".so" or library.is_dir():
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"
@@ -93,6 +94,7 @@ def compile_library(
             "task": "library",
             "target": options.target,
             "host": options.host,
+            "cpu_features": options.cpu_features,
             "measured": measured_kernels(tuning),
             "source": Model(path=str(path.resolve()), sha256=sha256_of(path)).to_plain(),
             "feeds": names,

@@ -16,14 +16,16 @@ import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
-from graphopt.codegen.hosts import HOSTS
+from graphopt.codegen.hosts import FEATURES, HOSTS, named_features
 from graphopt.codegen.linking import linker as hosts
+from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
 from graphopt.compiler.tvm_library import compile_library
-from graphopt.errors import CheckFailed, InputError, Unsupported
+from graphopt.errors import CheckFailed, InputError, Unsupported, UsageError
 from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.cpu import cpu_features
 from graphopt.runtime.open import open_bundle
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -95,6 +97,55 @@ def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no host is called 'aarch64-apple-ios'") as caught:
         compile_model(DEMO, tmp_path / "b", CompileOptions(host="aarch64-apple-ios"))
     assert "aarch64-linux-android" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "hint"),
+    [("aarch64-linux-android", "asimddp,avx2", "asimd, asimddp, i8mm"), ("", "sse9", "")],
+)
+def test_an_unknown_feature_is_a_sentence(host: str, names: str, hint: str, tmp_path: Path) -> None:
+    name = names.split(",")[-1]
+    with pytest.raises(UsageError, match=f"no feature of .* is called '{name}'") as caught:
+        compile_model(DEMO, tmp_path / "b", CompileOptions(host=host, cpu_features=names))
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_feature_that_this_cpu_lacks_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.codegen.hosts.this_host", lambda: "x86_64-linux-gnu")
+    monkeypatch.setattr("graphopt.codegen.hosts.cpu_features", lambda: {"avx2", "fma"})
+    assert named_features("avx2") == {"avx2", "fma"}
+    with pytest.raises(Unsupported, match="lacks avx512_vnni, avx512dq, avx512f, avx512vl"):
+        named_features("avx512_vnni, avx2")
+
+
+LIMITED = {
+    "avx2": (8, "avx2", ""),
+    "avx512f": (16, "", ""),
+    "avx512_vnni": (16, "avx512_vnni", ""),
+    "amx_int8,avx2": (16, "avx512_vnni", "amx_int8"),
+}
+
+
+@pytest.mark.parametrize("names", LIMITED)
+def test_kernels_use_only_the_features_that_are_named(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have = {feature for every in FEATURES["x86_64"].values() for feature in every}
+    monkeypatch.setattr("graphopt.codegen.hosts.this_host", lambda: "x86_64-linux-gnu")
+    monkeypatch.setattr("graphopt.codegen.hosts.cpu_features", lambda: have)
+    target = load_target("cpu", features=names)
+    assert (target.lanes, target.dot, target.tiles) == LIMITED[names]
+    # Nor does LLVM by itself.
+    assert target.tvm["mcpu"] == ("x86-64-v3" if target.lanes == 8 else "x86-64-v4")
+
+
+def test_a_bundle_of_limited_features(proto: Proto, tmp_path: Path) -> None:
+    if not FEATURES["x86_64"]["avx2"] <= cpu_features():
+        pytest.skip("this CPU has no AVX2")
+    path = tmp_path / "net.onnx"
+    onnx.save(proto("float[1,3,9,11] x", "float[1,3,9,11] y", "y = Relu(x)"), path)
+    compile_model(path, tmp_path / "b", CompileOptions(cpu_features="avx2"))
+    assert read_bundle(tmp_path / "b").manifest.target.cpu_features == ("avx2", "fma")
 
 
 def test_a_missing_linker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

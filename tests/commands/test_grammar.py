@@ -43,6 +43,13 @@ WRONG_VALUES = {
     "tuned target": ("tune", DEMO, "--target", "gpu"),
     "profiled target": ("profile", "-o", "x.toml", "--target", "gpu"),
     "host": ("compile", DEMO, "-o", "b", "--host", "riscv"),
+    "CPU's feature": ("compile", DEMO, "-o", "b", "--cpu-features", "avx2,sse9"),
+    "another architecture's feature": (
+        *("compile", DEMO, "-o", "b", "--host", "aarch64-linux-gnu", "--cpu-features", "avx2"),
+    ),
+    "CPU's feature of a GPU": (
+        *("compile", DEMO, "-o", "b", "--target", "opencl", "--cpu-features", "avx2"),
+    ),
     "half precision of a CPU": ("compile", DEMO, "-o", "b", "--fp16-arithmetic"),
     "skeleton": ("run", DEMO, PHOTO, "--skeleton", "coco19"),
     "colour": ("run", DEMO, PHOTO, "--color", "cmyk"),
