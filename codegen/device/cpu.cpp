@@ -93,6 +93,7 @@ constexpr const char* kFeatures[] = {
     "dcpop",   "sha3",  "sm3",     "sm4",   "asimddp",  "sha512", "sve",  "asimdfhm",
     "dit",     "uscat", "ilrcpc",  "flagm", "ssbs",     "sb",     "paca", "pacg",
 };
+constexpr unsigned long kInt8MatrixProducts = 1ul << 13;  // i8mm, a bit of AT_HWCAP2
 
 std::set<std::string> cpu_features() {
     std::set<std::string> features;
@@ -100,6 +101,7 @@ std::set<std::string> cpu_features() {
     for (size_t bit = 0; bit < std::size(kFeatures); ++bit) {
         if ((have >> bit & 1) != 0) features.insert(kFeatures[bit]);
     }
+    if ((getauxval(AT_HWCAP2) & kInt8MatrixProducts) != 0) features.insert("i8mm");
     return features;
 }
 #else

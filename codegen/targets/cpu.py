@@ -110,6 +110,9 @@ INTEGER_UNITS = (
     IntegerUnit(frozenset(["avx512_vnni"]), 16, "avx512_vnni", attributes=("+avx512vnni",)),
     IntegerUnit(frozenset(["avx_vnni"]), 8, "avx_vnni", attributes=("+avxvnni",)),
     IntegerUnit(frozenset(["avx2"]), 8, "avx2"),
+    IntegerUnit(frozenset(["asimddp", "i8mm"]), 4, "i8mm", attributes=("+dotprod", "+i8mm")),
+    IntegerUnit(frozenset(["asimddp"]), 4, "asimddp", attributes=("+dotprod",)),
+    IntegerUnit(frozenset(["asimd"]), 4, "asimd"),
 )
 """The fastest first."""
 

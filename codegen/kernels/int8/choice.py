@@ -46,7 +46,7 @@ class Int8Choice(NamedTuple):
         self, start: Integers, weight: Integers, spec: Int8Conv, target: Target
     ) -> Integers:
         """The bias, (O,), as the kernel's sums begin with it: (vectors, lanes)."""
-        sums = TEMPLATES[self.kernel].starting_sums(start, weight, spec)
+        sums = TEMPLATES[self.kernel].starting_sums(start, weight, spec, target)
         return spec.packed(sums, target.lanes)
 
     def build(self, spec: Int8Conv, target: Target) -> Any:

@@ -45,7 +45,7 @@ def pack_weight(weight: Integers, spec: Int8Conv, target: Target, _: Tile) -> Fl
     return spec.packed(weight[:, 0].astype(np.float32), target.lanes)
 
 
-def starting_sums(start: Integers, _weight: Integers, _spec: Int8Conv) -> Integers:
+def starting_sums(start: Integers, _weight: Integers, _spec: Int8Conv, _target: Target) -> Integers:
     """What sums begin with: the bias itself, since zero points are taken off the input."""
     return start
 

@@ -20,8 +20,7 @@ from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
 from graphopt.codegen.kernels.int8.dot import DotUnit, unit_of
 from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
-from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.targets import Target
 
 
@@ -110,6 +109,13 @@ def pack_weight(weight: Integers, spec: Int8Conv, target: Target, tile: Tile) ->
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
 
 
+def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, target: Target) -> Integers:
+    """What sums over the unit's bytes begin with, so that they end as those over q - zero."""
+    unit = unit_of(target)
+    assert unit is not None  # there are no tiles without one
+    return sums_from(start, weight, spec.zero - unit.offset)
+
+
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
     unit = unit_of(target)
@@ -165,6 +171,8 @@ class _Sums:
     ) -> None:
         self._spec, self._target, self._tile, self._p, self._unit = spec, target, tile, p, unit
         self._words = p.words()
+        # Whether padding is what the unit multiplies as zeros.
+        self._skipped = spec.zero == unit.offset
         self._bytes = tirx.Ramp(0, 1, WORD * target.lanes)
 
     def tile(self, group: Expr, row: Expr, column: Expr, pixels: int, *, inside: bool) -> None:
@@ -177,9 +185,7 @@ class _Sums:
             for variable in block:
                 variable.value = start
         first = T.bind(row * conv.strides[0] - conv.pads[0])
-        taps_down = (
-            conv_dense.rows_inside(conv, first) if self._spec.zero == 0 else (0, conv.kernel[0])
-        )
+        taps_down = conv_dense.rows_inside(conv, first) if self._skipped else (0, conv.kernel[0])
         for segment in segments(self._spec):
             with T.serial(0, segment.blocks) as block, T.serial(*taps_down) as ky:
                 self._taps(sums, group, segment, block, ky, first, column, inside=inside)
@@ -206,7 +212,7 @@ class _Sums:
         height, width = conv.size
         in_row = T.bind(first + ky * conv.dilations[0])
         row_inside: Expr = None
-        if spec.zero and (conv.pads[0] or conv.pads[2]):
+        if not self._skipped and (conv.pads[0] or conv.pads[2]):
             row_inside = T.bind(tirx.all(in_row >= 0, in_row < height))
         at_row = in_row if row_inside is None else T.bind(T.min(T.max(in_row, 0), height - 1))
         per_pixel = spec.x.lanes // WORD
@@ -221,7 +227,7 @@ class _Sums:
                 for pixel in range(len(sums[0])):
                     at = (column + pixel) * conv.strides[1] + kx * conv.dilations[1] - conv.pads[1]
                     outside = not inside and not 0 <= at < width
-                    if outside and not spec.zero:
+                    if outside and self._skipped:
                         continue
                     if outside:
                         value: Expr = padding

@@ -28,6 +28,7 @@ class DotUnit:
         words: a word in every lane, as `dot` wants it: words, target.
         weights: a vector's weights, as `dot` wants them: packed bytes, target.
         dot: sums, words, weights, target -> sums.
+        offset: what `words` takes off every byte, so that it is signed; sums begin with as much.
     """
 
     features: tuple[str, ...]
@@ -36,6 +37,7 @@ class DotUnit:
     words: Callable[[Expr, Target], Sequence[Expr]]
     weights: Callable[[Expr, Target], Sequence[Expr]]
     dot: Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]
+    offset: int = 0
 
 
 def _vpdpbusd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
@@ -101,10 +103,78 @@ def _pmaddwd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target:
     return sums
 
 
+SIGN = 128
+"""What flipping a byte's top bit takes off it, once the byte is read as a signed one."""
+
+
+def _signed(words: Expr, target: Target) -> Expr:
+    """The same words, each byte less `SIGN`."""
+    flip = tirx.IntImm("int32", int(np.array([SIGN] * 4, np.uint8).view(np.int32)[0]))
+    return words ^ tirx.Broadcast(flip, target.lanes)
+
+
+def _neon(name: str) -> Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]:
+    """An instruction that adds four products a lane, of Arm's 16-byte vectors."""
+
+    def dot(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], _: Target) -> Expr:
+        return tirx.call_llvm_pure_intrin(
+            "int32x4",
+            f"llvm.aarch64.neon.{name}.v4i32.v16i8",
+            sums,
+            tirx.reinterpret("int8x16", words[0]),
+            weights[0],
+        )
+
+    return dot
+
+
+def _smull(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], _: Target) -> Expr:
+    """Products in 16 bits, which hold each of them, added in pairs to the sums."""
+    for pair, weight in zip(words, weights, strict=True):
+        products = tirx.call_llvm_pure_intrin(
+            "int16x8", "llvm.aarch64.neon.smull.v8i16", pair, weight
+        )
+        sums = sums + tirx.call_llvm_pure_intrin(
+            "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products
+        )
+    return sums
+
+
+def _halves(packed: Expr) -> Sequence[Expr]:
+    """The two halves of a vector of 16 bytes."""
+    return [T.bind(tirx.Shuffle([packed], list(range(start, start + 8)))) for start in (0, 8)]
+
+
+def _pairs(words: Expr, target: Target) -> Sequence[Expr]:
+    """The lower two bytes of a word, less `SIGN`, in every lane; then the upper two."""
+    signed = tirx.reinterpret("int8x16", T.bind(_signed(words, target)))
+    return [T.bind(tirx.Shuffle([signed], [start, start + 1] * target.lanes)) for start in (0, 2)]
+
+
+USDOT = DotUnit(
+    features=("asimddp", "i8mm"),
+    instructions=1,
+    pack=lambda weights: weights,
+    words=lambda words, _: [words],
+    weights=lambda packed, _: [packed],
+    dot=_neon("usdot"),
+)
+SDOT = replace(
+    USDOT,
+    features=("asimddp",),
+    words=lambda words, target: [T.bind(_signed(words, target))],
+    dot=_neon("sdot"),
+    offset=SIGN,
+)
+SMULL = DotUnit((), 4, _in_pairs, _pairs, lambda packed, _: _halves(packed), _smull, offset=SIGN)
+
 UNITS = {
     "avx512_vnni": VNNI,
     "avx_vnni": replace(VNNI, features=("avx_vnni",)),
     "avx2": DotUnit((), 4, _in_pairs, _wide_words, _wide_weights, _pmaddwd),
+    "i8mm": USDOT,
+    "asimddp": SDOT,
+    "asimd": SMULL,
 }
 """By the name that `Target.dot` has."""
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.conv.template import ConvSpec, Number, blocks, pack_channels
 from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.targets import Target
 
 Integers = NDArray[np.integer]
 
@@ -119,13 +120,24 @@ class Int8Conv:
         return blocks(runs, width) * (width // lanes)
 
 
-def starting_sums(start: Integers, weight: Integers, spec: Int8Conv) -> Integers:
+def sums_from(start: Integers, weight: Integers, taken_off: int) -> Integers:
+    """What sums begin with, so that they end as if a number were taken off every input: (filters,).
+
+    Args:
+        start: the bias, (filters,).
+        weight: (filters, C / groups, kh, kw).
+        taken_off: the number.
+    """
+    every = weight.astype(np.int64).sum(axis=(1, 2, 3))
+    corrected: Integers = (start.astype(np.int64) - taken_off * every).astype(np.int32)
+    return corrected
+
+
+def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, _target: Target) -> Integers:
     """What sums over q itself begin with, so that they end as those over q - zero: (filters,).
 
     Args:
         start: the bias, (filters,).
         weight: (filters, C / groups, kh, kw).
     """
-    every = weight.astype(np.int64).sum(axis=(1, 2, 3))
-    corrected: Integers = (start.astype(np.int64) - spec.zero * every).astype(np.int32)
-    return corrected
+    return sums_from(start, weight, spec.zero)

@@ -1,0 +1,182 @@
+"""Kernels of bytes by Arm's instructions: compiled everywhere, run bit by bit in an emulator."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from demo_bundles import CROSS, DEVICE, SYSROOT
+from int8_cases import AS_FLOATS, REQUANTISED, RESIDUAL, best, check_meaning, quantised
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE, blocked
+
+from graphopt.codegen.kernels.conv.template import ConvSpec
+from graphopt.codegen.kernels.epilogue import Epilogue
+from graphopt.codegen.kernels.int8.choice import candidates
+from graphopt.codegen.kernels.int8.spec import Stored
+from graphopt.codegen.linking import machine_code
+from graphopt.codegen.targets import Target, load_target
+from graphopt.ir.arrays import Array
+
+HOST = "aarch64-linux-gnu"
+UNITS = ("asimd", "asimddp", "i8mm")
+Run = Callable[..., Array]
+
+
+@pytest.fixture(scope="session")
+def emulated_kernel(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a kernel as `run_kernel` does, on an emulated CPU with every feature."""
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if emulator is None or shutil.which(CROSS) is None:
+        pytest.skip("no cross compiler or emulator (g++-aarch64-linux-gnu, qemu-user-static)")
+    if shutil.which("ld.lld") is None and importlib.util.find_spec("ziglang") is None:
+        pytest.skip("there is no linker for other machines (pip install 'graphopt[android]')")
+    program = tmp_path_factory.mktemp("emulated") / "one_kernel"
+    sources = [DEVICE / "cpu.cpp", DEVICE / "thread_pool.cpp"]
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-pthread", "-ldl"]
+    flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
+    here = Path(__file__).parent / "one_kernel.cpp"
+    subprocess.run([CROSS, here, *sources, *flags, "-o", program], check=True)
+
+    def run(
+        function: tvm.tirx.PrimFunc,
+        operands: list[Array],
+        out: tuple[int, ...],
+        target: Target,
+        folder: Path,
+        dtype: str = "float32",
+        cpu: str = "max",
+    ) -> Array:
+        device = machine_code.tvm_target(target)
+        with device:
+            code = machine_code.shared_library({"k": function}, device, host=target.host)
+        (folder / "kernels.so").write_bytes(code)
+        lines = []
+        for number, operand in enumerate([*operands, np.zeros(out, dtype)]):
+            operand.tofile(folder / f"{number}.bin")
+            extents = " ".join(map(str, operand.shape))
+            lines.append(f"{operand.dtype} {extents} {folder / f'{number}.bin'}\n")
+        (folder / "operands.txt").write_text("".join(lines))
+        features = ",".join(target.cpu_features)
+        paths = (program, folder, features, folder / "operands.txt")
+        done = subprocess.run(
+            [emulator, "-L", *map(str, (SYSROOT, *paths))],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "QEMU_CPU": cpu},
+        )
+        assert not done.returncode, done.stderr
+        return np.fromfile(folder / f"{len(operands)}.bin", dtype).reshape(out)
+
+    return run
+
+
+@pytest.mark.android
+@pytest.mark.parametrize(
+    ("unit", "zero"),
+    [("asimd", 0), ("asimd", 128), ("asimddp", 0), ("asimddp", 7), ("i8mm", 0), ("i8mm", 7)],
+)
+@pytest.mark.parametrize("case", [*DENSE, *POINTWISE])
+def test_dense(unit: str, case: str, zero: int, emulated_kernel: Run, tmp_path: Path) -> None:
+    target = load_target("cpu", HOST, unit)
+    spec = quantised({**DENSE, **POINTWISE}[case], zero)
+    choice = best(spec, target, "conv_int8_dot")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path, emulated_kernel)
+
+
+@pytest.mark.android
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise(case: str, zero: int, emulated_kernel: Run, tmp_path: Path) -> None:
+    target = load_target("cpu", HOST)
+    spec = quantised(DEPTHWISE[case], zero)
+    choice = best(spec, target, "conv_int8_depthwise")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path, emulated_kernel)
+
+
+@pytest.mark.android
+@pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
+@pytest.mark.parametrize("case", ["3x3", "1x1", "depthwise 3x3"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_ending(
+    unit: str, case: str, epilogue: Epilogue, emulated_kernel: Run, tmp_path: Path
+) -> None:
+    target = load_target("cpu", HOST, unit)
+    spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue)
+    if epilogue is AS_FLOATS:
+        spec = replace(spec, y=Stored("float32", target.lanes))
+    check_meaning(candidates(spec, target)[0], spec, target, tmp_path, emulated_kernel)
+
+
+@pytest.mark.android
+@pytest.mark.parametrize("extremes", [(255, -128), (255, 127), (0, -128), (0, 127)])
+@pytest.mark.parametrize("unit", UNITS)
+def test_products_do_not_overflow(
+    unit: str, extremes: tuple[int, int], emulated_kernel: Run, tmp_path: Path
+) -> None:
+    target = load_target("cpu", HOST, unit)
+    spec = quantised(POINTWISE["1x1"], 0, AS_FLOATS)
+    spec = replace(spec, y=Stored("float32", target.lanes))
+    (choice, *_) = candidates(spec, target)
+    x = np.full((1, 64, *spec.conv.size), extremes[0], np.uint8)
+    weight = np.full((32, 64, 1, 1), extremes[1], np.int8)
+    start = np.zeros(32, np.int32)
+    operands = [
+        blocked(x, spec.x.lanes, (64,)),
+        choice.pack_weight(weight, spec, target),
+        choice.pack_start(start, weight, spec, target),
+        spec.packed(np.ones(32, np.float32), target.lanes),
+    ]
+    kernel = choice.build(spec, target)
+    got = emulated_kernel(kernel, operands, spec.output_shape(), target, tmp_path)
+    assert set(np.unique(got)) == {extremes[0] * extremes[1] * 64.0}
+
+
+@pytest.mark.android
+@pytest.mark.parametrize(("unit", "cpu"), [("asimddp", "cortex-a53"), ("i8mm", "neoverse-n1")])
+def test_a_cpu_without_the_instructions_is_refused(
+    unit: str, cpu: str, emulated_kernel: Run, tmp_path: Path
+) -> None:
+    target = load_target("cpu", HOST, unit)
+    spec = quantised(POINTWISE["1x1"], 0)
+    choice = candidates(spec, target)[0]
+    with pytest.raises(AssertionError, match=f"a CPU with {unit}, which this one lacks"):
+        check_meaning(choice, spec, target, tmp_path, partial(emulated_kernel, cpu=cpu))
+
+
+PRODUCT = {"asimd": "smull2?", "asimddp": "sdot", "i8mm": "usdot"}
+"""The instruction that multiplies, 8 or 16 pairs at a time."""
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_one_instruction_a_product(unit: str, kernel: tuple[int, int]) -> None:
+    target = load_target("cpu", "aarch64-linux-android", unit)
+    pads = (kernel[0] // 2,) * 4
+    spec = quantised(ConvSpec((64,), 64, (24, 24), kernel, pads=pads), 5, REQUANTISED)
+    choice = candidates(spec, target)[0]
+    assert choice.kernel == "conv_int8_dot"
+    assert choice.features(target) == {"asimd": (), "i8mm": ("asimddp", "i8mm")}.get(unit, (unit,))
+    module = tvm.IRModule({"k": choice.build(spec, target).with_attr("global_symbol", "k")})
+    device = machine_code.tvm_target(target)
+    assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
+    found = {
+        name: len(re.findall(rf"^\s+{what}\s", assembly, re.MULTILINE))
+        for name, what in PRODUCT.items()
+    }
+    (number,) = (n for n in found.values() if n)
+    assert found[unit] == number
+    # A tile is unrolled for the taps of a row of the kernel, at either edge and in between.
+    pairs = choice.tile.filters * choice.tile.pixels * kernel[1] * (2 if unit == "asimd" else 1)
+    assert number >= pairs
