@@ -73,10 +73,12 @@ def seen(spec: Int8Conv) -> Int8Conv:
 
 def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is depthwise."""
-    if spec.conv.depthwise or unit_of(target) is None:
+    unit = unit_of(target)
+    if spec.conv.depthwise or unit is None:
         return []
     plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
-    return conv_dense.row_tiles(plain, target, plain.out_size[1])
+    left = replace(target, registers=target.registers - unit.spare)
+    return conv_dense.row_tiles(plain, left, plain.out_size[1])
 
 
 def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:

@@ -28,6 +28,7 @@ class DotUnit:
         words: a word in every lane, as `dot` wants it: words, target.
         weights: a vector's weights, as `dot` wants them: packed bytes, target.
         dot: sums, words, weights, target -> sums.
+        spare: registers that it needs beside those of sums, words and weights.
         offset: what `words` takes off every byte, so that it is signed; sums begin with as much.
     """
 
@@ -37,6 +38,7 @@ class DotUnit:
     words: Callable[[Expr, Target], Sequence[Expr]]
     weights: Callable[[Expr, Target], Sequence[Expr]]
     dot: Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]
+    spare: int = 0
     offset: int = 0
 
 
@@ -130,9 +132,17 @@ def _neon(name: str) -> Callable[[Expr, Sequence[Expr], Sequence[Expr], Target],
 
 def _smull(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], _: Target) -> Expr:
     """Products in 16 bits, which hold each of them, added in pairs to the sums."""
-    for pair, weight in zip(words, weights, strict=True):
+    # LLVM would add up the products of several words first, in registers that there are not.
+    kept = tirx.reinterpret("float32x4", sums)
+    fence = tirx.call_llvm_pure_intrin("float32x4", "llvm.arithmetic.fence", kept)
+    sums = tirx.reinterpret("int32x4", fence)
+    for pair, start in zip(words, (0, 8), strict=True):
+        half = list(range(start, start + 8))
         products = tirx.call_llvm_pure_intrin(
-            "int16x8", "llvm.aarch64.neon.smull.v8i16", pair, weight
+            "int16x8",
+            "llvm.aarch64.neon.smull.v8i16",
+            tirx.Shuffle([pair], half),
+            tirx.Shuffle([weights[0]], half),
         )
         sums = sums + tirx.call_llvm_pure_intrin(
             "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products
@@ -140,15 +150,10 @@ def _smull(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], _: Target
     return sums
 
 
-def _halves(packed: Expr) -> Sequence[Expr]:
-    """The two halves of a vector of 16 bytes."""
-    return [T.bind(tirx.Shuffle([packed], list(range(start, start + 8)))) for start in (0, 8)]
-
-
 def _pairs(words: Expr, target: Target) -> Sequence[Expr]:
-    """The lower two bytes of a word, less `SIGN`, in every lane; then the upper two."""
+    """The lower two bytes of a word, less `SIGN`, throughout a vector; then the upper two."""
     signed = tirx.reinterpret("int8x16", T.bind(_signed(words, target)))
-    return [T.bind(tirx.Shuffle([signed], [start, start + 1] * target.lanes)) for start in (0, 2)]
+    return [T.bind(tirx.Shuffle([signed], [start, start + 1] * 8)) for start in (0, 2)]
 
 
 USDOT = DotUnit(
@@ -166,7 +171,9 @@ SDOT = replace(
     dot=_neon("sdot"),
     offset=SIGN,
 )
-SMULL = DotUnit((), 4, _in_pairs, _pairs, lambda packed, _: _halves(packed), _smull, offset=SIGN)
+SMULL = replace(
+    SDOT, features=(), instructions=4, pack=_in_pairs, words=_pairs, dot=_smull, spare=10
+)
 
 UNITS = {
     "avx512_vnni": VNNI,

@@ -171,12 +171,18 @@ def test_one_instruction_a_product(unit: str, kernel: tuple[int, int]) -> None:
     module = tvm.IRModule({"k": choice.build(spec, target).with_attr("global_symbol", "k")})
     device = machine_code.tvm_target(target)
     assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
-    found = {
-        name: len(re.findall(rf"^\s+{what}\s", assembly, re.MULTILINE))
-        for name, what in PRODUCT.items()
-    }
+
+    def count(what: str) -> int:
+        return len(re.findall(rf"^\s+{what}\s", assembly, re.MULTILINE))
+
+    found = {name: count(what) for name, what in PRODUCT.items()}
     (number,) = (n for n in found.values() if n)
     assert found[unit] == number
     # A tile is unrolled for the taps of a row of the kernel, at either edge and in between.
     pairs = choice.tile.filters * choice.tile.pixels * kernel[1] * (2 if unit == "asimd" else 1)
     assert number >= pairs
+    # And one that adds them up.
+    assert count("sadalp") == (number if unit == "asimd" else 0)
+    assert not count("saddlp")
+    # Of more than 30 vectors hardly any is put on the stack.
+    assert count(r"st[rp]\s+q\d+, .*\[sp.*") < 16
