@@ -16,7 +16,7 @@ import pytest
 from known import constant_in
 from rich.console import Console
 
-from graphopt.bench import bench_report, benchmark, competitors, turns
+from graphopt.bench import bench_report, benchmark, competitors, contest, turns
 from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.options import BenchOptions
 from graphopt.bench.roofline import Peak
@@ -367,7 +367,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "demo.graphopt"
     write_bundle(folder, manifest, {"plan.json": plan.to_json().encode(), "weights.bin": b""})
     monkeypatch.setattr(
-        benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
+        contest, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
     )
     monkeypatch.setattr(
         benchmark, "measure_peak", lambda target, threads: Peak(gflops=16, gbytes=8)
@@ -572,11 +572,11 @@ def test_a_network_is_fed_what_it_is_used_to(tmp_path: Path) -> None:
     shapes = {"image": SIZE}
     graph = load_model(DEMO, shapes)
     spec = detect_pose_spec(graph)
-    noise = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    noise = contest.usual_feeds(tmp_path, graph, shapes)["image"]
     assert abs(noise.mean()) < 0.2
     assert noise.std() < 2
     (tmp_path / "pose.json").write_text(spec.to_json())
-    photo: np.ndarray = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    photo: np.ndarray = contest.usual_feeds(tmp_path, graph, shapes)["image"]
     assert photo.shape == SIZE
     assert photo.dtype == np.float32
     black, white = (
