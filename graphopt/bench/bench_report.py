@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from graphopt.bench.options import ContestMode
 from graphopt.bench.roofline import Peak
 from graphopt.bench.stage_timing import Budget
 from graphopt.display.numbers import named_sizes
@@ -20,6 +21,9 @@ from graphopt.runtime.runner import LayerTime
 
 SUSPICIOUS = 1e-3
 """A difference, relative to an output's range, that float32 rounding does not explain."""
+
+UNLIKE = 0.9
+"""A similarity of people (OKS) below which lower precision has cost too much."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,17 @@ class BenchReport(Record):
     range."""
     files: dict[str, str]
     """The network that each engine ran; graphopt's bundle was compiled from its."""
+    contest: ContestMode = "float32"
+    """Whether every engine computed in what it is fastest in, or in float32."""
+    precision: dict[str, str] = field(default_factory=dict)
+    """What each engine computed in: `float32`, `bfloat16`, `int8` …"""
+    oks: dict[str, float] = field(default_factory=dict)
+    """How alike each engine's people are to those of the network before it was rewritten, by
+    onnxruntime: see `PoseChange.oks`. Empty without photos."""
+    photos: int = 0
+    """That people were looked for in."""
+    notes: tuple[str, ...] = ()
+    """What of the best that engines have was left out, a sentence each."""
     remark: str = ""
     """What to know where the network was rewritten; else empty."""
     unavailable: dict[str, str]
@@ -110,34 +125,48 @@ class BenchReport(Record):
     """Measured with the layers, on as many threads."""
     budget: Budget | None = None
 
+    def wrong(self, name: str) -> bool:
+        """Whether an engine's answers are too far from what they should be.
+
+        In float32 by its outputs, in less by its people, where they are known.
+        """
+        if self.precision.get(name, "float32") == "float32":
+            return self.difference[name] > SUSPICIOUS
+        return self.oks.get(name, 1.0) < UNLIKE or not np.isfinite(self.difference[name])
+
     def __rich__(self) -> RenderableType:
         """Engine by engine, then who is missing, then layer by layer."""
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference")
-        columns = {"engine": Kind.KEY, "network": Kind.NAME, **dict.fromkeys(numbers, Kind.NUMBER)}
+        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference", "OKS")
+        words = dict.fromkeys(("network", "precision"), Kind.NAME)
+        columns = {"engine": Kind.KEY, **words, **dict.fromkeys(numbers, Kind.NUMBER)}
         table = Grid(columns, title=self.model)
         for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
-            off = self.difference[name]
+            off, style = self.difference[name], "bold red" if self.wrong(name) else ""
             low, high = self.ratio_p10_p90.get(name, (None, None))
             table.add(
                 name,
                 Path(self.files[name]).name,
+                self.precision.get(name, "float32"),
                 *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
                 f"{self.ratios[name]:.2f}" if name in self.ratios else "",
                 f"{low:.2f} … {high:.2f}" if low is not None else "",
-                Text(f"{off:.1e}", style="bold red" if off > SUSPICIOUS else ""),
+                Text(f"{off:.1e}", style=style),
+                Text(f"{self.oks[name]:.3f}" if name in self.oks else "-", style=style),
             )
         yield table
         if self.remark:
             yield Text(self.remark, style="yellow")
         for name, reason in self.unavailable.items():
             yield Text(f"{name} is missing: {reason}", style="yellow")
+        for note in self.notes:
+            yield Text(note, style="yellow")
         at = named_sizes(self.input)
         yield Text(
             f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
-            "onnxruntime's outputs on the same network, relative to their range.",
+            f"onnxruntime's outputs on the same network, relative to their range. {self._held()}",
             style="dim",
         )
         if self.compiled_here:
@@ -158,6 +187,15 @@ class BenchReport(Record):
                 "memory. More GB/s than that come from caches.",
                 style="dim",
             )
+
+    def _held(self) -> str:
+        """What held for all engines, and how people were compared."""
+        told = "Every engine in float32."
+        if self.contest == "best":
+            told = "Every engine in its best precision (--contest float32: all in that)."
+        if self.oks:
+            return f"{told} OKS: its people beside the float32 original's, in {self.photos} photos."
+        return f"{told} OKS: {'nobody was found' if self.photos else 'no photos (--images DIR)'}."
 
 
 def _budget_parts(budget: Budget) -> Iterator[RenderableType]:

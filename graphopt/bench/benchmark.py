@@ -3,48 +3,38 @@
 A machine's speed drifts, with its temperature and with what else it does. So engines take turns
 (A B C, B C A, C A B …), and what counts is a median over rounds and how far rounds disagree; a
 single measurement says little. A fast wrong answer is no answer: every engine's outputs are
-compared with onnxruntime's on the same input, and the difference stands beside the time.
+compared with onnxruntime's on the same input, and the difference stands beside the time. Engines
+compute in what each of them is fastest in, so that the people whom they find in photos are compared
+with those of the float32 original, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.bench.bench_report import BenchReport, LayerTiming
-from graphopt.bench.competitors import Job, check_names, open_competitor
-from graphopt.bench.memory_usage import peak_memory
+from graphopt.bench.competitors import check_names
+from graphopt.bench.contest import Contest
 from graphopt.bench.options import BenchOptions
+from graphopt.bench.pose_oks import photos_in, pose_oks
 from graphopt.bench.roofline import measure_peak
 from graphopt.bench.stage_timing import measure_budget
-from graphopt.bench.turns import LineUp, line_up, measure, summarise
+from graphopt.bench.turns import measure, summarise
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
-from graphopt.errors import GraphoptError, UsageError
-from graphopt.fitting.calibration import Calibration
+from graphopt.errors import UsageError
 from graphopt.ir.arrays import Array
-from graphopt.ir.files import is_unchanged
-from graphopt.ir.network import Network
-from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.ir.onnx_io import load_model
 from graphopt.pose.images import read_photo
-from graphopt.pose.spec import read_pose_spec
+from graphopt.pose.open import bundled_spec
 from graphopt.runtime.bundle import read_bundle
-from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.open import open_bundle
-from graphopt.runtime.runner import BundleRunner
-from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.threads import usable_cores
-
-LOOKED_AT = 20
-"""Files beside a network, at most, that may be what it was made from."""
 
 
 def bench(
@@ -66,16 +56,19 @@ def bench(
     """
     check_names(options.vs)
     picture = read_photo(options.photo) if options.photo else None
+    looked_at = options.images or options.photo
+    photos = photos_in(looked_at) if looked_at else ()
     threads, rounds = options.threads or usable_cores(), options.num_runs
     with TemporaryDirectory(prefix="graphopt-bench-") as folder:
         scratch = Path(folder)
         bundle = _bundle(path, options, scratch, progress)
-        contest = _Contest.prepare(bundle, options.original, threads, scratch)
+        contest = Contest.prepare(bundle, options, threads, scratch)
         progress("loading the network into each engine")
         ready = contest.line_up(options.vs)
         times = _timed(ready.engines, contest.feeds, options, progress)
         size = sum(file.stat().st_size for file in bundle.iterdir())
         memory = contest.memory(ready.engines, progress)
+        oks = _oks(contest, ready.engines, photos, progress)
         budget = None
         if options.photo and picture:
             progress("measuring the way of a photo")
@@ -93,7 +86,12 @@ def bench(
         ratio_p10_p90=spread,
         difference=ready.difference,
         files=contest.files(ready.engines),
-        remark=_remark(contest.own, contest.rivals, contest.off()),
+        contest=options.contest,
+        precision=contest.precision(ready.engines),
+        oks=oks,
+        photos=len(photos),
+        remark=_remark(contest),
+        notes=contest.notes(options.vs),
         unavailable=ready.unavailable,
         threads=threads,
         rounds=rounds,
@@ -126,99 +124,6 @@ def _bundle(
     return path
 
 
-@dataclass(frozen=True)
-class _Contest:
-    """What engines are to run, and what is right.
-
-    Args:
-        bundle: the network that is measured.
-        subject: its engine.
-        own: the network that the bundle was compiled from.
-        rivals: the one that other engines run.
-        model: that one at the bundle's size, for engines to load.
-        shapes: the inputs' sizes.
-        feeds: the input.
-        right: onnxruntime's outputs of `own`.
-        expected: and of `rivals`.
-        threads: of every engine.
-        scratch: a folder for files.
-    """
-
-    bundle: Path
-    subject: BundleRunner
-    own: Path
-    rivals: Path
-    model: Path
-    shapes: dict[str, tuple[int, ...]]
-    feeds: dict[str, Array]
-    right: Mapping[str, Array]
-    expected: Mapping[str, Array]
-    threads: int
-    scratch: Path
-
-    @classmethod
-    def prepare(cls, bundle: Path, original: Path | None, threads: int, scratch: Path) -> _Contest:
-        """A contest of a bundle with engines that run `original`.
-
-        Raises:
-            GraphoptError: a file cannot be read, or the bundle does not run.
-        """
-        subject = open_bundle(bundle, threads=threads)
-        shapes = {n: tuple(d for d in dims if d) for n, dims in subject.inputs.items()}
-        own = read_bundle(bundle).source()
-        rivals = original or original_of(own) or own
-        graph, model = NetworkFile(path=own, size=shapes).written(scratch / "model.onnx")
-        feeds = usual_feeds(bundle, graph, shapes)
-        subject.run(feeds)  # a competitor may fail; this one must not
-        right = expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
-        if rivals != own:
-            _, model = NetworkFile(path=rivals, size=shapes).written(scratch / "original.onnx")
-            expected = OnnxRuntimeEngine(model, threads=threads).run(feeds)
-        return cls(
-            bundle, subject, own, rivals, model, shapes, feeds, right, expected, threads, scratch
-        )
-
-    def off(self) -> float | None:
-        """How far the two networks' outputs are apart; None where none are of one name."""
-        shared = [name for name in self.right if name in self.expected]
-        return max((difference(self.right[n], self.expected[n]) for n in shared), default=None)
-
-    def job(self, place: Path) -> Job:
-        """What a competitor is asked to run, with a folder for its files."""
-        outputs = {name: value.shape for name, value in self.expected.items()}
-        return Job(self.model, self.shapes, outputs, self.threads, place)
-
-    def line_up(self, names: Sequence[str]) -> LineUp:
-        """The bundle's engine, and those competitors that can run."""
-
-        def opener(name: str) -> Callable[[], Engine]:
-            place = self.scratch / name
-            place.mkdir()
-            return lambda: open_competitor(name, self.job(place))
-
-        openers = {name: opener(name) for name in dict.fromkeys(names)}
-        ready = line_up({"graphopt": lambda: self.subject}, self.feeds, self.right)
-        others = line_up(openers, self.feeds, self.expected)
-        ready.engines += others.engines
-        ready.difference |= others.difference
-        ready.unavailable |= others.unavailable
-        return ready
-
-    def memory(self, engines: Sequence[Engine], progress: Callable[[str], None]) -> dict[str, int]:
-        """The peak memory of each engine, by name, where it can be measured."""
-        memory = {}
-        for engine in engines:
-            progress(f"memory of {engine.name}")
-            job = self.job(self.scratch)
-            with suppress(GraphoptError):  # a measurement less, beside those that there are
-                memory[engine.name] = peak_memory(engine.name, job, self.bundle, self.feeds)
-        return memory
-
-    def files(self, engines: Sequence[Engine]) -> dict[str, str]:
-        """Which network each engine ran."""
-        return {e.name: str(self.own if e.name == "graphopt" else self.rivals) for e in engines}
-
-
 def _timed(
     engines: Sequence[Engine],
     feeds: Mapping[str, Array],
@@ -242,54 +147,26 @@ def _timed(
     )
 
 
-def usual_feeds(
-    bundle: Path, graph: gs.Graph, shapes: Mapping[str, Sequence[int]]
-) -> dict[str, Array]:
-    """What a network is used to: a photo-like picture through its own pre-processing.
-
-    Speed depends on it: far outside of its range, gates give numbers that CPUs are slow at. Other
-    networks than pose networks get noise about zero.
-    """
-    pose = bundle / "pose.json"
-    if not pose.is_file() or len(graph.inputs) != 1:
-        return dict(sample_feeds(graph, shapes)[-1])
-    images = Calibration.synthetic(graph, read_pose_spec(pose))
-    return next(images.feeds(images.fitting))
-
-
-@dataclass(frozen=True)
-class NetworkFile:
-    """The file that an engine runs."""
-
-    path: Path
-    size: Mapping[str, tuple[int, ...]]
-    """What its inputs are fixed at."""
-
-    def written(self, path: Path) -> tuple[Network, Path]:
-        """The network at that size, and a file of it for engines to load."""
-        graph = load_model(self.path, self.size)
-        save_model(graph, path)
-        return graph, path
+def _oks(
+    contest: Contest,
+    engines: Sequence[Engine],
+    photos: Sequence[Path],
+    progress: Callable[[str], None],
+) -> dict[str, float]:
+    """How alike each engine's people are to the original's in onnxruntime; empty without photos."""
+    if not photos:
+        return {}
+    progress("looking for people")
+    spec = bundled_spec(read_bundle(contest.bundle))
+    reference = OnnxRuntimeEngine(contest.original.model, threads=contest.threads)
+    return pose_oks(engines, reference, spec, photos)
 
 
-def original_of(network: Path) -> Path | None:
-    """The file that `graphopt optimize` made a network from, if it still lies beside it.
-
-    Raises:
-        InputError: the network cannot be read.
-    """
-    wanted = load_model(network).header.metadata.get("graphopt.input_sha256")
-    if wanted is None:
-        return None
-    beside = sorted(path for path in network.parent.glob("*.onnx") if path != network)
-    first = network.with_name(network.name.replace(".opt.onnx", ".onnx"))
-    beside.sort(key=lambda path: path != first)  # what it is called unless -o says otherwise
-    return next((path for path in beside[:LOOKED_AT] if is_unchanged(path, wanted)), None)
-
-
-def _remark(own: Path, rivals: Path, off: float | None) -> str:
+def _remark(contest: Contest) -> str:
     """What to know of a network that was rewritten."""
+    own, rivals = contest.own.path, contest.original.path
     if rivals != own:
+        off = contest.off()
         by = "" if off is None else f", whose outputs differ from its by {off:.1e} of their range"
         return f"others run {rivals.name}; graphopt runs {own.name}{by}"
     if "graphopt.pipeline" in load_model(own).header.metadata:

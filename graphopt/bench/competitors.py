@@ -1,8 +1,9 @@
 """Other inference engines behind graphopt's engine contract, to be measured beside it.
 
-All are held to the same conditions: float32 arithmetic, the same number of threads, the CPU (or, to
-be measured beside an opencl bundle, the OpenCL device). None of them is a dependency; one that is
-not installed is an `Unsupported` error with the command that installs it.
+All are held to the same conditions: the same number of threads, the CPU (or, to be measured beside
+an opencl bundle, the OpenCL device), and either float32 arithmetic or, each of them, the best that
+they have (`Job.best`). None of them is a dependency; one that is not installed is an `Unsupported`
+error with the command that installs it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Job:
     threads: int
     scratch: Path
     """A folder for converted files; nobody needs it afterwards, but the engine may read it."""
+    best: bool = False
+    """Whether the engine computes in what it is fastest in; else in float32."""
 
 
 class OpenVinoEngine:
@@ -56,17 +59,16 @@ class OpenVinoEngine:
         core = openvino.Core()
         model = core.read_model(job.model)
         model.reshape({name: list(shape) for name, shape in job.inputs.items()})
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": job.threads,
-                # Its default on CPUs that have bfloat16 is bfloat16, which is another contest.
-                "INFERENCE_PRECISION_HINT": "f32",
-            },
-        )
+        settings: dict[str, object] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": job.threads,
+        }
+        if not job.best:  # as it comes, it is bfloat16 on CPUs that have it
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = core.compile_model(model, "CPU", settings)
+        taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(taken, taken)
         self._request = compiled.create_infer_request()
         self.inputs: Mapping[str, Shape] = dict(job.inputs)
         self.outputs: Sequence[str] = list(job.outputs)
@@ -94,8 +96,12 @@ class NcnnEngine:
         self._net = ncnn.Net()
         self._net.opt.num_threads = job.threads
         self._net.opt.use_vulkan_compute = False
-        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-            setattr(self._net.opt, f"use_{option}", False)
+        # As it comes, it takes float16 on Arm CPUs that compute in it, and float32 on others. There
+        # its bfloat16 storage, which is off, saves no time and moves outputs by a quarter.
+        self.precision = "float16" if job.best and ncnn.cpu_support_arm_asimdhp() else "float32"
+        if not job.best:
+            for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+                setattr(self._net.opt, f"use_{option}", False)
         if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
             raise Unsupported("ncnn cannot load what pnnx made")
         self.inputs: Mapping[str, Shape] = dict(job.inputs)
@@ -161,6 +167,7 @@ class GuestEngine:
     overhead = 0.0
     """Seconds of the last run that went into asking, being answered and copying on this side: no
     part of the engine's time."""
+    precision = "float32"
 
     def __init__(self, name: str, job: Job, python: str) -> None:
         self.name = name
@@ -180,6 +187,7 @@ class GuestEngine:
             "inputs": places["input"],
             "outputs": places["output"],
             "threads": job.threads,
+            "best": job.best,
         }
         (job.scratch / "guest.json").write_text(json.dumps(task))
         script = str(Path(__file__).with_name("subprocess_engine.py"))
@@ -260,7 +268,9 @@ def _open_mnn(job: Job) -> Engine:
         if complaint.startswith("ModuleNotFoundError"):
             raise ImportError(complaint)
         raise Unsupported(f"MNN cannot convert the network: {complaint}")
-    return GuestEngine("mnn", replace(job, model=model), python)
+    engine = GuestEngine("mnn", replace(job, model=model), python)
+    engine.precision = "low" if job.best else "float32"
+    return engine
 
 
 @dataclass(frozen=True)
@@ -270,6 +280,10 @@ class Competitor:
     open: Callable[[Job], Engine]
     install: str
     """The command that installs it."""
+    reads_quantised: bool = False
+    """Whether it runs ONNX files with QuantizeLinear and DequantizeLinear in whole numbers."""
+    left_out: str = ""
+    """What of its low precision is not measured, in a sentence."""
 
 
 COMPETITORS: Mapping[str, Competitor] = MappingProxyType(
@@ -277,19 +291,27 @@ COMPETITORS: Mapping[str, Competitor] = MappingProxyType(
         "onnxruntime": Competitor(
             lambda job: OnnxRuntimeEngine(job.model, threads=job.threads),
             "pip install onnxruntime",
+            reads_quantised=True,
         ),
-        "openvino": Competitor(OpenVinoEngine, "pip install openvino"),
+        "openvino": Competitor(OpenVinoEngine, "pip install openvino", reads_quantised=True),
         # pnnx asks for PyTorch, which its converter of ONNX files never loads.
-        "ncnn": Competitor(NcnnEngine, "pip install ncnn && pip install --no-deps pnnx"),
+        "ncnn": Competitor(
+            NcnnEngine,
+            "pip install ncnn && pip install --no-deps pnnx",
+            left_out="ncnn's int8 is left out: its Python package lacks the tools that make it.",
+        ),
         # Never into graphopt's environment: MNN's tools install and downgrade packages.
         "mnn": Competitor(
             _open_mnn,
             "python3 -m venv mnn && mnn/bin/pip install MNN numpy && "
             f"export {MNN_PYTHON}=$PWD/mnn/bin/python",
+            left_out="MNN's int8 is left out: it is calibrated by a tool of MNN's own (mnnquant); "
+            "low is its low-precision mode, which takes what the CPU has.",
         ),
         "tinygrad": Competitor(
             lambda job: GuestEngine("tinygrad", job, sys.executable),
             "pip install tinygrad 'pyopencl[pocl]'",
+            left_out="tinygrad runs in float32, as the network is written.",
         ),
     }
 )

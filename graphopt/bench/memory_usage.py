@@ -47,6 +47,7 @@ def peak_memory(engine: str, job: Job, bundle: Path, feeds: Mapping[str, Array])
             "inputs": dict(job.inputs),
             "outputs": dict(job.outputs),
             "threads": job.threads,
+            "best": job.best,
         }
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(task))
@@ -73,7 +74,7 @@ def _main(path: Path) -> None:
     inputs, outputs = (
         {name: tuple(shape) for name, shape in task[key].items()} for key in ("inputs", "outputs")
     )
-    job = Job(Path(task["model"]), inputs, outputs, task["threads"], path.parent)
+    job = Job(Path(task["model"]), inputs, outputs, task["threads"], path.parent, task["best"])
     with np.load(path.with_name("feeds.npz")) as arrays:
         feeds = dict(zip(job.inputs, arrays.values(), strict=True))
     engine = _engine(task, job)

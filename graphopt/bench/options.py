@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from graphopt.display.options import Option, Panel
+
+ContestMode: TypeAlias = Literal["best", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,8 @@ class BenchOptions:
 
     Competitors (`graphopt.bench.competitors.COMPETITORS`) run `original`; where it is left out, the
     file that `graphopt optimize` made the network from, if that lies beside it, else what the
-    bundle was compiled from.
+    bundle was compiled from. Those that run int8 get `quantized` beside it; where that is left out,
+    what the bundle was compiled from, if that is quantised and has an original.
     """
 
     vs: Annotated[
@@ -32,6 +35,29 @@ class BenchOptions:
             "The network before optimize, for the other engines; the one beside it if left out.",
             Panel.MEASUREMENT,
             "A.onnx",
+        ),
+    ] = None
+    contest: Annotated[
+        ContestMode,
+        Option(
+            "best: every engine in what it is fastest in, int8 too; float32: all in that.",
+            Panel.MEASUREMENT,
+        ),
+    ] = "best"
+    quantized: Annotated[
+        Path | None,
+        Option(
+            "A QDQ file of the network, for engines with int8; the bundle's own if left out.",
+            Panel.MEASUREMENT,
+            "Q.onnx",
+        ),
+    ] = None
+    images: Annotated[
+        Path | None,
+        Option(
+            "Photos: how alike each engine's people are to the original's; --photo if left out.",
+            Panel.MEASUREMENT,
+            "DIR",
         ),
     ] = None
     per_layer: Annotated[

@@ -29,12 +29,13 @@ Run = Callable[[Arrays], Arrays]
 """Inputs to outputs, both in the order of the job."""
 
 
-def mnn(model: str, inputs: Sequence[str], outputs: Sequence[str], threads: int) -> Run:
+def mnn(model: str, inputs: Sequence[str], outputs: Sequence[str], threads: int, best: bool) -> Run:
     """Alibaba's MNN on the CPU; `model` is what its converter made."""
     from MNN import expr, nn
 
-    # "high" is float32 throughout; the default may be less where the CPU has it.
-    config = {"backend": "CPU", "precision": "high", "numThread": threads}
+    # "high" is float32 throughout; "low", and the default, may be less where the CPU has it.
+    precision = "low" if best else "high"
+    config = {"backend": "CPU", "precision": precision, "numThread": threads}
     module = nn.load_module_from_file(
         model,
         list(inputs),
@@ -54,7 +55,9 @@ def mnn(model: str, inputs: Sequence[str], outputs: Sequence[str], threads: int)
     return run
 
 
-def tinygrad(model: str, inputs: Sequence[str], outputs: Sequence[str], threads: int) -> Run:
+def tinygrad(
+    model: str, inputs: Sequence[str], outputs: Sequence[str], threads: int, _best: bool
+) -> Run:
     """George Hotz's tinygrad on the first OpenCL device; kernels are compiled once and replayed."""
     os.environ["POCL_MAX_PTHREAD_COUNT"] = str(threads)
     os.environ["DEV"] = "CL"
@@ -81,7 +84,7 @@ def tinygrad(model: str, inputs: Sequence[str], outputs: Sequence[str], threads:
     return run
 
 
-ENGINES: Mapping[str, Callable[[str, Sequence[str], Sequence[str], int], Run]] = {
+ENGINES: Mapping[str, Callable[[str, Sequence[str], Sequence[str], int, bool], Run]] = {
     "mnn": mnn,
     "tinygrad": tinygrad,
 }
@@ -96,7 +99,7 @@ def main(engine: str, path: str, pipe: str) -> None:
         [np.asarray(np.load(place, mmap_mode="r+")) for place in places.values()]
         for places in (inputs, outputs)
     )
-    run = ENGINES[engine](job["model"], list(inputs), list(outputs), job["threads"])
+    run = ENGINES[engine](job["model"], list(inputs), list(outputs), job["threads"], job["best"])
     print("ready", file=answers)
     for _ in sys.stdin:
         start = time.perf_counter()

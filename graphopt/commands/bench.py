@@ -65,7 +65,8 @@ def bench(
         shared.goes_with(context, "post_processing", "num_runs", "json")
         result = _post_processing(options)
     elif device != "local":
-        shared.not_on_a_phone(context, "vs", "original", "warmup_runs", "input_shape", "rpc")
+        mine = ("vs", "original", "contest", "quantized", "images", "warmup_runs", "input_shape")
+        shared.not_on_a_phone(context, *mine, "rpc")
         result = _on_phone(model, device, runner, options)
     elif rpc:
         shared.goes_with(context, "rpc", "num_runs", "warmup_runs", "json")

@@ -16,10 +16,9 @@ import pytest
 from known import constant_in
 from rich.console import Console
 
-from graphopt.bench import bench_report, benchmark, competitors, turns
+from graphopt.bench import bench_report, benchmark, competitors, contest, turns
 from graphopt.bench.memory_usage import peak_memory
 from graphopt.bench.options import BenchOptions
-from graphopt.bench.roofline import Peak
 from graphopt.errors import GraphoptError, InputError, Unsupported, UsageError
 from graphopt.ir.arrays import Array, Shape
 from graphopt.ir.files import sha256_of
@@ -27,17 +26,11 @@ from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.bundle import (
-    FORMAT,
-    BundleTarget,
-    Manifest,
     Model,
-    Plan,
-    Tensor,
     read_bundle,
     write_bundle,
 )
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
-from graphopt.runtime.runner import LayerTime
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.onnx"
@@ -301,6 +294,15 @@ def test_an_engine_of_another_environment_runs_in_a_process_of_its_own(
     assert not place.exists()
 
 
+def test_mnn_at_its_best_is_in_its_low_precision(fake_mnn: Path, tmp_path: Path) -> None:
+    (fake_mnn / "MNN" / "nn.py").write_text(FAKE_MNN["MNN/nn.py"].replace('"high"', '"low"'))
+    job, feeds = _job("mnn", tmp_path, threads=2)
+    engine = competitors.open_competitor("mnn", replace(job, best=True))
+    _agrees(engine, feeds)
+    assert isinstance(engine, competitors.GuestEngine)
+    assert engine.precision == "low"
+
+
 @pytest.mark.parametrize("call", ["InferenceSession(path)", "run(outputs, feeds)"])
 def test_an_engine_that_dies_in_its_process_leaves_its_last_words(
     call: str, fake_mnn: Path, tmp_path: Path
@@ -327,52 +329,6 @@ def test_without_an_environment_there_is_no_mnn(
     monkeypatch.delenv(competitors.MNN_PYTHON, raising=False)
     with pytest.raises(Unsupported, match="GRAPHOPT_MNN does not name a Python"):
         competitors.open_competitor("mnn", job)
-
-
-class FakeBundle(OnnxRuntimeEngine):
-    """A bundle's runner whose numbers come from onnxruntime."""
-
-    name = "graphopt"
-
-    def __init__(self, path: Path, threads: int) -> None:
-        super().__init__(read_bundle(path).source(), threads=threads)
-        self.inputs = {"image": SIZE}
-
-    def profile(self, feeds: Mapping[str, Array], runs: int) -> list[LayerTime]:
-        return [
-            LayerTime("stem", "conv_dense", 0.5, 1_000_000, 3_000_000),
-            LayerTime("concatenate", "concatenate", 1.5, 0, 9_000_000),
-        ]
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle of the demo network that has no kernels: it is opened as a `FakeBundle`."""
-    model = tmp_path / "demo.onnx"
-    shutil.copy(DEMO, model)
-    manifest = Manifest(
-        format=FORMAT,
-        graphopt="0",
-        tvm="0",
-        target=BundleTarget(name="cpu", kind="cpu", host="", description=""),
-        model=Model(path=str(model), sha256=sha256_of(model)),
-        inputs={"image": SIZE},
-        outputs={},
-        macs=0,
-        runs={},
-        files={},
-    )
-    image = Tensor(shape=SIZE, dtype="float32", arena=None, offset=0)
-    plan = Plan(arenas=(), tensors=(image,), launches=(), inputs={"image": 0}, outputs={})
-    folder = tmp_path / "demo.graphopt"
-    write_bundle(folder, manifest, {"plan.json": plan.to_json().encode(), "weights.bin": b""})
-    monkeypatch.setattr(
-        benchmark, "open_bundle", lambda path, threads: FakeBundle(path, threads=threads)
-    )
-    monkeypatch.setattr(
-        benchmark, "measure_peak", lambda target, threads: Peak(gflops=16, gbytes=8)
-    )
-    return folder
 
 
 def test_the_whole_report(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,11 +528,11 @@ def test_a_network_is_fed_what_it_is_used_to(tmp_path: Path) -> None:
     shapes = {"image": SIZE}
     graph = load_model(DEMO, shapes)
     spec = detect_pose_spec(graph)
-    noise = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    noise = contest.usual_feeds(tmp_path, graph, shapes)["image"]
     assert abs(noise.mean()) < 0.2
     assert noise.std() < 2
     (tmp_path / "pose.json").write_text(spec.to_json())
-    photo: np.ndarray = benchmark.usual_feeds(tmp_path, graph, shapes)["image"]
+    photo: np.ndarray = contest.usual_feeds(tmp_path, graph, shapes)["image"]
     assert photo.shape == SIZE
     assert photo.dtype == np.float32
     black, white = (

@@ -1,7 +1,7 @@
 """Photo in, poses out: graphopt beside other engines that run the network as it was.
 
     python tests/benchmarks/photo_to_poses.py [BUNDLE|NETWORK.onnx] [--original NETWORK.onnx]
-        [--photos DIR] [--threads 2] [--rounds 5]
+        [--photos DIR] [--threads 2] [--rounds 5] [--contest float32]
         [--images val2017/ --annotations person_keypoints_val2017.json] [--limit N]
 
 The time is that of everything between a photo's decoded RGB pixels and its people: scaling and
@@ -16,9 +16,10 @@ installed:
 
 All take turns, photo by photo. "graphopt is faster" is their time / that of the first row, the
 median over photos and rounds and, in brackets, the 10th and 90th percentile; an engine whose
-outputs are not onnxruntime's is left out. AP is that of each network with each decoder, at the
-same input size. Without arguments it is the trained network and the photos of GRAPHOPT_ASSETS. Run
-it while nothing else runs.
+outputs are not onnxruntime's is left out, but for those that are fastest in less than float32
+(`--contest float32` holds all to that). AP is that of each network with each decoder, at the same
+input size, in onnxruntime. Without arguments it is the trained network and the photos of
+GRAPHOPT_ASSETS. Run it while nothing else runs.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def row(
 
 
 def field_of(
-    subject: Path, original: Path, threads: int, scratch: Path
+    subject: Path, original: Path, threads: int, scratch: Path, best: bool
 ) -> tuple[list[Contestant], list[Contestant]]:
     """Who takes part, graphopt first; and those of them that stand for all in accuracy."""
     own, own_spec = open_engine(subject, threads=threads)
@@ -182,7 +183,7 @@ def field_of(
     def opener(name: str) -> Callable[[], Engine]:
         place = scratch / name
         place.mkdir()
-        return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place))
+        return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place, best))
 
     ready = line_up({name: opener(name) for name in RIVALS["cpu"]}, feeds, expected)
     for name, reason in ready.unavailable.items():
@@ -198,7 +199,11 @@ def field_of(
 
     ours: dict[str, Decoder | None] = {COMPILED: None, NUMPY: decode}
     theirs = decoders(spec)
-    right = (e for e in ready.engines if ready.difference[e.name] < SUSPICIOUS)
+    right = (
+        e
+        for e in ready.engines
+        if ready.difference[e.name] < SUSPICIOUS or getattr(e, "precision", "float32") != "float32"
+    )
     rivals = [contestant for e in right for contestant in each(e, spec, original, theirs)]
     judged = each(own, own_spec, subject, ours) + each(reference, spec, original, theirs)
     return each(own, own_spec, subject, ours) + rivals, judged
@@ -212,6 +217,7 @@ def main(
     limit: int | None,
     threads: int,
     rounds: int,
+    best: bool,
 ) -> None:
     """Print the table."""
     with TemporaryDirectory() as folder:
@@ -219,7 +225,7 @@ def main(
             bundle = Path(folder) / f"{subject.stem}.graphopt"
             graphopt("compile", subject, "-o", bundle, "--target", "cpu", "--input-shape", SIZE)
             subject = bundle
-        contestants, judged = field_of(subject, original, threads, Path(folder))
+        contestants, judged = field_of(subject, original, threads, Path(folder), best)
         times = race(contestants, photos, rounds)
         ap = {}
         for contestant in judged:
@@ -255,6 +261,7 @@ if __name__ == "__main__":
     parser.add_argument("--limit", type=int, help="AP on so many photos only")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="of each photo")
+    parser.add_argument("--contest", choices=("best", "float32"), default="best")
     given = parser.parse_args()
     main(
         given.subject,
@@ -264,4 +271,5 @@ if __name__ == "__main__":
         given.limit,
         given.threads,
         given.rounds,
+        given.contest == "best",
     )

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from engines import graphopt
 
-from graphopt.bench.benchmark import usual_feeds
+from graphopt.bench.contest import usual_feeds
 from graphopt.bench.turns import measure
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model, save_model

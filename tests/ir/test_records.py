@@ -71,6 +71,15 @@ def test_files_of_before_are_read_and_written_to_the_letter(name: str) -> None:
     assert {path.stem for path in FILES.iterdir()} == set(KINDS)
 
 
+def test_a_report_from_before_there_were_two_contests_was_in_float32() -> None:
+    plain = json.loads((FILES / "bench.json").read_text(encoding="utf-8"))
+    for key in ("contest", "precision", "oks", "photos", "notes"):
+        del plain[key]
+    report = BenchReport.from_plain(plain)
+    assert report.contest == "float32"
+    assert (report.precision, report.oks, report.notes) == ({}, {}, ())
+
+
 def test_the_json_form() -> None:
     record = Outer((Inner(1), Inner(float("nan"))), much=len)
     text = '{"inner":[{"ratio":1.0,"colour":"red"},{"ratio":null,"colour":"red"}],"nothing":null}'
