@@ -8,7 +8,7 @@ and stays with TVM. Our kernels may store blocked tensors in half precision; TVM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,25 +18,21 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
-from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.importing.resampling import resample
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import punched
-from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
+from graphopt.codegen.kernels.conv.template import ConvSpec, pack_channels
+from graphopt.codegen.lowering.blocked_operators import RULES, BlockedOperators
 from graphopt.codegen.lowering.conv_calls import (
     Expr,
-    Runs,
     as_1x1,
-    blocks_of,
-    empty_lanes,
     flat,
     has_weight,
-    mean_of,
     spec_of,
     weight_of,
 )
-from graphopt.codegen.lowering.fusion import ELEMENTWISE, FusedRegion, find_regions
+from graphopt.codegen.lowering.fusion import FusedRegion, find_regions
 from graphopt.codegen.lowering.lower_quantised import QuantisedLowering
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
@@ -100,6 +96,7 @@ class _Rewrite:
         self._halves = halves
         self._builder = relax.BlockBuilder()
         self._forms = TensorForms(self._builder, target.lanes)
+        self._blocked = BlockedOperators(self._builder, self._forms, target.lanes)
         self._built: dict[ConvSpec, Expr] = {}
         self._layers: list[LoweredLayer] = []
         self._weights = quantised
@@ -215,13 +212,13 @@ class _Rewrite:
             return self._resample(value)
         if name == "relax.matmul" and self._target.kind == "cpu" and has_weight(value):
             return Forms(planar=self._product(value))
-        rule = _BLOCKED_RULES.get(name)
+        rule = RULES.get(name)
         if (
             rule
             and len(variable.ty.shape) == 4
             and any(map(self._forms.is_blocked, flat(value.args)))
         ):
-            blocked = rule(self, value)
+            blocked = rule(self._blocked, value)
             if blocked is not None:
                 expr, runs = blocked
                 return Forms(blocked=self._builder.emit(expr), runs=runs)
@@ -246,67 +243,6 @@ class _Rewrite:
             return relax.Call(value.op, arguments, value.attrs, value.ty_args)
         return visit(value)
 
-    def _elementwise(self, call: Expr) -> tuple[Expr, Runs] | None:
-        """Element-wise over blocked tensors; constants of one value a channel are blocked too."""
-        lead = next(a for a in call.args if self._forms.is_blocked(a))
-        runs = self._forms[lead].runs
-        channels = sum(runs)
-        arguments = []
-        for argument in call.args:
-            if isinstance(argument, tvm.ir.GenericConst):
-                value = argument.value.numpy()
-                if value.size == 1:
-                    arguments.append(relax.const(value.reshape(())))
-                    continue
-                shape = (1,) * (4 - value.ndim) + value.shape
-                if shape[:2] != (1, channels):
-                    return None
-                packed = pack_channels(value.reshape(shape)[0], self._target.lanes, runs)
-                # Lanes past the last channel must stay finite, so nothing is divided by zero.
-                if call.op.name == "relax.divide":
-                    packed[empty_lanes(runs, self._target.lanes)] = 1.0
-                arguments.append(relax.const(packed[None]))
-            elif len(argument.ty.shape) == 4 and shape_of(argument)[:2] == (1, channels):
-                arguments.append(self._forms.blocked(argument, runs))
-            else:
-                return None
-        return relax.Call(call.op, arguments, call.attrs, call.ty_args), runs
-
-    def _concatenate(self, call: Expr) -> tuple[Expr, Runs] | None:
-        parts = list(call.args[0].fields)
-        if int(call.attrs.axis) not in (1, -3) or any(len(p.ty.shape) != 4 for p in parts):
-            return None
-        tensors, runs = [], []
-        for part in parts:
-            if isinstance(part, tvm.ir.GenericConst):
-                value = part.value.numpy()
-                packed = pack_channels(value[0], self._target.lanes)
-                tensors.append(relax.const(packed[None]))
-                runs.append(value.shape[1])
-            else:
-                tensors.append(self._forms.blocked(part))
-                runs += self._forms[part].runs
-        return relax.op.concat(tensors, axis=1), tuple(runs)
-
-    def _slice(self, call: Expr) -> tuple[Expr, Runs] | None:
-        """Slice rows and columns, and channels where the slice starts at the start of a block."""
-        x, runs, lanes = call.args[0], self._forms[call.args[0]].runs, self._target.lanes
-        axes, begin, end, *rest = ([int(v.value) for v in part.fields] for part in call.args[1:])
-        steps = rest[0] if rest else [1] * len(axes)
-        shape = shape_of(x)
-        axes = [axis % 4 for axis in axes]
-        if 0 in axes:
-            return None
-        for i, axis in enumerate(axes):
-            if axis == 1:
-                first, last, _ = slice(begin[i], end[i]).indices(shape[1])
-                found = blocks_of(runs, first, last, lanes) if steps[i] == 1 else None
-                if found is None:
-                    return None
-                begin[i], runs = found
-                end[i] = begin[i] + blocks(runs, lanes)
-        return relax.op.strided_slice(self._forms.blocked(x), axes, begin, end, steps), runs
-
     def _product(self, call: Expr) -> Expr:
         """A matrix product whose weight lies as a CPU reads it: by columns computed at once."""
         weight = call.args[1].value.numpy()
@@ -330,41 +266,3 @@ class _Rewrite:
             resample, source, axes, *tables, primfunc_name_hint="resample"
         )
         return Forms(blocked=result, runs=runs) if runs else Forms(planar=result)
-
-    def _pool(self, call: Expr) -> tuple[Expr, Runs] | None:
-        runs = self._forms[call.args[0]].runs
-        a = call.attrs
-        operator = {
-            "relax.nn.max_pool2d": relax.op.nn.max_pool2d,
-            "relax.nn.avg_pool2d": relax.op.nn.avg_pool2d,
-        }[call.op.name]
-        layout = f"NCHW{self._target.lanes}c"
-        pooled = operator(
-            self._forms.blocked(call.args[0]),
-            pool_size=list(a.pool_size),
-            strides=list(a.strides),
-            padding=list(a.padding),
-            dilation=list(a.dilation),
-            ceil_mode=bool(a.ceil_mode),
-            count_include_pad=bool(a.count_include_pad),
-            layout=layout,
-            out_layout=layout,
-        )
-        return pooled, runs
-
-    def _mean(self, call: Expr) -> tuple[Expr, Runs] | None:
-        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
-            return None
-        mean = self._builder.call_te(mean_of, self._forms.stored(call.args[0]))
-        return mean, self._forms[call.args[0]].runs
-
-
-_BLOCKED_RULES: dict[str, Callable[[_Rewrite, Expr], tuple[Expr, Runs] | None]] = {
-    **dict.fromkeys(ELEMENTWISE, _Rewrite._elementwise),
-    "relax.concat": _Rewrite._concatenate,
-    "relax.nn.max_pool2d": _Rewrite._pool,
-    "relax.nn.avg_pool2d": _Rewrite._pool,
-    "relax.mean": _Rewrite._mean,
-    "relax.strided_slice": _Rewrite._slice,
-}
-"""Operators that work on blocked tensors: the new expression and its runs, or None (planar)."""

@@ -26,6 +26,7 @@ from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates
 from graphopt.codegen.kernels.int8.spec import WIDTHS, Int8Conv, Stored, byte_lanes
+from graphopt.codegen.lowering.blocked_operators import pooled
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import FusedRegion
 from graphopt.codegen.lowering.quantised import (
@@ -245,19 +246,8 @@ class QuantisedLowering:
     def _pooled(self, call: Expr) -> Bytes:
         source = self._forms[call.args[0]].bytes
         assert source is not None  # see `_moves`
-        layout, a = f"NCHW{source.lanes}c", call.attrs
-        pooled = relax.op.nn.max_pool2d(
-            source.expr,
-            pool_size=list(a.pool_size),
-            strides=list(a.strides),
-            padding=list(a.padding),
-            dilation=list(a.dilation),
-            ceil_mode=bool(a.ceil_mode),
-            count_include_pad=bool(a.count_include_pad),
-            layout=layout,
-            out_layout=layout,
-        )
-        return source._replace(expr=self._builder.emit(pooled))
+        made = self._builder.emit(pooled(call, source.expr, source.lanes))
+        return source._replace(expr=made)
 
 
 def _is_bytes(variable: Expr) -> bool:

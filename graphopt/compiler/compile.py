@@ -92,9 +92,7 @@ def compile_model(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compilation:
-    """Compile a network into a bundle.
-
-    The graph is first cleaned by the preset `exact`.
+    """Compile a network, cleaned by the preset `exact` first, into a bundle.
 
     Args:
         path: the ONNX file.
