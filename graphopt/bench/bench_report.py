@@ -139,9 +139,9 @@ class BenchReport(Record):
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        numbers = ("median ms", "p10", "p90", "graphopt / it", "p10 … p90", "difference", "OKS")
-        words = dict.fromkeys(("network", "precision"), Kind.NAME)
-        columns = {"engine": Kind.KEY, **words, **dict.fromkeys(numbers, Kind.NUMBER)}
+        numbers = ("ms", "graphopt / it", "p10 … p90", "off by", "OKS")
+        texts = {"engine": Kind.KEY, "network": Kind.NAME, "precision": Kind.WORDS}
+        columns = texts | dict.fromkeys(numbers, Kind.NUMBER)
         table = Grid(columns, title=self.model)
         for name, timing in sorted(self.engines.items(), key=lambda item: item[1].median_ms):
             off, style = self.difference[name], "bold red" if self.wrong(name) else ""
@@ -150,7 +150,7 @@ class BenchReport(Record):
                 name,
                 Path(self.files[name]).name,
                 self.precision.get(name, "float32"),
-                *(f"{ms:.2f}" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
+                f"{timing.median_ms:.2f}",
                 f"{self.ratios[name]:.2f}" if name in self.ratios else "",
                 f"{low:.2f} … {high:.2f}" if low is not None else "",
                 Text(f"{off:.1e}", style=style),
@@ -165,7 +165,8 @@ class BenchReport(Record):
             yield Text(note, style="yellow")
         at = named_sizes(self.input)
         yield Text(
-            f"{at}, {self.threads} threads, {self.rounds} rounds; the difference is from "
+            f"{at}, {self.threads} threads, medians of {self.rounds} rounds, and how far ratios "
+            "spread within rounds; off by: the difference from "
             f"onnxruntime's outputs on the same network, relative to their range. {self._held()}",
             style="dim",
         )

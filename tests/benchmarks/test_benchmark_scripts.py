@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from graphopt.bench.bench_report import BenchReport, Timing
 from graphopt.pose.decode import decode
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.estimate import Estimator
@@ -35,6 +36,31 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadScript]:
     yield load
     for name in ("engines", "pruning_curve", "photo_to_poses"):
         sys.modules.pop(name, None)
+
+
+def test_a_rivals_cell_is_its_best_right_row(script: LoadScript) -> None:
+    engines = script("engines")
+    names = ("graphopt", "swift", "swift int8", "kite", "kite int8")
+    times = (10.0, 20.0, 8.0, 40.0, 5.0)
+    report = BenchReport(
+        engines={n: Timing(ms, ms, ms) for n, ms in zip(names, times, strict=True)},
+        ratios={n: 10 / ms for n, ms in zip(names[1:], times[1:], strict=True)},
+        ratio_p10_p90={n: (10 / ms, 10 / ms) for n, ms in zip(names[1:], times[1:], strict=True)},
+        difference=dict.fromkeys(names, 0.0),
+        files=dict.fromkeys(names, "f"),
+        precision={"swift int8": "int8", "kite int8": "int8"},
+        oks={"swift int8": 0.99, "kite int8": 0.5},
+        unavailable={},
+        threads=1,
+        rounds=1,
+        model="m",
+        input={},
+        compiled_here=False,
+        memory={},
+        bundle_bytes=1,
+    )
+    cells = list(engines.row(report, ("swift", "kite", "heron")))
+    assert cells[2:6] == ["1.25 (1.25 … 1.25) int8", "0.25 (0.25 … 0.25)", "-", "1.25"]
 
 
 def points(curve: ModuleType) -> dict[str, Any]:
