@@ -55,6 +55,11 @@ class Quantize(PreparedPass[Site, Recipe | None]):
         The network is quantised already; its opset is older than 13 and cannot be raised; weights
         that are not constant, half precision. With max_shift or max_ap_drop, layers that cost the
         poses most stay float, as few as hold that: the reason says what each costs alone.
+
+    Examples:
+        quantize
+            y = Conv(x, maps)
+            ->  DequantizeLinear DequantizeLinear QuantizeLinear DequantizeLinear Conv: in eight bits
     """
 
     name: ClassVar[str] = "quantize"
