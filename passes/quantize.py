@@ -59,7 +59,8 @@ class Quantize(PreparedPass[Site, Recipe | None]):
     Examples:
         quantize
             y = Conv(x, maps)
-            ->  DequantizeLinear DequantizeLinear QuantizeLinear DequantizeLinear Conv: in eight bits
+            ->  DequantizeLinear DequantizeLinear QuantizeLinear DequantizeLinear
+                Conv: in eight bits
     """
 
     name: ClassVar[str] = "quantize"
