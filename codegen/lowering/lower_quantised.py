@@ -144,7 +144,10 @@ class QuantisedLowering:
             source.expr,
             relax.const(choice.pack_weight(found.weight, spec, target)),
             relax.const(choice.pack_start(found.start, found.weight, spec, target)),
-            *(relax.const(spec.packed(v.astype(np.float32), target.lanes)) for v in found.channels),
+            *(
+                relax.const(choice.pack_vectors(v.astype(np.float32), spec, target))
+                for v in found.channels
+            ),
             *tensors,
         ]
         out = relax.TensorType(spec.output_shape(), spec.y.dtype)

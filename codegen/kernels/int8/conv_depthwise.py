@@ -21,6 +21,7 @@ from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.kernels.int8.parameters import Int8Parameters, PixelVectors
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
 from graphopt.codegen.targets import Target
 
 LARGEST_SUM = 2**24

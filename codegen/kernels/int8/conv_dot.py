@@ -21,6 +21,7 @@ from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
 from graphopt.codegen.kernels.int8.dot import DotUnit, unit_of
 from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, sums_from
+from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
 from graphopt.codegen.targets import Target
 
 

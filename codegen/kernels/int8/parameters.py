@@ -58,6 +58,7 @@ class Int8Parameters:
         target: where it will run.
         weight: the packed weight's shape and type.
         one_row: whether the kernel sees all pixels as one row, as a 1x1 convolution may.
+        vectors: how many hold the channels of the bias and the epilogue; None: as many as it takes.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Int8Parameters:
         weight: tuple[Sequence[int], str],
         *,
         one_row: bool = False,
+        vectors: int | None = None,
     ) -> None:
         epilogue, lanes = spec.conv.epilogue, target.lanes
-        vectors = spec.vectors(lanes)
+        vectors = vectors or spec.vectors(lanes)
         self._spec, self._target = spec, target
 
         def seen(buffer: Expr) -> Expr:
@@ -94,6 +96,7 @@ class Int8Parameters:
         """The input's bytes: [0, block, row, column, channel]."""
         self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
         self._y = PixelVectors(seen(y), lanes)
+        self._bytes = y
 
     def words(self) -> Expr:
         """The input as 32-bit numbers of four channels each: one index."""
@@ -109,6 +112,29 @@ class Int8Parameters:
             tensor=lambda n: self._tensors[n].load(vector, row, column),
         )
         self._y.store(stored, vector, row, column)
+
+    def store_block(self, totals: Sequence[Expr], block: Expr, row: Expr, column: Expr) -> None:
+        """Run the epilogue on four vectors of sums and store their bytes, 64 of one pixel.
+
+        Two by two they are packed within each 128 bits: first to 16 bits, then to 8.
+        """
+        whole = []
+        for part, total in enumerate(totals):
+            vector = block * len(totals) + part
+            stored = self._spec.conv.epilogue.emit(
+                self._target,
+                total,
+                channel=lambda n, vector=vector: self._channels[n][(vector,)],
+                tensor=lambda _: 0,
+            )
+            whole.append(T.bind(tirx.Cast(f"int32x{self._target.lanes}", stored)))
+        pairs = [
+            tirx.call_llvm_pure_intrin("int16x32", "llvm.x86.avx512.packusdw.512", *whole[i : i + 2])
+            for i in (0, 2)
+        ]
+        packed = tirx.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.packuswb.512", *pairs)
+        place = [0, block, row, column, tirx.Ramp(0, 1, 64)]
+        T.buffer_store(self._bytes, tirx.reinterpret("uint8x64", packed), place)
 
 
 def as_float(sums: Expr, target: Target) -> Expr:

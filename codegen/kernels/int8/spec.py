@@ -141,3 +141,8 @@ def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, _target: Ta
         weight: (filters, C / groups, kh, kw).
     """
     return sums_from(start, weight, spec.zero)
+
+
+def pack_vectors(values: NDArray[Number], spec: Int8Conv, target: Target) -> NDArray[Number]:
+    """A number a channel, (C,), as a kernel reads them: (vectors, lanes)."""
+    return spec.packed(values, target.lanes)
