@@ -103,6 +103,22 @@ def _multiply_add(target: Target, a: Expr, b: Expr, c: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(f"float32x{target.lanes}", "llvm.fma", a, b, c)
 
 
+def _as_byte(target: Target, x: Expr, low: Expr, high: Expr) -> Expr:
+    """Round half to even and bound, as float32; x86 rounds while it converts, as its mode says."""
+    lanes = target.lanes
+    name = {16: "llvm.x86.avx512.mask.cvtps2dq.512", 8: "llvm.x86.avx.cvt.ps2dq.256"}.get(lanes)
+    if name is None or not target.dot.startswith("avx"):
+        return T.min(T.max(tirx.nearbyint(x), low), high)
+    whole = f"int32x{lanes}"
+    every = [tirx.Cast(whole, low), tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)]
+    rounded = tirx.call_llvm_pure_intrin(
+        whole, name, T.min(x, high), *(every if lanes == 16 else [])
+    )
+    # Bounded once more: so LLVM knows that a float32 and back changes nothing, and leaves it out.
+    bounded = T.min(T.max(rounded, tirx.Cast(whole, low)), tirx.Cast(whole, high))
+    return tirx.Cast(f"float32x{lanes}", bounded)
+
+
 OPERATIONS: dict[str, Operation] = {
     "add": Operation(np.add, lambda _, a, b: a + b),
     "subtract": Operation(np.subtract, lambda _, a, b: a - b),
@@ -114,7 +130,7 @@ OPERATIONS: dict[str, Operation] = {
     "sigmoid": Operation(lambda x: 1 / (1 + np.exp(-x)), _sigmoid),
     "tanh": Operation(np.tanh, _tanh),
     "multiply_add": Operation(_fused, _multiply_add),
-    "round": Operation(np.rint, lambda _, x: tirx.nearbyint(x)),
+    "as_byte": Operation(lambda x, low, high: np.clip(np.rint(x), low, high), _as_byte),
 }
 """The operations that an epilogue is made of. Relu, Clip, Elu, Swish … are a few steps each."""
 

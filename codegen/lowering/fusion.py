@@ -61,9 +61,7 @@ def quantise_steps(value: Operand, means: Quantisation, following: int) -> list[
     """A float to the number that its byte is: rounded half to even, bounded."""
     return [
         EpilogueStep("multiply_add", (value, scalar(1 / means.scale), scalar(means.zero))),
-        EpilogueStep("round", (Operand("step", following),)),
-        EpilogueStep("maximum", (Operand("step", following + 1), ZERO)),
-        EpilogueStep("minimum", (Operand("step", following + 2), scalar(255.0))),
+        EpilogueStep("as_byte", (Operand("step", following), ZERO, scalar(255.0))),
     ]
 
 

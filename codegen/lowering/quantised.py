@@ -182,9 +182,7 @@ def _requantised(low: float, high: float, y: Quantisation) -> Epilogue:
             EpilogueStep(
                 "multiply_add", (Operand("step", -1), Operand("channel", 0), scalar(y.zero))
             ),
-            EpilogueStep("round", (Operand("step", 0),)),
-            EpilogueStep("maximum", (Operand("step", 1), scalar(low))),
-            EpilogueStep("minimum", (Operand("step", 2), scalar(high))),
+            EpilogueStep("as_byte", (Operand("step", 0), scalar(low), scalar(high))),
         )
     )
 

@@ -29,8 +29,8 @@ from graphopt.codegen.kernels.emit import Expr, grid, kernel, private, scratch
 from graphopt.codegen.kernels.int8.conv_dot import seen
 from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
-from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
 from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
 from graphopt.codegen.targets import Target
 
 ROWS = 16

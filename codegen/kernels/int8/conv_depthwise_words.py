@@ -109,8 +109,8 @@ class _Row:
         sums = [[Variable(target, dtype) for _ in range(PARTS)] for _ in range(pixels)]
         for j in range(PARTS):
             start = T.bind(self._p.start[self._block * PARTS + j, self._lanes])
-            for pixel in sums:
-                pixel[j].value = start
+            for parts in sums:
+                parts[j].value = start
         stride, dilation, pad = conv.strides[1], conv.dilations[1], conv.pads[1]
         first = T.bind(self._row * conv.strides[0] - conv.pads[0])
         for group in range(-(-conv.kernel[0] // WORD)):

@@ -113,24 +113,33 @@ class Int8Parameters:
         )
         self._y.store(stored, vector, row, column)
 
+    def _finished(self, total: Expr, vector: Expr) -> Expr:
+        """What the epilogue, which reads no tensors, makes of a vector of sums."""
+        return self._spec.conv.epilogue.emit(
+            self._target,
+            total,
+            channel=lambda n: self._channels[n][(vector,)],
+            tensor=lambda _: 0,
+        )
+
     def store_block(self, totals: Sequence[Expr], block: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on four vectors of sums and store their bytes, 64 of one pixel.
 
         Two by two they are packed within each 128 bits: first to 16 bits, then to 8.
         """
-        whole = []
-        for part, total in enumerate(totals):
-            vector = block * len(totals) + part
-            stored = self._spec.conv.epilogue.emit(
-                self._target,
-                total,
-                channel=lambda n, vector=vector: self._channels[n][(vector,)],
-                tensor=lambda _: 0,
+        whole = [
+            T.bind(
+                tirx.Cast(
+                    f"int32x{self._target.lanes}",
+                    self._finished(total, block * len(totals) + part),
+                )
             )
-            whole.append(T.bind(tirx.Cast(f"int32x{self._target.lanes}", stored)))
+            for part, total in enumerate(totals)
+        ]
+        half = "llvm.x86.avx512.packusdw.512"
         pairs = [
-            tirx.call_llvm_pure_intrin("int16x32", "llvm.x86.avx512.packusdw.512", *whole[i : i + 2])
-            for i in (0, 2)
+            tirx.call_llvm_pure_intrin("int16x32", half, *whole[first : first + 2])
+            for first in (0, 2)
         ]
         packed = tirx.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.packuswb.512", *pairs)
         place = [0, block, row, column, tirx.Ramp(0, 1, 64)]

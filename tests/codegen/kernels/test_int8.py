@@ -73,6 +73,30 @@ def test_depthwise(case: str, zero: int, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path)
 
 
+WIDE = {
+    name: replace(spec, groups=spec.out_channels)
+    for name, spec in {
+        "3x3": ConvSpec((64,), 64, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
+        "5x5, stride 2": ConvSpec((80,), 80, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
+        "dilation 2": ConvSpec((70,), 70, (9, 9), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
+        "7x7": ConvSpec((64,), 64, (8, 30), (7, 7), pads=(3, 3, 3, 3)),
+        "runs": ConvSpec((70, 20), 90, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
+        "uneven pads": ConvSpec((64,), 64, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
+        "no pads": ConvSpec((64,), 64, (8, 4), (3, 3)),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("case", WIDE)
+def test_depthwise_by_dot_products(case: str, zero: int, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(WIDE[case], zero)
+    (choice, *_) = candidates(spec, target)
+    assert choice.kernel == "conv_int8_words"
+    check_meaning(choice, spec, target, tmp_path)
+
+
 @pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("case", ["3x3", "1x1", "depthwise 3x3"])
