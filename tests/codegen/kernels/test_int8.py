@@ -63,11 +63,10 @@ def test_dense_by_a_matrix_unit(case: str, zero: int, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path)
 
 
-@pytest.mark.parametrize("zero", [0, 7])
-@pytest.mark.parametrize("case", DEPTHWISE)
-def test_depthwise(case: str, zero: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "case"), enumerate(DEPTHWISE))
+def test_depthwise(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
-    spec = quantised(DEPTHWISE[case], zero)
+    spec = quantised(DEPTHWISE[case], 7 if number % 2 else 0)
     choice = best(spec, target, "conv_int8_depthwise")
     assert choice is not None
     check_meaning(choice, spec, target, tmp_path)
@@ -87,11 +86,10 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("zero", [0, 7])
-@pytest.mark.parametrize("case", WIDE)
-def test_depthwise_by_dot_products(case: str, zero: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "case"), enumerate(WIDE))
+def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
-    spec = quantised(WIDE[case], zero)
+    spec = quantised(WIDE[case], 0 if number % 2 else 7)
     (choice, *_) = candidates(spec, target)
     assert choice.kernel == "conv_int8_words"
     check_meaning(choice, spec, target, tmp_path)
