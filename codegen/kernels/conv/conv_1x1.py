@@ -7,6 +7,7 @@ takes one tile.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -73,19 +74,43 @@ def _cpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
         for pixel in range(pixels):
             sums.store(p, group * tile.filters, 0, column, pixel)
 
-    full, rest = divmod(row.size[1], tile.pixels)
-    tile_bytes = 4 * tile.pixels * in_blocks * lanes
-    # Enough tasks for a handful of cores, even where the cache could hold more.
-    per_task = max(1, min(target.cache_bytes // tile_bytes, -(-full // 16)))
-    tasks = max(1, -(-full // per_task))
+    walk_pixels(row.size[1], tile.pixels, groups, 4 * in_blocks * lanes, target, compute)
+
+
+def walk_pixels(
+    count: int,
+    at_once: int,
+    groups: int,
+    pixel_bytes: int,
+    target: Target,
+    compute: Callable[[Expr, Expr, int], None],
+) -> None:
+    """Cover a row of pixels with tiles, for every group of filters, in parallel tasks.
+
+    Args:
+        count: pixels.
+        at_once: pixels of a tile; the last may have fewer.
+        groups: groups of filters.
+        pixel_bytes: bytes of a pixel's input; those of a task stay in cache.
+        target: where it will run.
+        compute: a tile's code, for a group, its first pixel and a number of pixels.
+    """
+    full, rest = divmod(count, at_once)
+    per_task, tasks = task_tiles(full, at_once * pixel_bytes, target.cache_bytes)
     with grid(target, tasks, groups) as (task, group):
         if full:
             with T.serial(0, T.min(per_task, full - task * per_task)) as i:
-                column = T.bind((task * per_task + i) * tile.pixels)
-                compute(group, column, tile.pixels)
+                compute(group, T.bind((task * per_task + i) * at_once), at_once)
         if rest:
             with T.If(task == tasks - 1), T.Then():
-                compute(group, full * tile.pixels, rest)
+                compute(group, full * at_once, rest)
+
+
+def task_tiles(count: int, tile_bytes: int, cache_bytes: int) -> tuple[int, int]:
+    """Tiles of a task, as many as have an input that stays in a cache, and tasks."""
+    # Enough tasks for a handful of cores, even where the cache could hold more.
+    per_task = max(1, min(cache_bytes // tile_bytes, -(-count // 16)))
+    return per_task, max(1, -(-count // per_task))
 
 
 def _gpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:

@@ -173,14 +173,22 @@ def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
 
 
 def task_rows(spec: ConvSpec, target: Target) -> tuple[int, int]:
-    """Output rows of a task, and tasks: as many rows as have an input that stays in cache.
-
-    A task is done with every filter in turn.
-    """
+    """Output rows of a task, and tasks; a task is done with every filter in turn."""
     _, in_blocks = part_blocks(spec, target)
     in_lanes = sum(spec.in_channels) if spec.planar else target.lanes
-    row_bytes = 4 * spec.strides[0] * spec.size[1] * in_blocks * in_lanes
-    rows = max(1, min(target.cache_bytes // row_bytes, -(-spec.out_size[0] // 8)))
+    return rows_in_cache(spec, 4 * spec.size[1] * in_blocks * in_lanes, target.cache_bytes)
+
+
+def rows_in_cache(spec: ConvSpec, row_bytes: int, cache_bytes: int) -> tuple[int, int]:
+    """Output rows of a task, as many as have an input that stays in a cache, and tasks.
+
+    Args:
+        row_bytes: of a row of the input.
+        cache_bytes: of the input that may stay.
+    """
+    # Enough tasks for a handful of cores, even where the cache could hold more.
+    most = -(-spec.out_size[0] // 8)
+    rows = max(1, min(cache_bytes // (spec.strides[0] * row_bytes), most))
     return rows, -(-spec.out_size[0] // rows)
 
 

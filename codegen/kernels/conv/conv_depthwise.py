@@ -74,15 +74,47 @@ def cpu_row(
     spec: ConvSpec, target: Target, tile: Tile, p: Parameters, block: Expr, row: Expr
 ) -> None:
     """An output row of a block of channels."""
+    slide(
+        spec,
+        tile,
+        row,
+        sums=lambda pixels: RegisterTile(target, 1, pixels),
+        weight=lambda ky, kx: p.weight[block, ky, kx],
+        load=lambda in_row, column: p.vectors[0, block, in_row, column],
+        store=lambda sums, pixel, column: sums.store(p, block, row, column, pixel),
+    )
+
+
+def slide(
+    spec: ConvSpec,
+    tile: Tile,
+    row: Expr,
+    *,
+    sums: Callable[[int], RegisterTile],
+    weight: Callable[[Expr, int], Expr],
+    load: Callable[[Expr, Expr], Expr],
+    store: Callable[[RegisterTile, int, Expr], None],
+) -> None:
+    """An output row of a vector of channels: each input vector is loaded once a row of taps.
+
+    Args:
+        spec: the convolution.
+        tile: says how many pixels are computed at once.
+        row: the output's.
+        sums: new sums of a number of pixels.
+        weight: a vector of weights, of a row and a column of the kernel.
+        load: a vector of the input, of a row and a column.
+        store: store the sums of a pixel of a tile that starts at a column.
+    """
     kw = spec.kernel[1]
     stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
 
     def compute(column: Expr, pixels: int, inside: bool) -> None:
-        sums = RegisterTile(target, 1, pixels)
+        tiled = sums(pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
         with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
             in_row = T.bind(first + ky * spec.dilations[0])
-            weights = [T.bind(p.weight[block, ky, kx]) for kx in range(kw)]
+            weights = [T.bind(weight(ky, kx)) for kx in range(kw)]
             loaded: dict[int, Expr] = {}
             for kx in range(kw):
                 for pixel in range(pixels):
@@ -90,10 +122,10 @@ def cpu_row(
                     if not inside and not 0 <= column * stride + tap < spec.size[1]:
                         continue
                     if tap not in loaded:
-                        loaded[tap] = T.bind(p.vectors[0, block, in_row, column * stride + tap])
-                    sums.add(pixel, [weights[kx]], loaded[tap])
+                        loaded[tap] = T.bind(load(in_row, column * stride + tap))
+                    tiled.add(pixel, [weights[kx]], loaded[tap])
         for pixel in range(pixels):
-            sums.store(p, block, row, column, pixel)
+            store(tiled, pixel, column)
 
     conv_dense.walk_row(spec, tile.pixels, compute)
 

@@ -23,7 +23,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.conv import conv_1x1
+from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, grid, kernel, private, scratch
 from graphopt.codegen.kernels.int8.conv_dot import seen
@@ -235,8 +235,7 @@ def _one_row(k: _Kernel, groups: int) -> None:
     width, step = conv.out_size[1], k.tile.pixels * ROWS
     chunks = -(-width // step)
     plane = width * lanes
-    per_task = max(1, min(TASK_BYTES // (step * sum(conv.in_channels)), -(-chunks // 16)))
-    tasks = -(-chunks // per_task)
+    per_task, tasks = conv_1x1.task_tiles(chunks, step * sum(conv.in_channels), TASK_BYTES)
     with grid(k.target, tasks) as (task,):
         k.configure()
         sums = _sums(k.tile)
@@ -258,9 +257,7 @@ def _rows(k: _Kernel, groups: int) -> None:
     out_height, out_width = conv.out_size
     kh = (conv.kernel[0] - 1) * conv.dilations[0] + 1
     columns, step = k.margined, k.tile.pixels * ROWS
-    row_bytes = columns * lanes * in_blocks
-    rows = max(1, min(TASK_BYTES // (row_bytes * conv.strides[0]), -(-out_height // 8)))
-    tasks = -(-out_height // rows)
+    rows, tasks = conv_dense.rows_in_cache(conv, columns * lanes * in_blocks, TASK_BYTES)
     in_rows = (rows - 1) * conv.strides[0] + kh
     with grid(k.target, tasks) as (task,):
         k.configure()

@@ -13,13 +13,12 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv import conv_depthwise as of_floats
 from graphopt.codegen.kernels.conv.register_tile import RegisterTile
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.kernels.int8.parameters import Int8Parameters, PixelVectors
+from graphopt.codegen.kernels.int8.parameters import Int8Parameters, PixelVectors, as_float
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
 from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
 from graphopt.codegen.targets import Target
@@ -74,32 +73,24 @@ def _row(
     row: Expr,
 ) -> None:
     """An output row of a vector of channels."""
-    conv = spec.conv
-    kw = conv.kernel[1]
-    stride, dilation, pad = conv.strides[1], conv.dilations[1], conv.pads[1]
     zero = broadcast(float(spec.zero), target.lanes)
+
+    def sums(pixels: int) -> RegisterTile:
+        start = p.start[vector, tirx.Ramp(0, 1, target.lanes)]
+        return RegisterTile(target, 1, pixels, T.bind(as_float(start, target)))
 
     def load(in_row: Expr, column: Expr) -> Expr:
         value = x.load(vector, in_row, column)
-        return T.bind(value - zero if spec.zero else value)
+        return value - zero if spec.zero else value
 
-    def compute(column: Expr, pixels: int, inside: bool) -> None:
-        start = p.start[vector, tirx.Ramp(0, 1, target.lanes)]
-        sums = RegisterTile(target, 1, pixels, T.bind(tirx.Cast(f"float32x{target.lanes}", start)))
-        first = T.bind(row * conv.strides[0] - conv.pads[0])
-        with T.serial(*conv_dense.rows_inside(conv, first)) as ky:
-            in_row = T.bind(first + ky * conv.dilations[0])
-            weights = [T.bind(weight[vector, ky, kx]) for kx in range(kw)]
-            loaded: dict[int, Expr] = {}
-            for kx in range(kw):
-                for pixel in range(pixels):
-                    tap = pixel * stride + kx * dilation - pad
-                    if not inside and not 0 <= column * stride + tap < conv.size[1]:
-                        continue
-                    if tap not in loaded:
-                        loaded[tap] = load(in_row, column * stride + tap)
-                    sums.add(pixel, [weights[kx]], loaded[tap])
-        for pixel in range(pixels):
-            p.store(sums.total(0, pixel), vector, row, column + pixel)
-
-    conv_dense.walk_row(conv, tile.pixels, compute)
+    of_floats.slide(
+        spec.conv,
+        tile,
+        row,
+        sums=sums,
+        weight=lambda ky, kx: weight[vector, ky, kx],
+        load=load,
+        store=lambda sums, pixel, column: p.store(
+            sums.total(0, pixel), vector, row, column + pixel
+        ),
+    )

@@ -128,42 +128,9 @@ def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
     product = conv_1x1.is_product(spec.conv)
     with kernel("conv_int8") as get:
         p = Int8Parameters(spec, target, (shape, "int8"), one_row=product)
-        _body(seen(spec), target, tile, p, unit, groups)
+        sums = _Sums(seen(spec), target, tile, p, unit)
+        (_one_row if product else _rows)(sums, groups)
     return get()
-
-
-def _body(
-    spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit, groups: int
-) -> None:
-    conv = spec.conv
-    sums = _Sums(spec, target, tile, p, unit)
-    if conv.size[0] == 1 and conv.kernel == (1, 1):
-        full, rest = divmod(conv.out_size[1], tile.pixels)
-        tile_bytes = tile.pixels * sum(conv.in_channels)
-        per_task = max(1, min(target.cache_bytes // tile_bytes, -(-full // 16)))
-        tasks = max(1, -(-full // per_task))
-        with grid(target, tasks, groups) as (task, group):
-            if full:
-                with T.serial(0, T.min(per_task, full - task * per_task)) as i:
-                    column = T.bind((task * per_task + i) * tile.pixels)
-                    sums.tile(group, 0, column, tile.pixels, inside=True)
-            if rest:
-                with T.If(task == tasks - 1), T.Then():
-                    sums.tile(group, 0, full * tile.pixels, rest, inside=True)
-        return
-    row_bytes = conv.strides[0] * conv.size[1] * sum(conv.in_channels)
-    rows = max(1, min(target.cache_bytes // row_bytes, -(-conv.out_size[0] // 8)))
-    tasks = -(-conv.out_size[0] // rows)
-    with (
-        grid(target, tasks, groups) as (task, group),
-        T.serial(0, T.min(rows, conv.out_size[0] - task * rows)) as r,
-    ):
-        row = T.bind(task * rows + r)
-
-        def compute(column: Expr, pixels: int, inside: bool) -> None:
-            sums.tile(group, row, column, pixels, inside=inside)
-
-        conv_dense.walk_row(conv, tile.pixels, compute)
 
 
 class _Sums:
@@ -172,15 +139,15 @@ class _Sums:
     def __init__(
         self, spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit
     ) -> None:
-        self._spec, self._target, self._tile, self._p, self._unit = spec, target, tile, p, unit
-        self._words = p.words()
+        self.spec, self.target, self.at_once = spec, target, tile
+        self._p, self._unit, self._words = p, unit, p.words()
         # Whether padding is what the unit multiplies as zeros.
         self._skipped = spec.zero == unit.offset
         self._bytes = tirx.Ramp(0, 1, WORD * target.lanes)
 
     def tile(self, group: Expr, row: Expr, column: Expr, pixels: int, *, inside: bool) -> None:
         """Compute and store one tile; unless `inside`, its column is a number."""
-        conv, target, filters = self._spec.conv, self._target, self._tile.filters
+        conv, target, filters = self.spec.conv, self.target, self.at_once.filters
         dtype, lanes = f"int32x{target.lanes}", tirx.Ramp(0, 1, target.lanes)
         sums = [[Variable(target, dtype) for _ in range(pixels)] for _ in range(filters)]
         for f, block in enumerate(sums):
@@ -189,7 +156,7 @@ class _Sums:
                 variable.value = start
         first = T.bind(row * conv.strides[0] - conv.pads[0])
         taps_down = conv_dense.rows_inside(conv, first) if self._skipped else (0, conv.kernel[0])
-        for segment in segments(self._spec):
+        for segment in segments(self.spec):
             with T.serial(0, segment.blocks) as block, T.serial(*taps_down) as ky:
                 self._taps(sums, group, segment, block, ky, first, column, inside=inside)
         for pixel in range(pixels):
@@ -210,7 +177,7 @@ class _Sums:
         inside: bool,
     ) -> None:
         """Add the taps of a row of the kernel, for a block of channels."""
-        spec, conv, target = self._spec, self._spec.conv, self._target
+        spec, conv, target = self.spec, self.spec.conv, self.target
         (kh, kw), words = conv.kernel, segment.words
         height, width = conv.size
         in_row = T.bind(first + ky * conv.dilations[0])
@@ -243,6 +210,40 @@ class _Sums:
                     for f, weight in enumerate(weights):
                         total = sums[f][pixel]
                         total.value = self._unit.dot(total.value, wide, weight, target)
+
+
+def _one_row(sums: _Sums, groups: int) -> None:
+    """A product: all pixels are one row."""
+    conv = sums.spec.conv
+
+    def compute(group: Expr, column: Expr, pixels: int) -> None:
+        sums.tile(group, 0, column, pixels, inside=True)
+
+    conv_1x1.walk_pixels(
+        conv.out_size[1],
+        sums.at_once.pixels,
+        groups,
+        sum(conv.in_channels),
+        sums.target,
+        compute,
+    )
+
+
+def _rows(sums: _Sums, groups: int) -> None:
+    """Any other: a task takes some rows."""
+    conv, target = sums.spec.conv, sums.target
+    row_bytes = conv.size[1] * sum(conv.in_channels)
+    rows, tasks = conv_dense.rows_in_cache(conv, row_bytes, target.cache_bytes)
+    with (
+        grid(target, tasks, groups) as (task, group),
+        T.serial(0, T.min(rows, conv.out_size[0] - task * rows)) as r,
+    ):
+        row = T.bind(task * rows + r)
+
+        def compute(column: Expr, pixels: int, inside: bool) -> None:
+            sums.tile(group, row, column, pixels, inside=inside)
+
+        conv_dense.walk_row(conv, sums.at_once.pixels, compute)
 
 
 def _repeated(byte: int) -> int:

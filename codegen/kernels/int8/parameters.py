@@ -105,33 +105,28 @@ class Int8Parameters:
 
     def store(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of float32 sums and store it."""
-        stored = self._spec.conv.epilogue.emit(
+        self._y.store(self._finished(total, vector, row, column), vector, row, column)
+
+    def _finished(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> Expr:
+        """What the epilogue makes of a vector of sums."""
+        return self._spec.conv.epilogue.emit(
             self._target,
             total,
             channel=lambda n: self._channels[n][(vector,)],
             tensor=lambda n: self._tensors[n].load(vector, row, column),
         )
-        self._y.store(stored, vector, row, column)
-
-    def _finished(self, total: Expr, vector: Expr) -> Expr:
-        """What the epilogue, which reads no tensors, makes of a vector of sums."""
-        return self._spec.conv.epilogue.emit(
-            self._target,
-            total,
-            channel=lambda n: self._channels[n][(vector,)],
-            tensor=lambda _: 0,
-        )
 
     def store_block(self, totals: Sequence[Expr], block: Expr, row: Expr, column: Expr) -> None:
-        """Run the epilogue on four vectors of sums and store their bytes, 64 of one pixel.
+        """Run the epilogue, which reads no tensors, on four vectors of sums and store their bytes.
 
-        Two by two they are packed within each 128 bits: first to 16 bits, then to 8.
+        They are 64 of one pixel. Two by two they are packed within each 128 bits: first to 16 bits,
+        then to 8.
         """
         whole = [
             T.bind(
                 tirx.Cast(
                     f"int32x{self._target.lanes}",
-                    self._finished(total, block * len(totals) + part),
+                    self._finished(total, block * len(totals) + part, row, column),
                 )
             )
             for part, total in enumerate(totals)

@@ -72,11 +72,6 @@ class Int8Conv:
         """The shape of the output's buffer, or of an epilogue's tensor."""
         return self.shape(stored or self.y, self.conv.out_runs, self.conv.out_size)
 
-    @property
-    def key(self) -> str:
-        """A text that names all that decides which kernel is fastest."""
-        return f"int8 {self.conv.key} x={self.x.lanes} y={self.y.dtype}"
-
     def reference(
         self,
         x: Integers,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from int8_cases import AS_FLOATS, RESIDUAL, best, check_meaning, quantised
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, blocked, run_kernel
+from int8_cases import AS_FLOATS, RESIDUAL, best, check_extremes, check_meaning, quantised
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
 from graphopt.codegen.kernels.int8.choice import candidates
-from graphopt.codegen.kernels.int8.spec import Stored
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import INTEGER_UNITS, VECTOR_UNITS, IntegerUnit, describe
 from graphopt.runtime.cpu import cpu_features
@@ -63,7 +61,7 @@ def test_dense_by_a_matrix_unit(case: str, zero: int, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "case"), enumerate(DEPTHWISE))
+@pytest.mark.parametrize(("number", "case"), list(enumerate(DEPTHWISE)))
 def test_depthwise(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
     spec = quantised(DEPTHWISE[case], 7 if number % 2 else 0)
@@ -86,7 +84,7 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize(("number", "case"), enumerate(WIDE))
+@pytest.mark.parametrize(("number", "case"), list(enumerate(WIDE)))
 def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
     spec = quantised(WIDE[case], 0 if number % 2 else 7)
@@ -100,27 +98,11 @@ def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("case", ["3x3", "1x1", "depthwise 3x3"])
 def test_every_unit(case: str, unit: str, epilogue: Epilogue, tmp_path: Path) -> None:
     target = target_of(UNITS[unit])
-    spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue)
-    if epilogue is AS_FLOATS:
-        spec = replace(spec, y=Stored("float32", target.lanes))
+    spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue, target.lanes)
     check_meaning(candidates(spec, target)[0], spec, target, tmp_path)
 
 
 def test_products_do_not_saturate(tmp_path: Path) -> None:
     """The largest bytes times the largest weights, where `pmaddubsw` would end at 32767."""
     target = target_of(UNITS["avx2"])
-    spec = quantised(POINTWISE["1x1"], 0, AS_FLOATS)
-    spec = replace(spec, y=Stored("float32", target.lanes))
-    (choice, *_) = candidates(spec, target)
-    x = np.full((1, 64, *spec.conv.size), 255, np.uint8)
-    weight = np.full((32, 64, 1, 1), 127, np.int8)
-    start = np.zeros(32, np.int32)
-    operands = [
-        blocked(x, spec.x.lanes, (64,)),
-        choice.pack_weight(weight, spec, target),
-        choice.pack_start(start, weight, spec, target),
-        spec.packed(np.ones(32, np.float32), target.lanes),
-    ]
-    shape = spec.output_shape()
-    got = run_kernel(choice.build(spec, target), operands, shape, target, tmp_path)
-    assert set(np.unique(got)) == {255.0 * 127 * 64}
+    check_extremes(255, 127, target, tmp_path)

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +15,20 @@ import numpy as np
 import pytest
 import tvm
 from demo_bundles import CROSS, DEVICE, SYSROOT
-from int8_cases import AS_FLOATS, REQUANTISED, RESIDUAL, best, check_meaning, quantised
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, blocked
+from int8_cases import (
+    AS_FLOATS,
+    REQUANTISED,
+    RESIDUAL,
+    best,
+    check_extremes,
+    check_meaning,
+    quantised,
+)
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
 from graphopt.codegen.kernels.int8.choice import candidates
-from graphopt.codegen.kernels.int8.spec import Stored
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.targets import Target, load_target
 from graphopt.ir.arrays import Array
@@ -82,7 +88,7 @@ def emulated_kernel(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.android
 @pytest.mark.parametrize(("unit", "other"), [("asimd", 128), ("asimddp", 7), ("i8mm", 7)])
-@pytest.mark.parametrize(("number", "case"), enumerate([*DENSE, *POINTWISE]))
+@pytest.mark.parametrize(("number", "case"), list(enumerate([*DENSE, *POINTWISE])))
 def test_dense(
     unit: str, other: int, number: int, case: str, emulated_kernel: Run, tmp_path: Path
 ) -> None:
@@ -96,7 +102,7 @@ def test_dense(
 
 
 @pytest.mark.android
-@pytest.mark.parametrize(("number", "case"), enumerate(DEPTHWISE))
+@pytest.mark.parametrize(("number", "case"), list(enumerate(DEPTHWISE)))
 def test_depthwise(number: int, case: str, emulated_kernel: Run, tmp_path: Path) -> None:
     target = load_target("cpu", HOST)
     spec = quantised(DEPTHWISE[case], 7 if number % 2 else 0)
@@ -113,9 +119,7 @@ def test_every_ending(
     unit: str, case: str, epilogue: Epilogue, emulated_kernel: Run, tmp_path: Path
 ) -> None:
     target = load_target("cpu", HOST, unit)
-    spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue)
-    if epilogue is AS_FLOATS:
-        spec = replace(spec, y=Stored("float32", target.lanes))
+    spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue, target.lanes)
     check_meaning(candidates(spec, target)[0], spec, target, tmp_path, emulated_kernel)
 
 
@@ -126,21 +130,7 @@ def test_products_do_not_overflow(
     unit: str, extremes: tuple[int, int], emulated_kernel: Run, tmp_path: Path
 ) -> None:
     target = load_target("cpu", HOST, unit)
-    spec = quantised(POINTWISE["1x1"], 0, AS_FLOATS)
-    spec = replace(spec, y=Stored("float32", target.lanes))
-    (choice, *_) = candidates(spec, target)
-    x = np.full((1, 64, *spec.conv.size), extremes[0], np.uint8)
-    weight = np.full((32, 64, 1, 1), extremes[1], np.int8)
-    start = np.zeros(32, np.int32)
-    operands = [
-        blocked(x, spec.x.lanes, (64,)),
-        choice.pack_weight(weight, spec, target),
-        choice.pack_start(start, weight, spec, target),
-        spec.packed(np.ones(32, np.float32), target.lanes),
-    ]
-    kernel = choice.build(spec, target)
-    got = emulated_kernel(kernel, operands, spec.output_shape(), target, tmp_path)
-    assert set(np.unique(got)) == {extremes[0] * extremes[1] * 64.0}
+    check_extremes(*extremes, target, tmp_path, emulated_kernel)
 
 
 @pytest.mark.android
