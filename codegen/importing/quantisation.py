@@ -13,7 +13,7 @@ once. `with_float_weights` makes float32 of the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
@@ -27,6 +27,8 @@ from graphopt.errors import Unsupported
 
 Expr = Any
 Attributes = dict[str, Any]
+
+QUANTIZE, DEQUANTIZE = "relax.quantize", "relax.dequantize"
 
 STEPS = ("int8", "uint8", "int16", "uint16")
 """Element types that tensors are quantised to."""
@@ -177,7 +179,7 @@ class _Weights(PyExprMutator):
 def is_weight(expr: Expr) -> bool:
     """Whether an expression is a quantised weight: `relax.dequantize` of a constant."""
     name = getattr(expr.op, "name", "") if isinstance(expr, relax.Call) else ""
-    return name == "relax.dequantize" and isinstance(expr.args[0], tvm.ir.GenericConst)
+    return name == DEQUANTIZE and isinstance(expr.args[0], tvm.ir.GenericConst)
 
 
 def with_float_weights(module: tvm.IRModule) -> tvm.IRModule:
@@ -202,6 +204,33 @@ class _Floats(PyExprMutator):
         return super().visit_call_(call)
 
 
+# What bytes stand for
+
+
+class Quantisation(NamedTuple):
+    """What a byte q stands for: (q - zero) * scale. Signed bytes are taken 128 higher."""
+
+    scale: float
+    zero: int
+
+
+def quantisation_of(value: Expr, operator: str) -> Quantisation | None:
+    """What a call of `QUANTIZE` or `DEQUANTIZE` says of a whole tensor's bytes; None of others."""
+    if not isinstance(value, relax.Call) or getattr(value.op, "name", "") != operator:
+        return None
+    _, scale, zero = value.args
+    if not all(isinstance(c, tvm.ir.GenericConst) for c in (scale, zero)):
+        return None
+    scales, zeros = scale.value.numpy().reshape(-1), zero.value.numpy().reshape(-1)
+    quantised = value if operator == QUANTIZE else value.args[0]
+    dtype = str(quantised.ty.dtype)
+    if len(set(scales)) != 1 or len(set(zeros)) != 1 or dtype not in ("uint8", "int8"):
+        return None
+    if str(scale.value.dtype) != "float32" or not scales[0] > 0:
+        return None
+    return Quantisation(float(scales[0]), int(zeros[0]) + 128 * (dtype == "int8"))
+
+
 # What they compute
 
 
@@ -211,25 +240,31 @@ def _lowered_quantize(builder: Any, call: Expr) -> Expr:
     TVM's own makes the greatest of that.
     """
     to = str(call.attrs.out_dtype)
-    low, high = (tirx.const(limit, "float32") for limit in _limits(to))
 
     def step(x: Expr, scale: Expr, zero: Expr) -> Expr:
-        value = te.nearbyint(x / scale) + zero.astype("float32")
-        return te.min(tirx.Select(value >= low, value, low), high).astype(to)
+        return step_of(x, scale, zero, to)
 
     return _element_wise(builder, call, step, "quantize")
 
 
 def _lowered_dequantize(builder: Any, call: Expr) -> Expr:
     """`relax.dequantize`: the distance from zero, a whole number, times the scale."""
-
-    def number(x: Expr, scale: Expr, zero: Expr) -> Expr:
-        return (x.astype("int32") - zero.astype("int32")).astype("float32") * scale
-
-    return _element_wise(builder, call, number, "dequantize")
+    return _element_wise(builder, call, number_of, "dequantize")
 
 
-LOWERED = {"relax.quantize": _lowered_quantize, "relax.dequantize": _lowered_dequantize}
+def step_of(x: Expr, scale: Expr, zero: Expr, to: str) -> Expr:
+    """A float32 as a whole number of a type: rounded half to even, saturated."""
+    low, high = (tirx.const(limit, "float32") for limit in _limits(to))
+    value = te.nearbyint(x / scale) + zero.astype("float32")
+    return te.min(tirx.Select(value >= low, value, low), high).astype(to)
+
+
+def number_of(step: Expr, scale: Expr, zero: Expr) -> Expr:
+    """What a whole number stands for: its distance from zero times the scale."""
+    return (step.astype("int32") - zero.astype("int32")).astype("float32") * scale
+
+
+LOWERED = {QUANTIZE: _lowered_quantize, DEQUANTIZE: _lowered_dequantize}
 """What `LegalizeOps` is to make of them."""
 
 

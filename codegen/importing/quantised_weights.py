@@ -10,8 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
-
 
 class QuantisedWeight(NamedTuple):
     """A convolution's weight: `values` times a scale a filter.

@@ -15,7 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from graphopt.codegen.importing.quantised_tensors import (
+from graphopt.codegen.importing.quantisation import (
     DEQUANTIZE,
     QUANTIZE,
     Quantisation,

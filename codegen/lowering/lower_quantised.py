@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from graphopt.codegen.importing.quantised_tensors import (
+from graphopt.codegen.importing.quantisation import (
     DEQUANTIZE,
     QUANTIZE,
     Quantisation,
@@ -71,7 +71,7 @@ class QuantisedLowering:
         self._means: dict[Expr, Quantisation] = {}
         """What bytes, and floats that are made of them, stand for."""
         self._users: dict[Expr, list[Expr]] = {}
-        for binding in bindings if target.kind == "cpu" else ():
+        for binding in bindings:
             for used in relax.analysis.free_vars(binding.value):
                 self._users.setdefault(used, []).append(binding.var)
             means = quantisation_of(binding.value, QUANTIZE)
@@ -98,13 +98,15 @@ class QuantisedLowering:
     ) -> tuple[Expr, tuple[str, ...]] | None:
         """Emit a convolution of bytes; the kernel, and what a CPU must have for it.
 
-        None, and nothing emitted, where it is none.
+        None where it is none; then at most its input is bytes now.
         """
         variable, weight = region.call.args[0], self._weights.get(node)
         grouped = spec.groups > 1 and not spec.depthwise
         if variable not in self._means or weight is None or spec.transposed or grouped:
             return None
         source = self._bytes(variable, self._means[variable])
+        # The next that reads it finds it so.
+        self._forms[variable].bytes = source
         if source.lanes < SMALLEST_LANES and spec.depthwise:
             source = self._relaid(source, SMALLEST_LANES)
         spec = replace(spec, in_channels=source.runs)

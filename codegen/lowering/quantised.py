@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
-from graphopt.codegen.importing.quantised_tensors import Quantisation
+from graphopt.codegen.importing.quantisation import Quantisation, number_of, step_of
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks
@@ -239,20 +239,18 @@ def quantise_planar(x: Expr, lanes: int, means: Quantisation) -> Expr:
 
 
 def _quantised(value: Expr, means: Quantisation) -> Expr:
-    """A float as a byte: rounded half to even, as ONNX has it."""
-    steps = tirx.nearbyint(value / tirx.const(means.scale, "float32"))
-    whole = steps + tirx.const(float(means.zero), "float32")
-    bounded = tirx.min(tirx.max(whole, tirx.const(0.0, "float32")), tirx.const(255.0, "float32"))
-    return bounded.astype("int32").astype("uint8")
+    return step_of(value, *_constants(means), "uint8")
+
+
+def _constants(means: Quantisation) -> tuple[Expr, Expr]:
+    return tirx.const(means.scale, "float32"), tirx.const(means.zero, "int32")
 
 
 def dequantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Expr:
     """Blocked bytes to floats in blocks of `lanes`."""
 
     def value(*index: Expr) -> Expr:
-        byte = _reblocked(x, runs, lanes)(*index).astype("int32")
-        whole = (byte - tirx.const(means.zero, "int32")).astype("float32")
-        return whole * tirx.const(means.scale, "float32")
+        return number_of(_reblocked(x, runs, lanes)(*index), *_constants(means))
 
     shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
     return te.compute(shape, value, name="dequantise")
