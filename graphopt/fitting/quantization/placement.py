@@ -20,6 +20,7 @@ from graphopt.ir.graph import (
     producer_of,
     scalar_of,
 )
+from graphopt.ir.identity import IdentitySet
 
 LAYERS = (*CONV_OPS, "Gemm", "MatMul")
 """Operators with weights."""
@@ -75,7 +76,7 @@ def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
             elif node.outputs[0].name not in floats:
                 layers.append(node)
     grids: dict[str, str] = {}
-    carriers: set[int] = set()
+    carriers: IdentitySet[gs.Node] = IdentitySet()
     waiting = [node.inputs[0] for node in layers]
     while waiting:
         tensor = waiting.pop()
@@ -83,14 +84,16 @@ def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
             continue
         grids[tensor.name] = tensor.name
         waiting += _followed(graph, tensor, carriers)
-    ordered = [node for node in graph.nodes if id(node) in carriers]
+    ordered = [node for node in graph.nodes if node in carriers]
     for node in ordered:
         if node.op in SAME_VALUES:
             _unite(grids, [node.outputs[0].name, *(t.name for t in _data(node))])
     return Placement(tuple(layers), tuple(ordered), grids, tuple(skips))
 
 
-def _followed(graph: gs.Graph, tensor: gs.Tensor, carriers: set[int]) -> list[gs.Tensor]:
+def _followed(
+    graph: gs.Graph, tensor: gs.Tensor, carriers: IdentitySet[gs.Node]
+) -> list[gs.Tensor]:
     """What a tensor's maker reads, if that is computed in eight bits as well."""
     maker = producer_of(tensor)
     activation = folded_activation(graph, tensor)
@@ -104,7 +107,7 @@ def _followed(graph: gs.Graph, tensor: gs.Tensor, carriers: set[int]) -> list[gs
         return []
     if maker.op == "Resize" and maker.attrs.get("mode", "nearest") == "cubic":
         return []
-    carriers.add(id(maker))
+    carriers.add(maker)
     return _data(maker)
 
 
@@ -181,7 +184,7 @@ def _unite(grids: dict[str, str], names: list[str]) -> None:
 
 def readers_of(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
     """Each place that a tensor is read at: the node, and the number of its input."""
-    for node in {id(node): node for node in tensor.outputs}.values():
+    for node in IdentitySet(tensor.outputs):
         for index, given in enumerate(node.inputs):
             if given is tensor:
                 yield node, index

@@ -32,7 +32,7 @@ from graphopt.fitting.quantization.ranges import least_error
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import sort_nodes
-from graphopt.ir.graph import constant_of, input_of, label
+from graphopt.ir.graph import constant_of, input_of, label, positions
 from graphopt.ir.network import Network
 
 Doubles = NDArray[np.float64]
@@ -210,8 +210,7 @@ class _Work:
             places: the tensor that each layer reads, and it as a convolution, before anything was
                 rounded.
         """
-        order = {id(node): index for index, node in enumerate(self._graph.nodes)}
-        nodes = sorted(self._placement.layers, key=lambda node: order[id(node)])
+        nodes = sorted(self._placement.layers, key=positions(self._graph).__getitem__)
         walk = LayerwiseRunner(self._graph, nodes, self._feeds())
         found: dict[str, FittedLayer] = {}
         for number, node in enumerate(nodes, 1):
