@@ -21,7 +21,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from small_networks import HEAT_SPEC
 
 from graphopt.analysis.latency.device import load_device
 from graphopt.compiler.prepare import prepare_network
@@ -39,9 +40,6 @@ from graphopt.optimizer.outcome import PassStep
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import parse_pipeline
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.bundle import Launch, Plan
 
 Array = NDArray[Any]
@@ -237,12 +235,8 @@ def _listed(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _images(graph: Any, count: int) -> Calibration:
     """Synthetic images; the first output's channels are taken for a skeleton's heat maps."""
-    spec = PoseSpec(
-        preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
-        skeleton=load_skeleton("coco18"),
-        heat=MapSlice(output=graph.outputs[0].name, count=19),
-        stride=1,
-    )
+    heat = replace(HEAT_SPEC.heat, output=graph.outputs[0].name)
+    spec = replace(HEAT_SPEC, heat=heat)
     return Calibration.synthetic(graph, spec, count=count)
 
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from small_networks import HEAT_SPEC
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.optimizer.pass_contract import Context, Numerics
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.syntax import parse_pipeline
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,12 +96,8 @@ def shown(network: Callable[..., gs.Graph], normal: Callable[..., np.ndarray]) -
 
 
 def _images(graph: gs.Graph) -> Calibration:
-    spec = PoseSpec(
-        preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=8),
-        skeleton=load_skeleton("coco18"),
-        heat=MapSlice(output="y", count=19),
-        stride=1,
-    )
+    preprocess = replace(HEAT_SPEC.preprocess, multiple=8)
+    spec = replace(HEAT_SPEC, preprocess=preprocess)
     return Calibration.synthetic(graph, spec, count=6)
 
 

@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from known import constant_in
+from small_networks import HEAT_SPEC
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
@@ -21,19 +22,10 @@ from graphopt.optimizer.options import Extent
 from graphopt.optimizer.pass_contract import Context, Skip
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.prune_blocks import PruneBlocks
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 
 Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]
-SPEC = PoseSpec(
-    preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
-    skeleton=load_skeleton("coco18"),
-    heat=MapSlice(output="y", count=19),
-    stride=1,
-)
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def net(network: Network, normal: Normal) -> gs.Graph:
 
 @pytest.fixture
 def calibration(net: gs.Graph) -> Calibration:
-    return Calibration.synthetic(net, SPEC, count=6)
+    return Calibration.synthetic(net, HEAT_SPEC, count=6)
 
 
 def weight(graph: gs.Graph, name: str) -> np.ndarray:

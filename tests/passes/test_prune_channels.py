@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from known import values_of
+from small_networks import HEAT_SPEC
 
 from graphopt.analysis.cost import cost_of
 from graphopt.errors import InputError
@@ -22,9 +23,6 @@ from graphopt.optimizer.pass_contract import Change, Context, Numerics, Outcome
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.pose.detect import detect_pose_spec
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.sparsity.channel_groups import counterpart
 
@@ -32,12 +30,6 @@ Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]
 Rewrite = Callable[..., tuple[gs.Graph, Outcome]]
 DEAD = PruneChannels(ratio=0, multiple=1)
-SPEC = PoseSpec(
-    preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
-    skeleton=load_skeleton("coco18"),
-    heat=MapSlice(output="y", count=19),
-    stride=1,
-)
 
 
 def without(weight: np.ndarray, *channels: int, axis: int = 0) -> np.ndarray:
@@ -267,7 +259,7 @@ def net(network: Network, normal: Normal) -> gs.Graph:
 
 @pytest.fixture
 def calibration(net: gs.Graph) -> Calibration:
-    return Calibration.synthetic(net, SPEC, count=8)
+    return Calibration.synthetic(net, HEAT_SPEC, count=8)
 
 
 def error(graph: gs.Graph, original: gs.Graph, calibration: Calibration) -> float:

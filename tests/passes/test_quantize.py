@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
+from small_networks import HEAT_SPEC
 
 from graphopt.analysis.compare import PoseChange
 from graphopt.errors import InputError, UsageError
@@ -29,20 +30,11 @@ from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.pass_contract import Context, Outcome
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.quantize import Quantize
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 Network = Callable[..., gs.Graph]
 Normal = Callable[..., np.ndarray]
-SPEC = PoseSpec(
-    preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
-    skeleton=load_skeleton("coco18"),
-    heat=MapSlice(output="y", count=19),
-    stride=1,
-)
 
 
 @pytest.fixture
@@ -67,7 +59,7 @@ def net(network: Network, normal: Normal) -> gs.Graph:
 
 
 def images(graph: gs.Graph) -> Calibration:
-    return Calibration.synthetic(graph, SPEC, count=10)
+    return Calibration.synthetic(graph, HEAT_SPEC, count=10)
 
 
 def quantised(graph: gs.Graph, options: str = "") -> tuple[gs.Graph, Outcome]:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from known import known, values_of
 from PIL import Image
-from small_networks import MakeGraph, Normal
+from small_networks import HEAT_SPEC, MakeGraph, Normal
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
@@ -26,18 +26,10 @@ from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.syntax import parse_pipeline
 from graphopt.passes.reconstruct import Reconstruct
 from graphopt.pose.detect import detect_pose_spec
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-SPEC = PoseSpec(
-    preprocess=Preprocess(color="rgb", mean=(114.0,) * 3, scale=(1 / 58,) * 3, multiple=4),
-    skeleton=load_skeleton("coco18"),
-    heat=MapSlice(output="y", count=19),
-    stride=4,
-)
+SPEC = replace(HEAT_SPEC, stride=4)
 
 
 @pytest.fixture
