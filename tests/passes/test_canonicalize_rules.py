@@ -44,11 +44,20 @@ WEIGHTS = {
     "none": np.zeros(0, np.float32),
     "yes": np.bool_(True),
     "w": np.ones((3, 4, 3, 3), np.float32),
+    "step": np.float32(0.02),
+    "mid": np.uint8(128),
+    "whole": np.full((3, 4, 3, 3), 3, np.int8),
+    "nought": np.int8(0),
 }
 IF = """q = If(yes) <then_branch = t () => (float[2,4,6,8] p) { p = Neg(v) },
                     else_branch = e () => (float[2,4,6,8] r) { r = Exp(v) }> y = Abs(q)"""
 
 CASES = {
+    "quantised-operator": (
+        """q = QuantizeLinear(v, step, mid) r = QLinearConv(q, step, mid, whole, step, nought, step,
+           mid) y = DequantizeLinear(r, step, mid)""",
+        "QuantizeLinear DequantizeLinear DequantizeLinear Conv QuantizeLinear DequantizeLinear",
+    ),
     "constant-node": ("k = Constant<value_float=2.0>() y = Add(v, k)", "Add"),
     "decided-if": (IF, "Neg Abs"),
     "known-shape": ("s = Shape(v) y = Expand(v, s)", "Expand"),
