@@ -5,14 +5,11 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.graph import is_standard, label
+from graphopt.ir.operators import Kind, operator_of
+from graphopt.ir.qoperators import is_qoperator
 
 OPSET = 13
 """From it on, QuantizeLinear and DequantizeLinear have an axis."""
-QUANTIZED = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
-)
-"""Operators of networks that are in eight bits already."""
 CHANGED = (
     *("Softmax", "LogSoftmax", "Hardmax", "Squeeze", "Unsqueeze", "ReduceSum", "Split"),
     *("Dropout", "Resize", "Upsample", "If", "Loop", "Scan"),
@@ -24,7 +21,7 @@ others."""
 def objection(graph: gs.Graph) -> str | None:
     """Why a network cannot be written in eight bits; None if it can."""
     for node in graph.nodes:
-        if is_standard(node, *QUANTIZED):
+        if operator_of(node).kind is Kind.QUANTISATION or is_qoperator(node):
             return f"the network is quantised already: {label(node)} is {node.op}"
     if graph.opset >= OPSET:
         return None
