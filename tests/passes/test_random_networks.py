@@ -360,6 +360,28 @@ def _settled(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
+def _free_extents(graph: gs.Graph) -> None:
+    """Leave rows and columns open, unless that leaves no output whose rank is known.
+
+    ONNX's checker asks for the rank of an output; one that a Reshape takes from a tensor of
+    extents has none.
+    """
+    x = graph.inputs[0]
+    static, x.shape = x.shape, [1, 3, "H", "W"]
+    known = infer_shapes(graph)
+    ranked = []
+    for tensor in graph.outputs:
+        _, extents = known[tensor.name]
+        if extents is not None:
+            tensor.shape = list(extents)
+            ranked.append(tensor)
+    if not ranked:
+        x.shape = static
+        return
+    graph.outputs = ranked
+    refresh_shapes(graph)
+
+
 class Drawn(gs.Graph):
     """A random network."""
 
@@ -387,12 +409,7 @@ def networks(draw: st.DrawFn, dtypes: tuple[str, ...] = ("float32", "float32", "
     graph.outputs = [t for t, chance in zip(tensors, chances, strict=True) if rng.random() < chance]
     graph.outputs = graph.outputs or [_settled(graph, emit(graph, "Neg", made[-1], out="y"))]
     if draw(st.integers(0, 2)) == 2:
-        x.shape = [1, 3, "H", "W"]
-        known = infer_shapes(graph)
-        for tensor in graph.outputs:
-            _, extents = known[tensor.name]
-            tensor.shape = None if extents is None else list(extents)
-        refresh_shapes(graph)
+        _free_extents(graph)
     graph.example = size
     return graph
 
