@@ -1,7 +1,7 @@
 """Photo in, poses out: graphopt beside other engines that run the network as it was.
 
     python tests/benchmarks/photo_to_poses.py [BUNDLE|NETWORK.onnx] [--original NETWORK.onnx]
-        [--photos DIR] [--threads 2] [--rounds 5] [--contest float32]
+        [--photos DIR] [--threads 2] [--rounds 5] [--contest float32] [--quantized QDQ.onnx]
         [--images val2017/ --annotations person_keypoints_val2017.json] [--limit N]
 
 The time is that of everything between a photo's decoded RGB pixels and its people: scaling and
@@ -17,7 +17,8 @@ installed:
 All take turns, photo by photo. "graphopt is faster" is their time / that of the first row, the
 median over photos and rounds and, in brackets, the 10th and 90th percentile; an engine whose
 outputs are not onnxruntime's is left out, but for those that are fastest in less than float32
-(`--contest float32` holds all to that). AP is that of each network with each decoder, at the same
+(`--contest float32` holds all to that). Those with int8 run the file of `--quantized` besides, in a
+row of its own. AP is that of each network with each decoder, at the same
 input size, in onnxruntime. Without arguments it is the trained network and the photos of
 GRAPHOPT_ASSETS. Run it while nothing else runs.
 """
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import cast
 
 import numpy as np
@@ -41,7 +42,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphopt.bench.bench_report import SUSPICIOUS, Timing
-from graphopt.bench.competitors import Job, open_competitor
+from graphopt.bench.competitors import COMPETITORS, Job, open_competitor
 from graphopt.bench.postprocessing import by_pafprocess
 from graphopt.bench.turns import line_up, measure
 from graphopt.ir.arrays import Array
@@ -55,6 +56,7 @@ from graphopt.pose.preprocess import Placement, prepare
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.engine import Engine
 from graphopt.runtime.sample_inputs import sample_feeds
+from graphopt.runtime.steps import is_quantised
 
 SIZE = "1,3,368,656"
 NUMPY, COMPILED = "graphopt, NumPy", "graphopt, compiled"
@@ -166,52 +168,83 @@ def row(
     yield f"{ap:.3f}"
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """The engines beside graphopt, all at the bundle's input size and number of threads."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    threads: int
+    best: bool
+    scratch: Path
+
+    def of(self, network: Path, names: Sequence[str]) -> tuple[list[Contestant], list[Contestant]]:
+        """Those of some engines that run a network right; and onnxruntime, for its accuracy."""
+        graph = load_model(network, self.shapes)
+        place = Path(mkdtemp(dir=self.scratch))
+        model = place / "network.onnx"
+        save_model(graph, model)
+        reference, spec = open_engine(model, engine="onnxruntime", threads=self.threads)
+        feeds = sample_feeds(graph, self.shapes)[0]
+        expected = reference.run(feeds)
+        outputs = {name: value.shape for name, value in expected.items()}
+
+        def opener(name: str) -> Callable[[], Engine]:
+            folder = place / name
+            folder.mkdir()
+            job = Job(model, self.shapes, outputs, self.threads, folder, self.best)
+            return lambda: open_competitor(name, job)
+
+        ready = line_up({name: opener(name) for name in names}, feeds, expected)
+        for name, reason in ready.unavailable.items():
+            print(f"{name}: {reason}", file=sys.stderr)
+        exact = not is_quantised(graph)
+        theirs = decoders(spec)
+        right = [
+            contestant
+            for e in ready.engines
+            if not exact
+            or ready.difference[e.name] < SUSPICIOUS
+            or getattr(e, "precision", "float32") != "float32"
+            for contestant in each(e, spec, network, theirs)
+        ]
+        return right, each(reference, spec, network, theirs)
+
+
+def each(
+    engine: Engine, spec: PoseSpec, network: Path, by: Mapping[str, Decoder | None]
+) -> list[Contestant]:
+    """An engine with each of some decoders."""
+    return [
+        Contestant(engine, spec, network=network.stem, decoder=name, by=decoder)
+        for name, decoder in by.items()
+    ]
+
+
 def field_of(
-    subject: Path, original: Path, threads: int, scratch: Path, best: bool
+    subject: Path, networks: Sequence[Path], threads: int, scratch: Path, best: bool
 ) -> tuple[list[Contestant], list[Contestant]]:
-    """Who takes part, graphopt first; and those of them that stand for all in accuracy."""
+    """Who takes part, graphopt first; and those of them that stand for all in accuracy.
+
+    Args:
+        subject: graphopt's bundle.
+        networks: what the others run: the original, and a quantised one for those that have int8.
+    """
     own, own_spec = open_engine(subject, threads=threads)
     shapes = {name: tuple(d for d in shape if d) for name, shape in own.inputs.items()}
-    graph = load_model(original, shapes)
-    model = scratch / "original.onnx"
-    save_model(graph, model)
-    reference, spec = open_engine(model, engine="onnxruntime", threads=threads)
-    feeds = sample_feeds(graph, shapes)[0]
-    expected = reference.run(feeds)
-    outputs = {name: value.shape for name, value in expected.items()}
-
-    def opener(name: str) -> Callable[[], Engine]:
-        place = scratch / name
-        place.mkdir()
-        return lambda: open_competitor(name, Job(model, shapes, outputs, threads, place, best))
-
-    ready = line_up({name: opener(name) for name in RIVALS["cpu"]}, feeds, expected)
-    for name, reason in ready.unavailable.items():
-        print(f"{name}: {reason}", file=sys.stderr)
-
-    def each(
-        engine: Engine, spec: PoseSpec, network: Path, by: Mapping[str, Decoder | None]
-    ) -> list[Contestant]:
-        return [
-            Contestant(engine, spec, network=network.stem, decoder=name, by=decoder)
-            for name, decoder in by.items()
-        ]
-
-    ours: dict[str, Decoder | None] = {COMPILED: None, NUMPY: decode}
-    theirs = decoders(spec)
-    right = (
-        e
-        for e in ready.engines
-        if ready.difference[e.name] < SUSPICIOUS or getattr(e, "precision", "float32") != "float32"
-    )
-    rivals = [contestant for e in right for contestant in each(e, spec, original, theirs)]
-    judged = each(own, own_spec, subject, ours) + each(reference, spec, original, theirs)
-    return each(own, own_spec, subject, ours) + rivals, judged
+    contestants = each(own, own_spec, subject, {COMPILED: None, NUMPY: decode})
+    judged = list(contestants)
+    names = RIVALS["cpu"]
+    for network in networks:
+        right, reference = Rivals(shapes, threads, best, scratch).of(network, names)
+        contestants += right
+        judged += reference
+        names = tuple(name for name in names if COMPETITORS[name].reads_quantised)
+    return contestants, judged
 
 
 def main(
     subject: Path,
-    original: Path,
+    networks: Sequence[Path],
     photos: Path,
     truth: tuple[Path, Path],
     limit: int | None,
@@ -225,7 +258,7 @@ def main(
             bundle = Path(folder) / f"{subject.stem}.graphopt"
             graphopt("compile", subject, "-o", bundle, "--target", "cpu", "--input-shape", SIZE)
             subject = bundle
-        contestants, judged = field_of(subject, original, threads, Path(folder), best)
+        contestants, judged = field_of(subject, networks, threads, Path(folder), best)
         times = race(contestants, photos, rounds)
         ap = {}
         for contestant in judged:
@@ -250,6 +283,7 @@ if __name__ == "__main__":
         "subject", nargs="?", type=Path, default=trained, metavar="BUNDLE|NETWORK.onnx"
     )
     parser.add_argument("--original", type=Path, default=trained, metavar="NETWORK.onnx")
+    parser.add_argument("--quantized", type=Path, metavar="QDQ.onnx")
     parser.add_argument("--photos", type=Path, default=assets / "photos", metavar="DIR")
     parser.add_argument("--images", type=Path, default=coco / "val_dev", metavar="DIR")
     parser.add_argument(
@@ -265,7 +299,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     main(
         given.subject,
-        given.original,
+        [given.original, *([given.quantized] if given.quantized else [])],
         given.photos,
         (given.images, given.annotations),
         given.limit,

@@ -28,8 +28,12 @@ from graphopt.pose.resample import GEOMETRY, HEAD, PRECISION
 from graphopt.pose.spec import Preprocess
 
 COLORS = 3
-TASKS = 64
-"""Tasks of a CPU, each with every 64th row: the last rows of the largest photo are rarely there."""
+TASKS = 16
+"""Tasks of a CPU, each with every 16th row: the last rows of the largest photo are rarely there."""
+REACH = 4
+"""Neighbouring pixels whose numbers are one vector, a power of two."""
+VECTOR = 16
+"""Lanes of it: `REACH` times three colours, and some that count for nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,31 +74,85 @@ def build_narrow(spec: PhotoSpec, target: Target) -> Any:
         columns = argument("columns", (HEAD + spec.neighbours, spec.size[1]), "int32")
         narrow = argument("narrow", (spec.side, spec.size[1], COLORS), "uint8")
 
-        def pixel(y: Expr, x: Expr) -> None:
-            start = T.bind((y * geometry[1] + columns[0, x]) * COLORS)
-            sums = _sums(target)
-            with T.serial(0, T.bind(columns[1, x])) as k:
-                weight = T.bind(columns[HEAD + k, x])
-                for c, total in enumerate(sums):
-                    value = T.cast(photo[start + k * COLORS + c], "int32")
-                    total.value = total.value + weight * value
-            for c, total in enumerate(sums):
-                T.buffer_store(narrow, T.cast(_rounded(total.value), "uint8"), [y, x, c])
-
         if target.kind == "cpu":
-            with grid(target, TASKS) as (task,):
-                y = Variable(target, "int32", task)
-                with T.While(y.value < geometry[0]):
-                    row = T.bind(y.value)
-                    with T.serial(0, T.bind(geometry[3])) as x:
-                        pixel(row, x)
-                    y.value = y.value + TASKS
+            _narrow_on_cpu(target, spec, photo, geometry, columns, narrow)
         else:
             with grid(target, spec.side, spec.size[1]) as (y, x):
                 there = tirx.all(y < geometry[0], x < geometry[3])
                 with T.If(there), T.Then():
-                    pixel(y, x)
+                    start = T.bind((y * geometry[1] + columns[0, x]) * COLORS)
+                    sums = _sums(target)
+                    with T.serial(0, T.bind(columns[1, x])) as k:
+                        weight = T.bind(columns[HEAD + k, x])
+                        for c, total in enumerate(sums):
+                            value = T.cast(photo[start + k * COLORS + c], "int32")
+                            total.value = total.value + weight * value
+                    for c, total in enumerate(sums):
+                        T.buffer_store(narrow, T.cast(_rounded(total.value), "uint8"), [y, x, c])
     return get()
+
+
+def _narrow_on_cpu(
+    target: Target, spec: PhotoSpec, photo: Expr, geometry: Expr, columns: Expr, narrow: Expr
+) -> None:
+    """Scale rows, a pixel's neighbours side by side in vectors.
+
+    The numbers of `REACH` neighbours are one vector, in the photo as in a table of weights that
+    each task makes; a pixel's three sums are what lanes of one colour add up to.
+    """
+    chunks = -(-spec.neighbours // REACH)
+    width = spec.size[1]
+    numbers = width * COLORS
+    lanes = tirx.Ramp(0, 1, VECTOR)
+    with grid(target, TASKS) as (task,):
+        weights = scratch((width, chunks, VECTOR), "int32")
+        used = Variable(target, "int32", 0)
+        with T.serial(0, T.bind(geometry[3])) as x:
+            used.value = T.max(used.value, columns[1, x])
+            with T.serial(0, chunks) as chunk:
+                T.buffer_store(weights, tirx.Broadcast(0, VECTOR), [x, chunk, lanes])
+                for k in range(REACH):
+                    neighbour = T.bind(chunk * REACH + k)
+                    with T.If(neighbour < columns[1, x]), T.Then():
+                        weight = T.bind(columns[HEAD + neighbour, x])
+                        for c in range(COLORS):
+                            T.buffer_store(weights, weight, [x, chunk, k * COLORS + c])
+        chunks_used = T.bind(tirx.floordiv(used.value + REACH - 1, REACH))
+        # Vectors reach beyond a row's end, where they meet weights of 0.
+        pixels = scratch((spec.side * COLORS + chunks * VECTOR,), "uint8")
+        sums = scratch((numbers + VECTOR,), "int32")
+        y = Variable(target, "int32", task)
+        with T.While(y.value < geometry[0]):
+            row = T.bind(y.value)
+            count = T.bind(geometry[1] * COLORS)
+            with T.serial(0, count) as i:
+                T.buffer_store(pixels, photo[row * count + i], [i])
+            with T.serial(0, T.bind(geometry[3])) as x:
+                start = T.bind(columns[0, x] * COLORS)
+                total = Variable(target, f"int32x{VECTOR}", tirx.Broadcast(0, VECTOR))
+                with T.serial(0, chunks_used) as chunk:
+                    found = pixels[tirx.Ramp(start + chunk * (REACH * COLORS), 1, VECTOR)]
+                    weight = weights[x, chunk, lanes]
+                    total.value = total.value + weight * T.cast(found, f"int32x{VECTOR}")
+                _store_sums(sums, total.value, T.bind(x * COLORS))
+            with T.serial(0, T.bind(geometry[3] * COLORS)) as i:
+                value = T.cast(_rounded(sums[i]), "uint8")
+                T.buffer_store(narrow, value, [row, i // COLORS, i % COLORS])
+            y.value = y.value + TASKS
+
+
+def _store_sums(sums: Expr, total: Expr, at: Expr) -> None:
+    """Add lanes of one colour, and write the three sums (and one number that the next overwrites).
+
+    Of `REACH` neighbours' lanes, those of the second half are added to the first, and again.
+    """
+    halves = REACH
+    while halves > 1:
+        halves //= 2
+        moved = [(i + halves * COLORS) % VECTOR for i in range(VECTOR)]
+        total = T.bind(total + tirx.Shuffle([total], moved))
+    few = tirx.Shuffle([total], list(range(COLORS + 1))) + tirx.Broadcast(HALF, COLORS + 1)
+    T.buffer_store(sums, few, [tirx.Ramp(at, 1, COLORS + 1)])
 
 
 def build_place(spec: PhotoSpec, target: Target) -> Any:
@@ -104,62 +162,94 @@ def build_place(spec: PhotoSpec, target: Target) -> Any:
     `graphopt.pose.resample.tables`; colors as packed; input (1, 3, height, width).
     """
     height, width = spec.size
-    channels = range(COLORS) if spec.preprocess.color == "rgb" else range(COLORS)[::-1]
     with kernel("place_photo") as get:
         narrow = argument("narrow", (spec.side, width, COLORS), "uint8")
         geometry = argument("geometry", (GEOMETRY,), "int32")
         rows = argument("rows", (HEAD + spec.neighbours, height), "int32")
-        colors = argument("colors", (3, COLORS))
-        tensor = argument("input", (1, COLORS, height, width))
+        canvas = _Canvas(
+            spec, argument("colors", (3, COLORS)), argument("input", (1, 3, *spec.size))
+        )
+        place = _place_on_cpu if target.kind == "cpu" else _place_on_gpu
+        place(target, narrow, geometry, rows, canvas)
+    return get()
 
-        def inside(y: Expr, x: Expr) -> tuple[Expr, Expr, Expr]:
-            """The row and the column of the scaled photo, and whether there is one."""
-            row, column = T.bind(y - geometry[4]), T.bind(x - geometry[5])
-            there = tirx.all(row >= 0, row < geometry[2], column >= 0, column < geometry[3])
-            return row, column, there
 
-        def store(y: Expr, x: Expr, c: int, value: Expr) -> None:
-            """A pixel's value 0..255 of the photo's colour `c`, normalised."""
-            channel = channels[c]
-            value = (value - colors[0, channel]) * colors[1, channel]
-            T.buffer_store(tensor, value, [0, channel, y, x])
+@dataclass(frozen=True)
+class _Canvas:
+    """The network's input, as the photo's colours are written into it."""
 
-        if target.kind == "cpu":
-            with grid(target, height) as (y,):
-                # A row at a time, all its numbers side by side: the compiler makes them vectors.
-                sums = scratch((width * COLORS,), "int32")
-                row = T.bind(T.max(T.min(y - geometry[4], geometry[2] - 1), 0))
-                with T.serial(0, width * COLORS) as i:
-                    T.buffer_store(sums, HALF, [i])
+    spec: PhotoSpec
+    colors: Expr
+    """As packed."""
+    tensor: Expr
+    """(1, 3, height, width)."""
+
+    def store(self, y: Expr, x: Expr, c: int, value: Expr) -> None:
+        """Write a pixel's value 0..255 of the photo's colour `c`, normalised."""
+        channel = self._channel(c)
+        value = (value - self.colors[0, channel]) * self.colors[1, channel]
+        T.buffer_store(self.tensor, value, [0, channel, y, x])
+
+    def border(self, c: int) -> Expr:
+        """What lies around the photo, 0..255."""
+        return self.colors[2, self._channel(c)]
+
+    def _channel(self, c: int) -> int:
+        return c if self.spec.preprocess.color == "rgb" else COLORS - 1 - c
+
+
+def _place_on_cpu(
+    target: Target, narrow: Expr, geometry: Expr, rows: Expr, canvas: _Canvas
+) -> None:
+    """A row at a time, all its numbers side by side: the compiler makes them vectors."""
+    height, width = canvas.spec.size
+    with grid(target, height) as (y,):
+        sums = scratch((width * COLORS,), "int32")
+        row, left, across = T.bind(y - geometry[4]), T.bind(geometry[5]), geometry[3]
+        there = tirx.all(row >= 0, row < geometry[2])
+        with T.If(there), T.Then():
+            numbers = T.bind(across * COLORS)
+            with T.serial(0, numbers) as i:
+                T.buffer_store(sums, HALF, [i])
+            with T.serial(0, T.bind(rows[1, row])) as k:
+                weight, from_row = T.bind(rows[HEAD + k, row]), T.bind(rows[0, row] + k)
+                with T.serial(0, numbers) as i:
+                    value = narrow[from_row, i // COLORS, i % COLORS]
+                    total = sums[i] + weight * T.cast(value, "int32")
+                    T.buffer_store(sums, total, [i])
+            with T.serial(0, across) as x:
+                for c in range(COLORS):
+                    value = T.cast(_rounded(sums[x * COLORS + c]), "float32")
+                    canvas.store(y, left + x, c, value)
+        before = T.bind(tirx.Select(there, left, width))
+        behind = T.bind(tirx.Select(there, left + across, width))
+        for c in range(COLORS):
+            border = T.bind(canvas.border(c))
+            for start, end in ((0, before), (behind, width)):
+                with T.serial(0, end - start) as x:
+                    canvas.store(y, start + x, c, border)
+
+
+def _place_on_gpu(
+    target: Target, narrow: Expr, geometry: Expr, rows: Expr, canvas: _Canvas
+) -> None:
+    """A pixel for each work-item."""
+    with grid(target, *canvas.spec.size) as (y, x):
+        row, column = T.bind(y - geometry[4]), T.bind(x - geometry[5])
+        there = tirx.all(row >= 0, row < geometry[2], column >= 0, column < geometry[3])
+        with T.If(there):
+            with T.Then():
+                totals = _sums(target)
                 with T.serial(0, T.bind(rows[1, row])) as k:
                     weight, from_row = T.bind(rows[HEAD + k, row]), T.bind(rows[0, row] + k)
-                    with T.serial(0, width * COLORS) as i:
-                        value = narrow[from_row, i // COLORS, i % COLORS]
-                        total = sums[i] + weight * T.cast(value, "int32")
-                        T.buffer_store(sums, total, [i])
-                with T.serial(0, width) as x:
-                    _, column, there = inside(y, x)
-                    at = T.bind(T.max(T.min(column, width - 1), 0))
-                    for c in range(COLORS):
-                        value = T.cast(_rounded(sums[at * COLORS + c]), "float32")
-                        store(y, x, c, tirx.Select(there, value, colors[2, channels[c]]))
-        else:
-            with grid(target, height, width) as (y, x):
-                row, column, there = inside(y, x)
-                with T.If(there):
-                    with T.Then():
-                        totals = _sums(target)
-                        with T.serial(0, T.bind(rows[1, row])) as k:
-                            weight, from_row = T.bind(rows[HEAD + k, row]), T.bind(rows[0, row] + k)
-                            for c, total in enumerate(totals):
-                                value = T.cast(narrow[from_row, column, c], "int32")
-                                total.value = total.value + weight * value
-                        for c, total in enumerate(totals):
-                            store(y, x, c, T.cast(_rounded(total.value), "float32"))
-                    with T.Else():
-                        for c in range(COLORS):
-                            store(y, x, c, colors[2, channels[c]])
-    return get()
+                    for c, total in enumerate(totals):
+                        value = T.cast(narrow[from_row, column, c], "int32")
+                        total.value = total.value + weight * value
+                for c, total in enumerate(totals):
+                    canvas.store(y, x, c, T.cast(_rounded(total.value), "float32"))
+            with T.Else():
+                for c in range(COLORS):
+                    canvas.store(y, x, c, canvas.border(c))
 
 
 HALF = 1 << (PRECISION - 1)
