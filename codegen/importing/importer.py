@@ -8,11 +8,13 @@ from typing import Any
 import onnx
 import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from graphopt.codegen.importing.float32 import in_float32
 from graphopt.codegen.importing.operators import CONVERTERS
 from graphopt.codegen.importing.quantisation import folded
+from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.errors import Unsupported
 
 Expr = Any
@@ -75,7 +77,22 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
     ]
+    module["main"] = _Reshaped().visit_expr(module["main"])
     return folded(module, tidy), importer.node_of
+
+
+@mutator
+class _Reshaped(PyExprMutator):
+    """Reshapes constants, biases most of all: FoldConstant compiles a kernel for each of them."""
+
+    def visit_call_(self, call: Expr) -> Expr:
+        """One call."""
+        call = super().visit_call_(call)
+        if getattr(call.op, "name", "") == "relax.reshape":
+            constant, _ = call.args
+            if isinstance(constant, tvm.ir.GenericConst):
+                return relax.const(constant.value.numpy().reshape(shape_of(call)))
+        return call
 
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
