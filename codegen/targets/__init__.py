@@ -37,6 +37,8 @@ class Target:
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
         dot: the instructions that add up products of bytes, one of `kernels.int8.dot.UNITS`.
         tiles: the matrix unit, `amx_int8` or none.
+        bfloat16: the instructions for bfloat16 that kernels use, `amx_bf16` (and `avx512_bf16`
+            where that suits better), `avx512_bf16`, or none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Target:
     cpu_features: tuple[str, ...] = ()
     dot: str = ""
     tiles: str = ""
+    bfloat16: str = ""
 
 
 def names() -> list[str]:

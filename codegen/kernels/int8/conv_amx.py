@@ -1,9 +1,9 @@
-"""Dense convolution of bytes on a matrix unit: Intel's AMX.
+"""Dense convolution of bytes, or of bfloat16, on a matrix unit: Intel's AMX.
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of the input (16 pixels
-x 64 channels) with one of the weight (64 channels x 16 filters) and adds the products to a tile of
-sums (16 x 16). Two by two such tiles are computed at once: 32 pixels x 32 filters. Sums go through
-memory to the epilogue, a vector at a time.
+x 64 channels that are bytes, or 32) with one of the weight (as many channels x 16 filters) and adds
+the products to a tile of sums (16 x 16). Two by two such tiles are computed at once: 32 pixels x 32
+filters. Sums go through memory to the epilogue, a vector at a time.
 
 Pixels that follow one another in the output are read as rows that lie `strides` apart, so a kernel
 position is a matter of where the first of them starts. With padding, a task first copies the rows
@@ -27,8 +27,8 @@ from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, grid, kernel, private, scratch
 from graphopt.codegen.kernels.int8.conv_dot import seen
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv
 from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
 from graphopt.codegen.targets import Target
@@ -41,24 +41,25 @@ TASK_BYTES = 384 * 1024
 """Bytes of input that a task reads: they and a tile's weights stay in a cache of 2 MB."""
 
 
-def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
+def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     """Filters (in vectors of 16) and pixels (in tiles of 16) at once; none without the unit."""
-    conv = spec.conv
-    if target.tiles != "amx_int8" or conv.depthwise or spec.x.lanes < NARROWEST:
+    bytes_ = isinstance(spec, Int8Conv)
+    unit = target.tiles == "amx_int8" if bytes_ else target.bfloat16 == "amx_bf16"
+    if not unit or spec.conv.depthwise or spec.x.lanes < NARROWEST:
         return []
     if _pixels(seen(spec)) < ROWS:
         return []
-    vectors = blocks((conv.out_channels,), ROWS)
+    vectors = spec.vectors(ROWS)
     pixels = 2 if _pixels(seen(spec)) >= 2 * ROWS else 1
     return [Tile(filters, pixels) for filters in (1, 2) if vectors % filters == 0]
 
 
-def _pixels(spec: Int8Conv) -> int:
+def _pixels(spec: StoredConv) -> int:
     """Pixels that a row of tiles covers at least."""
     return spec.conv.out_size[1]
 
 
-def cost(spec: Int8Conv, _: Target, tile: Tile) -> float:
+def cost(spec: StoredConv, _: Target, tile: Tile) -> float:
     """An estimate of the time, in vector instructions of a 32-bit sum.
 
     A product of tiles takes 16 cycles, in which 32 such instructions could run, a tile's load 8;
@@ -68,20 +69,20 @@ def cost(spec: Int8Conv, _: Target, tile: Tile) -> float:
     chunks = blocks(conv.in_channels, spec.x.lanes) * conv.kernel[0] * conv.kernel[1]
     products = 32 * tile.filters * tile.pixels + 16 * (tile.filters + tile.pixels)
     stores = 10 * ROWS * tile.filters * tile.pixels
-    vectors = blocks((conv.out_channels,), ROWS) // tile.filters
+    vectors = spec.vectors(ROWS) // tile.filters
     across = -(-conv.out_size[1] // (ROWS * tile.pixels))
     return float(conv.out_size[0] * across * vectors * (chunks * products + stores))
 
 
-def pack_weight(weight: Integers, spec: Int8Conv, _: Target, tile: Tile) -> Integers:
-    """(O, I, kh, kw) to (O groups, I blocks, kh, kw, filters of a tile, lanes / 4, 64)."""
-    filters = pack_channels(weight, ROWS)  # (OB, I, kh, kw, 16)
+def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> Integers:
+    """(O, I, kh, kw) to (O groups, I blocks, kh, kw, filters of a tile, words, 16 words)."""
+    filters = spec.packed(weight, ROWS)  # (OB, I, kh, kw, 16)
     inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
     ib, ob, kh, kw, _, lanes = inputs.shape
     words = inputs.reshape(
-        ib, ob // tile.filters, tile.filters, kh, kw, ROWS, lanes // WORD, WORD
+        ib, ob // tile.filters, tile.filters, kh, kw, ROWS, lanes // spec.word, spec.word
     ).transpose(1, 0, 3, 4, 2, 6, 5, 7)
-    shape = (ob // tile.filters, ib, kh, kw, tile.filters, lanes // WORD, ROWS * WORD)
+    shape = (ob // tile.filters, ib, kh, kw, tile.filters, lanes // spec.word, ROWS * spec.word)
     return np.ascontiguousarray(words).reshape(shape)
 
 
@@ -105,7 +106,7 @@ class _Kernel:
         p: the kernel's parameters.
     """
 
-    spec: Int8Conv
+    spec: StoredConv
     target: Target
     tile: Tile
     p: Int8Parameters
@@ -129,17 +130,17 @@ class _Kernel:
     def configure(self) -> None:
         """Say how large tiles are; every thread does, for its own registers."""
         config = private(self.target, (64,), "uint8")
-        lanes = self.spec.x.lanes
-        rows = [ROWS] * 6 + [lanes // WORD] * 2
-        widths = [4 * ROWS] * 4 + [lanes] * 2 + [ROWS * WORD] * 2
+        words = self.spec.x.lanes // self.spec.word
+        rows = [ROWS] * 6 + [words] * 2
+        widths = [4 * ROWS] * 4 + [words * WORD] * 2 + [ROWS * WORD] * 2
         values = np.zeros(64, np.uint8)
         values[0] = 1
         values[16:32] = np.array(widths, "<u2").view(np.uint8)
         values[48:56] = rows
-        words = values.view("<i8")
+        quarters = values.view("<i8")
         seen = T.decl_buffer((8,), "int64", data=config.data, layout=None)
-        for n, word in enumerate(words):
-            T.buffer_store(seen, tirx.IntImm("int64", int(word)), [n])
+        for n, quarter in enumerate(quarters):
+            T.buffer_store(seen, tirx.IntImm("int64", int(quarter)), [n])
         _unit("ldtilecfg", config.access_ptr("r"))
 
     def block(
@@ -148,23 +149,21 @@ class _Kernel:
         """Multiply up 32 pixels x 32 filters into the tiles of sums.
 
         Args:
-            source: the buffer that is read, in bytes.
-            first: byte of the first pixel's first channel.
-            row_stride: bytes between rows of the input.
-            plane: bytes between blocks of channels.
-            across: bytes between columns of the input.
+            source: the buffer that is read.
+            first: place in it of the first pixel's first channel.
+            row_stride: numbers between rows of the input.
+            plane: numbers between blocks of channels.
+            across: numbers between columns of the input.
         """
         conv, lanes, (filters, pixels, _) = self.spec.conv, self.spec.x.lanes, self.tile
         step = conv.strides[1] * lanes
         kh, kw = conv.kernel
         in_blocks = blocks(conv.in_channels, lanes)
-        wide = tirx.IntImm("int64", step)
-        tile_bytes = lanes // WORD * ROWS * WORD
+        wide = tirx.IntImm("int64", step * self.spec.itemsize)
+        tile_size = lanes * ROWS
         for f in range(filters):
-            vector = self.p.start.access_ptr("r", offset=(group * filters + f) * ROWS)
             for i in range(pixels):
-                # Every row of a tile begins with the same sums.
-                _unit("tileloadd64", _register(2 * i + f), vector, tirx.IntImm("int64", 0))
+                self._begin(_register(2 * i + f), group * filters + f)
         with T.serial(0, in_blocks) as block, T.serial(0, kh) as ky:
             for kx in range(kw):
                 at = first + block * plane + ky * conv.dilations[0] * row_stride
@@ -174,13 +173,26 @@ class _Kernel:
                     _unit("tileloadd64", _register(4 + i), place, wide)
                 place = (((group * in_blocks + block) * kh + ky) * kw + kx) * filters
                 for f in range(filters):
-                    weight = self.p.weight.access_ptr("r", offset=(place + f) * tile_bytes)
+                    weight = self.p.weight.access_ptr("r", offset=(place + f) * tile_size)
                     _unit(
                         "tileloadd64", _register(6 + f), weight, tirx.IntImm("int64", ROWS * WORD)
                     )
                 for i in range(pixels):
                     for f in range(filters):
-                        _unit("tdpbusd", _register(2 * i + f), _register(4 + i), _register(6 + f))
+                        _unit(
+                            self.spec.product,
+                            _register(2 * i + f),
+                            _register(4 + i),
+                            _register(6 + f),
+                        )
+
+    def _begin(self, sums: Expr, vector: Expr) -> None:
+        """Every row of a tile begins with the same sums."""
+        if self.p.start is None:
+            _unit("tilezero", sums)
+            return
+        start = self.p.start.access_ptr("r", offset=vector * ROWS)
+        _unit("tileloadd64", sums, start, tirx.IntImm("int64", 0))
 
     def store(
         self, sums: Expr, group: Expr, place: Callable[[Expr], tuple[Expr, Expr, Expr]]
@@ -200,7 +212,7 @@ class _Kernel:
 
         def pixel(n: Expr, i: Expr, row: Expr, column: Expr) -> None:
             for f in range(filters):
-                total = as_float(sums[i, f, n, lanes], self.target)
+                total = self.p.as_float(sums[i, f, n, lanes])
                 self.p.store(total, group * filters + f, row, column)
 
         with T.serial(0, pixels) as i, T.serial(0, ROWS) as n:
@@ -212,21 +224,23 @@ class _Kernel:
                     pixel(n, i, row, column)
 
 
-def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
+def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
     product = conv_1x1.is_product(spec.conv)
-    groups = blocks((spec.conv.out_channels,), ROWS) // tile.filters
+    groups = spec.vectors(ROWS) // tile.filters
     in_blocks = blocks(spec.conv.in_channels, spec.x.lanes)
-    shape = (groups, in_blocks, *spec.conv.kernel, tile.filters, spec.x.lanes // WORD, ROWS * WORD)
+    words = (spec.x.lanes // spec.word, ROWS * spec.word)
+    shape = (groups, in_blocks, *spec.conv.kernel, tile.filters, *words)
     with kernel("conv_amx") as get:
-        p = Int8Parameters(spec, target, (shape, "int8"), one_row=product)
+        p = Int8Parameters(spec, target, (shape, spec.weights), one_row=product)
         here = _Kernel(seen(spec), target, tile, p)
-        (_one_row if product else _rows)(here, groups)
+        with p.instructions():
+            (_one_row if product else _rows)(here, groups)
     return get()
 
 
-def _sums(tile: Tile) -> Expr:
-    return scratch((tile.pixels, tile.filters, ROWS, ROWS), "int32")
+def _sums(k: _Kernel) -> Expr:
+    return scratch((k.tile.pixels, k.tile.filters, ROWS, ROWS), k.spec.sums)
 
 
 def _one_row(k: _Kernel, groups: int) -> None:
@@ -235,10 +249,11 @@ def _one_row(k: _Kernel, groups: int) -> None:
     width, step = conv.out_size[1], k.tile.pixels * ROWS
     chunks = -(-width // step)
     plane = width * lanes
-    per_task, tasks = conv_1x1.task_tiles(chunks, step * sum(conv.in_channels), TASK_BYTES)
+    pixel_bytes = sum(conv.in_channels) * k.spec.itemsize
+    per_task, tasks = conv_1x1.task_tiles(chunks, step * pixel_bytes, TASK_BYTES)
     with grid(k.target, tasks) as (task,):
         k.configure()
-        sums = _sums(k.tile)
+        sums = _sums(k)
         with (
             T.serial(0, groups) as group,
             T.serial(0, T.min(per_task, chunks - task * per_task)) as i,
@@ -257,17 +272,19 @@ def _rows(k: _Kernel, groups: int) -> None:
     out_height, out_width = conv.out_size
     kh = (conv.kernel[0] - 1) * conv.dilations[0] + 1
     columns, step = k.margined, k.tile.pixels * ROWS
-    rows, tasks = conv_dense.rows_in_cache(conv, columns * lanes * in_blocks, TASK_BYTES)
+    row_bytes = columns * lanes * in_blocks * k.spec.itemsize
+    rows, tasks = conv_dense.rows_in_cache(conv, row_bytes, TASK_BYTES)
     in_rows = (rows - 1) * conv.strides[0] + kh
     with grid(k.target, tasks) as (task,):
         k.configure()
-        sums = _sums(k.tile)
+        sums = _sums(k)
         first = T.bind(task * rows)
         count = T.bind(T.min(rows, out_height - first))
         if k.copied:
             # A tile past the last pixel reads on: there must be something, whatever it is.
             spare = step + columns
-            source = scratch((in_blocks * in_rows * columns * lanes + spare * lanes,), "uint8")
+            size = in_blocks * in_rows * columns * lanes + spare * lanes
+            source = scratch((size,), k.spec.x.dtype)
             _copy(k, source, first * conv.strides[0] - conv.pads[0], in_rows)
             base, row_stride, plane = 0, columns * lanes, in_rows * columns * lanes
         else:
@@ -308,7 +325,7 @@ def _copy(k: _Kernel, source: Expr, first: Expr, in_rows: int) -> None:
     height, width = conv.size
     _, left, _, right = conv.pads
     ramp = tirx.Ramp(0, 1, lanes)
-    zero = tirx.Broadcast(tirx.IntImm("uint8", k.spec.zero), lanes)
+    zero = tirx.Broadcast(tirx.IntImm(k.spec.x.dtype, k.spec.zero), lanes)
     columns = k.margined
     with T.serial(0, blocks(conv.in_channels, lanes)) as block, T.serial(0, in_rows) as r:
         row = T.bind(first + r)

@@ -1,26 +1,27 @@
-"""Dense convolution of bytes by instructions that multiply four pairs and add them to a sum.
+"""Dense convolution of bytes, or of bfloat16, by instructions that multiply four pairs, or two, and
+add them to a sum.
 
 As `conv_dense`: a register tile is some pixels of a row times some vectors of filters, and where
 taps fall outside the picture is known where the code is made. A step of the inner loop is a word,
-four channels of a pixel, which is broadcast and multiplied into the weights of as many filters as
-a vector has lanes. Blocks whose last channels are empty end with the words that are not.
+four channels of a pixel or two, which is broadcast and multiplied into the weights of as many
+filters as a vector has lanes. Blocks whose last channels are empty end with the words that are not.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
-from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
+from graphopt.codegen.kernels.conv.template import Tile, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
 from graphopt.codegen.kernels.int8.dot import DotUnit, unit_of
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, sums_from
+from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv, sums_from
 from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
 from graphopt.codegen.targets import Target
 
@@ -41,11 +42,11 @@ class Segment(NamedTuple):
     start: int
 
 
-def segments(spec: Int8Conv) -> list[Segment]:
+def segments(spec: StoredConv) -> list[Segment]:
     """The input's blocks, those with equally many words together."""
     lanes, taps = spec.x.lanes, spec.conv.kernel[0] * spec.conv.kernel[1]
     words = [
-        -(-min(lanes, run - first) // WORD)
+        -(-min(lanes, run - first) // spec.word)
         for run in spec.conv.in_channels
         for first in range(0, run, lanes)
     ]
@@ -59,33 +60,38 @@ def segments(spec: Int8Conv) -> list[Segment]:
     return found
 
 
-def steps(spec: Int8Conv) -> int:
+def steps(spec: StoredConv) -> int:
     """Words that a pixel of the output is made of."""
     last = segments(spec)[-1]
     return last.start + last.blocks * spec.conv.kernel[0] * spec.conv.kernel[1] * last.words
 
 
-def seen(spec: Int8Conv) -> Int8Conv:
+Conv = TypeVar("Conv", bound=StoredConv)
+
+
+def seen(spec: Conv) -> Conv:
     """The same over one row of all pixels, where it is a 1x1 convolution."""
     if not conv_1x1.is_product(spec.conv):
         return spec
-    return replace(spec, conv=conv_1x1.one_row(spec.conv))
+    changed: Conv = replace(spec, conv=conv_1x1.one_row(spec.conv))  # type: ignore[type-var]
+    return changed
 
 
-def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
+def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is depthwise."""
-    unit = unit_of(target)
+    unit = unit_of(spec, target)
     if spec.conv.depthwise or unit is None:
         return []
     plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
+    plain = replace(plain, out_channels=spec.vectors(target.lanes) * target.lanes)
     left = replace(target, registers=target.registers - unit.spare)
     return conv_dense.row_tiles(plain, left, plain.out_size[1])
 
 
-def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:
+def cost(spec: StoredConv, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector instructions of a 32-bit sum."""
-    row = seen(spec).conv
-    unit = unit_of(target)
+    row = replace(seen(spec).conv, out_channels=spec.vectors(target.lanes) * target.lanes)
+    unit = unit_of(spec, target)
     each = unit.instructions if unit else 0
     return (
         steps(spec)
@@ -95,41 +101,44 @@ def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:
     )
 
 
-def pack_weight(weight: Integers, spec: Int8Conv, target: Target, tile: Tile) -> Integers:
-    """(O, I, kh, kw) to (O groups, steps, filters of a tile, lanes * 4)."""
-    unit = unit_of(target)
+def pack_weight(weight: Integers, spec: StoredConv, target: Target, tile: Tile) -> Integers:
+    """(O, I, kh, kw) to (O groups, steps, filters of a tile, lanes * channels of a word)."""
+    unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
-    filters = pack_channels(weight, target.lanes)  # (OB, I, kh, kw, lanes)
+    filters = spec.packed(weight, target.lanes)  # (OB, I, kh, kw, lanes)
     inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
     parts = []
     for segment in segments(spec):
         # (blocks, OB, kh, kw, lanes, channels)
-        here = inputs[segment.first : segment.first + segment.blocks, ..., : segment.words * WORD]
+        here = inputs[
+            segment.first : segment.first + segment.blocks, ..., : segment.words * spec.word
+        ]
         ib, ob, kh, kw, lanes, _ = here.shape
-        words = here.reshape(ib, ob // tile.filters, tile.filters, kh, kw, lanes, -1, WORD)
+        words = here.reshape(ib, ob // tile.filters, tile.filters, kh, kw, lanes, -1, spec.word)
         ordered = unit.pack(words.transpose(1, 0, 3, 4, 6, 2, 5, 7))
-        parts.append(ordered.reshape(ob // tile.filters, -1, tile.filters, lanes * WORD))
+        parts.append(ordered.reshape(ob // tile.filters, -1, tile.filters, lanes * spec.word))
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
 
 
 def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, target: Target) -> Integers:
     """What sums over the unit's bytes begin with, so that they end as those over q - zero."""
-    unit = unit_of(target)
+    unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
     return sums_from(start, weight, spec.zero - unit.offset)
 
 
-def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
+def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
-    unit = unit_of(target)
+    unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
-    groups = blocks((spec.conv.out_channels,), target.lanes) // tile.filters
-    shape = (groups, steps(spec), tile.filters, target.lanes * WORD)
+    groups = spec.vectors(target.lanes) // tile.filters
+    shape = (groups, steps(spec), tile.filters, target.lanes * spec.word)
     product = conv_1x1.is_product(spec.conv)
     with kernel("conv_int8") as get:
-        p = Int8Parameters(spec, target, (shape, "int8"), one_row=product)
-        sums = _Sums(seen(spec), target, tile, p, unit)
-        (_one_row if product else _rows)(sums, groups)
+        p = Int8Parameters(spec, target, (shape, spec.weights), one_row=product)
+        with p.instructions():
+            sums = _Sums(seen(spec), target, tile, p, unit)
+            (_one_row if product else _rows)(sums, groups)
     return get()
 
 
@@ -137,21 +146,21 @@ class _Sums:
     """A register tile's sums, from the bias to the stored result."""
 
     def __init__(
-        self, spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit
+        self, spec: StoredConv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit
     ) -> None:
         self.spec, self.target, self.at_once = spec, target, tile
         self._p, self._unit, self._words = p, unit, p.words()
         # Whether padding is what the unit multiplies as zeros.
         self._skipped = spec.zero == unit.offset
-        self._bytes = tirx.Ramp(0, 1, WORD * target.lanes)
+        self._vector = tirx.Ramp(0, 1, spec.word * target.lanes)
 
     def tile(self, group: Expr, row: Expr, column: Expr, pixels: int, *, inside: bool) -> None:
         """Compute and store one tile; unless `inside`, its column is a number."""
         conv, target, filters = self.spec.conv, self.target, self.at_once.filters
-        dtype, lanes = f"int32x{target.lanes}", tirx.Ramp(0, 1, target.lanes)
+        dtype = f"{self.spec.sums}x{target.lanes}"
         sums = [[Variable(target, dtype) for _ in range(pixels)] for _ in range(filters)]
         for f, block in enumerate(sums):
-            start = T.bind(self._p.start[group * filters + f, lanes])
+            start = self._p.first_sums(group * filters + f)
             for variable in block:
                 variable.value = start
         first = T.bind(row * conv.strides[0] - conv.pads[0])
@@ -161,7 +170,7 @@ class _Sums:
                 self._taps(sums, group, segment, block, ky, first, column, inside=inside)
         for pixel in range(pixels):
             for f in range(filters):
-                total = as_float(sums[f][pixel].value, target)
+                total = self._p.as_float(sums[f][pixel].value)
                 self._p.store(total, group * filters + f, row, column + pixel)
 
     def _taps(
@@ -185,13 +194,13 @@ class _Sums:
         if not self._skipped and (conv.pads[0] or conv.pads[2]):
             row_inside = T.bind(tirx.all(in_row >= 0, in_row < height))
         at_row = in_row if row_inside is None else T.bind(T.min(T.max(in_row, 0), height - 1))
-        per_pixel = spec.x.lanes // WORD
+        per_pixel = spec.x.lanes // spec.word
         padding = tirx.IntImm("int32", _repeated(spec.zero))
         with T.serial(0, words) as word:
             for kx in range(kw):
                 step = segment.start + ((block * kh + ky) * kw + kx) * words + word
                 weights = [
-                    self._unit.weights(T.bind(self._p.weight[group, step, f, self._bytes]), target)
+                    self._unit.weights(T.bind(self._p.weight[group, step, f, self._vector]), target)
                     for f in range(len(sums))
                 ]
                 for pixel in range(len(sums[0])):
@@ -223,7 +232,7 @@ def _one_row(sums: _Sums, groups: int) -> None:
         conv.out_size[1],
         sums.at_once.pixels,
         groups,
-        sum(conv.in_channels),
+        sum(conv.in_channels) * sums.spec.itemsize,
         sums.target,
         compute,
     )
@@ -232,7 +241,7 @@ def _one_row(sums: _Sums, groups: int) -> None:
 def _rows(sums: _Sums, groups: int) -> None:
     """Any other: a task takes some rows."""
     conv, target = sums.spec.conv, sums.target
-    row_bytes = conv.size[1] * sum(conv.in_channels)
+    row_bytes = conv.size[1] * sum(conv.in_channels) * sums.spec.itemsize
     rows, tasks = conv_dense.rows_in_cache(conv, row_bytes, target.cache_bytes)
     with (
         grid(target, tasks, groups) as (task, group),

@@ -1,4 +1,6 @@
-"""Instructions that multiply unsigned bytes by signed ones, and add the products to 32-bit sums."""
+"""Instructions that multiply the bytes of a word, or the bfloat16 numbers, and add the products to
+32-bit sums.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from graphopt.codegen.kernels import bfloat16 as bf16
 from graphopt.codegen.kernels.emit import Expr
-from graphopt.codegen.kernels.int8.spec import Integers
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv
 from graphopt.codegen.targets import Target
 
 
@@ -186,6 +189,19 @@ UNITS = {
 """By the name that `Target.dot` has."""
 
 
-def unit_of(target: Target) -> DotUnit | None:
-    """The instructions of a target; None if there are none that kernels use."""
-    return UNITS.get(target.dot)
+BF16 = DotUnit(
+    features=("avx512_bf16",),
+    instructions=2,
+    pack=lambda weights: weights,
+    words=lambda words, _: [words],
+    weights=lambda packed, _: [tirx.reinterpret(f"int32x{bf16.LANES}", packed)],
+    dot=lambda sums, words, weights, _: bf16.dot(sums, words[0], weights[0]),
+)
+"""Of bfloat16 numbers, two a word."""
+
+
+def unit_of(spec: StoredConv, target: Target) -> DotUnit | None:
+    """The instructions of a target for a convolution; None if there are none that kernels use."""
+    if isinstance(spec, Int8Conv):
+        return UNITS.get(target.dot)
+    return BF16 if target.bfloat16 else None

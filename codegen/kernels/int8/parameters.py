@@ -1,19 +1,19 @@
-"""A quantised convolution's parameters, and storing its sums."""
+"""The parameters of a convolution of bytes or of bfloat16, and storing its sums."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.emit import Expr, Vectors, argument, view
-from graphopt.codegen.kernels.int8.spec import Int8Conv
+from graphopt.codegen.kernels import bfloat16 as bf16
+from graphopt.codegen.kernels.emit import Expr, Vectors, argument, view, zeros
+from graphopt.codegen.kernels.int8.spec import WORD as WORD
+from graphopt.codegen.kernels.int8.spec import Int8Conv, StoredConv
 from graphopt.codegen.targets import Target
-
-WORD = 4
-"""Bytes that one instruction multiplies and adds up into a 32-bit sum."""
 
 
 class PixelVectors:
@@ -38,19 +38,25 @@ class PixelVectors:
         value = self._buffer[tuple(self._place(vector, row, column))]
         if self._buffer.dtype == "float32":
             return value
+        if self._buffer.dtype == bf16.BITS:
+            return bf16.widened(value, self._lanes)
         wide = tirx.Cast(f"int32x{self._lanes}", value)
         return tirx.Cast(f"float32x{self._lanes}", wide)
 
     def store(self, value: Expr, vector: Expr, row: Expr, column: Expr) -> None:
-        """Store a vector of float32; as bytes, of what are whole numbers from 0 to 255."""
-        if self._buffer.dtype != "float32":
+        """Store a vector of float32: as such, as bfloat16, or as bytes, of what are whole numbers
+        from 0 to 255.
+        """
+        if self._buffer.dtype == bf16.BITS:
+            value = bf16.nearest(value)
+        elif self._buffer.dtype != "float32":
             whole = tirx.Cast(f"int32x{self._lanes}", value)
             value = tirx.Cast(f"{self._buffer.dtype}x{self._lanes}", whole)
         T.buffer_store(self._buffer, value, self._place(vector, row, column))
 
 
 class Int8Parameters:
-    """A quantised conv kernel's parameters in the order of every call: x, weight, start, channels,
+    """A conv kernel's parameters in the order of every call: x, weight, start (of bytes), channels,
     tensors, y.
 
     Args:
@@ -63,7 +69,7 @@ class Int8Parameters:
 
     def __init__(
         self,
-        spec: Int8Conv,
+        spec: StoredConv,
         target: Target,
         weight: tuple[Sequence[int], str],
         *,
@@ -81,8 +87,10 @@ class Int8Parameters:
         x = argument("x", spec.input_shape, spec.x.dtype)
         self.weight = argument("weight", *weight)
         """As the template packs it."""
-        self.start = argument("start", (vectors, lanes), "int32")
-        """What sums begin with: [vector, filter]."""
+        self.start: Expr = None
+        """What sums begin with: [vector, filter]; None: zeros."""
+        if isinstance(spec, Int8Conv):
+            self.start = argument("start", (vectors, lanes), "int32")
         self._channels = [
             Vectors(argument(f"channel{n}", (vectors, lanes)))
             for n in range(epilogue.count("channel"))
@@ -93,15 +101,29 @@ class Int8Parameters:
         ]
         y = argument("y", spec.output_shape(), spec.y.dtype)
         self.x = seen(x)
-        """The input's bytes: [0, block, row, column, channel]."""
+        """The input: [0, block, row, column, channel]."""
         self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
         self._y = PixelVectors(seen(y), lanes)
         self._bytes = y
 
     def words(self) -> Expr:
-        """The input as 32-bit numbers of four channels each: one index."""
-        count = math.prod(map(int, self.x.shape)) // WORD
+        """The input as 32-bit numbers of four channels each, or two: one index."""
+        count = math.prod(map(int, self.x.shape)) // self._spec.word
         return T.decl_buffer((count,), "int32", data=self.x.data, layout=None)
+
+    def instructions(self) -> AbstractContextManager[object]:
+        """What a kernel's body must be within."""
+        return nullcontext() if isinstance(self._spec, Int8Conv) else bf16.instructions()
+
+    def first_sums(self, vector: Expr) -> Expr:
+        """What a vector's sums begin with, in the type that they are added up in."""
+        if self.start is None:
+            return zeros(self._target)
+        return T.bind(self.start[vector, tirx.Ramp(0, 1, self._target.lanes)])
+
+    def as_float(self, sums: Expr) -> Expr:
+        """A vector of sums as float32."""
+        return sums if self.start is None else as_float(sums, self._target)
 
     def store(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of float32 sums and store it."""

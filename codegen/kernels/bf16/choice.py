@@ -1,0 +1,68 @@
+"""The choice among the templates for a convolution of bfloat16 numbers.
+
+They are those of bytes (`kernels.int8.choice`): where a word of an input is four bytes, it is two
+bfloat16 numbers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.codegen.kernels.bf16.spec import Bf16Conv
+from graphopt.codegen.kernels.bfloat16 import bits_of
+from graphopt.codegen.kernels.conv.template import Tile
+from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.kernels.int8 import conv_amx, conv_depthwise, conv_dot
+from graphopt.codegen.targets import Target
+
+TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
+    {
+        "conv_bf16_depthwise": conv_depthwise,
+        "conv_bf16_amx": conv_amx,
+        "conv_bf16_dot": conv_dot,
+    }
+)
+"""Templates by the names of their kernels; of two that cost the same, the first is taken."""
+
+
+class Bf16Choice(NamedTuple):
+    """How a convolution is computed: the template, and its register tile."""
+
+    kernel: str
+    tile: Tile
+
+    def pack_weight(self, weight: Floats, spec: Bf16Conv, target: Target) -> NDArray[np.generic]:
+        """The weights, (O, I of a group, kh, kw), rounded and as the kernel reads them."""
+        values = weight if spec.conv.depthwise else bits_of(weight)
+        packed: NDArray[np.generic] = TEMPLATES[self.kernel].pack_weight(
+            values, spec, target, self.tile
+        )
+        return packed
+
+    def pack_vectors(self, values: Floats, spec: Bf16Conv, target: Target) -> Floats:
+        """A number a channel, (O,), as the kernel reads them: (vectors, lanes)."""
+        return spec.packed(values, target.lanes)
+
+    def build(self, spec: Bf16Conv, target: Target) -> Any:
+        """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+        return TEMPLATES[self.kernel].build(spec, target, self.tile)
+
+    def features(self) -> tuple[str, ...]:
+        """What a CPU must have for it beside the target's, as /proc/cpuinfo names it."""
+        unit = ("amx_tile", "amx_bf16") if self.kernel == "conv_bf16_amx" else ()
+        return ("avx512_bf16", *unit)
+
+
+def candidates(spec: Bf16Conv, target: Target) -> list[Bf16Choice]:
+    """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
+    costs = {
+        Bf16Choice(name, tile): module.cost(spec, target, tile)
+        for name, module in TEMPLATES.items()
+        for tile in module.tiles(spec, target)
+    }
+    return sorted(costs, key=costs.__getitem__)

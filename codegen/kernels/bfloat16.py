@@ -1,0 +1,122 @@
+"""bfloat16: the upper half of a float32, and rounding to it, in NumPy and in TIR.
+
+NumPy has no such type and TVM emulates it, so buffers hold bfloat16 as its bits, uint16.
+
+LLVM's intrinsics take vectors of bfloat, which TVM's lowering turns into float32 wherever it sees
+them. So kernels call functions of a few lines of LLVM's own language, which take the bits instead
+and are inlined: one instruction each.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from graphopt.codegen.kernels.emit import Expr
+from graphopt.codegen.kernels.epilogue import Floats
+
+Bits = NDArray[np.uint16]
+
+BITS = "uint16"
+"""How buffers hold bfloat16."""
+LANES = 16
+"""Sums in a vector: there are instructions of 512 bits only where they are used here."""
+
+
+def bits_of(values: Floats) -> Bits:
+    """The nearest bfloat16 numbers, ties to even; those below 1.2e-38 are zeros, as on the CPU."""
+    whole = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    whole = np.where(whole & 0x7F800000, whole, whole & 0x80000000)
+    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16
+    quiet = (whole >> 16) | 0x40
+    return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+
+
+def floats_of(bits: Bits) -> Floats:
+    """The numbers that bits of bfloat16 are."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(values: Floats) -> Floats:
+    """Float32 numbers as bfloat16 holds them."""
+    return floats_of(bits_of(values))
+
+
+def widened(bits: Expr, lanes: int = 1) -> Expr:
+    """The float32 numbers of a vector of bits, or of one."""
+    wide = tirx.Cast(_type("uint32", lanes), bits)
+    return tirx.reinterpret(_type("float32", lanes), wide << _lanes(16, lanes))
+
+
+def narrowed(value: Expr) -> Expr:
+    """The bits of the bfloat16 number nearest to one float32, ties to even, without the unit."""
+    whole = tirx.reinterpret("uint32", value)
+    upper = whole >> tirx.const(16, "uint32")
+    odd = upper & tirx.const(1, "uint32")
+    nearest = (whole + tirx.const(0x7FFF, "uint32") + odd) >> tirx.const(16, "uint32")
+    quiet = upper | tirx.const(0x40, "uint32")
+    return tirx.Cast(BITS, tirx.Select(tirx.isnan(value), quiet, nearest))
+
+
+def _lanes(number: int, lanes: int) -> Expr:
+    scalar = tirx.const(number, "uint32")
+    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def _type(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+_INSTRUCTIONS = """
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+declare <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float>)
+declare <32 x bfloat> @llvm.x86.avx512bf16.cvtne2ps2bf16.512(<16 x float>, <16 x float>)
+
+define linkonce_odr hidden <16 x float> @graphopt_bf16_dot(
+    <16 x float> %sums, <16 x i32> %words, <16 x i32> %weights) alwaysinline {
+  %a = bitcast <16 x i32> %words to <32 x bfloat>
+  %b = bitcast <16 x i32> %weights to <32 x bfloat>
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(
+      <16 x float> %sums, <32 x bfloat> %a, <32 x bfloat> %b)
+  ret <16 x float> %r
+}
+
+define linkonce_odr hidden <16 x i16> @graphopt_bf16_round(<16 x float> %values) alwaysinline {
+  %x = call <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float> %values)
+  %r = bitcast <16 x bfloat> %x to <16 x i16>
+  ret <16 x i16> %r
+}
+
+define linkonce_odr hidden <32 x i16> @graphopt_bf16_round_two(
+    <16 x float> %low, <16 x float> %high) alwaysinline {
+  %x = call <32 x bfloat> @llvm.x86.avx512bf16.cvtne2ps2bf16.512(
+      <16 x float> %high, <16 x float> %low)
+  %r = bitcast <32 x bfloat> %x to <32 x i16>
+  ret <32 x i16> %r
+}
+"""
+
+
+def instructions() -> AbstractContextManager[object]:
+    """Within it a kernel may call `dot`, `nearest` and `nearest_two`."""
+    frame: AbstractContextManager[object] = T.attr(0, "pragma_import_llvm", _INSTRUCTIONS)
+    return frame
+
+
+def dot(sums: Expr, words: Expr, weights: Expr) -> Expr:
+    """Two products a lane, added to sums; `words` and `weights` are 32-bit numbers, two each."""
+    return tirx.call_pure_extern(f"float32x{LANES}", "graphopt_bf16_dot", sums, words, weights)
+
+
+def nearest(values: Expr) -> Expr:
+    """A vector of float32 as bits of the nearest bfloat16."""
+    return tirx.call_pure_extern(f"{BITS}x{LANES}", "graphopt_bf16_round", values)
+
+
+def nearest_two(low: Expr, high: Expr) -> Expr:
+    """Two vectors of float32, one after the other, as bits of the nearest bfloat16."""
+    return tirx.call_pure_extern(f"{BITS}x{2 * LANES}", "graphopt_bf16_round_two", low, high)
