@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -62,6 +63,7 @@ def check_host(triple: str) -> None:
 _AVX2 = frozenset(["avx2", "fma"])
 _AVX512 = _AVX2 | {"avx512f", "avx512dq", "avx512vl"}
 _AMX = _AVX512 | {"avx512_vnni", "amx_tile", "amx_int8"}
+_AVX512_BF16 = _AVX512 | {"avx512_bf16"}
 _NEON = frozenset(["asimd"])
 
 FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
@@ -72,6 +74,8 @@ FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
             "avx512f": _AVX512,
             "avx512_vnni": _AVX512 | {"avx512_vnni"},
             "amx_int8": _AMX,
+            "avx512_bf16": _AVX512_BF16,
+            "amx_bf16": _AVX512_BF16 | {"amx_tile", "amx_bf16"},
         },
         "aarch64": {
             "asimd": _NEON,
@@ -111,3 +115,14 @@ def named_features(text: str, triple: str = "") -> frozenset[str]:
             f"this CPU lacks {', '.join(lacking)}", hint="leave it out of --cpu-features"
         )
     return frozenset(found)
+
+
+def known_features(have: AbstractSet[str], triple: str = "") -> list[str]:
+    """Those features that kernels use among those of a CPU.
+
+    Args:
+        have: what it has, as /proc/cpuinfo names it.
+        triple: the machine, one of `HOSTS`; "" is this one.
+    """
+    known = FEATURES.get((triple or this_host()).partition("-")[0], {})
+    return [name for name, with_it in known.items() if have >= with_it]

@@ -127,6 +127,11 @@ def _table(matrix: NDArray[np.float32]) -> Table:
     return index.astype(np.int32), weight
 
 
+def resized_axes(call: Expr) -> list[int]:
+    """The axes that what `resize` left resizes."""
+    return [int(axis) for axis in call.args[0].global_symbol.split(".")[2:]]
+
+
 def resample(x: Expr, axes: Sequence[int], *tables: Expr) -> Expr:
     """The computation in TE.
 

@@ -74,11 +74,13 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     from graphopt.codegen.jobs.compile_network import compile_network
     from graphopt.codegen.jobs.tuning_candidates import as_choices
     from graphopt.codegen.linking import machine_code
-    from graphopt.codegen.targets import load_target, with_half_arithmetic
+    from graphopt.codegen.targets import load_target, with_bfloat16, with_half_arithmetic
 
     target = load_target(job["target"], job["host"], job["cpu_features"])
     if job["half_arithmetic"]:
         target = with_half_arithmetic(target)
+    if job["bfloat16"]:
+        target = with_bfloat16(target, job["cpu_features"])
     measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
     pose, limits = job.get("pose"), job.get("limits")
     result = compile_network(

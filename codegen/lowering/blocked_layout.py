@@ -1,8 +1,9 @@
-"""Tensors in blocks of channels: packed, unpacked, halved."""
+"""Tensors in blocks of channels: packed, unpacked, halved, in blocks of another width."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tvm import te, tirx
 
@@ -63,3 +64,32 @@ def unpack_blocks(x: Expr, shape: Sequence[int], runs: Runs) -> Expr:
         return x[n, block, row, column, lane]
 
     return te.compute(tuple(shape), value, name="unpack", attrs={UNPACKS_CHANNELS: True})
+
+
+def reblocked(x: Expr, runs: Runs, lanes: int) -> Any:
+    """Read a blocked tensor as if its blocks had `lanes` channels.
+
+    Where a wider block has channels that the tensor's own blocks do not reach, the last are read
+    once more: they have no meaning.
+    """
+    width, count = int(x.shape[4]), int(x.shape[1])
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        source = inside = None
+        first = first_source = 0
+        for run in runs:
+            at = (block - first) * lanes + lane
+            this = (first_source + tirx.floordiv(at, width), tirx.floormod(at, width))
+            if source is None:
+                source, inside = this
+            else:
+                here = block >= first
+                source = tirx.if_then_else(here, this[0], source)
+                inside = tirx.if_then_else(here, this[1], inside)
+            first += blocks((run,), lanes)
+            first_source += blocks((run,), width)
+        if lanes > width:
+            source = tirx.min(source, count - 1)
+        return x[n, source, row, column, inside]
+
+    return value

@@ -11,7 +11,14 @@ from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.kernels.conv.template import blocks, pack_channels
-from graphopt.codegen.lowering.conv_calls import Expr, Runs, blocks_of, empty_lanes, mean_of
+from graphopt.codegen.lowering.conv_calls import (
+    Expr,
+    Runs,
+    blocks_of,
+    empty_lanes,
+    is_mean_of_pixels,
+    mean_of,
+)
 from graphopt.codegen.lowering.fusion import ELEMENTWISE
 from graphopt.codegen.lowering.tensor_forms import TensorForms
 
@@ -97,7 +104,7 @@ class BlockedOperators:
 
     def mean(self, call: Expr) -> tuple[Expr, Runs] | None:
         """The mean over all pixels."""
-        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3] or not call.attrs.keepdims:
+        if not is_mean_of_pixels(call):
             return None
         mean = self._builder.call_te(mean_of, self._forms.stored(call.args[0]))
         return mean, self._forms[call.args[0]].runs

@@ -124,6 +124,12 @@ def as_1x1(x: Expr, packed: Expr) -> Expr:
     return te.compute((*x.shape[:-1], parts * width), value, name="matmul")
 
 
+def is_mean_of_pixels(call: Expr) -> bool:
+    """Whether a mean is that of all pixels, (1, C, 1, 1)."""
+    axes = sorted(int(axis) % 4 for axis in call.attrs.axis)
+    return axes == [2, 3] and bool(call.attrs.keepdims)
+
+
 def mean_of(x: Expr) -> Expr:
     """The mean over all pixels; TVM would not make the conversion from halves part of its own."""
     total = topi.sum(x.astype("float32"), axis=[2, 3], keepdims=True)

@@ -18,7 +18,7 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
-from graphopt.codegen.importing.resampling import resample
+from graphopt.codegen.importing.resampling import resample, resized_axes
 from graphopt.codegen.kernels.conv import choice as kernel_choice
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.kernels.conv.conv_block_sparse import punched
@@ -33,6 +33,7 @@ from graphopt.codegen.lowering.conv_calls import (
     weight_of,
 )
 from graphopt.codegen.lowering.fusion import FusedRegion, find_regions
+from graphopt.codegen.lowering.lower_bfloat16 import Bfloat16Lowering
 from graphopt.codegen.lowering.lower_quantised import QuantisedLowering
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
@@ -101,6 +102,7 @@ class _Rewrite:
         self._layers: list[LoweredLayer] = []
         self._weights = quantised
         self._bytes: QuantisedLowering | None = None
+        self._bfloat16: Bfloat16Lowering | None = None
 
     def run(self) -> tuple[tvm.IRModule, list[LoweredLayer]]:
         main = self._module["main"]
@@ -117,6 +119,10 @@ class _Rewrite:
         if self._weights:
             self._bytes = QuantisedLowering(
                 bindings, outputs, self._weights, self._target, self._builder, self._forms
+            )
+        if self._target.bfloat16:
+            self._bfloat16 = Bfloat16Lowering(
+                bindings, outputs, self._target, self._builder, self._forms
             )
         if self._halves:
             inner = [binding for binding in bindings if binding.var not in set(outputs)]
@@ -146,7 +152,12 @@ class _Rewrite:
         source = region.call.args[0]
         lanes = self._target.lanes
         node = next((n for m in region.members if (n := self._node_of.get(m.name))), "")
-        if self._bytes is not None and (made := self._bytes.convolution(region, spec, node)):
+        made = None
+        if self._bytes is not None:
+            made = self._bytes.convolution(region, spec, node)
+        elif self._bfloat16 is not None:
+            made = self._bfloat16.convolution(region, spec)
+        if made is not None:
             function, features = made
             layer = LoweredLayer(function.name_hint, node, spec.macs, spec, features)
             self._layers.append(layer)
@@ -205,7 +216,8 @@ class _Rewrite:
 
     def _other(self, variable: Expr, value: Expr) -> Forms:
         """Emit a binding that belongs to no kernel of ours."""
-        if self._bytes is not None and (forms := self._bytes.other(variable, value)) is not None:
+        narrow = self._bytes or self._bfloat16
+        if narrow is not None and (forms := narrow.other(variable, value)) is not None:
             return forms
         name = value.op.name if isinstance(value, relax.Call) and hasattr(value.op, "name") else ""
         if name == "relax.call_dps_packed":
@@ -259,7 +271,7 @@ class _Rewrite:
     def _resample(self, call: Expr) -> Forms:
         """What `resampling.resize` left, on the input as it lies."""
         x, *tables = call.args[1].fields
-        axes = [int(axis) for axis in call.args[0].global_symbol.split(".")[2:]]
+        axes = resized_axes(call)
         runs = self._forms[x].runs if self._forms.is_blocked(x) and set(axes) <= {2, 3} else ()
         source = self._forms.blocked(x) if runs else self._forms.planar(x)
         result = self._builder.emit_te(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from graphopt.codegen.importing.relax_shapes import Expr
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks
 from graphopt.codegen.kernels.epilogue import Epilogue, EpilogueStep, Floats, Operand
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, Stored, byte_lanes
-from graphopt.codegen.lowering.blocked_layout import unpack_blocks
+from graphopt.codegen.lowering.blocked_layout import reblocked, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import (
     FusedRegion,
@@ -219,7 +219,7 @@ def quantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Exp
     """Blocked floats to bytes in blocks of `lanes`."""
 
     def value(*index: Expr) -> Expr:
-        return _quantised(_reblocked(x, runs, lanes)(*index), means)
+        return _quantised(reblocked(x, runs, lanes)(*index), means)
 
     shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
     return te.compute(shape, value, name="quantise")
@@ -250,7 +250,7 @@ def dequantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> E
     """Blocked bytes to floats in blocks of `lanes`."""
 
     def value(*index: Expr) -> Expr:
-        return number_of(_reblocked(x, runs, lanes)(*index), *_constants(means))
+        return number_of(reblocked(x, runs, lanes)(*index), *_constants(means))
 
     shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
     return te.compute(shape, value, name="dequantise")
@@ -271,33 +271,4 @@ def unpack_bytes(x: Expr, shape: Sequence[int], runs: Runs, *, signed: bool) -> 
 def reblock(x: Expr, runs: Runs, lanes: int) -> Expr:
     """Bytes in blocks of another width."""
     shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
-    return te.compute(shape, _reblocked(x, runs, lanes), name="reblock")
-
-
-def _reblocked(x: Expr, runs: Runs, lanes: int) -> Any:
-    """Read a blocked tensor as if its blocks had `lanes` channels.
-
-    Where a wider block has channels that the tensor's own blocks do not reach, the last are read
-    once more: they have no meaning.
-    """
-    width, count = int(x.shape[4]), int(x.shape[1])
-
-    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
-        source = inside = None
-        first = first_source = 0
-        for run in runs:
-            at = (block - first) * lanes + lane
-            this = (first_source + tirx.floordiv(at, width), tirx.floormod(at, width))
-            if source is None:
-                source, inside = this
-            else:
-                here = block >= first
-                source = tirx.if_then_else(here, this[0], source)
-                inside = tirx.if_then_else(here, this[1], inside)
-            first += blocks((run,), lanes)
-            first_source += blocks((run,), width)
-        if lanes > width:
-            source = tirx.min(source, count - 1)
-        return x[n, source, row, column, inside]
-
-    return value
+    return te.compute(shape, reblocked(x, runs, lanes), name="reblock")

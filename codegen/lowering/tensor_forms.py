@@ -1,4 +1,4 @@
-"""The forms of tensors while a network is lowered: planar, blocked, in half precision, as bytes.
+"""The forms of tensors while a network is lowered: planar, blocked, as float16, bfloat16, bytes.
 
 A form is made when it is first asked for.
 """
@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import shape_of
+from graphopt.codegen.lowering.bfloat16 import Bfloat16, widen_blocks
 from graphopt.codegen.lowering.blocked_layout import halve, pack_blocks, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import Expr, Runs
 from graphopt.codegen.lowering.fusion import ELEMENTWISE
@@ -30,8 +31,10 @@ class Forms:
     """Blocked, as float16."""
     bytes: Bytes | None = None
     """Blocked, quantised."""
+    bfloat: Bfloat16 | None = None
+    """Blocked, as bfloat16."""
     runs: Runs = ()
-    """Channels of `blocked` and `half`."""
+    """Channels of all that are blocked."""
 
 
 class TensorForms:
@@ -84,12 +87,14 @@ class TensorForms:
         if forms.runs == wanted and forms.half is not None and forms.blocked is None:
             # Not kept: a conversion of its own can become part of every kernel that asks for one.
             return self._builder.emit(relax.op.astype(forms.half, "float32"))
+        if forms.runs == wanted and forms.bfloat is not None and forms.blocked is None:
+            return self._widened(forms.bfloat)
         if forms.blocked is None or forms.runs != wanted:
             planar = self.planar(variable)
             forms.blocked = self._builder.emit_te(
                 pack_blocks, planar, wanted, self._lanes, primfunc_name_hint="pack"
             )
-            forms.runs, forms.half = wanted, None
+            forms.runs, forms.half, forms.bfloat = wanted, None, None
         return forms.blocked
 
     def _as_floats(self, made: Bytes) -> Expr:
@@ -98,6 +103,12 @@ class TensorForms:
             lambda x: dequantise_blocks(x, made.runs, self._lanes, made.means),
             made.expr,
             primfunc_name_hint="dequantise",
+        )
+
+    def _widened(self, made: Bfloat16) -> Expr:
+        """The blocked form of a tensor of bfloat16."""
+        return self._builder.emit_te(
+            widen_blocks, made.expr, made.runs, self._lanes, primfunc_name_hint="widen"
         )
 
     def _unpacked(self, variable: Expr, made: Bytes) -> Expr:

@@ -78,6 +78,40 @@ def with_half_arithmetic(target: Target) -> Target:
     return replace(target, arithmetic="float16", extensions=("cl_khr_fp16",))
 
 
+def with_bfloat16(target: Target, features: str = "") -> Target:
+    """The same target, whose convolutions multiply in bfloat16 and sum up in float32.
+
+    Args:
+        features: as in `load_target`.
+
+    Raises:
+        UsageError, Unsupported: as `check_bfloat16`.
+    """
+    check_bfloat16(target.name, target.host, features)
+    module = importlib.import_module(f"{__name__}.{target.name}")
+    found: Target = module.with_bfloat16_unit(target, features)
+    return found
+
+
+def check_bfloat16(name: str, host: str, features: str) -> None:
+    """Refuse to compute in bfloat16 where there are no instructions for it.
+
+    Args:
+        name, host, features: as in `load_target`.
+
+    Raises:
+        UsageError: the target is no CPU.
+        Unsupported: its CPU has no such instructions; says what it has.
+    """
+    module = importlib.import_module(f"{__name__}.{name}")
+    if not hasattr(module, "bfloat16_unit"):
+        raise UsageError(
+            f"the target {name} has no arithmetic in bfloat16",
+            hint="--fp16 stores in half precision, --fp16-arithmetic computes in it",
+        )
+    module.bfloat16_unit(host, features)
+
+
 def check_name(name: str) -> None:
     """Refuse a name that no target has.
 

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from graphopt.codegen.hosts import HOSTS, named_features
+from graphopt.codegen.hosts import HOSTS, known_features, named_features
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.runtime.cpu import cpu_features
@@ -129,6 +129,63 @@ def with_integer_units(target: Target, have: AbstractSet[str]) -> Target:
     return replace(
         target, dot=found.dot, tiles=found.tiles, tvm={**target.tvm, "mattr": attributes}
     )
+
+
+class Bfloat16Unit(NamedTuple):
+    """Instructions for bfloat16.
+
+    Args:
+        features: what a CPU that has them calls them in /proc/cpuinfo.
+        name: see `Target.bfloat16`.
+        attributes: what LLVM calls them.
+    """
+
+    features: frozenset[str]
+    name: str
+    attributes: tuple[str, ...]
+
+
+_AVX512_BF16 = frozenset(["avx512_bf16"])
+BFLOAT16_UNITS = (
+    Bfloat16Unit(
+        _AVX512_BF16 | {"amx_tile", "amx_bf16"},
+        "amx_bf16",
+        ("+avx512bf16", "+amx-tile", "+amx-bf16"),
+    ),
+    Bfloat16Unit(_AVX512_BF16, "avx512_bf16", ("+avx512bf16",)),
+)
+"""The fastest first; all have vectors of AVX-512."""
+
+
+def bfloat16_unit(host: str = "", features: str = "") -> Bfloat16Unit:
+    """The instructions for bfloat16 that a CPU has.
+
+    Args:
+        host, features: see `on`; of this machine, "" are all that it has.
+
+    Raises:
+        Unsupported: it has none; says what it has.
+    """
+    named = host or features
+    have: AbstractSet[str] = named_features(features, host) if named else cpu_features()
+    least = set(VECTOR_UNITS["avx512"].features)
+    for unit in BFLOAT16_UNITS:
+        if have >= unit.features | least:
+            return unit
+    has = ", ".join(known_features(have, host)) or "no more than every CPU of its kind"
+    whose = f"a CPU of {host}" if host else "this CPU"
+    raise Unsupported(
+        f"--bf16 needs a CPU with avx512_bf16 or amx_bf16, and {whose}"
+        f"{', as far as --cpu-features lets it,' if features else ''} has {has}",
+        hint="leave out --bf16; every CPU can run the network that optimize --int8 makes",
+    )
+
+
+def with_bfloat16_unit(target: Target, features: str = "") -> Target:
+    """The same target, with the instructions for bfloat16 that its CPU has."""
+    unit = bfloat16_unit(target.host, features)
+    attributes = [*target.tvm.get("mattr", []), *unit.attributes]
+    return replace(target, bfloat16=unit.name, tvm={**target.tvm, "mattr": attributes})
 
 
 def on(host: str, features: str = "") -> Target:

@@ -222,6 +222,8 @@ def bundle_precision(bundle: Bundle) -> str:
 
     A type that only constants have is one of weights.
     """
+    if bundle.manifest.precision:
+        return bundle.manifest.precision
     inside = {index for x in bundle.plan.launches if x.stage == "network" for index in x.arguments}
     tensors = [bundle.plan.tensors[index] for index in sorted(inside)]
     told = []

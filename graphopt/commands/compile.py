@@ -53,11 +53,11 @@ def compile(
     if format is Format.bundle:
         _compile_bundle(model, output or model.with_suffix(".graphopt"), options, json)
         return
-    halves = options.fp16 or options.fp16_arithmetic or options.calib
-    if halves or options.require_full_gpu or options.on_fail == "warn":
+    low = options.fp16 or options.fp16_arithmetic or options.bf16 or options.calib
+    if low or options.require_full_gpu or options.on_fail == "warn":
         raise typer.BadParameter(
             "--format tvm is float32 and the network alone: leave out --fp16, "
-            "--fp16-arithmetic, --calib, --require-full-gpu and --on-fail"
+            "--fp16-arithmetic, --bf16, --calib, --require-full-gpu and --on-fail"
         )
     _compile_library(model, output or model.with_suffix(".so"), options, json)
 
@@ -82,6 +82,7 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
     if shared.put_json(json, facts):
         return
     precision = ", half precision" if options.fp16 or options.fp16_arithmetic else ""
+    precision = ", bfloat16" if options.bf16 else precision
     of_host = f" on {options.host}" if options.host else ""
     say(
         f"{output}: target {options.target}{of_host}{precision}, "

@@ -20,14 +20,16 @@ from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_features, check_name
-from graphopt.compiler.comparison import (
-    STORED_TOLERANCE,
-    agreement_with_onnxruntime,
-    check_decoder,
-    disagreement,
-)
+from graphopt.compiler.comparison import check_decoder, disagreement
 from graphopt.compiler.options import IMAGES, CompileOptions
 from graphopt.compiler.people import check_people
+from graphopt.compiler.precision import (
+    agreement_of,
+    check_precision,
+    in_halves,
+    remedy,
+    shown_photos,
+)
 from graphopt.compiler.prepare import Prepared, prepare_network
 from graphopt.compiler.stages import check_places, places
 from graphopt.compiler.tuning_cache import Tuning, measured_kernels, tuning_for
@@ -51,7 +53,6 @@ from graphopt.runtime.bundle import (
     write_bundle,
 )
 from graphopt.runtime.sample_inputs import sample_feeds
-from graphopt.runtime.steps import is_quantised
 
 if TYPE_CHECKING:
     from graphopt.runtime.runner import BundleRunner
@@ -110,6 +111,7 @@ def compile_model(
     check_name(options.target)
     check_host(options.host)
     check_features(options.target, options.host, options.cpu_features)
+    check_precision(options)
     failures: list[str] = []
     network = prepare_network(
         path,
@@ -157,11 +159,6 @@ def compile_model(
     )
 
 
-def _in_halves(options: CompileOptions) -> bool:
-    """Whether the bundle stores in half precision."""
-    return options.fp16 or options.fp16_arithmetic
-
-
 class _Inputs(NamedTuple):
     """What a bundle is compared with onnxruntime on.
 
@@ -185,16 +182,18 @@ def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str]
         UsageError: photos are given, and there is nothing to be seen in them.
     """
     graph = network.graph
-    steps = is_quantised(graph)
-    if options.calib is not None and not (steps or _in_halves(options)):
+    judged = shown_photos(options, graph)
+    if options.calib is not None and not (judged or in_halves(options)):
         raise UsageError("--calib shows what half precision can hold", hint="add --fp16")
     samples = sample_feeds(graph, {tensor.name: tensor.shape for tensor in graph.inputs})
     alone = [[feeds] for feeds in samples]
-    if not _in_halves(options):
-        if not steps:
+    if not in_halves(options):
+        if not judged:
             return _Inputs(alone, None, ())
         images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
         pictures = images[:COMPARED]
+        if options.bf16 and pictures:  # noise gives maps of little range, which says little of it
+            return _Inputs([pictures], None, remarks, pictures)
         return _Inputs([*alone, *([pictures] if pictures else [])], None, remarks, pictures)
     progress("looking for what half precision cannot hold")
     images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
@@ -213,6 +212,7 @@ def _task(
         "cpu_features": options.cpu_features,
         "measured": measured_kernels(tuning),
         "half_arithmetic": options.fp16_arithmetic,
+        "bfloat16": options.bf16,
     }
     if network.pose is not None:
         task |= {"pose": network.pose.to_plain(), "side": options.max_photo}
@@ -268,6 +268,7 @@ def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOpti
         macs=sum(launch.macs for launch in plan.launches),
         runs=runs,
         files={},
+        precision="bfloat16" if options.bf16 else "",
     )
     return _Made(manifest, plan, files, tuple(description["kept"]))
 
@@ -291,14 +292,11 @@ def _compared(
     Raises:
         CheckFailed: it differs too much.
     """
-    halves = _in_halves(options)
     got = [[engine.run(feeds) for feeds in together] for together in inputs.together]
-    limit = STORED_TOLERANCE if halves else None
-    found = agreement_with_onnxruntime(graph, inputs.together, got, limit)
+    found = agreement_of(options, graph, inputs.together, got)
     if found.excess is not None:
         failure = disagreement("bundle", found, overrulable=True)
-        if halves:
-            failure.hint = "show it photos with --calib, or compile it without --fp16"
+        failure.hint = remedy(options) or failure.hint
         if options.on_fail == "stop" or not found.difference <= APPROXIMATE_LIMIT:
             raise failure
         failures.append(failure.message)

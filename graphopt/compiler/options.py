@@ -53,7 +53,7 @@ class CompileOptions:
         str,
         Option(
             "What kernels may use of its CPU, as /proc/cpuinfo names it: i8mm, asimddp; "
-            "avx512_vnni, avx2. If left out: all of this CPU; of another, what all have.",
+            "avx512_vnni, amx_bf16, avx2. If left out: all of this CPU; of another, what all have.",
             Panel.TARGET,
             "LIST",
         ),
@@ -75,11 +75,18 @@ class CompileOptions:
         bool,
         Option("Compute in half precision too, on a GPU that can (cl_khr_fp16).", Panel.TARGET),
     ] = False
+    bf16: Annotated[
+        bool,
+        Option(
+            "Compute in bfloat16, with float32 sums, on a CPU that can (avx512_bf16, amx_bf16).",
+            Panel.TARGET,
+        ),
+    ] = False
     calib: Annotated[
         Path | None,
         Option(
-            "Photos that show what half precision cannot hold, and people to a quantised network; "
-            "made-up images if left out.",
+            "Photos that show what half precision cannot hold, and people to a quantised or "
+            "bfloat16 network; made-up images if left out.",
             Panel.PHOTOS,
             "DIR",
         ),

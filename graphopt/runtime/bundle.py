@@ -190,6 +190,8 @@ class Manifest(Record):
     files: dict[str, File]
     comparison: Comparison | None = None
     """None where the bundle could not be run when it was made, and in older ones."""
+    precision: str = ""
+    """`bfloat16` where its convolutions multiply in it; its tensors are uint16, the bits."""
 
 
 @dataclass(frozen=True)

@@ -177,15 +177,17 @@ def test_a_bundles_precision_is_that_of_its_tensors() -> None:
     places = (0, -1, -1, 0, 0)
     tensors = tuple(Tensor((1,), k, place) for k, place in zip(kinds, places, strict=True))
 
-    def told(*arguments: int) -> str:
+    def told(*arguments: int, precision: str = "") -> str:
         launches = (Launch("k", arguments, "l"), Launch("p", (3,), "p", stage="prepare"))
         plan = Plan(tensors=tensors, launches=launches)
-        return bundle_precision(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
+        manifest = SimpleNamespace(precision=precision)
+        return bundle_precision(SimpleNamespace(plan=plan, manifest=manifest))  # type: ignore[arg-type]
 
     assert told(0) == "float32"
     assert told(0, 1) == "int8 weights"
     assert told(0, 1, 3) == "int8"
     assert told(0, 2, 4) == "bfloat16, float16 weights"
+    assert told(0, precision="bfloat16") == "bfloat16"
 
 
 def test_lower_precision_is_judged_by_people(bundle: Path) -> None:

@@ -30,6 +30,7 @@ from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
 from graphopt.runtime.bundle import FORMAT, sha256
+from graphopt.runtime.cpu import cpu_features
 
 ROOT = Path(__file__).resolve().parents[3]
 DEVICE = ROOT / "codegen" / "device"
@@ -136,6 +137,22 @@ def test_people_are_those_of_python(
     wanted = expected(path, photo)
     assert wanted["people"] or min(size) <= 300
     assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
+
+
+@pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="this CPU has no avx512_bf16")
+def test_bfloat16_people_are_those_of_python(
+    runner: Path, bundle: Bundles, pictures: Pictures
+) -> None:
+    photo, path = pictures(640, 360), bundle("cpu", bf16=True)
+    wanted = expected(path, photo)
+    assert wanted["people"]
+    assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
+    # And they are where float32 sees them, within a fraction of a map's pixel.
+    known = expected(bundle("cpu"), photo)
+    assert len(known["people"]) == len(wanted["people"])
+    for a, b in zip(known["people"], wanted["people"], strict=True):
+        shift = np.abs(np.subtract(a["keypoints"], b["keypoints"])[:, :2])
+        assert np.median(shift) < 1
 
 
 @pytest.mark.parametrize("target", TARGETS)
