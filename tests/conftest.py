@@ -20,7 +20,14 @@ from graphopt.ir.checks import runtime_accepts
 
 # They lie in tests/fixtures.
 pytest_plugins = [
-    *("command_line", "compile_once", "demo_bundles", "required_parts", "small_networks")
+    *(
+        "command_line",
+        "compile_once",
+        "demo_bundles",
+        "intel_opencl",
+        "required_parts",
+        "small_networks",
+    )
 ]
 
 os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
