@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.block_structure import BLOCKS, Block
+from graphopt.ir.convolution import stored_weight
 from graphopt.ir.graph import constant_of, is_graph_output, is_standard, label
 from graphopt.ir.identity import IdentitySet
 from graphopt.ir.packing import OLDEST_OPSET, Packed, insert, pack
@@ -40,7 +41,8 @@ class PackWeights(Pass[Weight]):
         model-local function of standard operators, which onnxruntime computes once, when it loads
         the file; its doc string has the format byte by byte. The block is one of those of
         `prune-blocks`, or all of a kernel position, whichever takes fewest bytes. `graphopt unpack`
-        gives the dense file back; every graphopt command reads both.
+        gives the dense file back; every graphopt command reads both. Weights that are quantised to
+        int8 stay int8, in front of their DequantizeLinear.
 
     Numerics:
         values=float32 is exact. values=float16 is approximate: it rounds weights by up to 5e-4 of
@@ -74,7 +76,7 @@ class PackWeights(Pass[Weight]):
         for node in list(graph.nodes):
             if not is_standard(node, "Conv", "ConvTranspose"):
                 continue
-            tensor = node.inputs[1]
+            tensor = stored_weight(node)
             weight = constant_of(tensor)
             if (
                 not isinstance(tensor, gs.Constant)
@@ -84,15 +86,17 @@ class PackWeights(Pass[Weight]):
             ):
                 continue
             seen.add(tensor)
-            if weight.dtype != np.float32 or weight.ndim != 4 or weight.size < SMALL:
+            whole = weight.dtype == np.int8
+            if not (whole or weight.dtype == np.float32):
+                continue
+            if weight.ndim != 4 or weight.size < SMALL:
                 continue
             if graph.opset < OLDEST_OPSET:
                 reason = f"opset {graph.opset} is below {OLDEST_OPSET}, which the format needs"
                 yield Skip(label(node), reason)
                 continue
-            numbers = np.asarray(weight, np.float32)
-            dtype = np.float16 if self.values == "float16" else np.float32
-            if abs(weight).max() > np.finfo(dtype).max:
+            numbers, dtype = np.asarray(weight), np.int8 if whole else np.dtype(self.values).type
+            if not whole and abs(numbers).max() > np.finfo(dtype).max:
                 yield Skip(label(node), f"a weight of {abs(weight).max():.0e} is no {self.values}")
                 continue
             blocks = (*BLOCKS.values(), Block(*weight.shape[:2]))

@@ -19,8 +19,8 @@ import onnx_graphsurgeon as gs
 from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.arrays import Dim
 from graphopt.ir.block_structure import FINEST, density
-from graphopt.ir.convolution import Convolution
-from graphopt.ir.graph import is_standard, label
+from graphopt.ir.convolution import stored_weight
+from graphopt.ir.graph import constant_of, is_standard, label
 from graphopt.ir.operators import Kind, operator_of
 from graphopt.ir.records import HIDDEN, Record
 from graphopt.ir.shape_inference import infer_shapes
@@ -138,10 +138,12 @@ def kept_part(node: gs.Node) -> float:
 
     A weight of nothing but zeros stands for one that is not known.
     """
-    spec = Convolution.of(node)
-    if spec is None or spec.op != "Conv" or spec.group > 1 or len(spec.kernel) != 2:
+    if not is_standard(node, "Conv") or node.attrs.get("group", 1) > 1:
         return 1.0
-    return density(spec.weight.astype(np.float32, copy=False), FINEST) if spec.weight.any() else 1.0
+    weight = constant_of(stored_weight(node))
+    if weight is None or weight.ndim != 4 or not weight.any():
+        return 1.0
+    return density(weight, FINEST)
 
 
 def _product(*dims: Dim) -> int | None:

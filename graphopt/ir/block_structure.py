@@ -33,6 +33,8 @@ class Block(NamedTuple):
         return -(-filters // self.filters), -(-channels // self.channels), height, width
 
 
+Precision = Literal["float32", "int8"]
+"""What weights are stored in."""
 BlockName = Literal["8x4", "4x4", "16x4", "16x1", "8x1"]
 """Filters x channels, as options and files write it."""
 BLOCKS: Mapping[BlockName, Block] = {
@@ -42,10 +44,11 @@ BLOCKS: Mapping[BlockName, Block] = {
     "16x1": Block(16, 1),
     "8x1": Block(8, 1),
 }
-MEASURED: BlockName = "16x1"
-"""The extent whose effect is measured before it is decided what goes. Of a 1x1 layer of Lightweight
-OpenPose pruned by half the rest is off by 0.33 with 16x1, 0.30 with 8x1, 0.38 with 4x4, 0.40 with
-8x4; 16 filters fill vectors."""
+MEASURED: Mapping[Precision, BlockName] = {"float32": "16x1", "int8": "16x4"}
+"""The extent whose effect is measured before it is decided what goes, by what weights are stored in
+at last. Of a 1x1 layer of Lightweight OpenPose pruned by half the rest is off by 0.33 with 16x1,
+0.30 with 8x1, 0.38 with 4x4, 0.40 with 8x4; 16 filters fill vectors. Instructions for bytes
+multiply four channels at once, which are there or not together."""
 FINEST = Block(4, 1)
 """Divides every block: what is zero in a block of any extent is zero in these, too."""
 BY_CHANCE = 0.02

@@ -90,6 +90,15 @@ class Convolution:
         )
 
 
+def stored_weight(node: gs.Node) -> gs.Tensor:
+    """A convolution's weight as it is stored: the whole numbers of one that is quantised."""
+    weight = node.inputs[1]
+    maker = weight.inputs[0] if weight.inputs else None
+    if maker is None or not is_standard(maker, "DequantizeLinear"):
+        return weight
+    return maker.inputs[0]
+
+
 def why_unknown(node: gs.Node) -> str:
     """Why a layer's weight or bias is not known: the skip of passes that would change it."""
     quantised = has_quantised_weight(node)

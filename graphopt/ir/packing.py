@@ -33,8 +33,8 @@ The weight is cut into blocks of F filters x C channels, at each of the kh * kw 
 kernel; the last ones are filled with zeros. Blocks are numbered in the order (filters, channels,
 row, column). Those that hold anything but zeros are kept, in that order.
 
-values: [kept, F, C], float16 or float32. Little-endian, block after block; in a block filter after
-    filter. Number (b, f, c) is at byte size * ((b * F + f) * C + c), size 2 or 4.
+values: [kept, F, C], float16, float32 or int8. Little-endian, block after block; in a block filter
+    after filter. Number (b, f, c) is at byte size * ((b * F + f) * C + c), size 2, 4 or 1.
 gaps: [kept], uint8, uint16 or uint32, the smallest type that holds all. The first is the number of
     the first block that is kept, each other how much further the next one is. Number b is at byte
     size * b, size 1, 2 or 4.
@@ -42,7 +42,7 @@ grid: O', I', kh, kw, F, C; with O' = ceil(O / F) and I' = ceil(I / C).
 table: O' * I' * kh * kw, F, C.
 padded: O' * F, I' * C, kh, kw.
 ends: O, I.
-weight: [O, I, kh, kw], float32."""
+weight: [O, I, kh, kw], float32; where values are int8, a Cast behind it gives int8 again."""
 
 BODY = """
     number = Cast<to=7>(gaps)
@@ -70,12 +70,12 @@ class Packed(NamedTuple):
     """A packed weight.
 
     Args:
-        values: (kept, F, C), float16 or float32.
+        values: (kept, F, C), float16, float32 or int8.
         gaps: (kept,), how much further each kept block is than the one before.
         shape: of the weight, (O, I, kh, kw).
     """
 
-    values: NDArray[np.floating]
+    values: NDArray[np.floating | np.int8]
     gaps: NDArray[np.unsignedinteger]
     shape: tuple[int, ...]
 
@@ -101,7 +101,7 @@ class Packed(NamedTuple):
         }
 
 
-def pack(weight: Array, block: Block, dtype: type[np.floating]) -> Packed:
+def pack(weight: Array, block: Block, dtype: type[np.floating | np.int8]) -> Packed:
     """Keep what is not zero of a weight (O, I, kh, kw)."""
     mask = kept_mask(weight, block)
     o, i, kh, kw = mask.shape
@@ -118,9 +118,10 @@ def pack(weight: Array, block: Block, dtype: type[np.floating]) -> Packed:
 
 
 def unpack(packed: Packed) -> Array:
-    """The weight (O, I, kh, kw)."""
+    """The weight (O, I, kh, kw), int8 if its values are, or else float32."""
     o, i, kh, kw, f, c = packed.grid
-    blocks = np.zeros((o * i * kh * kw, f, c), np.float32)
+    whole = packed.values.dtype == np.int8
+    blocks = np.zeros((o * i * kh * kw, f, c), np.int8 if whole else np.float32)
     blocks[np.cumsum(packed.gaps.astype(np.int64))] = packed.values
     joined = blocks.reshape(packed.grid).transpose(0, 4, 1, 5, 2, 3).reshape(o * f, i * c, kh, kw)
     return np.ascontiguousarray(joined[: packed.shape[0], : packed.shape[1]])
@@ -138,10 +139,15 @@ def insert(graph: gs.Graph, weight: gs.Constant, packed: Packed) -> None:
         constant(graph, f"{weight.name}.{name}", values)
         for name, values in [("values", packed.values), ("gaps", packed.gaps)]
     ]
-    expanded = gs.Variable(weight.name, np.float32, packed.shape)
+    expanded = gs.Variable(weight.name, weight.dtype, packed.shape)
     for node, index in readers:
         node.inputs[index] = expanded
-    emit(graph, NAME, *arrays, out=expanded, domain=DOMAIN, **packed.attributes())
+    whole = packed.values.dtype == np.int8
+    out = f"{weight.name}.expanded" if whole else expanded
+    made = emit(graph, NAME, *arrays, out=out, domain=DOMAIN, **packed.attributes())
+    if whole:
+        made.dtype, made.shape = np.dtype(np.float32), packed.shape
+        emit(graph, "Cast", made, out=expanded, to=onnx.TensorProto.INT8)
     if not any(made.domain == DOMAIN for made in graph.functions):
         importer = gs.importers.onnx_importer.OnnxImporter
         graph.functions.append(importer.import_function(_function(graph.opset)))
@@ -168,7 +174,12 @@ def expand_all(graph: gs.Graph) -> None:
         values, gaps = (tensor.values for tensor in node.inputs if isinstance(tensor, gs.Constant))
         (weight,) = node.outputs
         shape = (*node.attrs["ends"], *node.attrs["grid"][2:4])
-        remove_nodes(graph, [node])
+        done = [node]
+        if values.dtype == np.int8:
+            (cast,) = weight.outputs
+            (weight,) = cast.outputs
+            done.append(cast)
+        remove_nodes(graph, done)
         weight.to_constant(unpack(Packed(values, gaps, shape)))
     graph.functions = [made for made in graph.functions if made.domain != DOMAIN]
     graph.import_domains = [o for o in graph.import_domains if o.domain != DOMAIN]

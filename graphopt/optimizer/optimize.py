@@ -13,6 +13,7 @@ from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import resumable
+from graphopt.ir.block_structure import MEASURED
 from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.graph import static_shape
 from graphopt.ir.input_shapes import parse_input_shapes
@@ -146,6 +147,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
             plan=output.with_name(f"{output.stem}.plan.json"),
             measured=None if measured is None else read_sensitivity(measured),
             tell=remarks.append,
+            block=MEASURED["int8" if options.int8 else "float32"],
         )
         repair = _passes("reconstruct{masks=choose}", known, options.skip_passes)
         extra = [pruning, *repair, *extra]

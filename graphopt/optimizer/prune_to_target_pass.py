@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from graphopt.analysis.latency.device import Device
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
-from graphopt.ir.block_structure import MEASURED
+from graphopt.ir.block_structure import MEASURED, BlockName
 from graphopt.ir.files import replacing
 from graphopt.optimizer.pass_contract import (
     AnyPass,
@@ -51,6 +51,8 @@ class PruneToTarget(PreparedPass[Any, Any]):
     """The layers' sensitivity, where it is known already."""
     tell: Callable[[str], None]
     """Called with what was allocated."""
+    block: BlockName = MEASURED["float32"]
+    """The extent of what goes at once, where the sensitivity is not known already."""
 
     def __str__(self) -> str:
         return str(self._by_plan)
@@ -66,7 +68,7 @@ class PruneToTarget(PreparedPass[Any, Any]):
 
     def prepare(self, graph: gs.Graph, context: Context) -> Any:
         assert context.calibration is not None  # `needs_images`
-        measured = self.measured or _measured(graph, context.calibration, context)
+        measured = self.measured or _measured(graph, context.calibration, context, self.block)
         found = allocate(
             graph,
             interpolated(measured),
@@ -85,15 +87,17 @@ class PruneToTarget(PreparedPass[Any, Any]):
         return self._by_plan.rewrite(graph, site)
 
 
-def _measured(graph: gs.Graph, calibration: Calibration, context: Context) -> Sensitivity:
+def _measured(
+    graph: gs.Graph, calibration: Calibration, context: Context, block: BlockName
+) -> Sensitivity:
     """The sensitivity, or what an interrupted run kept of it."""
     kept = None
     if context.work:
-        kept = place(context.work, fingerprint([graph], calibration, [MEASURED]), SENSITIVITY)
+        kept = place(context.work, fingerprint([graph], calibration, [block]), SENSITIVITY)
         if kept.exists():
             return read_sensitivity(kept)
     found = sensitivity(
-        graph, calibration, block=MEASURED, work=context.work, progress=context.progress
+        graph, calibration, block=block, work=context.work, progress=context.progress
     )
     if kept:
         with replacing(kept) as fresh:

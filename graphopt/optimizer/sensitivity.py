@@ -120,7 +120,7 @@ def sensitivity(
     calibration: Calibration,
     *,
     ratios: Sequence[float] = RATIOS,
-    block: BlockName = MEASURED,
+    block: BlockName = MEASURED["float32"],
     seed: int = 0,
     work: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
+from graphopt.analysis.cost import cost_of
 from graphopt.cli import app
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.block_structure import Block, expand
@@ -121,6 +122,56 @@ def test_a_file_is_hardly_larger_than_its_values(
     save_model(packed, tmp_path / "packed.onnx")
     alone = np.count_nonzero(weight) * np.dtype(values).itemsize
     assert alone < (tmp_path / "packed.onnx").stat().st_size < 1.08 * alone
+
+
+def as_bytes(network: Network) -> gs.Graph:
+    """A pruned layer of whole numbers."""
+    weight = np.rint(40 * punched(64, 64, 3, 3, block=Block(16, 4))).astype(np.int8)
+    return network(
+        "float[1,64,9,11] x",
+        "float[1,64,9,11] y",
+        """q = QuantizeLinear(x, s, z)
+            d = DequantizeLinear(q, s, z)
+            w = DequantizeLinear<axis=0>(v, t, n)
+            y = Conv<pads=[1,1,1,1]>(d, w)""",
+        v=weight,
+        s=np.float32(0.02),
+        z=np.uint8(128),
+        t=np.geomspace(0.001, 0.01, 64).astype(np.float32),
+        n=np.zeros(64, np.int8),
+    )
+
+
+def test_whole_numbers_stay_whole(network: Network, rewrite: Rewrite, tmp_path: Path) -> None:
+    graph = as_bytes(network)
+    packed, outcome = rewrite(graph, PackWeights(), tolerance=0)
+    assert [change.node for change in outcome.changes] == ["y"]
+    assert {node.op for node in packed.nodes} >= {NAME, "Cast"}
+    save_model(graph, tmp_path / "dense.onnx")
+    save_model(packed, tmp_path / "packed.onnx")
+    dense, compact = ((tmp_path / f"{name}.onnx").stat().st_size for name in ("dense", "packed"))
+    kept = np.count_nonzero(constant_of(graph.tensors()["v"]))
+    assert kept < compact < 0.7 * dense
+    again = load_model(tmp_path / "packed.onnx")
+    assert [n.op for n in again.nodes] == [n.op for n in graph.nodes]
+    stored = constant_of(again.tensors()["v"])
+    assert stored is not None
+    assert stored.dtype == np.int8
+    np.testing.assert_array_equal(stored, constant_of(graph.tensors()["v"]))
+    assert cost_of(again).kept_macs == cost_of(graph).kept_macs < 0.6 * cost_of(graph).macs
+
+
+def test_onnxruntime_runs_packed_whole_numbers_as_whole_numbers(
+    network: Network, rewrite: Rewrite, tmp_path: Path
+) -> None:
+    packed, _ = rewrite(as_bytes(network), PackWeights())
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    ort.InferenceSession(to_proto(packed).SerializeToString(), options)
+    run = onnx.load(tmp_path / "run.onnx").graph
+    assert "ExpandBlocks" not in {node.op_type for node in run.node}
+    types = {i.data_type for i in run.initializer if list(i.dims) == [64, 64, 3, 3]}
+    assert types == {onnx.TensorProto.INT8}
 
 
 def test_what_it_leaves_alone(network: Network, rewrite: Rewrite) -> None:

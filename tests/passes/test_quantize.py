@@ -22,6 +22,7 @@ from graphopt.fitting.quantization.observe import observe
 from graphopt.fitting.quantization.placement import placement_of
 from graphopt.fitting.quantization.ranges import least_error
 from graphopt.fitting.quantization.rounding import rounded, steps_of, whole_of
+from graphopt.ir.block_structure import BLOCKS, BlockName
 from graphopt.ir.graph import constant_of
 from graphopt.ir.network import Network as Graph
 from graphopt.ir.onnx_io import to_proto
@@ -208,6 +209,37 @@ def test_zeros_stay_zero(net: gs.Graph) -> None:
     whole = numbers(maker(result, "d").inputs[1].inputs[0].inputs[0])
     assert not whole[:, 4:8].any()
     assert whole[:, :4].any(axis=0).all()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("ridge", [1e-2, 1e-6])
+def test_what_was_pruned_stays_pruned(
+    block: BlockName, ridge: float, network: Network, normal: Normal
+) -> None:
+    """Blocks of each extent, in layers behind which channels are scaled, and fitted or not."""
+    graph = network(
+        "float[1,3,24,32] x",
+        "float[1,19,24,32] y",
+        """a = Conv<pads=[1,1,1,1]>(x, w0) r0 = Relu(a)
+           b = Conv<pads=[1,1,1,1]>(r0, w1) r1 = Relu(b)
+           c = Conv<pads=[1,1,1,1], group=40>(r1, w2) r2 = Relu(c)
+           d = Conv(r2, w3) r3 = Relu(d) y = Conv(r3, w4)""",
+        w0=normal(34, 3, 3, 3),
+        w1=normal(40, 34, 3, 3),
+        w2=normal(40, 1, 3, 3),
+        w3=normal(40, 40, 1, 1),
+        w4=normal(19, 40, 1, 1),
+    )
+    pruned = parse_pipeline(f"prune-blocks{{ratio=0.45, block={block}, narrow=1}}")[0]
+    outcome = pruned.run(graph, Context(Graph.of(graph).copy(), images(graph)))
+    assert {change.node for change in outcome.changes} == {"b", "d"}
+    before = {name: numbers(maker(graph, name).inputs[1]) for name in ("b", "d")}
+    result, _ = quantised(graph, f"{{ridge={ridge}}}")
+    for name, weight in before.items():
+        whole = numbers(maker(result, name).inputs[1].inputs[0].inputs[0])
+        assert not whole[weight == 0].any()
+        assert np.count_nonzero(whole) > 0.9 * np.count_nonzero(weight)
+        assert not numbers(maker(result, name).inputs[1].inputs[0].inputs[2]).any()
 
 
 def test_it_is_better_than_the_nearest_numbers() -> None:
