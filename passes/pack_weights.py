@@ -95,8 +95,9 @@ class PackWeights(Pass[Weight]):
                 reason = f"opset {graph.opset} is below {OLDEST_OPSET}, which the format needs"
                 yield Skip(label(node), reason)
                 continue
-            numbers, dtype = np.asarray(weight), np.int8 if whole else np.dtype(self.values).type
-            if not whole and abs(numbers).max() > np.finfo(dtype).max:
+            numbers = np.asarray(weight)
+            dtype = np.int8 if whole else np.dtype(self.values).type
+            if not whole and abs(numbers).max() > np.finfo(self.values).max:
                 yield Skip(label(node), f"a weight of {abs(weight).max():.0e} is no {self.values}")
                 continue
             blocks = (*BLOCKS.values(), Block(*weight.shape[:2]))
