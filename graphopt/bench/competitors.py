@@ -305,8 +305,8 @@ COMPETITORS: Mapping[str, Competitor] = MappingProxyType(
             _open_mnn,
             "python3 -m venv mnn && mnn/bin/pip install MNN numpy && "
             f"export {MNN_PYTHON}=$PWD/mnn/bin/python",
-            left_out="MNN's int8 is left out: it is calibrated by a tool of MNN's own (mnnquant); "
-            "low is its low-precision mode, which takes what the CPU has.",
+            left_out="MNN's int8 is left out: on x86, a network that its tool (mnnquant, 3.6) made "
+            "took as long as float32. low is its low-precision mode, which takes what the CPU has.",
         ),
         "tinygrad": Competitor(
             lambda job: GuestEngine("tinygrad", job, sys.executable),
