@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,14 +18,14 @@ class Host:
     Args:
         triple: as LLVM calls it, and as typed after `--host`.
         emulation: as linkers call its format.
-        vectors: which of `targets.cpu.VECTOR_UNITS` it has.
+        features: what every such CPU has, one of `FEATURES`.
         libraries: what kernels need there, by the names that its loader knows.
         closed: its loader looks for symbols only in what a library says that it needs.
     """
 
     triple: str
     emulation: str
-    vectors: str
+    features: str
     libraries: tuple[str, ...]
     closed: bool = False
 
@@ -38,10 +38,15 @@ HOSTS: Mapping[str, Host] = MappingProxyType(
     {
         host.triple: host
         for host in (
-            Host("aarch64-linux-gnu", "aarch64linux", "neon", ("libm.so.6", "libc.so.6")),
+            Host("aarch64-linux-gnu", "aarch64linux", "asimd", ("libm.so.6", "libc.so.6")),
             Host(
-                "aarch64-linux-android", "aarch64linux", "neon", ("libm.so", "libc.so"), closed=True
+                "aarch64-linux-android",
+                "aarch64linux",
+                "asimd",
+                ("libm.so", "libc.so"),
+                closed=True,
             ),
+            Host("x86_64-linux-gnu", "elf_x86_64", "avx2", ("libm.so.6", "libc.so.6")),
         )
     }
 )
@@ -85,7 +90,50 @@ FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 """For each architecture the features that kernels use, as /proc/cpuinfo names them, each with those
-that no CPU which has it lacks."""
+that no CPU which has it lacks. What makes kernels faster comes later."""
+
+
+FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "x86_64": {
+            "float32": ("avx2", "avx512f"),
+            "bfloat16": ("avx512_bf16", "amx_bf16"),
+            # With AVX-512 alone, bytes by AVX2 are faster than float32.
+            "int8": ("avx2", "avx_vnni", "avx512_vnni", "amx_int8"),
+        },
+        "aarch64": {"float32": ("asimd",), "int8": ("asimd", "asimddp", "i8mm")},
+    }
+)
+"""For each architecture and precision of convolutions, which levels pay."""
+
+
+def family(triple: str, precision: str) -> tuple[str, ...]:
+    """The levels that pay on a machine, see `FAMILIES`; none where it has no such instructions."""
+    return FAMILIES[triple.partition("-")[0]].get(precision, ())
+
+
+def ranked(levels: Sequence[str], triple: str = "") -> list[str]:
+    """Levels in order, the best first; each is names of `FEATURES`, joined by `+`.
+
+    Args:
+        levels: the levels.
+        triple: their machine, one of `HOSTS`; "" is this one.
+
+    Raises:
+        UsageError: there is no feature of a name, or a level twice.
+        Unsupported: this machine lacks one.
+    """
+    known = [*FEATURES.get((triple or this_host()).partition("-")[0], {})]
+    rank = {}
+    for level in levels:
+        names = level.split("+")
+        named_features(",".join(names), triple)
+        rank[level] = sorted((known.index(name) for name in filter(None, names)), reverse=True)
+        if not rank[level]:
+            raise UsageError("a level has no name", hint=f"features: {', '.join(known)}")
+    if len(rank) < len(levels):
+        raise UsageError(f"{', '.join(levels)} names a level twice", hint="leave one out")
+    return sorted(rank, key=lambda level: rank[level], reverse=True)
 
 
 def named_features(text: str, triple: str = "") -> frozenset[str]:
@@ -112,7 +160,8 @@ def named_features(text: str, triple: str = "") -> frozenset[str]:
     lacking = sorted(found - cpu_features()) if not triple else []
     if lacking:
         raise Unsupported(
-            f"this CPU lacks {', '.join(lacking)}", hint="leave it out of --cpu-features"
+            f"this CPU lacks {', '.join(lacking)}",
+            hint="leave it out, or compile for other machines: --host",
         )
     return frozenset(found)
 

@@ -42,7 +42,8 @@ int integer(const Json& json, int64_t least = 0, int64_t most = kMaxInt) {
 }
 
 // One of a bundle's files, if it is the one that its manifest speaks of.
-Memory read_listed(const std::string& folder, const Json& files, const char* name, int64_t most) {
+Memory read_listed(const std::string& folder, const Json& files, const std::string& name,
+                   int64_t most) {
     const Json file = files[name];
     const auto size = static_cast<size_t>(file["bytes"].integer(0, most));
     const std::string path = folder + "/" + name;
@@ -51,6 +52,21 @@ Memory read_listed(const std::string& folder, const Json& files, const char* nam
         throw BadInput(path + " is damaged: not what its manifest says" + kAgain);
     }
     return content;
+}
+
+// Several, one behind the other.
+Memory read_listed(const std::string& folder, const Json& files,
+                   const std::vector<std::string>& names, int64_t most) {
+    if (names.size() == 1) return read_listed(folder, files, names.front(), most);
+    int64_t size = 0;
+    for (const std::string& name : names) size += files[name]["bytes"].integer(0, most - size);
+    Memory all(static_cast<size_t>(size));
+    uint8_t* end = all.data();
+    for (const std::string& name : names) {
+        const Memory one = read_listed(folder, files, name, most);
+        end = std::copy_n(one.data(), one.size(), end);
+    }
+    return all;
 }
 
 std::string_view text_of(const Memory& memory) {
@@ -291,6 +307,32 @@ PoseSpec read_pose(const Json& json) {
     return pose;
 }
 
+// The name of a file in the bundle's folder.
+std::string file_name(const Json& json) {
+    const std::string& name = json.string();
+    if (name.find('/') != std::string::npos) json.wrong("is not the name of a file");
+    return name;
+}
+
+Level read_level(const Json& json) {
+    Level level = {json["name"].string(), read_strings(json["features"]), file_name(json["plan"]),
+                   {}, file_name(json["code"])};
+    for (const Json& name : json["weights"].items()) level.weights.push_back(file_name(name));
+    return level;
+}
+
+// The files that this machine needs.
+Level choose_level(const Json& manifest, const Bundle& bundle) {
+    Level only = bundle.level;
+    only.features = read_strings(manifest["target"]["cpu_features"]);
+    if (!bundle.cpu) only.code = "kernels.cl";
+    std::vector<Level> levels;
+    if (bundle.cpu && manifest.has("levels")) {  // older ones have not
+        for (const Json& item : manifest["levels"].items()) levels.push_back(read_level(item));
+    }
+    return levels.empty() ? only : best_level(levels, bundle.path);
+}
+
 }  // namespace
 
 bool Tensor::is(const char* type, const std::vector<int64_t>& wanted) const {
@@ -317,7 +359,7 @@ Bundle read_bundle(const std::string& path) {
     const Json target = manifest["target"], kind = target["kind"];
     bundle.cpu = kind.string() == "cpu";
     if (!bundle.cpu && kind.string() != "gpu") kind.wrong("is not cpu or gpu");
-    bundle.cpu_features = read_strings(target["cpu_features"]);
+    bundle.level = choose_level(manifest, bundle);
     bundle.extensions = read_strings(target["extensions"]);
 
     const Json files = manifest["files"];
@@ -326,17 +368,17 @@ Bundle read_bundle(const std::string& path) {
                        " does not say what its maps mean (it has no pose.json): compile a "
                        "pose network, or say which skeleton it has (--skeleton)");
     }
-    const Memory plan_text = read_listed(path, files, "plan.json", kMaxText);
+    const Level& level = bundle.level;
+    const Memory plan_text = read_listed(path, files, level.plan, kMaxText);
     const Memory pose_text = read_listed(path, files, "pose.json", kMaxText);
-    bundle.weights = read_listed(path, files, "weights.bin", kMaxMemory);
-    const Memory kernels =
-        read_listed(path, files, bundle.cpu ? "kernels.so" : "kernels.cl", kMaxText);
+    bundle.weights = read_listed(path, files, level.weights, kMaxMemory);
+    const Memory kernels = read_listed(path, files, level.code, kMaxText);
     if (!bundle.cpu) bundle.source = text_of(kernels);
 
     const JsonValue pose = parse_json(text_of(pose_text), path + "/pose.json");
     bundle.pose = read_pose(Json(pose, path + "/pose.json:"));
-    const JsonValue plan = parse_json(text_of(plan_text), path + "/plan.json");
-    const Json plan_json(plan, path + "/plan.json:");
+    const JsonValue plan = parse_json(text_of(plan_text), path + "/" + level.plan);
+    const Json plan_json(plan, path + "/" + level.plan + ":");
     bundle.plan = PlanReader(plan_json, bundle).read();
     return bundle;
 }

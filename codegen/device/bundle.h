@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "levels.h"
 #include "memory.h"
 
 namespace graphopt {
@@ -85,13 +86,14 @@ struct PoseSpec {
 struct Bundle {
     std::string path;
     bool cpu = false;
-    std::vector<std::string> cpu_features, extensions;
+    Level level = {"", {}, "plan.json", {"weights.bin"}, "kernels.so"};  // the chosen one
+    std::vector<std::string> extensions;
     Plan plan;
     PoseSpec pose;
     Memory weights;
     std::string source;  // OpenCL C; empty for a cpu bundle
 
-    std::string library() const { return path + "/kernels.so"; }
+    std::string library() const { return path + "/" + level.code; }
 };
 
 // BadInput: says what is wrong, and what to do.

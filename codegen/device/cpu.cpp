@@ -2,18 +2,12 @@
 // (graphopt/runtime/runner.py, CpuRunner), without TVM's runtime: what they need of it is here.
 
 #include <dlfcn.h>
-#include <sys/auxv.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <set>
-#include <sstream>
 
 #include "backend.h"
 #include "denormals.h"
+#include "levels.h"
 #include "thread_pool.h"
 #include "tvm_abi.h"
 
@@ -84,51 +78,6 @@ int parallel_launch(TVMParallelLambda body, void* data, int tasks) {
     return good ? 0 : -1;
 }
 
-#if defined(__aarch64__)
-// The bits of AT_HWCAP, as /proc/cpuinfo calls them (Linux, arch/arm64/kernel/cpuinfo.c). Emulators
-// show the file of the machine that they run on.
-constexpr const char* kFeatures[] = {
-    "fp",      "asimd", "evtstrm", "aes",   "pmull",    "sha1",   "sha2", "crc32",
-    "atomics", "fphp",  "asimdhp", "cpuid", "asimdrdm", "jscvt",  "fcma", "lrcpc",
-    "dcpop",   "sha3",  "sm3",     "sm4",   "asimddp",  "sha512", "sve",  "asimdfhm",
-    "dit",     "uscat", "ilrcpc",  "flagm", "ssbs",     "sb",     "paca", "pacg",
-};
-constexpr unsigned long kInt8MatrixProducts = 1ul << 13;  // i8mm, a bit of AT_HWCAP2
-
-std::set<std::string> cpu_features() {
-    std::set<std::string> features;
-    const unsigned long have = getauxval(AT_HWCAP);
-    for (size_t bit = 0; bit < std::size(kFeatures); ++bit) {
-        if ((have >> bit & 1) != 0) features.insert(kFeatures[bit]);
-    }
-    if ((getauxval(AT_HWCAP2) & kInt8MatrixProducts) != 0) features.insert("i8mm");
-    return features;
-}
-#else
-std::set<std::string> cpu_features() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-        if (line.rfind("flags", 0) != 0) continue;
-        std::istringstream words(line.substr(line.find(':') + 1));
-        return {std::istream_iterator<std::string>(words), {}};
-    }
-    return {};
-}
-#endif
-
-// Linux saves AMX's tile registers for processes that asked for them, and for the threads that they
-// start from then on (Documentation/arch/x86/xstate.rst). Only x86 has such a feature.
-void permit_tiles(const Bundle& bundle) {
-#if defined(__x86_64__)
-    constexpr long kRequestPermission = 0x1023, kTileData = 18;
-    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
-        throw Unsupported(bundle.path + " needs the CPU's AMX, of which this system gives no use");
-    }
-#else
-    (void)bundle;
-#endif
-}
-
 // A shared library of kernels.
 class Library {
 public:
@@ -192,6 +141,7 @@ class CpuBackend : public Backend {
 public:
     CpuBackend(Bundle& bundle, int threads)
         : plan_(bundle.plan),
+          level_(bundle.level.name),
           library_(library_of(bundle)),
           weights_(std::move(bundle.weights)),
           pool_(threads) {
@@ -211,7 +161,7 @@ public:
         }
     }
 
-    std::string device() const override { return "cpu"; }
+    std::string device() const override { return level_.empty() ? "cpu" : "cpu, " + level_; }
 
     void write(int tensor, size_t, const std::function<void(void*)>& fill) override {
         fill(data(tensor));
@@ -247,12 +197,15 @@ private:
     // Where the kernels are, if this CPU can run them.
     static std::string library_of(const Bundle& bundle) {
         const std::set<std::string> have = cpu_features();
-        for (const std::string& feature : bundle.cpu_features) {
+        for (const std::string& feature : bundle.level.features) {
             if (have.count(feature) == 0) {
                 throw Unsupported(bundle.path + " was compiled for a CPU with " + feature +
                                   ", which this one lacks; compile it for this one");
             }
-            if (feature == "amx_tile") permit_tiles(bundle);
+            if (feature == "amx_tile" && !permit_tiles()) {
+                throw Unsupported(bundle.path +
+                                  " needs the CPU's AMX, of which this system gives no use");
+            }
         }
         return bundle.library();
     }
@@ -269,6 +222,7 @@ private:
     void* data(int tensor) const { return views_[static_cast<size_t>(tensor)]->view.data; }
 
     const Plan& plan_;
+    const std::string level_;
     Library library_;
     Memory weights_;
     std::vector<Memory> arenas_, own_;

@@ -16,17 +16,22 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import onnx
 
+from graphopt.codegen.hosts import named_features
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.skeleton import load_skeleton
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Model
+
+if TYPE_CHECKING:
+    from graphopt.codegen.jobs.compile_network import Compiled
+    from graphopt.codegen.targets import Target
 
 
 def main(job_path: Path, pipe: int) -> int:
@@ -68,22 +73,60 @@ def _follow(job_path: Path, events: TextIO) -> int:
 
 
 def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
-    """Write plan.json, weights.bin, the kernels' file, and what they are to description.json."""
+    """Write what was made, and what it is to description.json.
+
+    A folder for each level (one where the job names none) has plan.json, weights.bin and the
+    kernels' file. Of levels that came to the same kernels there is one, that which needs least.
+    """
     import tvm
 
-    from graphopt.codegen.jobs.compile_network import compile_network
-    from graphopt.codegen.jobs.tuning_candidates import as_choices
     from graphopt.codegen.linking import machine_code
     from graphopt.codegen.targets import load_target, with_bfloat16, with_half_arithmetic
 
-    target = load_target(job["target"], job["host"], job["cpu_features"])
-    if job["half_arithmetic"]:
-        target = with_half_arithmetic(target)
-    if job["bfloat16"]:
-        target = with_bfloat16(target, job["cpu_features"])
+    made: dict[tuple[object, ...], dict[str, Any]] = {}
+    equal: dict[str, str] = {}
+    levels: list[str] = job["levels"]
+    for number, level in enumerate(levels or [""]):
+        features = level.replace("+", ",") or job["cpu_features"]
+        target = load_target(job["target"], job["host"], features)
+        if job["half_arithmetic"]:
+            target = with_half_arithmetic(target)
+        if job["bfloat16"]:
+            target = with_bfloat16(target, features)
+
+        def tell(phase: str, detail: str = "", level: str = level) -> None:
+            progress(f"{level}: {phase}" if level else phase, detail)
+
+        result = _compiled(job, target, tell)
+        same = (target.lanes, *result.features)
+        if same in made:
+            equal[made.pop(same)["name"]] = level
+        place = folder / f"level-{number}"
+        place.mkdir()
+        (place / "plan.json").write_text(result.plan.to_json(), encoding="utf-8")
+        (place / "weights.bin").write_bytes(result.weights)
+        (place / result.code_file).write_bytes(result.code)
+        # What LLVM makes of other kernels may use all that it was told of.
+        needed = sorted(named_features(features, job["host"])) if level else result.features
+        made[same] = {
+            "name": level,
+            "folder": place.name,
+            "code_file": result.code_file,
+            "kept": result.kept,
+            "target": machine_code.description(target, needed).to_plain(),
+        }
+    description = {"tvm": tvm.__version__, "levels": [*made.values()], "equal": equal}
+    (folder / "description.json").write_text(json.dumps(description))
+
+
+def _compiled(job: dict[str, Any], target: Target, progress: Progress) -> Compiled:
+    """The job's network, compiled for a target."""
+    from graphopt.codegen.jobs.compile_network import compile_network
+    from graphopt.codegen.jobs.tuning_candidates import as_choices
+
     measured = as_choices({k: Tuned.from_plain(t) for k, t in job["measured"].items()})
     pose, limits = job.get("pose"), job.get("limits")
-    result = compile_network(
+    return compile_network(
         _model(job),
         target,
         measured,
@@ -93,16 +136,6 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         side=job.get("side", 0),
         limits=None if limits is None else DecodeOptions(**limits),
     )
-    (folder / "plan.json").write_text(result.plan.to_json(), encoding="utf-8")
-    (folder / "weights.bin").write_bytes(result.weights)
-    (folder / result.code_file).write_bytes(result.code)
-    description = {
-        "tvm": tvm.__version__,
-        "code_file": result.code_file,
-        "kept": result.kept,
-        "target": machine_code.description(target, result.features).to_plain(),
-    }
-    (folder / "description.json").write_text(json.dumps(description))
 
 
 def _library(job: dict[str, Any], folder: Path, progress: Progress) -> None:

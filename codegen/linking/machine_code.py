@@ -102,7 +102,7 @@ def description(target: Target, features: Sequence[str] = ()) -> bundle.BundleTa
         name=target.name,
         kind=target.kind,
         host=(target.host or this_host()) if target.kind == "cpu" else "",
-        cpu_features=(*target.cpu_features, *features),
+        cpu_features=tuple(dict.fromkeys((*target.cpu_features, *features))),
         extensions=target.extensions,
         description=str(tvm.target.Target(target.tvm)),
     )

@@ -21,6 +21,7 @@ class VectorUnit(NamedTuple):
         registers: how many there are for a register tile.
         filter_blocks: most blocks of filters in a register tile.
         least: what LLVM calls the CPU of all that have them.
+        attributes: what LLVM must be told beside that.
     """
 
     features: tuple[str, ...]
@@ -28,13 +29,17 @@ class VectorUnit(NamedTuple):
     registers: int
     filter_blocks: int
     least: str
+    attributes: tuple[str, ...] = ()
 
 
 VECTOR_UNITS = {
-    "avx512": VectorUnit(("avx512f", "avx512dq", "avx512vl"), 16, 32, 4, "x86-64-v4"),
+    # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
+    "avx512": VectorUnit(
+        ("avx512f", "avx512dq", "avx512vl"), 16, 32, 4, "x86-64-v4", ("-prefer-256-bit",)
+    ),
     "avx2": VectorUnit(("avx2", "fma"), 8, 16, 3, "x86-64-v3"),
     # Two registers fewer than there are, since no operand may stay in memory.
-    "neon": VectorUnit(("asimd",), 4, 30, 4, "generic"),
+    "neon": VectorUnit(("asimd",), 4, 30, 4, "generic", ("+neon",)),
 }
 """Widest first."""
 
@@ -74,10 +79,7 @@ def make(features: str = "") -> Target:
             hint="compile with --target opencl",
         )
     cpu = unit.least if features else codegen.llvm_get_system_cpu()
-    tvm: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
-    if unit is VECTOR_UNITS["avx512"]:
-        # Some AVX-512 CPUs make LLVM prefer 256-bit registers; our tiles count on 512.
-        tvm["mattr"] = ["-prefer-256-bit"]
+    tvm = {"kind": "llvm", "mcpu": cpu, "mattr": [*unit.attributes]}
     return with_integer_units(describe(unit, tvm), have)
 
 
@@ -198,7 +200,7 @@ def on(host: str, features: str = "") -> Target:
     Raises:
         UsageError: no feature has such a name.
     """
-    unit = VECTOR_UNITS[HOSTS[host].vectors]
-    target = describe(unit, {"kind": "llvm", "mtriple": host, "mattr": ["+neon"]})
-    have = named_features(features, host).union(unit.features)
-    return replace(with_integer_units(target, have), host=host)
+    have = named_features(features, host) | named_features(HOSTS[host].features, host)
+    unit = next(u for u in VECTOR_UNITS.values() if have >= set(u.features))
+    tvm = {"kind": "llvm", "mtriple": host, "mcpu": unit.least, "mattr": [*unit.attributes]}
+    return replace(with_integer_units(describe(unit, tvm), have), host=host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.text import Text
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.ir.records import Record
-from graphopt.runtime.bundle import Place, Stage, read_bundle
+from graphopt.runtime.bundle import Manifest, Place, Stage, read_bundle
+from graphopt.runtime.levels import Level
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
@@ -31,6 +33,19 @@ class PlacedStep(Record):
 
 
 @dataclass(frozen=True)
+class PlacedLevel(Record):
+    """Kernels for one kind of CPU: what it must have, and the bytes that they and their data take.
+
+    `shared_bytes` are those among them that other levels use as well.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    bytes: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
 class DevicePlacement(Record):
     """A bundle's steps in order."""
 
@@ -40,6 +55,9 @@ class DevicePlacement(Record):
     """The machine that CPU kernels were compiled for; "" is any."""
     inputs: dict[str, tuple[int, ...]]
     steps: tuple[PlacedStep, ...]
+    """Of the best level, where there are several."""
+    levels: tuple[PlacedLevel, ...] = ()
+    """Of a bundle for several kinds of CPUs, the best first."""
 
     def __rich__(self) -> RenderableType:
         """Steps, and how many run where."""
@@ -60,7 +78,17 @@ class DevicePlacement(Record):
         counts = ", ".join(f"{where.count(place)} on {place}" for place in sorted(set(where)))
         host = f" of {self.host}" if self.host else ""
         target = f"target {self.target}{host}, input {named_sizes(self.inputs)}"
-        return Group(table, Text(f"{target}; steps: {counts}"))
+        told = [Text(f"{target}; steps: {counts}")]
+        if self.levels:
+            levels = Grid(
+                {"level": Kind.NAME, "needs": Kind.WORDS, "MB": Kind.NUMBER, "shared": Kind.NUMBER}
+            )
+            for level in self.levels:
+                sizes = (f"{count / 1e6:.2f}" for count in (level.bytes, level.shared_bytes))
+                levels.add(level.name, ", ".join(level.features), *sizes)
+            told.append(Text(f"steps and kernels are those of {self.levels[0].name}"))
+            return Group(table, *told, levels)
+        return Group(table, *told)
 
 
 def placement(path: Path) -> DevicePlacement:
@@ -94,4 +122,18 @@ def placement(path: Path) -> DevicePlacement:
         host=target.host,
         inputs=bundle.manifest.inputs,
         steps=tuple(steps),
+        levels=_levels(bundle.manifest),
+    )
+
+
+def _levels(manifest: Manifest) -> tuple[PlacedLevel, ...]:
+    """A bundle's levels, and what they take."""
+    users = Counter(name for level in manifest.levels for name in level.files)
+
+    def size(level: Level, least: int) -> int:
+        return sum(manifest.files[name].bytes for name in level.files if users[name] >= least)
+
+    return tuple(
+        PlacedLevel(level.name, level.features, size(level, 1), size(level, 2))
+        for level in manifest.levels
     )

@@ -77,6 +77,7 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
         **_facts(manifest, done.difference, size),
         "kernel_launches": len(plan.launches),
         "working_bytes": sum(plan.arenas),
+        "levels": [level.name for level in manifest.levels],
         "runs": manifest.runs,
     }
     if shared.put_json(json, facts):
@@ -90,6 +91,9 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
         f"{len(plan.launches)} kernel launches, {size / 1e6:.1f} MB, "
         f"{sum(plan.arenas) / 1e6:.1f} MB of working memory"
     )
+    if manifest.levels:
+        names = ", ".join(level.name for level in manifest.levels)
+        say(f"levels {names}: the best that a CPU has is chosen when the bundle is opened")
     if done.tuned_on is not None:
         say(f"kernels as measured on {done.tuned_on}")
     _say_difference(done.difference)

@@ -6,9 +6,8 @@ imports TVM, and a crash inside it becomes a message that names the layer.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,32 +19,23 @@ from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_features, check_name
-from graphopt.compiler.comparison import check_decoder, disagreement
+from graphopt.compiler.bundle_check import Samples, check_bundle
+from graphopt.compiler.levels import check_levels, laid_out, levels_for, one_target, read_levels
 from graphopt.compiler.options import IMAGES, CompileOptions
-from graphopt.compiler.people import check_people
-from graphopt.compiler.precision import (
-    agreement_of,
-    check_precision,
-    in_halves,
-    remedy,
-    shown_photos,
-)
+from graphopt.compiler.precision import check_precision, in_halves, shown_photos
 from graphopt.compiler.prepare import Prepared, prepare_network
 from graphopt.compiler.stages import check_places, places
 from graphopt.compiler.tuning_cache import Tuning, measured_kernels, tuning_for
 from graphopt.compiler.worker import run_worker
-from graphopt.errors import InputError, Unsupported, UsageError
+from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Feeds
 from graphopt.ir.files import sha256_of
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
-from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import (
     FORMAT,
-    BundleTarget,
-    Comparison,
     Manifest,
     Model,
     Plan,
@@ -53,9 +43,10 @@ from graphopt.runtime.bundle import (
     write_bundle,
 )
 from graphopt.runtime.sample_inputs import sample_feeds
+from graphopt.runtime.steps import is_quantised
 
 if TYPE_CHECKING:
-    from graphopt.runtime.runner import BundleRunner
+    pass
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
 
@@ -66,7 +57,7 @@ class Compilation:
 
     Args:
         manifest: of the bundle that was written.
-        plan: its plan.
+        plan: that of its best level.
         pose: how photos and people fit the network; None where no pose maps were recognised.
         difference: largest difference to onnxruntime's outputs as a part of their range, or why it
             was not measured.
@@ -111,6 +102,7 @@ def compile_model(
     check_name(options.target)
     check_host(options.host)
     check_features(options.target, options.host, options.cpu_features)
+    check_levels(options)
     check_precision(options)
     failures: list[str] = []
     network = prepare_network(
@@ -124,58 +116,28 @@ def compile_model(
         work = Path(folder)
         save_model(network.graph, work / "model.onnx")
         inputs = _inputs(network, options, progress)
-        run_worker(work, _task(network, options, tuning, inputs), progress)
+        levels = levels_for(options, quantised=is_quantised(network.graph))
+        run_worker(work, _task(network, options, levels, tuning, inputs), progress)
         made = _collect(work, path, network.pose, options)
-        progress("comparing with onnxruntime")
-        write_bundle(work / "bundle", made.manifest, made.files)
-        engine = _opened(work / "bundle")
-        manifest, remarks = made.manifest, [*network.remarks, *inputs.remarks]
-        differs: float | str
-        if isinstance(engine, str):
-            differs = engine
-        else:
-            comparison, said = _compared(engine, network.graph, inputs, options, failures)
-            differs = comparison.difference
-            remarks += said
-            manifest = replace(manifest, comparison=comparison)
-            if inputs.pictures and network.pose is not None:
-                outputs = [engine.run(feeds) for feeds in inputs.pictures]
-                told = check_people(network.graph, network.pose, inputs.pictures, outputs)
-                remarks += [told] if told else []
-        if made.plan.decoder and network.pose is not None and not isinstance(engine, str):
-            progress("comparing people with the decoder's meaning")
-            feeds = [feeds for feeds, *_ in inputs.together]
-            check_decoder(engine, made.plan.decoder, network.pose, feeds)
+        manifest = write_bundle(work / "bundle", made.manifest, made.files)
+        checked = check_bundle(
+            work / "bundle", manifest, network, inputs, options, failures, progress
+        )
+        manifest = replace(made.manifest, comparison=checked.comparison)
         manifest = write_bundle(bundle, manifest, made.files)
     return Compilation(
         manifest,
         made.plan,
         network.pose,
-        differs,
+        checked.difference,
         made.kept,
-        remarks=tuple(remarks),
+        remarks=(*network.remarks, *inputs.remarks, *made.remarks, *checked.remarks),
         unread=network.unread,
         tuned_on=tuning.device if tuning else None,
     )
 
 
-class _Inputs(NamedTuple):
-    """What a bundle is compared with onnxruntime on.
-
-    Args:
-        together: inputs whose outputs share one range, a list each.
-        largest: largest absolute value of each tensor; None where nothing is stored in halves.
-        remarks: what a user should know of the photos.
-        pictures: those among them in which people are looked for.
-    """
-
-    together: list[list[Feeds]]
-    largest: Mapping[str, float] | None
-    remarks: tuple[str, ...]
-    pictures: Sequence[Feeds] = ()
-
-
-def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str], None]) -> _Inputs:
+def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str], None]) -> Samples:
     """Inputs to compare on, and for half precision what it must hold.
 
     Raises:
@@ -189,20 +151,24 @@ def _inputs(network: Prepared, options: CompileOptions, progress: Callable[[str]
     alone = [[feeds] for feeds in samples]
     if not in_halves(options):
         if not judged:
-            return _Inputs(alone, None, ())
+            return Samples(alone, None, ())
         images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
         pictures = images[:COMPARED]
         if options.bf16 and pictures:  # noise gives maps of little range, which says little of it
-            return _Inputs([pictures], None, remarks, pictures)
-        return _Inputs([*alone, *([pictures] if pictures else [])], None, remarks, pictures)
+            return Samples([pictures], None, remarks, pictures)
+        return Samples([*alone, *([pictures] if pictures else [])], None, remarks, pictures)
     progress("looking for what half precision cannot hold")
     images, remarks = _images(graph, network.pose, options.calib, options.calib_photos)
     largest = largest_values(graph, images or samples)
-    return _Inputs([images[:COMPARED]] if images else alone, largest, remarks)
+    return Samples([images[:COMPARED]] if images else alone, largest, remarks)
 
 
 def _task(
-    network: Prepared, options: CompileOptions, tuning: Tuning | None, inputs: _Inputs
+    network: Prepared,
+    options: CompileOptions,
+    levels: Sequence[str],
+    tuning: Tuning | None,
+    inputs: Samples,
 ) -> dict[str, Any]:
     """What the compiler's process is told."""
     task: dict[str, Any] = {
@@ -210,6 +176,7 @@ def _task(
         "target": options.target,
         "host": options.host,
         "cpu_features": options.cpu_features,
+        "levels": levels,
         "measured": measured_kernels(tuning),
         "half_arithmetic": options.fp16_arithmetic,
         "bfloat16": options.bf16,
@@ -229,15 +196,17 @@ class _Made(NamedTuple):
 
     Args:
         manifest: of the bundle; it has no files yet.
-        plan: its plan.
+        plan: that of its best level.
         files: its files' contents by name, but for the manifest.
         kept: what half precision cannot hold, a phrase each.
+        remarks: what was left out, a sentence each.
     """
 
     manifest: Manifest
     plan: Plan
     files: dict[str, bytes]
     kept: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOptions) -> _Made:
@@ -246,21 +215,20 @@ def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOpti
     Raises:
         CheckFailed: it leaves something to a CPU and must not.
     """
-    description = json.loads((work / "description.json").read_text())
-    plan = Plan.from_json((work / "plan.json").read_bytes())
-    made_for = BundleTarget.from_plain(description["target"])
+    found = read_levels(work)
+    tvm, made = found.tvm, found.levels
+    plan, made_for = made[0].plan, one_target(made)
     runs = places(plan, made_for.kind, pose, options.post)
     if options.require_full_gpu:
         check_places(runs)
-    names = ["plan.json", "weights.bin", description["code_file"]]
-    files = {name: (work / name).read_bytes() for name in names}
+    levels, files = laid_out(made)
     if pose is not None:
         files["pose.json"] = pose.to_json(indent=1).encode()
-    files["NOTICE"] = _notice(path, description["tvm"]).encode()
+    files["NOTICE"] = _notice(path, tvm).encode()
     manifest = Manifest(
         format=FORMAT,
         graphopt=__version__,
-        tvm=description["tvm"],
+        tvm=tvm,
         target=made_for,
         model=Model(path=str(path.resolve()), sha256=sha256_of(path)),
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
@@ -269,42 +237,10 @@ def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOpti
         runs=runs,
         files={},
         precision="bfloat16" if options.bf16 else "",
+        levels=levels,
     )
-    return _Made(manifest, plan, files, tuple(description["kept"]))
-
-
-def _compared(
-    engine: BundleRunner,
-    graph: gs.Graph,
-    inputs: _Inputs,
-    options: CompileOptions,
-    failures: list[str],
-) -> tuple[Comparison, list[str]]:
-    """How a bundle compares with onnxruntime, and remarks on that, `failures` among them.
-
-    Args:
-        engine: the bundle.
-        graph: what was compiled.
-        inputs: what to compare on.
-        options: what was asked for.
-        failures: what was overruled before; what is overruled here is added.
-
-    Raises:
-        CheckFailed: it differs too much.
-    """
-    got = [[engine.run(feeds) for feeds in together] for together in inputs.together]
-    found = agreement_of(options, graph, inputs.together, got)
-    if found.excess is not None:
-        failure = disagreement("bundle", found, overrulable=True)
-        failure.hint = remedy(options) or failure.hint
-        if options.on_fail == "stop" or not found.difference <= APPROXIMATE_LIMIT:
-            raise failure
-        failures.append(failure.message)
-    remarks = [*([found.within] if found.within else []), *failures]
-    comparison = Comparison(
-        difference=found.difference, noise=found.noise, failures=tuple(failures)
-    )
-    return comparison, remarks
+    kept = dict.fromkeys(what for level in made for what in level.kept)
+    return _Made(manifest, plan, files, tuple(kept), found.remarks)
 
 
 def _notice(path: Path, tvm: str) -> str:
@@ -335,13 +271,3 @@ def _images(
     else:
         images = Calibration.synthetic(graph, pose, count=IMAGES // 2)
     return list(images.feeds([*images.fitting, *images.held_out])), tuple(images.remarks)
-
-
-def _opened(bundle: Path) -> BundleRunner | str:
-    """The bundle, or why it cannot run here."""
-    from graphopt.runtime.open import open_bundle
-
-    try:
-        return open_bundle(bundle)
-    except Unsupported as error:
-        return error.message

@@ -43,8 +43,8 @@ class CompileOptions:
     host: Annotated[
         str,
         Option(
-            "The machine that the bundle is for: aarch64-linux-android, aarch64-linux-gnu; "
-            "this one if left out.",
+            "The machine that the bundle is for: aarch64-linux-android, aarch64-linux-gnu, "
+            "x86_64-linux-gnu; this one if left out.",
             Panel.TARGET,
             "TRIPLE",
         ),
@@ -53,11 +53,22 @@ class CompileOptions:
         str,
         Option(
             "What kernels may use of its CPU, as /proc/cpuinfo names it: i8mm, asimddp; "
-            "avx512_vnni, amx_bf16, avx2. If left out: all of this CPU; of another, what all have.",
+            "avx512_vnni, amx_bf16, avx2. If left out: all of this CPU.",
             Panel.TARGET,
             "LIST",
         ),
     ] = ""
+    cpu_levels: Annotated[
+        tuple[str, ...],
+        Option(
+            "Kernels for several CPUs in one bundle, each level named by features (joined by +): "
+            "avx2,avx512_vnni,amx_int8. The best is chosen when it is opened. If left out: of "
+            "this machine its own; of another, those that pay.",
+            Panel.TARGET,
+            "LIST",
+            separator=",",
+        ),
+    ] = ()
     input_shape: InputShape = ()
     tuning: Annotated[
         str,

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from graphopt.codegen.targets import check_bfloat16
 from graphopt.compiler.bfloat16 import bfloat16_agreement
 from graphopt.compiler.comparison import STORED_TOLERANCE, agreement_with_onnxruntime
+from graphopt.compiler.levels import levels_for
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import UsageError
 from graphopt.ir.arrays import Feeds
@@ -33,7 +34,8 @@ def check_precision(options: CompileOptions) -> None:
         raise UsageError(
             "--bf16 and --fp16 are two precisions for the same numbers", hint="leave out one"
         )
-    check_bfloat16(options.target, options.host, options.cpu_features)
+    for level in levels_for(options, quantised=False) or [options.cpu_features]:
+        check_bfloat16(options.target, options.host, level.replace("+", ","))
 
 
 def shown_photos(options: CompileOptions, graph: gs.Graph) -> bool:

@@ -101,7 +101,7 @@ def tuning_for(options: CompileOptions) -> Tuning | None:
         InputError: see `find_tuning`.
     """
     # What was measured here is not true elsewhere.
-    away = (options.host or options.cpu_features) and options.tuning == "auto"
+    away = (options.host or options.cpu_features or options.cpu_levels) and options.tuning == "auto"
     return find_tuning("off" if away else options.tuning, options.target)
 
 

@@ -75,6 +75,8 @@ def compile_library(
     check_name(options.target)
     check_host(options.host)
     check_features(options.target, options.host, options.cpu_features)
+    if options.cpu_levels:
+        raise UsageError("a library has kernels for one CPU", hint="--cpu-features says which")
     if library.suffix != ".so" or library.is_dir():
         raise UsageError(
             f"{library} is no name for a library", hint="TVM's runtime loads files: -o NAME.so"

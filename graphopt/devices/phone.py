@@ -137,7 +137,7 @@ def on_phone(
     abi = phone.ask("getprop ro.product.cpu.abi", "asking for its ABI").strip()
     if bundle.manifest.target.kind == "cpu":
         hint = "compile it with --host aarch64-linux-android, or with --target opencl"
-        _check(bundle.path / "kernels.so", f"{bundle.path} holds machine code", abi, hint)
+        _check(bundle.path / bundle.level.code, f"{bundle.path} holds machine code", abi, hint)
     program = _runner(runner, abi, progress)
     _check(program, f"{program} is", abi, "name another with --runner")
     progress(f"pushing {bundle.path} to {phone.serial}, unless it is there")

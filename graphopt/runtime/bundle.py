@@ -3,26 +3,28 @@
     manifest.json   what it is: format version, target, model, inputs, outputs, sizes and hashes
     plan.json       the static plan: arenas, tensors, launches in order (`Plan`)
     weights.bin     constants, each at a 512-byte boundary, in the byte order of the plan's tensors
-    kernels.so      machine code (target kind cpu), or
-    kernels.cl      OpenCL C (target kind gpu)
+    kernels.so      machine code (target kind cpu), or kernels.cl, OpenCL C (target kind gpu)
     pose.json       how photos become inputs and maps become people (`graphopt.pose.spec.PoseSpec`)
 
-All numbers are little-endian float32 unless a tensor's dtype says otherwise.
+All numbers are little-endian float32 unless a tensor's dtype says otherwise. For several CPUs a
+bundle has more files, see `runtime.levels`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from graphopt.errors import InputError
 from graphopt.ir.files import check_writable, is_unchanged, whole_folder
 from graphopt.ir.records import Record, complaint
+from graphopt.runtime.levels import LEVEL_FILES, Level, only_level
 
 FORMAT = 3
 """Raised when a bundle made before can no longer be read."""
@@ -192,15 +194,33 @@ class Manifest(Record):
     """None where the bundle could not be run when it was made, and in older ones."""
     precision: str = ""
     """`bfloat16` where its convolutions multiply in it; its tensors are uint16, the bits."""
+    levels: tuple[Level, ...] = ()
+    """For several CPUs, the best first; the target has what all of them need."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """The JSON form; what older manifests have not is left out where it says nothing."""
+        return {k: v for k, v in write(self).items() if v or k not in ("precision", "levels")}
+
+    def all_levels(self) -> tuple[Level, ...]:
+        """`levels`, or the one that other bundles have."""
+        if self.target.kind == "gpu":
+            return (only_level(self.target.cpu_features, "kernels.cl"),)
+        return self.levels or (only_level(self.target.cpu_features, "kernels.so"),)
 
 
 @dataclass(frozen=True)
 class Bundle(Record):
-    """A bundle that was read and checked."""
+    """A bundle that was read and checked: one of its levels, the best unless another was chosen."""
 
     path: Path
     manifest: Manifest
+    level: Level
     plan: Plan
+
+    def at(self, level: Level) -> Bundle:
+        """The same bundle at another of its levels."""
+        return replace(self, level=level, plan=Plan.from_json(self.read(level.plan)))
 
     def read(self, name: str) -> bytes:
         """The content of one of its files."""
@@ -231,15 +251,7 @@ def is_bundle(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
-_NAMES = {
-    "manifest.json",
-    "plan.json",
-    "weights.bin",
-    "kernels.so",
-    "kernels.cl",
-    "pose.json",
-    "NOTICE",
-}
+_NAMES = re.compile(r"manifest\.json|pose\.json|NOTICE|kernels\.cl|" + LEVEL_FILES)
 
 
 def check_place(path: Path) -> None:
@@ -249,7 +261,8 @@ def check_place(path: Path) -> None:
         InputError: says what is there.
     """
     if path.exists():
-        others = {file.name for file in path.iterdir()} - _NAMES if path.is_dir() else set()
+        files = [file.name for file in path.iterdir()] if path.is_dir() else []
+        others = [name for name in files if not _NAMES.fullmatch(name)]
         if not is_bundle(path) or others:
             what = f"also holds {min(others)}" if is_bundle(path) else "is not a bundle"
             raise InputError(
@@ -303,7 +316,10 @@ def read_bundle(path: Path) -> Bundle:
                 f"{path} has bundle format {manifest.format}; this graphopt reads {FORMAT}",
                 hint=again,
             )
-        if missing := {"plan.json", "weights.bin"} - manifest.files.keys():
+        levels = manifest.all_levels()
+        needed = {name for level in levels for name in (level.plan, *level.weights)}
+        needed |= {level.code for level in manifest.levels}
+        if missing := needed - manifest.files.keys():
             raise InputError(
                 f"{path} is damaged: its manifest does not list {', '.join(sorted(missing))}",
                 hint=again,
@@ -314,7 +330,7 @@ def read_bundle(path: Path) -> Bundle:
                 raise InputError(
                     f"{path / name} is damaged: not what its manifest says", hint=again
                 )
-        plan = Plan.from_json((path / "plan.json").read_bytes())
+        plans = [Plan.from_json((path / level.plan).read_bytes()) for level in levels]
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InputError(f"{path} is damaged: {where}: {complaint(error)}", hint=again) from error
@@ -322,12 +338,13 @@ def read_bundle(path: Path) -> Bundle:
         raise InputError(f"cannot read the bundle {path}: {error.strerror}", hint=again) from error
     except ValueError as error:  # a null byte in a file's name
         raise InputError(f"{path} is damaged: {error}", hint=again) from error
-    for what, told, planned in (
-        ("inputs", manifest.inputs, plan.inputs),
-        ("outputs", manifest.outputs, plan.outputs),
-    ):
-        if told != {name: plan.tensors[index].shape for name, index in planned.items()}:
-            raise InputError(
-                f"{path} is damaged: its manifest's {what} are not its plan's", hint=again
-            )
-    return Bundle(path=path, manifest=manifest, plan=plan)
+    for plan in plans:
+        for what, told, planned in (
+            ("inputs", manifest.inputs, plan.inputs),
+            ("outputs", manifest.outputs, plan.outputs),
+        ):
+            if told != {name: plan.tensors[index].shape for name, index in planned.items()}:
+                raise InputError(
+                    f"{path} is damaged: its manifest's {what} are not its plan's", hint=again
+                )
+    return Bundle(path=path, manifest=manifest, level=levels[0], plan=plans[0])

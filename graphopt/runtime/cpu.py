@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.runtime.bundle import ALIGNMENT, Bundle
+from graphopt.runtime.levels import Level, best_level
 from graphopt.runtime.runner import BundleRunner, byte_size, tensor_view
 from graphopt.runtime.threads import CpuThreads, Result, tvm_ffi
 
@@ -24,6 +25,18 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]
+
+
+def _weights(bundle: Bundle) -> NDArray[np.uint8]:
+    """A bundle's weights, read straight into place: they are most of the memory."""
+    files = bundle.level.weights
+    sizes = [bundle.manifest.files[name].bytes for name in files]
+    weights, start = _aligned(sum(sizes)), 0
+    for name, size in zip(files, sizes, strict=True):
+        with (bundle.path / name).open("rb") as file:
+            file.readinto(weights[start : start + size].data)
+        start += size
+    return weights
 
 
 def cpu_features() -> set[str]:
@@ -52,6 +65,35 @@ def permit_tiles() -> None:
         )
 
 
+def _permitted(level: Level) -> bool:
+    """Whether this system lets the CPU run a level's kernels; asks it, where it must be asked."""
+    if TILES not in level.features:
+        return True
+    try:
+        permit_tiles()
+    except Unsupported:
+        return False
+    return True
+
+
+def for_this_cpu(bundle: Bundle, level: str = "") -> Bundle:
+    """A bundle at the level that this CPU runs.
+
+    Args:
+        bundle: a cpu bundle.
+        level: the name of the level that it must be; by default the best that can be.
+
+    Raises:
+        InputError: it has no such level.
+        Unsupported: this CPU can run none.
+    """
+    levels = bundle.manifest.levels
+    if bundle.manifest.target.host != this_host() or not (levels or level):
+        return bundle  # the runner says what is wrong with it
+    what = str(bundle.path)
+    return bundle.at(best_level(levels, cpu_features(), _permitted, name=level, what=what))
+
+
 def this_host() -> str:
     """The machine that this is, as `--host` would call it."""
     return f"{platform.machine()}-linux-gnu"
@@ -63,13 +105,11 @@ class CpuRunner(BundleRunner):
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
         self._require_cpu(bundle)
-        if TILES in bundle.manifest.target.cpu_features:
+        if TILES in bundle.level.features:
             permit_tiles()
         self._threads = CpuThreads(threads)
-        module = tvm_ffi().load_module(str(bundle.path / "kernels.so"))
-        weights = _aligned(bundle.manifest.files["weights.bin"].bytes)
-        with (bundle.path / "weights.bin").open("rb") as file:
-            file.readinto(weights.data)  # straight into place: they are most of the memory
+        module = tvm_ffi().load_module(str(bundle.path / bundle.level.code))
+        weights = _weights(bundle)
         arenas = [_aligned(size) for size in bundle.plan.arenas]
         memories = {-1: weights, **dict(enumerate(arenas))}
         self._arrays = [
@@ -93,7 +133,7 @@ class CpuRunner(BundleRunner):
                 f"the bundle was compiled for {target.host}, and this is {this_host()}",
                 hint="compile it without --host",
             )
-        missing = [f for f in target.cpu_features if f not in have]
+        missing = [f for f in bundle.level.features if f not in have]
         if missing:
             raise Unsupported(
                 f"{bundle.path} was compiled for a CPU with {', '.join(missing)}, "

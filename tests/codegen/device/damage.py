@@ -40,11 +40,13 @@ def idle(bundle: Path, place: Path) -> dict[str, str]:
         command = [compiler, *flags, str(HERE / "idle" / "opencl.cpp"), "-o", str(library)]
         subprocess.run(command, check=True)
         return {"GRAPHOPT_OPENCL": str(library)}
-    plan = json.loads((bundle / "plan.json").read_bytes())
-    names = sorted({launch["kernel"] for launch in plan["launches"]})
-    listed = "-DKERNELS=" + "".join(f"K({name})" for name in names)
-    source, library = HERE / "idle" / "kernels.cpp", bundle / "kernels.so"
-    subprocess.run([compiler, *flags, listed, str(source), "-o", str(library)], check=True)
+    for library in bundle.glob("kernels*.so"):  # one, or one for each level
+        file = library.with_suffix(".json").name.replace("kernels", "plan")
+        plan = json.loads((bundle / file).read_bytes())
+        names = sorted({launch["kernel"] for launch in plan["launches"]})
+        listed = "-DKERNELS=" + "".join(f"K({name})" for name in names)
+        source = HERE / "idle" / "kernels.cpp"
+        subprocess.run([compiler, *flags, listed, str(source), "-o", str(library)], check=True)
     correct(bundle)
     return {}
 
@@ -96,12 +98,12 @@ def outcomes(runner: Path, bundle: Path, photo: Path, count: int, seed: int = 0)
         for number in range(count):
             shutil.rmtree(broken, ignore_errors=True)
             shutil.copytree(whole, broken)
-            name = choose.choice([*names, "plan.json"])
+            name = choose.choice([*names, *(name for name in names if name.startswith("plan"))])
             path = broken / name
             data = damaged(path.read_bytes(), name.endswith(".json"), choose)
             path.write_bytes(data)
             # The dynamic linker believes what a library says.
-            if number % 2 == 0 and name != "kernels.so":
+            if number % 2 == 0 and not name.endswith(".so"):
                 correct(broken)
             done = subprocess.run(
                 [runner, broken, "--rgb", photo, "--json", "--threads", "2"],

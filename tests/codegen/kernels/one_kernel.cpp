@@ -23,7 +23,7 @@ int main(int, char** arguments) try {
     bundle.path = arguments[1];
     bundle.cpu = true;
     std::istringstream features(arguments[2]);
-    for (std::string name; std::getline(features, name, ',');) bundle.cpu_features.push_back(name);
+    for (std::string name; std::getline(features, name, ',');) bundle.level.features.push_back(name);
     Launch launch;
     launch.kernel = "k";
     std::vector<std::string> files;

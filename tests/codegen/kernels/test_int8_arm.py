@@ -47,7 +47,7 @@ def emulated_kernel(tmp_path_factory: pytest.TempPathFactory) -> Run:
     if shutil.which("ld.lld") is None and importlib.util.find_spec("ziglang") is None:
         pytest.skip("there is no linker for other machines (pip install 'graphopt[android]')")
     program = tmp_path_factory.mktemp("emulated") / "one_kernel"
-    sources = [DEVICE / "cpu.cpp", DEVICE / "thread_pool.cpp"]
+    sources = [DEVICE / f"{name}.cpp" for name in ("cpu", "levels", "thread_pool")]
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-pthread", "-ldl"]
     flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
     here = Path(__file__).parent / "one_kernel.cpp"
