@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graphopt.analysis.cost import Cost, LayerCost, cost_of
-from graphopt.analysis.latency.device import Device
+from graphopt.analysis.latency.device import Device, Precision
 from graphopt.analysis.latency.predict import Bound, predict, total_ms
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind, distinct
@@ -24,6 +24,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.ir.records import Record
 from graphopt.pose.detect import detect_pose_spec, usual_shapes
 from graphopt.runtime.sample_inputs import example_shapes_if_any
+from graphopt.runtime.steps import is_quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Prediction(Record):
     unknown: tuple[str, ...]
     """What the device's profile does not know."""
     ms: float
+    by_precision: Mapping[Precision, float] = field(default_factory=dict)
+    """How much of it layers take that multiply, by what they multiply in."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,9 @@ class Inspection(Record):
             style="bold",
         )
         if self.latency:
-            yield Text(f"predicted {self.latency.ms:.1f} ms on {self.latency.device}", style="bold")
+            parts = (f"{ms:.1f} in {name}" for name, ms in self.latency.by_precision.items())
+            told = f"predicted {self.latency.ms:.1f} ms on {self.latency.device}"
+            yield Text(f"{told}; multiplying: {', '.join(parts)}", style="bold")
             yield from _profile_lines(self.latency)
 
 
@@ -196,11 +201,18 @@ def _inspection(
             PricedLayer(**asdict(layer), ms=time.ms, bound=time.bound)
             for layer, time in zip(layers, times, strict=True)
         ]
+        unknown = [*device.unknown]
+        if is_quantised(graph) and "int8" not in device.precisions:
+            unknown.append("Int8: layers of this quantised network are taken to be as in float32.")
         latency = Prediction(
             device=device.name,
             description=device.description,
-            unknown=device.unknown,
+            unknown=tuple(unknown),
             ms=total_ms(times),
+            by_precision={
+                precision: total_ms(time for time in times if time.precision == precision)
+                for precision in sorted({time.precision for time in times if time.precision})
+            },
         )
     return Inspection(
         model=str(path),

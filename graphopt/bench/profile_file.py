@@ -27,14 +27,16 @@ def _toml(device: Device) -> Iterator[str]:
     plain = device.to_plain(exclude_none=True)
     del plain["name"]  # that of the file
     figures = {name: value for name, value in plain.items() if isinstance(value, dict)}
-    rates = figures.pop("rates")
+    rates, precisions = figures.pop("rates"), figures.pop("precisions")
     for name, value in plain.items():
         if not isinstance(value, dict) and value != []:
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
     for name, figure in figures.items():
         yield from _toml_table(name, figure, _UNITS.get(name))
-    for kind, figure in rates.items():
-        yield from _toml_table(f"rates.{kind}", figure, _UNITS.get(kind, "GFLOP/s"))
+    tables = {"rates": rates, **{f"precisions.{name}": of for name, of in precisions.items()}}
+    for table, of_table in tables.items():
+        for kind, figure in of_table.items():
+            yield from _toml_table(f"{table}.{kind}", figure, _UNITS.get(kind, "GFLOP/s"))
 
 
 def _toml_table(name: str, figure: dict[str, Any], unit: str | None) -> Iterator[str]:

@@ -76,6 +76,21 @@ class Convolution:
         bias = None if bias_tensor is None else constant_of(bias_tensor)
         if weight is None or (bias_tensor is not None and bias is None):
             return None
+        return cls._with(node, weight, bias)
+
+    @classmethod
+    def as_stored(cls, node: gs.Node) -> Convolution | None:
+        """The same for what does not ask for values: a quantised weight is its whole numbers.
+
+        Its bias is left out.
+        """
+        if not is_standard(node, *CONV_OPS):
+            return None
+        weight = constant_of(stored_weight(node))
+        return None if weight is None else cls._with(node, weight, None)
+
+    @classmethod
+    def _with(cls, node: gs.Node, weight: Array, bias: Array | None) -> Convolution:
         rank = weight.ndim - 2
         strides = tuple(node.attrs.get("strides") or [1] * rank)
         dilations = tuple(node.attrs.get("dilations") or [1] * rank)

@@ -219,14 +219,16 @@ def test_damage_of_any_level_is_found(floats: Path, tmp_path: Path) -> None:
         write_bundle(family, read_bundle(family).manifest, {})
 
 
-def test_bundles_of_before_have_one_level(floats: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_level_are_as_before(floats: Path, tmp_path: Path) -> None:
     compiled(floats, "b")
-    path = tmp_path / "b" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    wanted = output(tmp_path / "b")
-    del manifest["levels"]
-    path.write_text(json.dumps(manifest))
-    assert output(tmp_path / "b") == wanted
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert "levels" not in manifest
+    files = ["NOTICE", "kernels.so", "manifest.json", "plan.json", "weights.bin"]
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == files
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.level.features == bundle.manifest.target.cpu_features
+    with pytest.raises(InputError, match="has no level 'avx2'"):
+        open_bundle(tmp_path / "b", level="avx2")
 
 
 def test_which_levels_pay() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, ValidationError
 
@@ -19,6 +19,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
+"""What a layer multiplies in."""
 
 
 class LayerClass(str, Enum):
@@ -91,6 +95,9 @@ class Device(Record):
     """Direct arithmetic: GFLOP/s, two to a multiply-add (so Winograd's may exceed the peak);
     exponentials, `reduction` and `resize`: 1e9 elements a second;
     `bandwidth`: GB/s of kernels that only move data, where they are slower than others."""
+    precisions: Mapping[Precision, Mapping[LayerClass, Figure]] = field(default_factory=dict)
+    """Rates of layers that multiply in less than float32, which `rates` are of; those may be lower,
+    too. A class that is missing runs as in float32; of a precision that is, nothing is known."""
     winograd_channels: Figure | None = None
     """Fewest channels, in and out, that the engine takes Winograd's algorithm for; None: it has no
     such kernels."""
@@ -106,15 +113,37 @@ class Device(Record):
         """Refuse a profile that lacks a figure."""
         if missing := sorted(kind.value for kind in _REQUIRED - set(self.rates)):
             raise ValueError(f"rates: {', '.join(missing)} missing")
+        if "float32" in self.precisions:
+            raise ValueError("precisions.float32: its rates are `rates`")
         if (LayerClass.WINOGRAD in self.rates) != (self.winograd_channels is not None):
             raise ValueError(
                 "rates.winograd and winograd_channels: one is of no use without the other"
             )
 
-    def rate(self, kind: LayerClass) -> float | None:
+    def rate(self, kind: LayerClass, precision: Precision = "float32") -> float | None:
         """The rate of a class, or of the one that stands in for it; None: as fast as memory."""
-        figure = self.rates.get(kind) or self.rates.get(_FALLBACK.get(kind, kind))
+        own = self.precisions.get(precision, {})
+        stand_in = _FALLBACK.get(kind, kind)
+        figure = own.get(kind) or own.get(stand_in)
+        figure = figure or self.rates.get(kind) or self.rates.get(stand_in)
         return None if figure is None else figure.value
+
+    def computing_in(self, precision: Precision) -> Device | None:
+        """The same device, whose every layer multiplies in a precision; None: nothing is known.
+
+        Winograd's algorithm is for those precisions alone that have a rate for it. Halves are
+        stored as such.
+        """
+        if precision == "float32":
+            return self
+        own = self.precisions.get(precision)
+        if own is None or precision == "int8":  # what is in eight bits, the network says
+            return None
+        rates = {**self.rates, **own}
+        fewest = self.winograd_channels if LayerClass.WINOGRAD in own else None
+        if fewest is None:
+            rates.pop(LayerClass.WINOGRAD, None)
+        return replace(self, rates=rates, winograd_channels=fewest, element_bytes=2)
 
 
 _FOLDER = resources.files("graphopt.analysis.latency") / "devices"

@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes
 from graphopt.ir.arrays import Dim
-from graphopt.ir.graph import constant_of, is_graph_output, positions
+from graphopt.ir.graph import constant_of, is_graph_output, is_standard, positions
 from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.operators import Fusion, Kind, operator_of
 
@@ -42,7 +42,21 @@ def fused_into(graph: gs.Graph, shapes: Shapes) -> IdentityMap[gs.Node, gs.Node]
             if _is_chained(root) and _read_by_one(graph, tensor):
                 owner[node] = root
                 break
+    for node in graph.nodes:
+        # Whatever makes a tensor stores it quantised.
+        maker = _alone_before(graph, node) if is_standard(node, "QuantizeLinear") else None
+        if maker is not None and maker in place and node not in owner:
+            owner[node] = owner.get(maker, maker)
     return owner
+
+
+def _alone_before(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
+    """The node with a kernel whose result a node alone reads."""
+    tensor = node.inputs[0]
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or operator_of(maker).kind in (Kind.VIEW, Kind.QUANTISATION):
+        return None
+    return maker if _read_by_one(graph, tensor) else None
 
 
 def _is_chained(node: gs.Node) -> bool:

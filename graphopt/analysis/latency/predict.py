@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from graphopt.analysis.latency.device import Device, LayerClass
+from graphopt.analysis.latency.device import Device, LayerClass, Precision
 from graphopt.analysis.latency.work import DIRECT_CLASS, LayerFacts, Work, class_of, works_of
 from graphopt.ir.edit import sort_nodes
 from graphopt.ir.graph import is_standard, label
@@ -48,6 +48,8 @@ class LayerLatency:
     """What most of the time goes into; None for nodes without a kernel of their own."""
     fused_into: str | None = None
     """The node whose kernel does this one too, at no cost but what that kernel's time says."""
+    precision: Precision | None = None
+    """What it multiplies in; None where it does not."""
 
 
 def predict(
@@ -84,6 +86,7 @@ def predict(
                 ms=ms,
                 bound=bound,
                 fused_into=None if host is None else label(host),
+                precision=kernel.precision if kernel and kernel.macs else None,
             )
         )
     return layers
@@ -136,7 +139,9 @@ def time_of(work: Work, device: Device) -> tuple[float, Bound]:
 def _time_of(work: Work, device: Device) -> tuple[float, Bound]:
     amounts = work.amounts()
     moved = amounts.pop(LayerClass.BANDWIDTH, 0.0) / (device.rate(LayerClass.BANDWIDTH) or math.inf)
-    compute = sum(n / rate for kind, n in amounts.items() if (rate := device.rate(kind)))
+    compute = sum(
+        n / rate for kind, n in amounts.items() if (rate := device.rate(kind, work.precision))
+    )
     parts: dict[Bound, float] = {
         "compute": compute * 1e-6,
         "bandwidth": max(moved, work.bytes / device.bandwidth.value) * 1e-6,

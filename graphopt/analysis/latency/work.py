@@ -10,8 +10,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.cost import Shapes, cost_of, kept_part
-from graphopt.analysis.latency.device import Device, LayerClass
+from graphopt.analysis.latency.device import Device, LayerClass, Precision
 from graphopt.analysis.latency.fusion import MULTIPLY_ADDS, fused_into
+from graphopt.analysis.latency.precision import (
+    element_bytes,
+    is_reading,
+    precision_of,
+    stored,
+)
 from graphopt.errors import InputError
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import is_graph_output, label, reads_of
@@ -40,6 +46,8 @@ class Work:
     """Read and written once each: inputs, weights, outputs."""
     kept: float = 1.0
     """The part of a convolution's weights that pruning by blocks has left."""
+    precision: Precision = "float32"
+    """What it multiplies in."""
 
     def amounts(self) -> dict[LayerClass, float]:
         """What there is to do at each class's rate."""
@@ -69,7 +77,7 @@ def class_of(node: gs.Node, device: Device) -> LayerClass:
     """The class of a node's own kernel."""
     operator = operator_of(node)
     if operator.kind is Kind.CONVOLUTION:
-        spec = Convolution.of(node)
+        spec = Convolution.as_stored(node)
         return LayerClass.DENSE if spec is None else _class_of_conv(spec, device)
     if operator.exponentials:
         return LayerClass.EXPONENTIAL_ALONE
@@ -114,6 +122,8 @@ class LayerFacts:
     macs: IdentityMap[gs.Node, int | None]
     hosts: IdentityMap[gs.Node, gs.Node]
     """See `fused_into`."""
+    types: Mapping[str, object]
+    """The element type of each tensor, where it is known."""
 
     @classmethod
     def of(cls, graph: gs.Graph, inputs: Mapping[str, Sequence[int]] | None) -> LayerFacts:
@@ -125,7 +135,8 @@ class LayerFacts:
         carriers = {name for name, (dtype, _) in known.items() if dtype in _INTEGERS}
         layers = cost_of(graph, inputs).layers
         macs = IdentityMap(zip(graph.nodes, (layer.macs for layer in layers), strict=True))
-        return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes))
+        types = {name: dtype for name, (dtype, _) in known.items()}
+        return cls(shapes, frozenset(carriers), macs, fused_into(graph, shapes), types)
 
 
 def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
@@ -137,14 +148,16 @@ def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
             guests.setdefault(hosts[node], []).append(node)
     work = []
     for node in graph.nodes:
-        if node in hosts or _moves_nothing(node, facts.shape_carriers):
+        if node in hosts or is_reading(graph, node) or _moves_nothing(node, facts.shape_carriers):
             continue
         group = [node, *guests.get(node, [])]
         count = facts.macs[node]
         if count is None:
             raise _unknown(node)
-        kind = class_of(node, device)
-        traffic = _traffic(graph, group, shapes, device)
+        kind, precision = class_of(node, device), precision_of(node, device)
+        if kind is LayerClass.WINOGRAD and kind not in device.precisions.get(precision, (kind,)):
+            kind = LayerClass.DENSE
+        traffic = _traffic(graph, group, facts, device)
         operations = 2.0 * count * _padding(node, device.lanes)
         if kind is LayerClass.BANDWIDTH:
             operations = traffic
@@ -161,6 +174,7 @@ def works_of(graph: gs.Graph, device: Device, facts: LayerFacts) -> list[Work]:
                 exponentials=sum(_exponentials(member, shapes) for member in group),
                 bytes=traffic,
                 kept=kept_part(node),
+                precision=precision,
             )
         )
     return work
@@ -175,7 +189,7 @@ def _moves_nothing(node: gs.Node, shape_carriers: Set[str]) -> bool:
 
 def _padding(node: gs.Node, lanes: int) -> float:
     """Computed channels over real ones. An input of fewer channels than lanes is read as it is."""
-    spec = Convolution.of(node)
+    spec = Convolution.as_stored(node)
     if spec is None:
         return 1.0
 
@@ -205,18 +219,25 @@ def _exponentials(node: gs.Node, shapes: Shapes) -> int:
     return each and each * _elements(node.outputs[0], shapes, node)
 
 
-def _traffic(graph: gs.Graph, group: Sequence[gs.Node], shapes: Shapes, device: Device) -> int:
+def _traffic(graph: gs.Graph, group: Sequence[gs.Node], facts: LayerFacts, device: Device) -> int:
     """Bytes that a kernel moves: what its nodes read that none of them made, and what leaves."""
     inside = IdentitySet(group)
     moved: dict[str, int] = {}
+
+    def move(tensor: gs.Tensor, held: gs.Tensor, node: gs.Node) -> None:
+        size = element_bytes(facts.types.get(held.name), device)
+        moved[held.name] = size * _elements(tensor, facts.shapes, node)
+
     for node in group:
-        for tensor in reads_of(node):
+        # Scales are next to nothing.
+        reads = node.inputs[:1] if operator_of(node).kind is Kind.QUANTISATION else reads_of(node)
+        for tensor in reads:
             if not any(maker in inside for maker in tensor.inputs):
-                moved[tensor.name] = _elements(tensor, shapes, node)
+                move(tensor, stored(tensor), node)
         for tensor in node.outputs:
             if is_graph_output(graph, tensor) or any(n not in inside for n in tensor.outputs):
-                moved[tensor.name] = _elements(tensor, shapes, node)
-    return sum(moved.values()) * device.element_bytes
+                move(tensor, tensor, node)
+    return sum(moved.values())
 
 
 def _unknown(node: gs.Node) -> InputError:

@@ -1,0 +1,60 @@
+"""What layers compute in, and how many bytes an element of a tensor takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.analysis.latency.device import Device, Precision
+from graphopt.ir.convolution import Convolution
+from graphopt.ir.graph import is_graph_output, is_standard
+
+_QUANTISED = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
+"""Operators on quantised tensors that multiply."""
+
+
+def precision_of(node: gs.Node, device: Device) -> Precision:
+    """What a node's kernel multiplies in.
+
+    Convolutions whose input and weight are quantised: in int8, as far as the device has a rate for
+    any such layer; grouped and transposed ones are computed in floats, as matrix products are.
+    """
+    if "int8" not in device.precisions:
+        return "float32"
+    if node.op in _QUANTISED:
+        return "int8"
+    spec = Convolution.as_stored(node)
+    if spec is None or spec.op != "Conv" or not (spec.group == 1 or spec.depthwise):
+        return "float32"
+    return "int8" if all(_maker(tensor) is not None for tensor in node.inputs[:2]) else "float32"
+
+
+def stored(tensor: gs.Tensor) -> gs.Tensor:
+    """What memory holds of a tensor: the quantised one that it is the meaning of."""
+    maker = _maker(tensor)
+    return tensor if maker is None else maker.inputs[0]
+
+
+def is_reading(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a node is but how others read quantised tensors, and has no kernel."""
+    return is_standard(node, "DequantizeLinear") and not is_graph_output(graph, node.outputs[0])
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear that a tensor comes from."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+
+
+_NARROW: Mapping[object, int] = MappingProxyType(
+    {np.dtype(name): np.dtype(name).itemsize for name in ("int8", "uint8", "int16", "uint16")}
+)
+
+
+def element_bytes(dtype: object, device: Device) -> int:
+    """Bytes of an element of a tensor of a type."""
+    narrow = _NARROW.get(np.dtype(dtype)) if dtype is not None else None  # type: ignore[call-overload]
+    return device.element_bytes if narrow is None else narrow
