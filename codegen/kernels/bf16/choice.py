@@ -1,7 +1,7 @@
 """The choice among the templates for a convolution of bfloat16 numbers.
 
 They are those of bytes (`kernels.int8.choice`): where a word of an input is four bytes, it is two
-bfloat16 numbers here.
+bfloat16 numbers here. Depthwise ones have one of their own beside that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.codegen.kernels.bf16 import conv_depthwise as conv_depthwise_pairs
 from graphopt.codegen.kernels.bf16.spec import Bf16Conv
 from graphopt.codegen.kernels.bfloat16 import bits_of
 from graphopt.codegen.kernels.conv.template import Tile
@@ -22,6 +23,7 @@ from graphopt.codegen.targets import Target
 
 TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
     {
+        "conv_bf16_pairs": conv_depthwise_pairs,
         "conv_bf16_depthwise": conv_depthwise,
         "conv_bf16_amx": conv_amx,
         "conv_bf16_dot": conv_dot,
@@ -46,7 +48,8 @@ class Bf16Choice(NamedTuple):
 
     def pack_vectors(self, values: Floats, spec: Bf16Conv, target: Target) -> Floats:
         """A number a channel, (O,), as the kernel reads them: (vectors, lanes)."""
-        return spec.packed(values, target.lanes)
+        packed: Floats = TEMPLATES[self.kernel].pack_vectors(values, spec, target)
+        return packed
 
     def build(self, spec: Bf16Conv, target: Target) -> Any:
         """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""

@@ -6,8 +6,8 @@ tap that covers it. Padding is handled as in `conv_dense`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tvm.tirx.script import builder as T
@@ -85,15 +85,25 @@ def cpu_row(
     )
 
 
+class Adding(Protocol):
+    """Sums of a tile's pixels."""
+
+    def add(self, pixel: int, weights: Sequence[Expr], value: Expr) -> None:
+        """Add a tap of a pixel."""
+
+
+Sums = TypeVar("Sums", bound=Adding)
+
+
 def slide(
     spec: ConvSpec,
     tile: Tile,
     row: Expr,
     *,
-    sums: Callable[[int], RegisterTile],
+    sums: Callable[[int], Sums],
     weight: Callable[[Expr, int], Expr],
     load: Callable[[Expr, Expr], Expr],
-    store: Callable[[RegisterTile, int, Expr], None],
+    store: Callable[[Sums, int, Expr], None],
 ) -> None:
     """An output row of a vector of channels: each input vector is loaded once a row of taps.
 

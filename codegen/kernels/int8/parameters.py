@@ -103,7 +103,8 @@ class Int8Parameters:
         self.x = seen(x)
         """The input: [0, block, row, column, channel]."""
         self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
-        self._y = PixelVectors(seen(y), lanes)
+        self._stored = seen(y)
+        self._y = PixelVectors(self._stored, lanes)
         self._bytes = y
 
     def words(self) -> Expr:
@@ -128,6 +129,24 @@ class Int8Parameters:
     def store(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on one vector of float32 sums and store it."""
         self._y.store(self._finished(total, vector, row, column), vector, row, column)
+
+    def store_all(self, totals: Sequence[Expr], vector: Expr, row: Expr, column: Expr) -> None:
+        """Run the epilogue on vectors of sums that follow one another, and store them.
+
+        Two of them that fill a block of bfloat16 are stored as one.
+        """
+        y = self._spec.y
+        if y.dtype == bf16.BITS and len(totals) * self._target.lanes == y.lanes == 2 * bf16.LANES:
+            low, high = (
+                T.bind(self._finished(total, vector + n, row, column))
+                for n, total in enumerate(totals)
+            )
+            block = tirx.floordiv(vector, len(totals))
+            place = [0, block, row, column, tirx.Ramp(0, 1, y.lanes)]
+            T.buffer_store(self._stored, bf16.nearest_two(low, high), place)
+            return
+        for n, total in enumerate(totals):
+            self.store(total, vector + n, row, column)
 
     def _finished(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> Expr:
         """What the epilogue makes of a vector of sums."""

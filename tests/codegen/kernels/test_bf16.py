@@ -52,6 +52,8 @@ WITH_TILES = {
     "several tasks": ConvSpec((130,), 72, (30, 50), (3, 3), pads=(1, 1, 1, 1)),
     "runs of channels": ConvSpec((3, 70, 16), 24, (8, 39), (3, 3), pads=(1, 1, 1, 1)),
     "uneven pads": ConvSpec((16,), 16, (7, 40), (3, 3), pads=(0, 2, 3, 1)),
+    "a photo": ConvSpec((3,), 24, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    "a photo, 7x7": ConvSpec((3,), 40, (16, 64), (7, 7), pads=(3, 3, 3, 3)),
     "dilation 3, a stride": ConvSpec((33,), 20, (13, 60), (3, 3), (1, 2), (3, 3, 3, 3), (3, 3)),
 }
 
@@ -71,6 +73,28 @@ def test_depthwise(case: str, tmp_path: Path) -> None:
     spec = halved(DEPTHWISE[case])
     choice = best(spec, target, "conv_bf16_depthwise")
     assert choice is not None
+    check_exact(choice, spec, target, tmp_path)
+
+
+WIDE = {
+    name: replace(spec, groups=spec.out_channels)
+    for name, spec in {
+        "3x3": ConvSpec((64,), 64, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
+        "5x5, stride 2": ConvSpec((80,), 80, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
+        "dilation 2": ConvSpec((70,), 70, (9, 9), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
+        "runs": ConvSpec((70, 20), 90, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
+        "uneven pads": ConvSpec((64,), 64, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
+        "no pads": ConvSpec((64,), 64, (8, 4), (3, 3)),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_depthwise_in_pairs(case: str, tmp_path: Path) -> None:
+    target = target_of("avx512_bf16")
+    spec = halved(WIDE[case], EPILOGUES["bias, relu, residual"])
+    (choice, *_) = candidates(spec, target)
+    assert choice.kernel == "conv_bf16_pairs"
     check_exact(choice, spec, target, tmp_path)
 
 

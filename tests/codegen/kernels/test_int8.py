@@ -48,6 +48,8 @@ WITH_TILES = {
     "several tasks": ConvSpec((130,), 72, (30, 50), (3, 3), pads=(1, 1, 1, 1)),
     "runs of channels": ConvSpec((3, 70, 16), 24, (8, 39), (3, 3), pads=(1, 1, 1, 1)),
     "uneven pads": ConvSpec((16,), 16, (7, 40), (3, 3), pads=(0, 2, 3, 1)),
+    "a photo": ConvSpec((3,), 24, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    "a photo, 7x7": ConvSpec((3,), 40, (16, 64), (7, 7), pads=(3, 3, 3, 3)),
 }
 
 
