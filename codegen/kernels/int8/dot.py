@@ -191,13 +191,15 @@ UNITS = {
 
 BF16 = DotUnit(
     features=("avx512_bf16",),
-    instructions=2,
+    instructions=4,
     pack=lambda weights: weights,
     words=lambda words, _: [words],
     weights=lambda packed, _: [tirx.reinterpret(f"int32x{bf16.LANES}", packed)],
     dot=lambda sums, words, weights, _: bf16.dot(sums, words[0], weights[0]),
 )
-"""Of bfloat16 numbers, two a word."""
+"""Of bfloat16 numbers, two a word. Measured on a Xeon, each takes the time of four multiply-adds of
+float32.
+"""
 
 
 def unit_of(spec: StoredConv, target: Target) -> DotUnit | None:
