@@ -112,11 +112,11 @@ class PruneBlocks(PreparedPass[Site, Energies | None]):
     ) -> Site | Skip:
         name, spec = label(node), Convolution.of(node)
         assert spec is not None
+        if plan is not None and name not in plan.layers:
+            return Skip(name, "the plan leaves it alone")
         energy = None if energies is None else energies[node.inputs[0].name]
         if plan is None:
             return Site(node, spec, self.ratio, self.block, energy)
-        if name not in plan.layers:
-            return Skip(name, "the plan leaves it alone")
         return Site(node, spec, plan.layers[name], plan.block, energy)
 
     def rewrite(self, graph: gs.Graph, site: Site) -> Change | Skip:

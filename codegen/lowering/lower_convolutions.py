@@ -155,11 +155,11 @@ class _Rewrite:
         made = None
         if self._bytes is not None:
             made = self._bytes.convolution(region, spec, node)
-        elif self._bfloat16 is not None:
-            made = self._bfloat16.convolution(region, spec)
+        elif self._bfloat16 is not None and (kernel := self._bfloat16.convolution(region, spec)):
+            made = (kernel[0], spec.macs, kernel[1])
         if made is not None:
-            function, features = made
-            layer = LoweredLayer(function.name_hint, node, spec.macs, spec, features)
+            function, macs, features = made
+            layer = LoweredLayer(function.name_hint, node, macs, spec, features)
             self._layers.append(layer)
             return
         if spec.groups > 1 and not spec.depthwise:

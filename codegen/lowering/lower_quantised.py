@@ -24,7 +24,7 @@ from graphopt.codegen.importing.quantisation import (
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec
-from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates
+from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates, punched
 from graphopt.codegen.kernels.int8.spec import WIDTHS, Int8Conv, Stored, byte_lanes
 from graphopt.codegen.lowering.blocked_operators import pooled
 from graphopt.codegen.lowering.conv_calls import Runs
@@ -95,8 +95,8 @@ class QuantisedLowering:
 
     def convolution(
         self, region: FusedRegion, spec: ConvSpec, node: str
-    ) -> tuple[Expr, tuple[str, ...]] | None:
-        """Emit a convolution of bytes; the kernel, and what a CPU must have for it.
+    ) -> tuple[Expr, int, tuple[str, ...]] | None:
+        """Emit a convolution of bytes; the kernel, its multiply-adds, and what a CPU must have.
 
         None where it is none; then at most its input is bytes now.
         """
@@ -119,6 +119,8 @@ class QuantisedLowering:
             return None
         stored = [t or Stored("float32", lanes) for t in usable]
         found = quantised_region(spec, region, weight, source, stored, lanes)
+        zeros = punched(found.spec, found.weight, self._target)
+        found = replace(found, spec=zeros)
         choices = candidates(found.spec, self._target)
         if not choices:
             return None
@@ -127,7 +129,8 @@ class QuantisedLowering:
             for t, variable in zip(usable, region.tensors, strict=True)
         ]
         kernel = self._emit(region, found, choices[0], source, read)
-        return kernel, choices[0].features(self._target)
+        macs = choices[0].needs(found.spec).conv.macs
+        return kernel, macs, choices[0].features(self._target)
 
     def _emit(
         self,
@@ -137,7 +140,8 @@ class QuantisedLowering:
         source: Bytes,
         tensors: Sequence[Expr],
     ) -> Expr:
-        spec, target = found.spec, self._target
+        spec, target = choice.needs(found.spec), self._target
+        index = choice.pack_index(found.weight, spec, target)
         key = (spec, choice)
         if key not in self._built:
             name = f"{choice.kernel}_{len(self._built)}"
@@ -145,6 +149,7 @@ class QuantisedLowering:
         operands = [
             source.expr,
             relax.const(choice.pack_weight(found.weight, spec, target)),
+            *([] if index is None else [relax.const(index)]),
             relax.const(choice.pack_start(found.start, found.weight, spec, target)),
             *(
                 relax.const(choice.pack_vectors(v.astype(np.float32), spec, target))

@@ -147,6 +147,15 @@ def test_a_plan(net: gs.Graph, tmp_path: Path) -> None:
         PruneBlocks(plan=str(file)).run(pruned)
 
 
+def test_a_plan_with_photos(net: gs.Graph, calibration: Calibration, tmp_path: Path) -> None:
+    """What a layer reads that the plan leaves alone need not be known."""
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"layers": {"c": 0.5}}))
+    outcome = PruneBlocks(plan=str(file)).run(net, Context(net.copy(), calibration))
+    assert [change.node for change in outcome.changes] == ["c"]
+    assert "w^2 E[x^2]" in outcome.changes[0].summary
+
+
 @pytest.mark.parametrize("masks", ["keep", "choose"])
 def test_what_is_fitted_stays_pruned(net: gs.Graph, calibration: Calibration, masks: str) -> None:
     """The whole way: what is left makes up for what went, and only that."""

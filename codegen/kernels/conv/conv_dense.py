@@ -143,9 +143,10 @@ def rows_inside(spec: ConvSpec, first: Expr) -> tuple[Expr, Expr]:
     kh, dilation = spec.kernel[0], spec.dilations[0]
     if spec.pads[0] == 0 and spec.pads[2] == 0:
         return 0, kh
-    low = T.max(0, tirx.floordiv(dilation - 1 - first, dilation))
-    high = T.min(kh, tirx.floordiv(spec.size[0] - 1 - first, dilation) + 1)
-    return low, high
+    # Of numbers that are not negative: TVM simplifies some quotients of others to wrong ones.
+    low = tirx.floordiv(T.max(dilation - 1 - first, 0), dilation)
+    high = tirx.floordiv(T.max(spec.size[0] - 1 - first + dilation, 0), dilation)
+    return T.min(kh, low), T.min(kh, high)
 
 
 def _first_block(spec: ConvSpec, target: Target, tile: Tile, group: Expr) -> Expr:

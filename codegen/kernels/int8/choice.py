@@ -2,12 +2,14 @@
 
 A template has six functions: `tiles`, `cost`, `pack_weight` and `build` as those of floats
 (`kernels.conv.choice`); `starting_sums`, what its sums begin with; and `pack_vectors`, how they and
-the epilogue's vectors lie.
+the epilogue's vectors lie. A sparse one has three more: `extents`, of the blocks of zeros that it
+can leave out; `kept_of`, how many it does not; and `pack_index`, where they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
@@ -15,17 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.conv.template import Number, Tile
-from graphopt.codegen.kernels.int8 import conv_amx, conv_depthwise, conv_depthwise_words, conv_dot
+from graphopt.codegen.kernels.int8 import (
+    conv_amx,
+    conv_depthwise,
+    conv_depthwise_words,
+    conv_dot,
+    conv_dot_sparse,
+)
 from graphopt.codegen.kernels.int8.dot import UNITS
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
 from graphopt.codegen.targets import Target
 
+SPARSE: Mapping[str, ModuleType] = MappingProxyType({"conv_int8_sparse_dot": conv_dot_sparse})
+"""The templates whose kernels depend on what is zero in the weight."""
 TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
     {
         "conv_int8_words": conv_depthwise_words,
         "conv_int8_depthwise": conv_depthwise,
         "conv_int8_amx": conv_amx,
         "conv_int8_dot": conv_dot,
+        **SPARSE,
     }
 )
 """Templates by the names of their kernels; of two that cost the same, the first is taken."""
@@ -43,6 +54,19 @@ class Int8Choice(NamedTuple):
             weight, spec, target, self.tile
         )
         return packed
+
+    def pack_index(self, weight: Integers, spec: Int8Conv, target: Target) -> Integers | None:
+        """The array of indices that a sparse kernel takes beside its weight; None of others."""
+        if self.kernel not in SPARSE:
+            return None
+        index: Integers = SPARSE[self.kernel].pack_index(weight, spec, target)
+        return index
+
+    def needs(self, spec: Int8Conv) -> Int8Conv:
+        """What of a convolution the kernel depends on: not on zeros, unless it leaves them out."""
+        if self.kernel in SPARSE:
+            return spec
+        return replace(spec, conv=replace(spec.conv, block=None, kept=0))
 
     def pack_start(
         self, start: Integers, weight: Integers, spec: Int8Conv, target: Target
@@ -69,6 +93,30 @@ class Int8Choice(NamedTuple):
         if self.kernel == "conv_int8_depthwise":
             return ()
         return UNITS[target.dot].features
+
+
+def punched(spec: Int8Conv, weight: Integers, target: Target) -> Int8Conv:
+    """The same convolution with what is zero in its weight: `block` and `kept`.
+
+    Args:
+        spec: the convolution.
+        weight: (O, I of a group, kh, kw).
+        target: where it will run.
+    """
+    if spec.conv.groups > 1:
+        return spec
+    ways = [
+        (module, replace(spec, conv=replace(spec.conv, block=block, kept=kept)))
+        for module in SPARSE.values()
+        for block in module.extents(spec, target)
+        for kept in [module.kept_of(weight, spec, block, target)]
+    ]
+    costs = [
+        (module.cost(way, target, tile), n)
+        for n, (module, way) in enumerate(ways)
+        for tile in module.tiles(way, target)
+    ]
+    return ways[min(costs)[1]][1] if costs else spec
 
 
 def candidates(spec: Int8Conv, target: Target) -> list[Int8Choice]:

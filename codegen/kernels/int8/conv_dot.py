@@ -195,7 +195,7 @@ class _Sums:
             row_inside = T.bind(tirx.all(in_row >= 0, in_row < height))
         at_row = in_row if row_inside is None else T.bind(T.min(T.max(in_row, 0), height - 1))
         per_pixel = spec.x.lanes // spec.word
-        padding = tirx.IntImm("int32", _repeated(spec.zero))
+        padding = tirx.IntImm("int32", repeated(spec.zero))
         with T.serial(0, words) as word:
             for kx in range(kw):
                 step = segment.start + ((block * kh + ky) * kw + kx) * words + word
@@ -255,6 +255,6 @@ def _rows(sums: _Sums, groups: int) -> None:
         conv_dense.walk_row(conv, sums.at_once.pixels, compute)
 
 
-def _repeated(byte: int) -> int:
+def repeated(byte: int) -> int:
     """A word of four equal bytes, as a signed number."""
     return int(np.array([byte] * WORD, np.uint8).view(np.int32)[0])

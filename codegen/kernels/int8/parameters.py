@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels import bfloat16 as bf16
-from graphopt.codegen.kernels.emit import Expr, Vectors, argument, view, zeros
+from graphopt.codegen.kernels.emit import Expr, Scalars, Vectors, argument, view, zeros
 from graphopt.codegen.kernels.int8.spec import WORD as WORD
 from graphopt.codegen.kernels.int8.spec import Int8Conv, StoredConv
 from graphopt.codegen.targets import Target
@@ -56,8 +56,8 @@ class PixelVectors:
 
 
 class Int8Parameters:
-    """A conv kernel's parameters in the order of every call: x, weight, start (of bytes), channels,
-    tensors, y.
+    """A conv kernel's parameters in the order of every call: x, weight, index (of sparse ones),
+    start (of bytes), channels, tensors, y.
 
     Args:
         spec: the convolution.
@@ -65,6 +65,7 @@ class Int8Parameters:
         weight: the packed weight's shape and type.
         one_row: whether the kernel sees all pixels as one row, as a 1x1 convolution may.
         vectors: how many hold the channels of the bias and the epilogue; None: as many as it takes.
+        indices: length of the array of indices of a sparse kernel.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Int8Parameters:
         *,
         one_row: bool = False,
         vectors: int | None = None,
+        indices: int = 0,
     ) -> None:
         epilogue, lanes = spec.conv.epilogue, target.lanes
         vectors = vectors or spec.vectors(lanes)
@@ -87,6 +89,9 @@ class Int8Parameters:
         x = argument("x", spec.input_shape, spec.x.dtype)
         self.weight = argument("weight", *weight)
         """As the template packs it."""
+        if indices:
+            self.index = Scalars(argument("index", (indices,), "int32"), "int32")
+            """Where the weights of a sparse kernel are."""
         self.start: Expr = None
         """What sums begin with: [vector, filter]; None: zeros."""
         if isinstance(spec, Int8Conv):

@@ -6,14 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from int8_cases import AS_FLOATS, RESIDUAL, best, check_extremes, check_meaning, quantised
+from int8_cases import (
+    AS_FLOATS,
+    RESIDUAL,
+    best,
+    check_extremes,
+    check_meaning,
+    check_pruned,
+    pruned_weight,
+    quantised,
+    sparse,
+)
 from kernel_cases import DENSE, DEPTHWISE, POINTWISE
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
-from graphopt.codegen.kernels.int8.choice import candidates
+from graphopt.codegen.kernels.int8.choice import candidates, punched
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import INTEGER_UNITS, VECTOR_UNITS, IntegerUnit, describe
+from graphopt.ir.block_structure import Block
 from graphopt.runtime.cpu import cpu_features
 
 NEON = VECTOR_UNITS["neon"]
@@ -102,6 +113,57 @@ def test_every_unit(case: str, unit: str, epilogue: Epilogue, tmp_path: Path) ->
     target = target_of(UNITS[unit])
     spec = quantised({**DENSE, **POINTWISE, **DEPTHWISE}[case], 5, epilogue, target.lanes)
     check_meaning(candidates(spec, target)[0], spec, target, tmp_path)
+
+
+SPARSE_CASES = {
+    **{name: spec for name, spec in DENSE.items() if not spec.planar},
+    **POINTWISE,
+    "several groups": ConvSpec((66,), 72, (12, 50), (3, 3), pads=(1, 1, 1, 1)),
+    "1x1, several groups": ConvSpec((130,), 88, (9, 37)),
+}
+
+
+@pytest.mark.parametrize(("number", "case"), list(enumerate(SPARSE_CASES)))
+def test_pruned_by_dot_products(number: int, case: str, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    check_pruned(SPARSE_CASES[case], 7 if number % 2 else 0, target, tmp_path, vectors=1)
+
+
+@pytest.mark.parametrize("zero", [0, 5])
+@pytest.mark.parametrize("vectors", [1, 2, 4])
+@pytest.mark.parametrize("unit", [name for name in UNITS if name != "amx_int8"])
+def test_pruned_by_every_unit(unit: str, vectors: int, zero: int, tmp_path: Path) -> None:
+    target = target_of(UNITS[unit])
+    check_pruned(SPARSE_CASES["several groups"], zero, target, tmp_path, vectors=vectors)
+
+
+@pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
+@pytest.mark.parametrize("part", [0.6, 1.0], ids=["pruned", "nothing left"])
+def test_pruned_with_every_ending(part: float, epilogue: Epilogue, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(SPARSE_CASES["1x1, several groups"], 5, epilogue)
+    pruned = sparse(spec, target, "conv_int8_sparse_dot", Block(16, 4), part)
+    choice = best(pruned, target, "conv_int8_sparse_dot")
+    assert choice is not None
+    check_meaning(choice, pruned, target, tmp_path, part=part)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_a_sparse_kernel_is_taken_where_a_third_is_zero(kernel: tuple[int, int]) -> None:
+    target = replace(target_of(UNITS["avx512_vnni"]), tiles="")
+    pads = (kernel[0] // 2,) * 4
+    spec = quantised(ConvSpec((128,), 128, (46, 82), kernel, pads=pads), 0)
+    taken = {}
+    for part in (0, 0.1, 0.35, 0.6):
+        weight = pruned_weight(spec, part=part, group_of_zeros=False)
+        known = punched(spec, weight, target)
+        taken[part] = candidates(known, target)[0].kernel
+    assert taken == {
+        0: "conv_int8_dot",
+        0.1: "conv_int8_dot",
+        0.35: "conv_int8_sparse_dot",
+        0.6: "conv_int8_sparse_dot",
+    }
 
 
 def test_products_do_not_saturate(tmp_path: Path) -> None:

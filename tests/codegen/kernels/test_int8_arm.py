@@ -22,6 +22,7 @@ from int8_cases import (
     best,
     check_extremes,
     check_meaning,
+    check_pruned,
     quantised,
 )
 from kernel_cases import DENSE, DEPTHWISE, POINTWISE
@@ -99,6 +100,19 @@ def test_dense(
     choice = best(spec, target, "conv_int8_dot")
     assert choice is not None
     check_meaning(choice, spec, target, tmp_path, emulated_kernel)
+
+
+@pytest.mark.android
+@pytest.mark.parametrize(("unit", "vectors"), [("asimd", 1), ("asimddp", 4), ("i8mm", 2)])
+@pytest.mark.parametrize(
+    ("case", "zero"), [("3x3", 128), ("3x3", 0), ("1x1, runs of channels", 7), ("stride 2", 7)]
+)
+def test_pruned(
+    unit: str, vectors: int, case: str, zero: int, emulated_kernel: Run, tmp_path: Path
+) -> None:
+    target = load_target("cpu", HOST, unit)
+    conv = {**DENSE, **POINTWISE}[case]
+    check_pruned(conv, zero, target, tmp_path, emulated_kernel, vectors=vectors)
 
 
 @pytest.mark.android

@@ -15,6 +15,9 @@ from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
 from graphopt.ir.arrays import Array
+from graphopt.ir.block_structure import Block, expand
+from graphopt.optimizer.pack_files import pack_file
+from graphopt.runtime.cpu import cpu_features
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle
 
@@ -143,3 +146,38 @@ def test_convolutions_are_of_bytes(
     step = np.ptp(expected) / 255
     assert np.mean(np.abs(got - expected) > 0.5 * step) < 0.03
     assert np.abs(got - expected).max() < 4 * step
+
+
+def test_what_was_pruned_is_left_out(proto: Proto, tmp_path: Path) -> None:
+    """Packed, too; layers of which hardly anything is zero stay dense."""
+    if "avx2" not in cpu_features():
+        pytest.skip("this CPU has no AVX2")
+    block, shape = Block(16, 4), (64, 64, 3, 3)
+    mask = np.random.default_rng(0).random(block.mask_shape(shape)) < 0.4
+    constants = {
+        "w1": weights(64, 3, 3, 3),
+        "w2": weights(*shape) * expand(mask, block, shape),
+        "w3": weights(64, 64, 1, 1),
+    }
+    body = f"""a = {CONV}(x, w1) r = Relu(a) b = {CONV}(r, w2) s = Relu(b) y = Conv(s, w3)"""
+    model = proto("float[1,3,18,21] x", "float[1,64,18,21] y", body, **constants)
+    path = quantised(model, tmp_path, QuantType.QUInt8)
+    packed, bundle = tmp_path / "packed.onnx", tmp_path / "n.graphopt"
+    pack_file(path, packed)
+    assert packed.stat().st_size < 0.7 * path.stat().st_size
+    compile_model(packed, bundle, CompileOptions(cpu_features="avx2"))
+    runner = open_bundle(bundle)
+    launched = runner.bundle.plan.launches
+    kernels = [launch.kernel for launch in launched if launch.kernel.startswith("conv_int8")]
+    assert [kernel.rstrip("0123456789_") for kernel in kernels] == [
+        "conv_int8_dot",
+        "conv_int8_sparse_dot",
+        "conv_int8_dot",
+    ]
+    sparse = next(launch for launch in launched if "sparse" in launch.kernel)
+    assert sparse.macs == 18 * 21 * 64 * 64 * 9 * mask.mean()
+    x = {"x": np.random.default_rng(1).standard_normal(SIZE, dtype=np.float32)}
+    expected = OnnxRuntimeEngine(path.read_bytes()).run(x)["y"].astype(np.float32)
+    got = runner.run(x)["y"].astype(np.float32)
+    step = np.ptp(expected) / 255
+    assert np.mean(np.abs(got - expected) > 0.5 * step) < 0.03
