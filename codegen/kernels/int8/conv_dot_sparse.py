@@ -41,9 +41,9 @@ NEXT = 2.0
 """What going on to the next word costs, in instructions of a sum."""
 
 
-def extents(_: Int8Conv, target: Target) -> list[Block]:
+def extents(spec: Int8Conv, target: Target) -> list[Block]:
     """Extents of blocks that it can leave out: one, two or four vectors of filters."""
-    if unit_of(target) is None:
+    if unit_of(spec, target) is None:
         return []
     return [Block(count * target.lanes, WORD) for count in (1, 2, 4)]
 
@@ -55,7 +55,7 @@ def kept_of(weight: Integers, spec: Int8Conv, block: Block, _: Target) -> int:
 
 def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
     """The tiles, of one group of filters; none if the weight is not known to be punched."""
-    unit, block = unit_of(target), spec.conv.block
+    unit, block = unit_of(spec, target), spec.conv.block
     if unit is None or block not in extents(spec, target):
         return []
     assert block is not None
@@ -67,7 +67,7 @@ def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
 
 def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector instructions of a 32-bit sum."""
-    unit, row = unit_of(target), seen(spec).conv
+    unit, row = unit_of(spec, target), seen(spec).conv
     full, rest = divmod(row.out_size[1], tile.pixels)
     widths = [tile.pixels] * full + [rest] * (rest > 0)
     step = sum(max(tile.filters * width, 8) + (tile.filters + width) / 2 + NEXT for width in widths)
@@ -76,7 +76,7 @@ def cost(spec: Int8Conv, target: Target, tile: Tile) -> float:
 
 def pack_weight(weight: Integers, spec: Int8Conv, target: Target, tile: Tile) -> Integers:
     """(O, I, kh, kw) to the kept words, (kept, vectors of filters, lanes * 4)."""
-    unit, block = unit_of(target), spec.conv.block
+    unit, block = unit_of(spec, target), spec.conv.block
     assert unit is not None  # there are no tiles without one
     assert block is not None
     mask = kept_words(weight, spec, block)
@@ -131,7 +131,7 @@ class _Sums:
     """The sums of a tile's pixels, of one group of filters after the other."""
 
     def __init__(self, spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters) -> None:
-        unit = unit_of(target)
+        unit = unit_of(spec, target)
         assert unit is not None  # there are no tiles without one
         assert spec.conv.block is not None
         self.spec, self.target, self.at_once = spec, target, tile
