@@ -54,10 +54,11 @@ def compile(
         _compile_bundle(model, output or model.with_suffix(".graphopt"), options, json)
         return
     low = options.fp16 or options.fp16_arithmetic or options.bf16 or options.calib
-    if low or options.require_full_gpu or options.on_fail == "warn":
+    lower = options.precision not in (None, "float32")
+    if low or lower or options.require_full_gpu or options.on_fail == "warn":
         raise typer.BadParameter(
             "--format tvm is float32 and the network alone: leave out --fp16, "
-            "--fp16-arithmetic, --bf16, --calib, --require-full-gpu and --on-fail"
+            "--fp16-arithmetic, --bf16, --precision, --calib, --require-full-gpu and --on-fail"
         )
     _compile_library(model, output or model.with_suffix(".so"), options, json)
 
@@ -75,6 +76,7 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
     facts = {
         "output": str(output),
         **_facts(manifest, done.difference, size),
+        "precision": done.precision,
         "kernel_launches": len(plan.launches),
         "working_bytes": sum(plan.arenas),
         "levels": [level.name for level in manifest.levels],
@@ -82,8 +84,8 @@ def _compile_bundle(model: Path, output: Path, options: CompileOptions, json: st
     }
     if shared.put_json(json, facts):
         return
-    precision = ", half precision" if options.fp16 or options.fp16_arithmetic else ""
-    precision = ", bfloat16" if options.bf16 else precision
+    precision = "" if done.precision == "float32" else f", {done.precision}"
+    precision += ", stored in half precision" if options.fp16 else ""
     of_host = f" on {options.host}" if options.host else ""
     say(
         f"{output}: target {options.target}{of_host}{precision}, "

@@ -98,7 +98,7 @@ def _typed(field: Field) -> tuple[Any, Any]:
         # Older releases of Typer know enumerations only.
         make_enum: Any = Enum  # mypy reads literal members only
         names = make_enum(field.name, {value: value for value in get_args(kind)}, type=str)
-        return names, names(default)
+        return names, None if default is None else names(default)
     return kind, default
 
 

@@ -19,10 +19,17 @@ from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_features, check_name
+from graphopt.compiler.auto_precision import compile_fastest, is_measured
 from graphopt.compiler.bundle_check import Samples, check_bundle
 from graphopt.compiler.levels import check_levels, laid_out, levels_for, one_target, read_levels
 from graphopt.compiler.options import IMAGES, CompileOptions
-from graphopt.compiler.precision import check_precision, in_halves, shown_photos
+from graphopt.compiler.precision import (
+    check_precision,
+    in_halves,
+    shown_photos,
+    told_precision,
+    with_precision,
+)
 from graphopt.compiler.prepare import Prepared, prepare_network
 from graphopt.compiler.stages import check_places, places
 from graphopt.compiler.tuning_cache import Tuning, measured_kernels, tuning_for
@@ -65,6 +72,7 @@ class Compilation:
         remarks: what the user should know of what was done and of the comparison, a sentence each.
         unread: why no pose maps were recognised, where that is so.
         tuned_on: the device that kernels were measured on; None where they were estimated.
+        precision: what convolutions compute in.
     """
 
     manifest: Manifest
@@ -75,6 +83,7 @@ class Compilation:
     remarks: tuple[str, ...] = ()
     unread: str = ""
     tuned_on: str | None = None
+    precision: str = "float32"
 
 
 def compile_model(
@@ -112,6 +121,10 @@ def compile_model(
         progress,
         failures if options.on_fail == "warn" else None,
     )
+    if is_measured(options, network.graph):
+        done, said = compile_fastest(compile_model, path, bundle, options, progress)
+        return replace(done, remarks=(*said, *done.remarks))
+    options, chosen = with_precision(options, network.graph)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)
         save_model(network.graph, work / "model.onnx")
@@ -131,9 +144,10 @@ def compile_model(
         network.pose,
         checked.difference,
         made.kept,
-        remarks=(*network.remarks, *inputs.remarks, *made.remarks, *checked.remarks),
+        remarks=(*network.remarks, *chosen, *inputs.remarks, *made.remarks, *checked.remarks),
         unread=network.unread,
         tuned_on=tuning.device if tuning else None,
+        precision=told_precision(options, network.graph),
     )
 
 

@@ -10,6 +10,8 @@ from graphopt.pose.options import PoseOptions
 
 Post: TypeAlias = Literal["paf", "none"]
 """What follows a network in its bundle."""
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""What convolutions compute in."""
 OnFail: TypeAlias = Literal["stop", "warn"]
 """What a comparison with onnxruntime that fails does."""
 
@@ -79,6 +81,23 @@ class CompileOptions:
             "auto|off|FILE",
         ),
     ] = "auto"
+    precision: Annotated[
+        PrecisionChoice | None,
+        Option(
+            "What convolutions compute in: float32; bfloat16, as --bf16; float16, as "
+            "--fp16-arithmetic; int8, of quantised networks; auto: of those that pass the checks "
+            "what --device is predicted to be fastest in, or this machine measured.",
+            Panel.TARGET,
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        Option(
+            "The device that --precision auto is for: adreno-640 …, or your own profile.",
+            Panel.TARGET,
+            "NAME|F.toml",
+        ),
+    ] = None
     fp16: Annotated[
         bool, Option("Store weights, on opencl activations too, in half precision.", Panel.TARGET)
     ] = False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
 from graphopt.codegen.targets import check_bfloat16
+from graphopt.compiler.auto_precision import predicted_fastest
 from graphopt.compiler.bfloat16 import bfloat16_agreement
 from graphopt.compiler.comparison import STORED_TOLERANCE, agreement_with_onnxruntime
 from graphopt.compiler.levels import levels_for
@@ -28,6 +30,12 @@ def check_precision(options: CompileOptions) -> None:
     Raises:
         UsageError, Unsupported: says which.
     """
+    if options.device is not None and options.precision != "auto":
+        raise UsageError("--device is for --precision auto", hint="leave it out")
+    if options.precision is not None and (options.bf16 or options.fp16_arithmetic):
+        raise UsageError(
+            "--precision says what --bf16 and --fp16-arithmetic say", hint="leave out those"
+        )
     if not options.bf16:
         return
     if in_halves(options):
@@ -36,6 +44,64 @@ def check_precision(options: CompileOptions) -> None:
         )
     for level in levels_for(options, quantised=False) or [options.cpu_features]:
         check_bfloat16(options.target, options.host, level.replace("+", ","))
+
+
+def with_precision(options: CompileOptions, graph: gs.Graph) -> tuple[CompileOptions, list[str]]:
+    """The options that `--precision` stands for, and remarks on that.
+
+    Args:
+        options: what was asked for; `auto` only where it is predicted, or cannot be measured.
+        graph: what is compiled.
+
+    Raises:
+        UsageError: the network cannot be computed in it.
+        Unsupported: the CPU has no instructions for it.
+    """
+    asked = options.precision
+    remarks: list[str] = []
+    if is_quantised(graph):
+        if asked not in (None, "auto", "int8"):
+            raise UsageError(
+                f"the network is quantised: it is computed in int8, not in {asked}",
+                hint="compile the network that it was made of",
+            )
+        if asked == "int8" and options.target != "cpu":
+            raise UsageError(
+                f"the target {options.target} has no kernels of int8: quantised networks are "
+                "computed in float32 there",
+                hint="leave out --precision, or compile with --target cpu",
+            )
+        return replace(options, precision=None), remarks
+    if asked == "int8":
+        raise UsageError(
+            "int8 is for quantised networks",
+            hint="graphopt optimize --int8 --calib PHOTOS makes one",
+        )
+    if asked == "auto":
+        asked = "float32"
+        if options.device is not None:
+            asked, told = predicted_fastest(graph, options)
+        else:
+            told = "float32: nothing says how fast another machine is; name its profile by --device"
+        remarks.append(f"precision {told}")
+    chosen = replace(
+        options,
+        precision=None,
+        device=None,
+        bf16=options.bf16 or asked == "bfloat16",
+        fp16_arithmetic=options.fp16_arithmetic or asked == "float16",
+    )
+    check_precision(chosen)
+    return chosen, remarks
+
+
+def told_precision(options: CompileOptions, graph: gs.Graph) -> str:
+    """What a bundle's convolutions compute in."""
+    if is_quantised(graph):
+        return "int8" if options.target == "cpu" else "float32"
+    if options.bf16:
+        return "bfloat16"
+    return "float16" if options.fp16_arithmetic else "float32"
 
 
 def shown_photos(options: CompileOptions, graph: gs.Graph) -> bool:

@@ -1,0 +1,138 @@
+"""Which precision a network is compiled in where that is left open: `compile --precision auto`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.analysis.latency.device import Device, Precision, load_device
+from graphopt.analysis.latency.predict import network_ms
+from graphopt.codegen.targets import check_bfloat16
+from graphopt.compiler.options import CompileOptions
+from graphopt.errors import CheckFailed, GraphoptError, Unsupported
+from graphopt.runtime.bundle import read_bundle, write_bundle
+from graphopt.runtime.steps import is_quantised
+
+if TYPE_CHECKING:
+    from graphopt.runtime.runner import BundleRunner
+
+Made = TypeVar("Made")
+
+ROUNDS = 9
+"""How often each bundle runs, in turns; the median counts."""
+
+
+def is_measured(options: CompileOptions, graph: gs.Graph) -> bool:
+    """Whether a network's precision is to be found by running it here."""
+    elsewhere = options.device is not None or options.host
+    return options.precision == "auto" and not elsewhere and not is_quantised(graph)
+
+
+def candidates(options: CompileOptions) -> list[Precision]:
+    """What a float network can be compiled in for a target, float32 first."""
+    found: list[Precision] = ["float32"]
+    if options.target != "cpu":
+        return [*found, "float16"]
+    try:
+        check_bfloat16(options.target, options.host, options.cpu_features)
+    except GraphoptError:
+        return found
+    return [*found, "bfloat16"]
+
+
+def predicted_fastest(graph: gs.Graph, options: CompileOptions) -> tuple[Precision, str]:
+    """The precision that the profile `options.device` predicts the least time for, and a remark."""
+    assert options.device is not None
+    device = load_device(options.device)
+    times: dict[Precision, float] = {}
+    unknown: list[str] = []
+    for precision in candidates(options):
+        profile: Device | None = device.computing_in(precision)
+        if profile is None:
+            unknown.append(precision)
+        else:
+            times[precision] = network_ms(graph, profile)
+    best = min(times, key=times.__getitem__)
+    told = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in times.items())
+    gaps = f"; nothing is known of {' and '.join(unknown)}" if unknown else ""
+    return best, f"{best}, as predicted for {device.name}: {told}{gaps}"
+
+
+def compile_fastest(
+    compiling: Callable[..., Made],
+    path: Path,
+    bundle: Path,
+    options: CompileOptions,
+    progress: Callable[[str], None],
+) -> tuple[Made, tuple[str, ...]]:
+    """Compile in each precision that passes its checks, and keep the bundle that runs fastest here.
+
+    Args:
+        compiling: `compile.compile_model`.
+        path, bundle, options, progress: its arguments.
+
+    Returns:
+        What it gave for that bundle, and remarks on the choice.
+
+    Raises:
+        GraphoptError: as it; float32 cannot be compiled, or not run here.
+    """
+    failed: list[str] = []
+    with TemporaryDirectory(prefix="graphopt-") as folder:
+        made: dict[Precision, Made] = {}
+        for precision in candidates(options):
+            shown = None if precision == "float32" else options.calib
+            chosen = replace(options, precision=precision, calib=shown)
+            told = partial(_tell, progress, precision)
+            try:
+                made[precision] = compiling(path, Path(folder) / precision, chosen, progress=told)
+            except (CheckFailed, Unsupported) as error:
+                if precision == "float32":
+                    raise
+                failed.append(f"{precision} is left out: {error.message}")
+        progress("measuring")
+        ms = measured({name: Path(folder) / name for name in made}) if len(made) > 1 else {}
+        best: Precision = min(ms, key=ms.__getitem__, default="float32")
+        kept = read_bundle(Path(folder) / best)
+        files = {name: kept.read(name) for name in kept.manifest.files}
+        write_bundle(bundle, kept.manifest, files)
+    times = ", ".join(f"{one:.1f} ms in {name}" for name, one in ms.items()) or "no other runs"
+    return made[best], (f"precision {best}, as measured here: {times}", *failed)
+
+
+def _tell(progress: Callable[[str], None], name: str, what: str) -> None:
+    progress(f"{name}: {what}")
+
+
+def measured(bundles: dict[Precision, Path]) -> dict[Precision, float]:
+    """Milliseconds that bundles take, run in turns; those that cannot be opened here have none."""
+    opened = {name: _opened(path) for name, path in bundles.items()}
+    runners = {name: runner for name, runner in opened.items() if runner is not None}
+    seconds: dict[Precision, list[float]] = {name: [] for name in runners}
+    for number in range(1 + ROUNDS):
+        for name, runner in runners.items():
+            inputs = runner.bundle.manifest.inputs
+            feeds = {key: np.zeros(shape, np.float32) for key, shape in inputs.items()}
+            start = time.perf_counter()
+            runner.run(feeds)
+            seconds[name] += [time.perf_counter() - start] if number else []
+    return {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()}
+
+
+def _opened(bundle: Path) -> BundleRunner | None:
+    """A bundle, where this machine can run it."""
+    from graphopt.runtime.open import open_bundle
+
+    try:
+        return open_bundle(bundle)
+    except Unsupported:
+        return None
