@@ -163,7 +163,7 @@ def lower_network(
     module = with_float_weights(module)
     progress("kernels")
     halves = None if largest is None else _halves(model, target, largest)
-    weights = quantised_weights(model) if target.kind == "cpu" else {}
+    weights = quantised_weights(model) if target.byte_lanes else {}
     module, layers = use_our_kernels(module, target, node_of, measured, halves, weights)
     progress("legalise")
     module = tvm.transform.Sequential(list(LEGALISE))(module)

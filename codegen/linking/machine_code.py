@@ -15,6 +15,7 @@ from tvm.s_tir.pipeline import finalize_device_passes
 
 from graphopt.codegen.linking.linker import link
 from graphopt.codegen.linking.opencl_c import kernel_source
+from graphopt.codegen.linking.opencl_dot import DOT_PRODUCTS
 from graphopt.codegen.linking.opencl_memory import MACROS
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
@@ -200,6 +201,8 @@ def opencl_source(
             sources.append(source)
             calls.append(replace(call, images=tuple(may_be) if is_image else ()))
         launched[name] = replace(host, calls=tuple(calls))
+    if any("DOT4(" in source for source in sources):
+        sources.insert(1, DOT_PRODUCTS)
     return "\n".join(sources).encode(), launched
 
 

@@ -57,7 +57,9 @@ class Memory:
         """The same memory with elements of another type."""
         if kind == self.type:
             return self
-        if self.space in ("variable", "image"):
+        if self.space == "image":
+            raise NoImageError
+        if self.space == "variable":
             raise Unsupported(f"{self.name} holds {self.type.name}, and is used as {kind.name}")
         space = "" if self.space == "private" else f"__{self.space} "
         return replace(self, name=f"(({space}{kind.name}*){self.name})", type=kind)

@@ -156,6 +156,7 @@ uniform unsigned ushort void volatile while write_only
 FUNCTIONS = """
 abs barrier ceil clamp cos cosh erf exp exp2 fabs floor fma fmax fmin fmod isnan log log2 max min
 pow rint round rsqrt select sin sinh sqrt tan tanh trunc INFINITY NAN LOAD STORE
+BYTES DOT4 STARTING_SUMS
 """
 """What kernels call; of those that convert, no variable is called like one."""
 

@@ -25,7 +25,7 @@ from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates, punched
-from graphopt.codegen.kernels.int8.spec import WIDTHS, Int8Conv, Stored, byte_lanes
+from graphopt.codegen.kernels.int8.spec import Int8Conv, Stored, byte_lanes
 from graphopt.codegen.lowering.blocked_operators import pooled
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import FusedRegion
@@ -118,7 +118,7 @@ class QuantisedLowering:
         if len(spec.out_runs) > 1 and any(t is None or t.lanes != source.lanes for t in usable):
             return None
         stored = [t or Stored("float32", lanes) for t in usable]
-        found = quantised_region(spec, region, weight, source, stored, lanes)
+        found = quantised_region(spec, region, weight, source, stored, self._target)
         zeros = punched(found.spec, found.weight, self._target)
         found = replace(found, spec=zeros)
         choices = candidates(found.spec, self._target)
@@ -220,7 +220,8 @@ class QuantisedLowering:
             return self._relaid(forms.bytes, lanes or forms.bytes.lanes)
         blocked = bool(forms.runs)
         runs = forms.runs or (shape_of(variable)[1],)
-        lanes = lanes or (byte_lanes(runs[0]) if len(runs) == 1 else WIDTHS[-1])
+        widest = self._target.byte_lanes
+        lanes = lanes or (byte_lanes(runs[0], widest) if len(runs) == 1 else widest)
         if blocked and lanes >= self._target.lanes:
             expr = self._builder.emit_te(
                 lambda x: quantise_blocks(x, runs, lanes, means),
@@ -229,7 +230,7 @@ class QuantisedLowering:
             )
         else:
             runs = (sum(runs),)
-            lanes = max(lanes, byte_lanes(runs[0]))
+            lanes = max(lanes, byte_lanes(runs[0], widest))
             expr = self._builder.emit_te(
                 lambda x: quantise_planar(x, lanes, means),
                 self._forms.planar(variable),

@@ -24,6 +24,7 @@ from graphopt.codegen.lowering.fusion import (
     quantise_steps,
     scalar,
 )
+from graphopt.codegen.targets import Target
 
 Doubles = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ def quantised_region(
     weight: QuantisedWeight,
     x: Bytes,
     tensors: Sequence[Bytes | Stored],
-    lanes: int,
+    target: Target,
 ) -> QuantisedRegion:
     """A region of floats over dequantised tensors, as a convolution of bytes.
 
@@ -84,7 +85,7 @@ def quantised_region(
         weight: as bytes.
         x: its input as bytes.
         tensors: its epilogue's tensors: as bytes, or how their floats lie.
-        lanes: floats in a vector.
+        target: where it will run.
     """
     steps, channels, y = region.before_quantising, list(region.channels), region.quantised
     scales = weight.scales.astype(np.float64) * x.means.scale
@@ -92,10 +93,11 @@ def quantised_region(
     added = np.zeros(conv.out_channels) if bias is None else channels[bias].astype(np.float64)
     values, scales = _with_room(weight.values, scales, added, conv)
     start = np.rint(added / scales).astype(np.int32)
-    width = x.lanes if conv.depthwise else max(SMALLEST_LANES, byte_lanes(conv.out_channels))
+    narrowest = byte_lanes(conv.out_channels, target.byte_lanes)
+    width = x.lanes if conv.depthwise else max(SMALLEST_LANES, narrowest)
     found = _epilogue(steps, bias is not None, channels, scales.astype(np.float32), tensors, y)
     epilogue, vectors = found
-    stored = Stored("uint8", width) if y is not None else Stored("float32", lanes)
+    stored = Stored("uint8", width) if y is not None else Stored("float32", target.lanes)
     spec = Int8Conv(
         replace(conv, epilogue=epilogue),
         Stored("uint8", x.lanes),

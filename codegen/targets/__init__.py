@@ -39,6 +39,8 @@ class Target:
         tiles: the matrix unit, `amx_int8` or none.
         bfloat16: the instructions for bfloat16 that kernels use, `amx_bf16` (and `avx512_bf16`
             where that suits better), `avx512_bf16`, or none.
+        byte_lanes: channels of the widest blocks of bytes; 0: quantised networks are computed in
+            floats.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Target:
     dot: str = ""
     tiles: str = ""
     bfloat16: str = ""
+    byte_lanes: int = 64
 
 
 def names() -> list[str]:
@@ -110,6 +113,11 @@ def check_bfloat16(name: str, host: str, features: str) -> None:
             hint="--fp16 stores in half precision, --fp16-arithmetic computes in it",
         )
     module.bfloat16_unit(host, features)
+
+
+def with_floats_only(target: Target) -> Target:
+    """The same target, on which quantised networks are computed in floats."""
+    return replace(target, dot="", tiles="", byte_lanes=0)
 
 
 def check_name(name: str) -> None:

@@ -15,5 +15,7 @@ def make() -> Target:
         filter_blocks=2,
         cache_bytes=0,
         work_group=64,
+        dot="opencl",
+        byte_lanes=16,
         tvm={"kind": "opencl", "max_num_threads": 256},
     )

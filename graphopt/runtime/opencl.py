@@ -6,6 +6,7 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from graphopt.runtime.threads import environment
 
 POCL_THREADS = ("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
 """Where PoCL (OpenCL on the CPU) reads its number of threads, once a process."""
+
+KHRONOS_DOT = "cl_khr_integer_dot_product"
+PRODUCTS_OF_BYTES = frozenset(
+    [KHRONOS_DOT, "cl_arm_integer_dot_product_accumulate_int8", "cl_qcom_dot_product8"]
+)
+"""Extensions whose functions kernels may call (`codegen.linking.opencl_dot`)."""
 
 
 def device_name(target: str, threads: int = 0) -> str:
@@ -155,17 +162,43 @@ def _pyopencl() -> Any:
     return pyopencl
 
 
+def build_options(source: str, extensions: str) -> list[list[str]]:
+    """What a program may be built with, best first.
+
+    Args:
+        source: its text.
+        extensions: of the device, as it lists them.
+    """
+    if "PLAIN_DOT" not in source:
+        return [[]]
+    # Some compilers define macros of extensions that the device lacks, some devices list one that
+    # their compiler lacks. Khronos's is there from OpenCL C 2.0 on.
+    found = PRODUCTS_OF_BYTES & set(extensions.split())
+    as_it_is: list[list[str]] = [[]] if found else []
+    later = [["-cl-std=CL3.0"]] if KHRONOS_DOT in found else []
+    return [*later, *as_it_is, ["-DPLAIN_DOT"]]
+
+
 def _built(cl: Any, context: Any, source: str) -> Any:
-    """A program, from the cache if it can be had there."""
+    """A program, built with the first options that can be, from the cache if it is there."""
+    (device,) = context.devices
+    *better, last = build_options(source, device.extensions)
+    for options in better:
+        with suppress(cl.Error):
+            return _built_with(cl, context, source, options)
+    return _built_with(cl, context, source, last)
+
+
+def _built_with(cl: Any, context: Any, source: str, options: list[str]) -> Any:
     program = cl.Program(context, source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged cache is no trouble of the user's
         try:
-            return program.build()
+            return program.build(options)
         except cl.Error:
             raise
         except Exception:  # damaged past that, or not to be written: KeyError, OSError …
-            return program.build(cache_dir=False)
+            return program.build(options, cache_dir=False)
 
 
 def _context(cl: Any, threads: int) -> Any:

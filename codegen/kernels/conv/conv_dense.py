@@ -292,12 +292,19 @@ def gpu(
 def input_pixel(
     spec: ConvSpec, target: Target, p: Parameters, block: Expr, row: Expr, column: Expr
 ) -> Expr:
-    """A block of channels of one pixel; zeros outside the picture.
+    """A block of channels of one pixel; zeros outside the picture."""
+    return padded_pixel(spec, target, column, lambda at: p.vectors[0, block, row, at])
+
+
+def padded_pixel(
+    spec: ConvSpec, target: Target, column: Expr, load: Callable[[Expr], Expr]
+) -> Expr:
+    """What is loaded of a column; zeros outside the picture.
 
     The load itself is always inside: a branch in the inner loop would cost more than a load.
     """
     at = T.bind(T.min(T.max(column, 0), spec.size[1] - 1))
-    pixel = p.vectors[0, block, row, at]
+    pixel = load(at)
     if not any(spec.pads):
         return T.bind(pixel)
     inside = tirx.all(column >= 0, column < spec.size[1])

@@ -148,27 +148,52 @@ def gpu(
     alike: int = 1,
 ) -> None:
     """The kernel's body on a GPU, for some convolutions alike: `parameters` of each number."""
-    kw = spec.kernel[1]
     out_blocks, out_height, out_width = spec.output_shape(target.lanes)[1:4]
-    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
-    pixels = tile.pixels
-    tiles_across = -(-out_width // pixels)
+    tiles_across = -(-out_width // tile.pixels)
     with grid(target, alike, out_blocks, out_height, tiles_across) as (n, block, row, i):
         p = parameters(n)
-        column = T.bind(i * pixels)
-        sums = RegisterTile(target, 1, pixels)
-        first = T.bind(row * spec.strides[0] - spec.pads[0])
-        with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
-            in_row = T.bind(first + ky * spec.dilations[0])
-            loaded: dict[int, Expr] = {}
-            for kx in range(kw):
-                weight = T.bind(p.weight[block, ky, kx])
-                for pixel in range(pixels):
-                    tap = pixel * stride + kx * dilation - pad
-                    if tap not in loaded:
-                        at = column * stride + tap
-                        loaded[tap] = conv_dense.input_pixel(spec, target, p, block, in_row, at)
-                    sums.add(pixel, [weight], loaded[tap])
-        for pixel in range(pixels):
-            with T.If(column + pixel < out_width), T.Then():
-                sums.store(p, block, row, column, pixel)
+        column = T.bind(i * tile.pixels)
+        slide_here(
+            spec,
+            row,
+            column,
+            RegisterTile(target, 1, tile.pixels),
+            tile.pixels,
+            weight=lambda ky, kx: p.weight[block, ky, kx],
+            load=lambda in_row, at: conv_dense.input_pixel(spec, target, p, block, in_row, at),
+            store=lambda sums, pixel: sums.store(p, block, row, column, pixel),
+        )
+
+
+def slide_here(
+    spec: ConvSpec,
+    row: Expr,
+    column: Expr,
+    sums: RegisterTile,
+    pixels: int,
+    *,
+    weight: Callable[[Expr, int], Expr],
+    load: Callable[[Expr, Expr], Expr],
+    store: Callable[[RegisterTile, int], None],
+) -> None:
+    """A work-item's tile, at a row and a column; parameters as of `slide`.
+
+    Args:
+        load: zeros outside the picture.
+        store: store the sums of a pixel.
+    """
+    stride, dilation, pad = spec.strides[1], spec.dilations[1], spec.pads[1]
+    first = T.bind(row * spec.strides[0] - spec.pads[0])
+    with T.serial(*conv_dense.rows_inside(spec, first)) as ky:
+        in_row = T.bind(first + ky * spec.dilations[0])
+        loaded: dict[int, Expr] = {}
+        for kx in range(spec.kernel[1]):
+            here = T.bind(weight(ky, kx))
+            for pixel in range(pixels):
+                tap = pixel * stride + kx * dilation - pad
+                if tap not in loaded:
+                    loaded[tap] = load(in_row, column * stride + tap)
+                sums.add(pixel, [here], loaded[tap])
+    for pixel in range(pixels):
+        with T.If(column + pixel < spec.out_size[1]), T.Then():
+            store(sums, pixel)

@@ -22,6 +22,7 @@ from graphopt.codegen.kernels.int8 import (
     conv_depthwise,
     conv_depthwise_words,
     conv_dot,
+    conv_dot_gpu,
     conv_dot_sparse,
 )
 from graphopt.codegen.kernels.int8.dot import UNITS
@@ -37,6 +38,7 @@ TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
         "conv_int8_amx": conv_amx,
         "conv_int8_dot": conv_dot,
         **SPARSE,
+        "conv_int8_gpu": conv_dot_gpu,
     }
 )
 """Templates by the names of their kernels; of two that cost the same, the first is taken."""
@@ -71,9 +73,13 @@ class Int8Choice(NamedTuple):
     def pack_start(
         self, start: Integers, weight: Integers, spec: Int8Conv, target: Target
     ) -> Integers:
-        """The bias, (O,), as the kernel's sums begin with it: (vectors, lanes)."""
+        """The bias, (O,), as the kernel's sums begin with it: (vectors, lanes).
+
+        Where the kernel takes several such beginnings, one after the other.
+        """
         sums = TEMPLATES[self.kernel].starting_sums(start, weight, spec, target)
-        return self.pack_vectors(sums, spec, target)
+        every = [self.pack_vectors(one, spec, target) for one in np.atleast_2d(sums)]
+        return np.concatenate(every)
 
     def pack_vectors(
         self, values: NDArray[Number], spec: Int8Conv, target: Target

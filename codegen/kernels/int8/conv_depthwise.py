@@ -7,11 +7,13 @@ loaded, made float32 and freed of its zero point once a row, and used for every 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tvm.tirx.script import builder as T
 
+from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv import conv_depthwise as of_floats
 from graphopt.codegen.kernels.conv.register_tile import RegisterTile
 from graphopt.codegen.kernels.conv.template import Tile
@@ -57,12 +59,18 @@ def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     with kernel("conv_int8_depthwise") as get:
         p = Int8Parameters(spec, target, (shape, "float32"))
         x, weight = PixelVectors(p.x, target.lanes), Vectors(p.weight)
-        with p.instructions(), grid(target, vectors, spec.conv.out_size[0]) as (vector, row):
-            _row(spec, target, tile, p, x, weight, vector, row)
+        height, width = spec.conv.out_size
+        if target.kind == "cpu":
+            with p.instructions(), grid(target, vectors, height) as (vector, row):
+                _cpu(spec, target, tile, p, x, weight, vector, row)
+        else:
+            with grid(target, vectors, height, -(-width // tile.pixels)) as (vector, row, i):
+                column = T.bind(i * tile.pixels)
+                _gpu(spec, target, tile, p, x, weight, vector, row, column)
     return get()
 
 
-def _row(
+def _cpu(
     spec: StoredConv,
     target: Target,
     tile: Tile,
@@ -73,24 +81,59 @@ def _row(
     row: Expr,
 ) -> None:
     """An output row of a vector of channels."""
-    zero = broadcast(float(spec.zero), target.lanes)
-
-    def sums(pixels: int) -> RegisterTile:
-        start = p.as_float(p.first_sums(vector))
-        return RegisterTile(target, 1, pixels, T.bind(start))
-
-    def load(in_row: Expr, column: Expr) -> Expr:
-        value = x.load(vector, in_row, column)
-        return value - zero if spec.zero else value
-
     of_floats.slide(
         spec.conv,
         tile,
         row,
-        sums=sums,
+        sums=lambda pixels: _sums(target, p, vector, pixels),
         weight=lambda ky, kx: weight[vector, ky, kx],
-        load=load,
+        load=lambda in_row, column: _load(spec, target, x, vector, in_row, column),
         store=lambda sums, pixel, column: p.store(
             sums.total(0, pixel), vector, row, column + pixel
         ),
     )
+
+
+def _gpu(
+    spec: StoredConv,
+    target: Target,
+    tile: Tile,
+    p: Int8Parameters,
+    x: PixelVectors,
+    weight: Vectors,
+    vector: Expr,
+    row: Expr,
+    column: Expr,
+) -> None:
+    """A work-item's tile of a vector of channels."""
+    # The epilogue is of float32, whatever floats are multiplied in.
+    here = replace(target, arithmetic="float32")
+
+    def load(in_row: Expr, at: Expr) -> Expr:
+        return conv_dense.padded_pixel(
+            spec.conv, here, at, lambda inside: _load(spec, here, x, vector, in_row, inside)
+        )
+
+    of_floats.slide_here(
+        spec.conv,
+        row,
+        column,
+        _sums(here, p, vector, tile.pixels),
+        tile.pixels,
+        weight=lambda ky, kx: weight[vector, ky, kx],
+        load=load,
+        store=lambda sums, pixel: p.store(sums.total(0, pixel), vector, row, column + pixel),
+    )
+
+
+def _sums(target: Target, p: Int8Parameters, vector: Expr, pixels: int) -> RegisterTile:
+    start = p.as_float(p.first_sums(vector))
+    return RegisterTile(target, 1, pixels, T.bind(start))
+
+
+def _load(
+    spec: StoredConv, target: Target, x: PixelVectors, vector: Expr, row: Expr, column: Expr
+) -> Expr:
+    """A vector of the input, free of its zero point."""
+    value = x.load(vector, row, column)
+    return value - broadcast(float(spec.zero), target.lanes) if spec.zero else value

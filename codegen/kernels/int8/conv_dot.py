@@ -78,9 +78,9 @@ def seen(spec: Conv) -> Conv:
 
 
 def tiles(spec: StoredConv, target: Target) -> list[Tile]:
-    """The tiles that it can be computed by; none if it is depthwise."""
+    """The tiles that it can be computed by; none if it is depthwise, or for a GPU."""
     unit = unit_of(spec, target)
-    if spec.conv.depthwise or unit is None:
+    if spec.conv.depthwise or unit is None or target.kind == "gpu":
         return []
     plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
     plain = replace(plain, out_channels=spec.vectors(target.lanes) * target.lanes)

@@ -54,9 +54,9 @@ def kept_of(weight: Integers, spec: Int8Conv, block: Block, _: Target) -> int:
 
 
 def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
-    """The tiles, of one group of filters; none if the weight is not known to be punched."""
+    """The tiles, of one group of filters; none on GPUs, or if the weight is not known to be punched."""
     unit, block = unit_of(spec, target), spec.conv.block
-    if unit is None or block not in extents(spec, target):
+    if unit is None or target.kind == "gpu" or block not in extents(spec, target):
         return []
     assert block is not None
     vectors = block.filters // target.lanes

@@ -178,6 +178,9 @@ SMULL = replace(
     SDOT, features=(), instructions=4, pack=_in_pairs, words=_pairs, dot=_smull, spare=10
 )
 
+OPENCL = replace(VNNI, features=())
+"""Whatever a GPU has: see `conv_dot_gpu`, which writes its products itself."""
+
 UNITS = {
     "avx512_vnni": VNNI,
     "avx_vnni": replace(VNNI, features=("avx_vnni",)),
@@ -185,6 +188,7 @@ UNITS = {
     "i8mm": USDOT,
     "asimddp": SDOT,
     "asimd": SMULL,
+    "opencl": OPENCL,
 }
 """By the name that `Target.dot` has."""
 

@@ -66,6 +66,7 @@ class Int8Parameters:
         one_row: whether the kernel sees all pixels as one row, as a 1x1 convolution may.
         vectors: how many hold the channels of the bias and the epilogue; None: as many as it takes.
         indices: length of the array of indices of a sparse kernel.
+        starts: how many beginnings of the sums there are.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Int8Parameters:
         one_row: bool = False,
         vectors: int | None = None,
         indices: int = 0,
+        starts: int = 1,
     ) -> None:
         epilogue, lanes = spec.conv.epilogue, target.lanes
         vectors = vectors or spec.vectors(lanes)
@@ -95,7 +97,7 @@ class Int8Parameters:
         self.start: Expr = None
         """What sums begin with: [vector, filter]; None: zeros."""
         if isinstance(spec, Int8Conv):
-            self.start = argument("start", (vectors, lanes), "int32")
+            self.start = argument("start", (starts * vectors, lanes), "int32")
         self._channels = [
             Vectors(argument(f"channel{n}", (vectors, lanes)))
             for n in range(epilogue.count("channel"))
@@ -116,6 +118,15 @@ class Int8Parameters:
         """The input as 32-bit numbers of four channels each, or two: one index."""
         count = math.prod(map(int, self.x.shape)) // self._spec.word
         return T.decl_buffer((count,), "int32", data=self.x.data, layout=None)
+
+    def weight_words(self) -> Expr:
+        """The weight's bytes as 32-bit numbers, four of a filter each: one index."""
+        return T.decl_buffer(
+            (math.prod(map(int, self.weight.shape)) // WORD,),
+            "int32",
+            data=self.weight.data,
+            layout=None,
+        )
 
     def instructions(self) -> AbstractContextManager[object]:
         """What a kernel's body must be within."""

@@ -28,9 +28,9 @@ WIDTHS = (4, 16, 32, 64)
 unit's tile."""
 
 
-def byte_lanes(channels: int) -> int:
-    """Channels of a block of a quantised tensor: the narrowest width that holds all, or 64."""
-    return next((width for width in WIDTHS if channels <= width), WIDTHS[-1])
+def byte_lanes(channels: int, widest: int = WIDTHS[-1]) -> int:
+    """Channels of a block of a quantised tensor: the narrowest that holds all, or `widest`."""
+    return min(next((width for width in WIDTHS if channels <= width), widest), widest)
 
 
 class Stored(NamedTuple):

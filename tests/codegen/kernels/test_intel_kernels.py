@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
     ("file", "tests"),
     [
         ("test_kernels.py", "half_precision_in_arithmetic or multiply_add or as_byte or swish"),
+        ("test_int8_opencl.py", "photo or 1x1 or every_function or khronos or saturate"),
         ("test_preparation.py", "kernels_prepare"),
         ("test_decoder.py", "find_the_same and coco18"),
     ],

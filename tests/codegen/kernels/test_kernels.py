@@ -281,7 +281,7 @@ def test_half_precision_in_arithmetic(case: str, target: Target, tmp_path: Path)
     if target.kind == "gpu":
         target = with_half_arithmetic(target)
         if not {*target.extensions} <= extensions():
-            pytest.skip("the OpenCL device does not compute in half precision")
+            pytest.skip("this device does not compute in half precision")
     # As a GPU would compute it, computed by this CPU, which rounds after each operation.
     target = replace(target, arithmetic="float16")
     spec = replace(IN_HALF[case], epilogue=EPILOGUES["bias, relu, residual"])

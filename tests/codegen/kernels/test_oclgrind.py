@@ -119,7 +119,8 @@ def test_wrong_kernels_are_noticed(
 @pytest.mark.parametrize(
     ("file", "tests"),
     [
-        ("test_kernels.py", ""),
+        ("test_kernels.py", "not half_precision_in_arithmetic"),
+        ("test_int8_opencl.py", "photo or uneven or 1x1 or past or floats"),
         ("test_preparation.py", "kernels_prepare"),
         ("test_decoder.py", "find_the_same and (coco18 or triangle)"),
     ],

@@ -122,21 +122,29 @@ def quantised(model: onnx.ModelProto, folder: Path, activations: QuantType) -> P
     return path
 
 
-@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8], ids=str)
+@pytest.mark.parametrize(
+    ("target", "activations"),
+    [
+        ("cpu", QuantType.QUInt8),
+        ("cpu", QuantType.QInt8),
+        pytest.param("opencl", QuantType.QUInt8, marks=pytest.mark.opencl),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("case", NETWORKS)
 def test_convolutions_are_of_bytes(
-    case: str, activations: QuantType, proto: Proto, tmp_path: Path
+    case: str, target: str, activations: QuantType, proto: Proto, tmp_path: Path
 ) -> None:
-    if not load_target("cpu").dot:
+    if not load_target(target).dot:
         pytest.skip("this CPU has no instructions that kernels of bytes use")
     outputs, body, constants, count = NETWORKS[case]
     model = proto(f"float[{','.join(map(str, SIZE))}] x", outputs, body, **constants)
     path = quantised(model, tmp_path, activations)
     bundle = tmp_path / "n.graphopt"
-    compile_model(path, bundle, CompileOptions())
+    compile_model(path, bundle, CompileOptions(target=target))
     runner = open_bundle(bundle)
-    launched = [launch.kernel for launch in runner.bundle.plan.launches]
-    kernels = [kernel for kernel in launched if "photo" not in kernel]
+    launches = runner.bundle.plan.launches
+    kernels = [launch.kernel for launch in launches if launch.stage == "network"]
     assert sum(kernel.startswith("conv_int8") for kernel in kernels) == count, kernels
     # Beside them, the input becomes bytes, the output floats, and bytes are moved once at most.
     assert len(kernels) <= count + 3, kernels
