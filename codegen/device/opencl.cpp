@@ -18,8 +18,6 @@
 namespace graphopt {
 namespace {
 
-constexpr char kBuildOptions[] = "";
-
 void check(cl_int status, const char* what) {
     if (status != CL_SUCCESS) {
         throw Unsupported(std::string("OpenCL cannot ") + what + " (error " +
@@ -130,10 +128,15 @@ public:
     }
 
 private:
-    void require(const Bundle& bundle) const {
+    std::set<std::string> extensions() const {
         std::istringstream words(device_text(device_, CL_DEVICE_EXTENSIONS));
         std::set<std::string> have;
         for (std::string word; words >> word;) have.insert(word);
+        return have;
+    }
+
+    void require(const Bundle& bundle) const {
+        const std::set<std::string> have = extensions();
         for (const std::string& extension : bundle.extensions) {
             if (have.count(extension) == 0) {
                 throw Unsupported("the bundle needs " + extension + ", which " + name_ +
@@ -163,25 +166,35 @@ private:
     static constexpr size_t kHash = 64;
     static constexpr size_t kMaxBinary = size_t{1} << 28;
 
+    // What a program may be built with, best first (graphopt/runtime/opencl.py, build_options).
+    std::vector<std::string> build_options(const std::string& source) const {
+        if (source.find("PLAIN_DOT") == std::string::npos) return {""};
+        const std::set<std::string> have = extensions();
+        std::vector<std::string> options;
+        if (have.count("cl_khr_integer_dot_product") > 0) options = {"-cl-std=CL3.0", ""};
+        for (const char* other :
+             {"cl_arm_integer_dot_product_accumulate_int8", "cl_qcom_dot_product8"}) {
+            if (options.empty() && have.count(other) > 0) options = {""};
+        }
+        options.push_back("-DPLAIN_DOT");
+        return options;
+    }
+
     void build(const std::string& source, const std::string& cache) {
+        const std::vector<std::string> options = build_options(source);
         std::string file;
         if (!cache.empty()) {
             mkdir(cache.c_str(), 0700);  // may be there
             const std::string parts[] = {source, name_, device_text(device_, CL_DRIVER_VERSION),
-                                         kBuildOptions};
+                                         options.front()};
             std::string hashes;
             for (const std::string& part : parts) hashes += sha256(part);
             file = cache + "/" + sha256(hashes) + ".clbin";
             if (build_cached(file)) return;
         }
-        const char* text = source.c_str();
-        const size_t length = source.size();
-        cl_int status = CL_SUCCESS;
-        program_.reset(
-            opencl().CreateProgramWithSource(context_.get(), 1, &text, &length, &status));
-        check(status, "make a program");
-        if (opencl().BuildProgram(program_.get(), 1, &device_, kBuildOptions, nullptr, nullptr) !=
-            CL_SUCCESS) {
+        if (std::none_of(options.begin(), options.end(), [&](const std::string& some) {
+                return build_with(source, some);
+            })) {
             throw Unsupported(name_ + " cannot compile the kernels: " + build_log());
         }
         if (!file.empty()) {
@@ -189,6 +202,17 @@ private:
             // A cache that cannot be written makes starts slow, and nothing worse.
             if (!binary.empty()) write_file(file, sha256(binary) + binary);
         }
+    }
+
+    bool build_with(const std::string& source, const std::string& options) {
+        const char* text = source.c_str();
+        const size_t length = source.size();
+        cl_int status = CL_SUCCESS;
+        program_.reset(
+            opencl().CreateProgramWithSource(context_.get(), 1, &text, &length, &status));
+        check(status, "make a program");
+        return opencl().BuildProgram(program_.get(), 1, &device_, options.c_str(), nullptr,
+                                     nullptr) == CL_SUCCESS;
     }
 
     bool build_cached(const std::string& file) {
@@ -207,8 +231,8 @@ private:
         program_.reset(opencl().CreateProgramWithBinary(context_.get(), 1, &device_, &size, &data,
                                                         &of_binary, &status));
         return status == CL_SUCCESS && of_binary == CL_SUCCESS &&
-               opencl().BuildProgram(program_.get(), 1, &device_, kBuildOptions, nullptr,
-                                     nullptr) == CL_SUCCESS;
+               opencl().BuildProgram(program_.get(), 1, &device_, "", nullptr, nullptr) ==
+                   CL_SUCCESS;
     }
 
     std::string build_log() const {

@@ -81,7 +81,12 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
     import tvm
 
     from graphopt.codegen.linking import machine_code
-    from graphopt.codegen.targets import load_target, with_bfloat16, with_half_arithmetic
+    from graphopt.codegen.targets import (
+        load_target,
+        with_bfloat16,
+        with_floats_only,
+        with_half_arithmetic,
+    )
 
     made: dict[tuple[object, ...], dict[str, Any]] = {}
     equal: dict[str, str] = {}
@@ -91,6 +96,8 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         target = load_target(job["target"], job["host"], features)
         if job["half_arithmetic"]:
             target = with_half_arithmetic(target)
+        if job["floats_only"]:
+            target = with_floats_only(target)
         if job["bfloat16"]:
             target = with_bfloat16(target, features)
 

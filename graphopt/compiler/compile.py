@@ -129,7 +129,9 @@ def compile_model(
         work = Path(folder)
         save_model(network.graph, work / "model.onnx")
         inputs = _inputs(network, options, progress)
-        levels = levels_for(options, quantised=is_quantised(network.graph))
+        levels = levels_for(
+            options, quantised=is_quantised(network.graph) and not options.dequantize
+        )
         run_worker(work, _task(network, options, levels, tuning, inputs), progress)
         made = _collect(work, path, network.pose, options)
         manifest = write_bundle(work / "bundle", made.manifest, made.files)
@@ -194,6 +196,7 @@ def _task(
         "measured": measured_kernels(tuning),
         "half_arithmetic": options.fp16_arithmetic,
         "bfloat16": options.bf16,
+        "floats_only": options.dequantize,
     }
     if network.pose is not None:
         task |= {"pose": network.pose.to_plain(), "side": options.max_photo}

@@ -112,6 +112,10 @@ class CompileOptions:
             Panel.TARGET,
         ),
     ] = False
+    dequantize: Annotated[
+        bool,
+        Option("Compute a quantised network in floats, which some GPUs do faster.", Panel.TARGET),
+    ] = False
     calib: Annotated[
         Path | None,
         Option(

@@ -60,18 +60,13 @@ def with_precision(options: CompileOptions, graph: gs.Graph) -> tuple[CompileOpt
     asked = options.precision
     remarks: list[str] = []
     if is_quantised(graph):
-        if asked not in (None, "auto", "int8"):
+        if asked not in (None, "auto", "int8", "float32"):
             raise UsageError(
                 f"the network is quantised: it is computed in int8, not in {asked}",
                 hint="compile the network that it was made of",
             )
-        if asked == "int8" and options.target != "cpu":
-            raise UsageError(
-                f"the target {options.target} has no kernels of int8: quantised networks are "
-                "computed in float32 there",
-                hint="leave out --precision, or compile with --target cpu",
-            )
-        return replace(options, precision=None), remarks
+        floats = options.dequantize or asked == "float32"
+        return replace(options, precision=None, dequantize=floats), remarks
     if asked == "int8":
         raise UsageError(
             "int8 is for quantised networks",
@@ -97,8 +92,8 @@ def with_precision(options: CompileOptions, graph: gs.Graph) -> tuple[CompileOpt
 
 def told_precision(options: CompileOptions, graph: gs.Graph) -> str:
     """What a bundle's convolutions compute in."""
-    if is_quantised(graph):
-        return "int8" if options.target == "cpu" else "float32"
+    if is_quantised(graph) and not options.dequantize:
+        return "int8"
     if options.bf16:
         return "bfloat16"
     return "float16" if options.fp16_arithmetic else "float32"

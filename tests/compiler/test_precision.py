@@ -67,11 +67,22 @@ def test_a_quantised_network_is_computed_in_int8(asked: Any, integers: Path) -> 
     assert not auto_precision.is_measured(AUTO, graph(integers))
 
 
+@pytest.mark.parametrize("target", ["cpu", "mali"])
+def test_a_quantised_network_is_computed_in_floats_where_they_are_asked_for(
+    target: str, integers: Path
+) -> None:
+    asked = CompileOptions(target=target, precision="float32")
+    for options in (asked, CompileOptions(target=target, dequantize=True)):
+        chosen, _ = with_precision(options, graph(integers))
+        assert chosen.dequantize
+        assert told_precision(chosen, graph(integers)) == "float32"
+    as_it_is, _ = with_precision(CompileOptions(target=target), graph(integers))
+    assert told_precision(as_it_is, graph(integers)) == "int8"
+
+
 def test_precisions_that_cannot_be_are_sentences(floats: Path, integers: Path) -> None:
     with pytest.raises(UsageError, match="is quantised: it is computed in int8, not in bfloat16"):
         with_precision(CompileOptions(precision="bfloat16"), graph(integers))
-    with pytest.raises(UsageError, match="the target mali has no kernels of int8"):
-        with_precision(CompileOptions(precision="int8", target="mali"), graph(integers))
     with pytest.raises(UsageError, match="int8 is for quantised networks") as refused:
         with_precision(CompileOptions(precision="int8"), graph(floats))
     assert "graphopt optimize --int8" in (refused.value.hint or "")

@@ -54,7 +54,7 @@ def kept_of(weight: Integers, spec: Int8Conv, block: Block, _: Target) -> int:
 
 
 def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
-    """The tiles, of one group of filters; none on GPUs, or if the weight is not known to be punched."""
+    """The tiles, of one group of filters; none for GPUs, or if the weight is not known punched."""
     unit, block = unit_of(spec, target), spec.conv.block
     if unit is None or target.kind == "gpu" or block not in extents(spec, target):
         return []

@@ -10,13 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from PIL import Image
 
 from graphopt.compiler.compile import compile_model
@@ -175,6 +176,35 @@ def test_the_only_person_is_that_of_python(
     wanted = expected(tmp_path / "bundle", photo)
     assert len(wanted["people"]) == 1
     assert "people" not in plan_of(tmp_path / "bundle")["decoder"]["outputs"]
+    assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
+
+
+class Shown(CalibrationDataReader):
+    """One input of the demo network."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._feeds: Iterator[dict[str, np.ndarray]] = iter([{"image": image}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+@pytest.mark.opencl
+def test_people_of_a_quantised_network(runner: Path, pictures: Pictures, tmp_path: Path) -> None:
+    demo, file = ROOT / "examples" / "demo.onnx", tmp_path / "int8.onnx"
+    _, spec = open_engine(demo)
+    photo = pictures(640, 360)
+    with Image.open(photo) as image:
+        shown, _ = prepare(image, spec.preprocess, (128, 224))
+    some = [f"{layer}.conv/Conv" for layer in ("trunk.1.squeeze", "trunk.1.look", "draft.0")]
+    quantize_static(demo, file, Shown(shown), quant_format=QuantFormat.QDQ, nodes_to_quantize=some)
+    options = CompileOptions(target="opencl", input_shape=("1,3,128,224",), on_fail="warn")
+    compile_model(file, tmp_path / "bundle", options)
+    wanted = expected(tmp_path / "bundle", photo)
+    assert wanted["people"]
+    kernels = [launch["kernel"] for launch in plan_of(tmp_path / "bundle")["launches"]]
+    for kind in ("conv_int8_gpu", "conv_int8_depthwise"):
+        assert any(kernel.startswith(kind) for kernel in kernels)
     assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
 
 

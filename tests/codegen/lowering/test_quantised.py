@@ -17,6 +17,7 @@ from graphopt.compiler.options import CompileOptions
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import Block, expand
 from graphopt.optimizer.pack_files import pack_file
+from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.cpu import cpu_features
 from graphopt.runtime.engine import OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle
@@ -189,3 +190,15 @@ def test_what_was_pruned_is_left_out(proto: Proto, tmp_path: Path) -> None:
     got = runner.run(x)["y"].astype(np.float32)
     step = np.ptp(expected) / 255
     assert np.mean(np.abs(got - expected) > 0.5 * step) < 0.03
+
+
+@pytest.mark.opencl
+def test_floats_where_they_are_asked_for(proto: Proto, tmp_path: Path) -> None:
+    outputs, body, constants, _ = NETWORKS["pooling, and a stride"]
+    model = proto(f"float[{','.join(map(str, SIZE))}] x", outputs, body, **constants)
+    path = quantised(model, tmp_path, QuantType.QUInt8)
+    # It is compared with onnxruntime's.
+    options = CompileOptions(target="opencl", dequantize=True, post="none", max_photo=0)
+    compile_model(path, tmp_path / "n.graphopt", options)
+    kernels = read_bundle(tmp_path / "n.graphopt").plan.launches
+    assert not any(launch.kernel.startswith("conv_int8") for launch in kernels)
