@@ -14,6 +14,7 @@ from graphopt.display.tables import Grid, Kind
 from graphopt.ir.records import Record
 from graphopt.runtime.bundle import Manifest, Place, Stage, read_bundle
 from graphopt.runtime.levels import Level
+from graphopt.runtime.precision import bundle_precision
 
 STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
 
@@ -56,6 +57,8 @@ class DevicePlacement(Record):
     inputs: dict[str, tuple[int, ...]]
     steps: tuple[PlacedStep, ...]
     """Of the best level, where there are several."""
+    precision: str = "float32"
+    """What the network computes in (`runtime.precision`)."""
     levels: tuple[PlacedLevel, ...] = ()
     """Of a bundle for several kinds of CPUs, the best first."""
 
@@ -77,7 +80,7 @@ class DevicePlacement(Record):
         where = [step.runs_on for step in self.steps]
         counts = ", ".join(f"{where.count(place)} on {place}" for place in sorted(set(where)))
         host = f" of {self.host}" if self.host else ""
-        target = f"target {self.target}{host}, input {named_sizes(self.inputs)}"
+        target = f"target {self.target}{host}, {self.precision}, input {named_sizes(self.inputs)}"
         told = [Text(f"{target}; steps: {counts}")]
         if self.levels:
             levels = Grid(
@@ -122,6 +125,7 @@ def placement(path: Path) -> DevicePlacement:
         host=target.host,
         inputs=bundle.manifest.inputs,
         steps=tuple(steps),
+        precision=bundle_precision(bundle),
         levels=_levels(bundle.manifest),
     )
 

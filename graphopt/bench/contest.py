@@ -21,10 +21,11 @@ from graphopt.ir.files import is_unchanged
 from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.spec import read_pose_spec
-from graphopt.runtime.bundle import Bundle, read_bundle
+from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle
+from graphopt.runtime.precision import bundle_precision
 from graphopt.runtime.runner import BundleRunner
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.steps import is_quantised
@@ -215,27 +216,6 @@ class Contest:
                 f"int8 of {' and '.join(able)} is left out: no quantised file (--quantized Q.onnx)."
             )
         return tuple(notes)
-
-
-def bundle_precision(bundle: Bundle) -> str:
-    """What a bundle's network computes in, by the types of its tensors: `int8`, `float16 weights`.
-
-    A type that only constants have is one of weights.
-    """
-    if bundle.manifest.precision:
-        return bundle.manifest.precision
-    inside = {index for x in bundle.plan.launches if x.stage == "network" for index in x.arguments}
-    tensors = [bundle.plan.tensors[index] for index in sorted(inside)]
-    told = []
-    for name, kinds in _LOW.items():
-        places = {tensor.arena for tensor in tensors if tensor.dtype in kinds}
-        if places:
-            told.append(f"{name} weights" if places == {-1} else name)
-    return ", ".join(told) or "float32"
-
-
-_LOW = {"int8": ("int8", "uint8"), "bfloat16": ("bfloat16",), "float16": ("float16",)}
-"""Types of tensors, by what is said of a network that has them."""
 
 
 def usual_feeds(

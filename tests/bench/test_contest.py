@@ -14,7 +14,6 @@ from rich.console import Console
 
 from graphopt.bench import benchmark, competitors
 from graphopt.bench.bench_report import BenchReport
-from graphopt.bench.contest import bundle_precision
 from graphopt.bench.options import BenchOptions
 from graphopt.bench.pose_oks import photos_in, pose_oks
 from graphopt.errors import InputError
@@ -23,6 +22,7 @@ from graphopt.ir.files import sha256_of
 from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.bundle import Launch, Model, Plan, Tensor, read_bundle, write_bundle
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
+from graphopt.runtime.precision import bundle_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.onnx"

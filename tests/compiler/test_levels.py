@@ -126,6 +126,7 @@ def test_what_levels_have_in_common_is_stored_once(integers: Path, tmp_path: Pat
     with pytest.raises(Unsupported, match=f"compiled for {ARM}, and this is {this_host()}"):
         open_bundle(family)
     said = json.loads(CliRunner().invoke(app, ["inspect", str(family), "--json"]).stdout)
+    assert said["precision"] == "int8"
     shown = {level["name"]: level for level in said["levels"]}
     assert shown["asimddp"]["features"] == ["asimd", "asimddp"]
     assert 0 < shown["asimd"]["shared_bytes"] < shown["asimd"]["bytes"]
