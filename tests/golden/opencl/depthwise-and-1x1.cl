@@ -24,7 +24,7 @@ __kernel void conv_depthwise_0_kernel(__global float* restrict weight, __global 
   kept_3 = (float4)(0.0f);
   int v = cse_v1 - 1;
   int cse_v3 = threadIdx_x * 16;
-  int cse_v8 = max(0, 1 - cse_v1);
+  int cse_v8 = max(1 - cse_v1, 0);
   for (int v_1 = 0; v_1 < min(3, 5 - cse_v1) - cse_v8; ++v_1) {
     int v_2 = cse_v8 + v_1 + cse_v1 - 1;
     int cse_v9 = cse_v2 * 36 + cse_v8 * 12 + v_1 * 12;
