@@ -26,6 +26,9 @@ from graphopt.optimizer.pass_contract import (
     option,
 )
 
+FLOAT_SHARE = 0.05
+"""Of the multiply-adds, for what costs the outputs most."""
+
 
 @dataclass(frozen=True)
 class Quantize(PreparedPass[Site, Recipe | None]):
@@ -53,8 +56,11 @@ class Quantize(PreparedPass[Site, Recipe | None]):
 
     When it skips:
         The network is quantised already; its opset is older than 13 and cannot be raised; weights
-        that are not constant, half precision. With max_shift or max_ap_drop, layers that cost the
-        poses most stay float, as few as hold that: the reason says what each costs alone.
+        that are not constant, half precision. Where rounding activations moves the outputs by more
+        than a tenth of their deviation, the layers that make most of it stay float, up to
+        float_share of the multiply-adds: the reason says their error and share. With max_shift or
+        max_ap_drop, layers that cost the poses most stay float, as few as hold that: the reason
+        says what each costs alone.
 
     Examples:
         quantize
@@ -80,6 +86,10 @@ class Quantize(PreparedPass[Site, Recipe | None]):
         0.0,
         "the same for 1 - OKS to the float network's people, which stands in for AP; 0: no limit",
     )
+    float_share: Annotated[float, Field(ge=0, le=1)] = option(
+        FLOAT_SHARE,
+        "of the multiply-adds: layers whose rounding moves the outputs most stay float, up to it",
+    )
     seed: int = option(0, "of the positions in photos; the same seed gives the same weights")
 
     @property
@@ -100,6 +110,7 @@ class Quantize(PreparedPass[Site, Recipe | None]):
             ridge=self.ridge,
             signed=self.activations == "int8",
             seed=self.seed,
+            float_share=self.float_share,
         )
         recipe = quantise(graph, context.calibration, settings, progress=context.progress)
         budget = Budget(self.max_shift or float("inf"), self.max_ap_drop or 1.0)

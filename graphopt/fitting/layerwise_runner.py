@@ -102,9 +102,9 @@ def extract_subgraph(
 
 
 def make_session(graph: gs.Graph) -> OnnxRuntimeEngine:
-    """A graph that is ready to run."""
+    """A graph that is ready to run, with the weights that it has."""
     with serialised(graph) as model:
-        return OnnxRuntimeEngine(model)
+        return OnnxRuntimeEngine(model, keep_floats=True)
 
 
 def shapes_of(graph: gs.Graph, feed: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:

@@ -6,9 +6,11 @@ eight bits. Those that cost most stay float, as many as the budget needs, found 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.compare import PoseChange, compare
@@ -16,7 +18,9 @@ from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import make_session
 from graphopt.fitting.quantization.quantization import Recipe
 from graphopt.fitting.quantization.writing import write
+from graphopt.ir.arrays import Array
 from graphopt.ir.network import Network
+from graphopt.runtime.engine import Engine
 
 JUDGED = 40
 """Held-out photos at most that the whole is judged on."""
@@ -62,8 +66,8 @@ def floats_within(
     judge = _Judge(graph, recipe, calibration)
     progress("quantize: the poses")
     if budget.holds(judge.change(())):
-        return {}
-    layers = list(recipe.layers)
+        return dict(recipe.floats)
+    layers = [name for name in recipe.layers if name not in recipe.floats]
     alone = {}
     for number, name in enumerate(layers, 1):
         progress(f"quantize: what layer {number} of {len(layers)} costs")
@@ -77,7 +81,7 @@ def floats_within(
             many = middle
         else:
             few = middle
-    return {
+    return dict(recipe.floats) | {
         name: f"it stays float to hold the budget: alone in eight bits it costs "
         f"{1 - alone[name].oks:.4f} OKS, key points move by {alone[name].mean_shift:.2f} pixels"
         for name in order[:many]
@@ -89,12 +93,29 @@ class _Judge:
 
     def __init__(self, graph: gs.Graph, recipe: Recipe, calibration: Calibration) -> None:
         self._graph, self._recipe, self._calibration = Network.of(graph), recipe, calibration
-        self._engine = make_session(graph)
+        self._engine = _Remembered(make_session(graph))
 
     def change(self, floats: Collection[str], photos: int = JUDGED) -> PoseChange:
         """What becomes of poses where these layers stay float."""
         written = self._graph.copy()
-        write(written, self._recipe, floats)
+        write(written, self._recipe, {*floats, *self._recipe.floats})
         calibration = self._calibration
         feeds = calibration.feeds(calibration.held_out[:photos])
         return compare(self._engine, make_session(written), calibration.spec, feeds)
+
+
+class _Remembered:
+    """A network that is asked about the same few images again and again."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.inputs, self.outputs = engine.name, engine.inputs, engine.outputs
+        self._engine = engine
+        self._made: dict[bytes, dict[str, Array]] = {}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name; computed once for each image."""
+        seen = hashlib.blake2b(b"".join(np.ascontiguousarray(v).data for v in feeds.values()))
+        key = seen.digest()
+        if key not in self._made:
+            self._made[key] = self._engine.run(feeds)
+        return self._made[key]

@@ -36,6 +36,8 @@ class OnnxRuntimeEngine:
         model: the file's path, or the serialised ModelProto.
         threads: intra-op threads; 0 leaves it to onnxruntime.
         optimize: False runs the graph as it is written, node by node.
+        keep_floats: weights that are float stay float; onnxruntime rounds those of convolutions
+            between QuantizeLinear and DequantizeLinear, with one step for all output channels.
 
     Raises:
         InputError: when onnxruntime refuses the model; the message is onnxruntime's reason.
@@ -43,7 +45,14 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, model: Path | bytes, *, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 0,
+        optimize: bool = True,
+        keep_floats: bool = False,
+    ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -56,6 +65,7 @@ class OnnxRuntimeEngine:
                 str(model) if isinstance(model, Path) else model,
                 options,
                 providers=["CPUExecutionProvider"],
+                disabled_optimizers=["WeightBiasQuantization"] if keep_floats else None,
             )
         except Exception as error:  # onnxruntime raises a class of its own for each status code
             what = model if isinstance(model, Path) else "the model"

@@ -2,9 +2,10 @@
 
 Cross-layer equalisation (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
 Correction", ICCV 2019, section 4.1): exact where nothing but Relu, pools and concatenation is
-between two convolutions. Where only depthwise ones read a tensor, which have a step for each
-channel, it is for nothing. Elsewhere it is weighed against the steps of the weights that read it
-(Xiao et al., "SmoothQuant", ICML 2023, section 4).
+between two convolutions, and for what was seen behind a Relu6 (Clip from zero on): channels that
+come near its limit stay as they are, others stay below it. Where only depthwise ones read a tensor,
+which have a step for each channel, it is for nothing. Elsewhere it is weighed against the steps of
+the weights that read it (Xiao et al., "SmoothQuant", ICML 2023, section 4).
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphopt.fitting.quantization.observe import Floats, Seen
-from graphopt.fitting.quantization.placement import Placement
-from graphopt.ir.arrays import Array
+from graphopt.fitting.quantization.placement import Placement, ceiling_of
 from graphopt.ir.convolution import Convolution
 from graphopt.ir.edit import constant
 from graphopt.ir.graph import (
@@ -34,6 +34,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 """How much of the spread of a tensor's channels goes into the weights behind it."""
 LARGEST_FACTOR = 64.0
 """By which a channel is scaled at most; quiet ones stay quiet."""
+HEADROOM = 1.1
+"""What a channel may grow beyond what was seen, where a Clip would cut it off."""
 LINEAR = ("MaxPool", "AveragePool", "GlobalAveragePool")
 """Operators that channels can be scaled before or behind."""
 
@@ -52,17 +54,23 @@ class _Source:
     """A convolution whose output's channels can be scaled."""
 
     node: gs.Node
-    spec: Convolution
     tensor: gs.Tensor
-    """Its output, behind a Relu if there is one."""
+    """Its output, behind a Relu or Clip if there is one."""
     readers: tuple[_Reader, ...]
     on_the_way: tuple[tuple[gs.Tensor, int], ...]
     """Tensors that are scaled with it, and from which channel on."""
+    ceiling: float
+    """What the activation behind it lets through at most."""
 
     @property
     def free(self) -> bool:
         """Whether each channel that reads it has a step of its own."""
         return all(reader.spec.depthwise for reader in self.readers)
+
+    def allowed(self, factors: Doubles, span: Doubles) -> Doubles:
+        """Factors that leave the activation doing what it does to values of such a span."""
+        least = HEADROOM * span / self.ceiling
+        return np.where(least >= 1, 1.0, np.maximum(factors, least))
 
 
 def equalise(
@@ -108,12 +116,17 @@ def _source_of(graph: gs.Graph, node: gs.Node) -> _Source | None:
     if spec is None or spec.op != "Conv" or is_graph_output(graph, node.outputs[0]):
         return None
     tensor, way = node.outputs[0], [(node.outputs[0], 0)]
-    reader = only_consumer(graph, tensor)
-    if reader is not None and is_standard(reader, "Relu"):
+    reader, ceiling = only_consumer(graph, tensor), None
+    if reader is not None and is_standard(reader, "Relu", "Clip"):
+        ceiling = ceiling_of(reader)
+    if reader is not None and ceiling is not None:
         tensor = reader.outputs[0]
         way.append((tensor, 0))
     readers = _readers(graph, tensor, 0, way)
-    return None if not readers else _Source(node, spec, tensor, tuple(readers), tuple(way))
+    if not readers:
+        return None
+    limit = float("inf") if ceiling is None else ceiling
+    return _Source(node, tensor, tuple(readers), tuple(way), limit)
 
 
 def _readers(
@@ -170,7 +183,8 @@ def _factors(sources: list[_Source], tensors: Mapping[str, Seen], group: list[st
                     1 - share
                 )
             # All of them such that the range stays what it is.
-            tried.append(factors * float((span / factors).max()) / max(fixed, 1e-30))
+            factors *= float((span / factors).max()) / max(fixed, 1e-30)
+            tried.append(source.allowed(factors, span))
         error = _error(sources, spans, energies, tried)
         if error < least * (1 - 1e-9):
             best, least = tried, error
@@ -220,10 +234,9 @@ def _error(
 
 def _scale(graph: gs.Graph, source: _Source, by: Floats) -> None:
     """Divide a source's channels, and multiply the weights that read them."""
-    node = source.node
+    node, rows = source.node, by.reshape(-1, 1, 1, 1)
     spec = Convolution.of(node)
     assert spec is not None
-    rows: Array = by.reshape(-1, 1, 1, 1)
     node.inputs[1] = constant(graph, f"{label(node)}.equalised", np.divide(spec.weight, rows))
     if input_of(node, 2) is not None and spec.bias is not None:
         node.inputs[2] = constant(graph, f"{label(node)}.equalised_bias", np.divide(spec.bias, by))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import LayerwiseRunner, bytes_of, live_tensors, shapes_of
+from graphopt.fitting.quantization.costs import costliest, costs_of, reasons_of
 from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.fit_layer import FittedLayer, fit_convolution, plain_rounding
 from graphopt.fitting.quantization.grids import Grid
@@ -43,6 +44,8 @@ POSITIONS_PER_UNKNOWN = 16
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
 LEAST_POSITIONS = 4096
 """The fewest output positions to fit on."""
+LOOKED_AT = 3
+"""Held-out images at most on which the costs of layers are measured."""
 PATCHES = 1 << 27
 """The most numbers that the output positions may see in all."""
 
@@ -69,6 +72,8 @@ class Settings:
     ridge: float = 1e-2
     signed: bool = False
     seed: int = 0
+    float_share: float = 0.0
+    """Of the multiply-adds: layers that cost the outputs most stay float, up to it."""
 
 
 def quantise(
@@ -114,6 +119,14 @@ class _Work:
         divided = equalise(self._graph, self._placement, seen.tensors)
         seen = seen.divided(divided)
         grids = self._grids(seen)
+        floats = self._floats(grids)
+        self._placement = placement_of(self._graph, floats)
+        grids = {name: grids[name] for name in self._placement.grids}
+        kept = {
+            node.outputs[0].name: _rounded_as_it_is(node, Convolution.of(node))
+            for node in self._graph.nodes
+            if node.outputs and node.outputs[0].name in floats
+        }
         places = {
             node.outputs[0].name: (node.inputs[0].name, Convolution.of(node))
             for node in self._placement.layers
@@ -122,7 +135,15 @@ class _Work:
             store(self._graph, self._graph.tensors()[name], grid)
         sort_nodes(self._graph)
         layers = self._layers(seen, grids, places)
-        return Recipe(grids, layers, len(self._fitting))
+        return Recipe(grids, layers | kept, len(self._fitting), floats)
+
+    def _floats(self, grids: Mapping[str, Grid]) -> dict[str, str]:
+        """Layers that stay float for what they would cost, and why."""
+        if not self._settings.float_share:
+            return {}
+        feeds = list(self._calibration.feeds(self._calibration.held_out[:LOOKED_AT]))
+        costs = costs_of(self._graph, self._placement, grids, feeds, self._progress)
+        return reasons_of(costliest(costs, self._settings.float_share))
 
     def _images(self) -> tuple[list[Image], list[Image]]:
         """Which to fit on, and which to judge by."""
