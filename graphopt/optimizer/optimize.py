@@ -137,6 +137,10 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
     chosen = _passes(_preset_text(preset), known, options.skip_passes)
     own = (options.passes, "distill" if options.distill else None, quantizing(options))
     extra = _passes(", ".join(part for part in own if part), known, options.skip_passes)
+    if options.int8 and [one.name for one in extra].count("quantize") > 1:
+        raise UsageError(
+            "--passes names quantize, which --int8 runs with its budget", hint="leave out one"
+        )
     remarks: list[str] = []
     if targets := _targets(options):
         measured = options.sensitivity

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from graphopt.analysis.cost import cost_of
+from graphopt.errors import UsageError
 from graphopt.ir.block_structure import BLOCKS, kept_mask
 from graphopt.ir.convolution import stored_weight
 from graphopt.ir.graph import constant_of, label
@@ -40,3 +42,10 @@ def test_prune_first_then_quantise(pose_files: tuple[Path, Path], tmp_path: Path
     (given,) = graph.inputs
     feed = {given.name: np.zeros(given.shape, np.float32)}
     assert OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run(feed)
+
+
+def test_quantised_once(pose_files: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = pose_files
+    options = OptimizeOptions(passes="quantize", int8=True, calib=photos, max_ap_drop=0.1)
+    with pytest.raises(UsageError, match="--passes names quantize"):
+        optimize(model, tmp_path / "small.onnx", options)
