@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -52,8 +52,6 @@ from graphopt.runtime.bundle import (
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.steps import is_quantised
 
-if TYPE_CHECKING:
-    pass
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
 
