@@ -55,6 +55,7 @@ _NARROW: Mapping[object, int] = MappingProxyType(
 
 
 def element_bytes(dtype: object, device: Device) -> int:
-    """Bytes of an element of a tensor of a type."""
-    narrow = _NARROW.get(np.dtype(dtype)) if dtype is not None else None  # type: ignore[call-overload]
-    return device.element_bytes if narrow is None else narrow
+    """Bytes of an element of a tensor of a type: NumPy's, or ONNX's number where NumPy has none."""
+    if dtype is None or isinstance(dtype, int):
+        return device.element_bytes
+    return _NARROW.get(np.dtype(dtype), device.element_bytes)  # type: ignore[call-overload]
