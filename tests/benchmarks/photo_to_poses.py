@@ -231,8 +231,8 @@ def field_of(
     """
     own, own_spec = open_engine(subject, threads=threads)
     shapes = {name: tuple(d for d in shape if d) for name, shape in own.inputs.items()}
-    contestants = each(own, own_spec, subject, {COMPILED: None, NUMPY: decode})
-    judged = list(contestants)
+    ours: dict[str, Decoder | None] = {COMPILED: None, NUMPY: decode}
+    contestants, judged = (each(own, own_spec, subject, ours) for _ in range(2))
     names = RIVALS["cpu"]
     for network in networks:
         right, reference = Rivals(shapes, threads, best, scratch).of(network, names)
