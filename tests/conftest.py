@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis.internal.conjecture import providers
 from threadpoolctl import threadpool_limits
 
 from graphopt.ir.checks import runtime_accepts
@@ -33,6 +34,10 @@ pytest_plugins = [
 os.environ["COLUMNS"] = "200"  # Sentences stay on one line; tests of narrow terminals say so.
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Hypothesis draws constants of those modules of this repository that happen to be loaded: its
+# examples would differ from run to run, `derandomize` or not.
+vars(providers)["is_local_module_file"] = lambda _: False
 
 threadpool_limits(1, "blas")  # Workers share the cores: BLAS's threads would wait for each other.
 
