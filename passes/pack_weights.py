@@ -10,8 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.block_structure import BLOCKS, Block
-from graphopt.ir.convolution import stored_weight
-from graphopt.ir.graph import constant_of, is_graph_output, is_standard, label
+from graphopt.ir.graph import constant_of, is_graph_output, is_standard, label, stored
 from graphopt.ir.identity import IdentitySet
 from graphopt.ir.packing import OLDEST_OPSET, Packed, insert, pack
 from graphopt.optimizer.pass_contract import Change, Numerics, Pass, Skip, option
@@ -76,7 +75,7 @@ class PackWeights(Pass[Weight]):
         for node in list(graph.nodes):
             if not is_standard(node, "Conv", "ConvTranspose"):
                 continue
-            tensor = stored_weight(node)
+            tensor = stored(node.inputs[1])
             weight = constant_of(tensor)
             if (
                 not isinstance(tensor, gs.Constant)

@@ -19,8 +19,7 @@ import onnx_graphsurgeon as gs
 from graphopt.display.numbers import human, part_of_whole
 from graphopt.ir.arrays import Dim
 from graphopt.ir.block_structure import FINEST, density
-from graphopt.ir.convolution import stored_weight
-from graphopt.ir.graph import constant_of, is_standard, label
+from graphopt.ir.graph import constant_of, is_standard, label, stored
 from graphopt.ir.operators import Kind, operator_of
 from graphopt.ir.records import HIDDEN, Record
 from graphopt.ir.shape_inference import infer_shapes
@@ -140,7 +139,7 @@ def kept_part(node: gs.Node) -> float:
     """
     if not is_standard(node, "Conv") or node.attrs.get("group", 1) > 1:
         return 1.0
-    weight = constant_of(stored_weight(node))
+    weight = constant_of(stored(node.inputs[1]))
     if weight is None or weight.ndim != 4 or not weight.any():
         return 1.0
     return density(weight, FINEST)

@@ -33,8 +33,6 @@ class Block(NamedTuple):
         return -(-filters // self.filters), -(-channels // self.channels), height, width
 
 
-Precision = Literal["float32", "int8"]
-"""What weights are stored in."""
 BlockName = Literal["8x4", "4x4", "16x4", "16x1", "8x1"]
 """Filters x channels, as options and files write it."""
 BLOCKS: Mapping[BlockName, Block] = {
@@ -44,7 +42,7 @@ BLOCKS: Mapping[BlockName, Block] = {
     "16x1": Block(16, 1),
     "8x1": Block(8, 1),
 }
-MEASURED: Mapping[Precision, BlockName] = {"float32": "16x1", "int8": "16x4"}
+MEASURED: Mapping[Literal["float32", "int8"], BlockName] = {"float32": "16x1", "int8": "16x4"}
 """The extent whose effect is measured before it is decided what goes, by what weights are stored in
 at last. Of a 1x1 layer of Lightweight OpenPose pruned by half the rest is off by 0.33 with 16x1,
 0.30 with 8x1, 0.38 with 4x4, 0.40 with 8x4; 16 filters fill vectors. Instructions for bytes

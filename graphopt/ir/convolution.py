@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphopt.ir.arrays import Array, Dim
-from graphopt.ir.graph import constant_of, input_of, is_standard
+from graphopt.ir.graph import constant_of, input_of, is_standard, stored
 from graphopt.ir.operators import Kind, standard_operators
 
 CONV_OPS = standard_operators(Kind.CONVOLUTION)
@@ -86,7 +86,7 @@ class Convolution:
         """
         if not is_standard(node, *CONV_OPS):
             return None
-        weight = constant_of(stored_weight(node))
+        weight = constant_of(stored(node.inputs[1]))
         return None if weight is None else cls._with(node, weight, None)
 
     @classmethod
@@ -103,15 +103,6 @@ class Convolution:
             dilations=dilations,
             group=int(node.attrs.get("group", 1)),
         )
-
-
-def stored_weight(node: gs.Node) -> gs.Tensor:
-    """A convolution's weight as it is stored: the whole numbers of one that is quantised."""
-    weight = node.inputs[1]
-    maker = weight.inputs[0] if weight.inputs else None
-    if maker is None or not is_standard(maker, "DequantizeLinear"):
-        return weight
-    return maker.inputs[0]
 
 
 def why_unknown(node: gs.Node) -> str:

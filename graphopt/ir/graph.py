@@ -66,6 +66,14 @@ def producer_of(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def stored(tensor: gs.Tensor) -> gs.Tensor:
+    """What memory holds of a tensor: the quantised one that it is the meaning of, or itself."""
+    maker = producer_of(tensor)
+    if maker is None or not is_standard(maker, "DequantizeLinear"):
+        return tensor
+    return maker.inputs[0]
+
+
 def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether the network hands `tensor` to its caller."""
     return any(output is tensor for output in graph.outputs)

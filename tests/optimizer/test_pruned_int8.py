@@ -10,8 +10,7 @@ import pytest
 from graphopt.analysis.cost import cost_of
 from graphopt.errors import UsageError
 from graphopt.ir.block_structure import BLOCKS, kept_mask
-from graphopt.ir.convolution import stored_weight
-from graphopt.ir.graph import constant_of, label
+from graphopt.ir.graph import constant_of, label, stored
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.optimize import optimize
 from graphopt.optimizer.options import OptimizeOptions
@@ -31,7 +30,7 @@ def test_prune_first_then_quantise(pose_files: tuple[Path, Path], tmp_path: Path
     graph = load_model(output)
     nodes = {label(node): node for node in graph.nodes if node.op == "Conv"}
     for name, ratio in plan.layers.items():
-        whole = constant_of(stored_weight(nodes[name]))
+        whole = constant_of(stored(nodes[name].inputs[1]))
         assert whole is not None
         assert whole.dtype == np.int8
         mask = kept_mask(whole, BLOCKS[plan.block])

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.latency.device import Device, Precision
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.graph import is_graph_output, is_standard
+from graphopt.ir.graph import is_graph_output, is_standard, stored
 
 _QUANTISED = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
 """Operators on quantised tensors that multiply."""
@@ -29,24 +29,12 @@ def precision_of(node: gs.Node, device: Device) -> Precision:
     spec = Convolution.as_stored(node)
     if spec is None or spec.op != "Conv" or not (spec.group == 1 or spec.depthwise):
         return "float32"
-    return "int8" if all(_maker(tensor) is not None for tensor in node.inputs[:2]) else "float32"
-
-
-def stored(tensor: gs.Tensor) -> gs.Tensor:
-    """What memory holds of a tensor: the quantised one that it is the meaning of."""
-    maker = _maker(tensor)
-    return tensor if maker is None else maker.inputs[0]
+    return "int8" if all(stored(tensor) is not tensor for tensor in node.inputs[:2]) else "float32"
 
 
 def is_reading(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether a node is but how others read quantised tensors, and has no kernel."""
     return is_standard(node, "DequantizeLinear") and not is_graph_output(graph, node.outputs[0])
-
-
-def _maker(tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear that a tensor comes from."""
-    maker = tensor.inputs[0] if tensor.inputs else None
-    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
 
 
 _NARROW: Mapping[object, int] = MappingProxyType(

@@ -16,11 +16,10 @@ from graphopt.analysis.latency.precision import (
     element_bytes,
     is_reading,
     precision_of,
-    stored,
 )
 from graphopt.errors import InputError
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.graph import is_graph_output, label, reads_of
+from graphopt.ir.graph import is_graph_output, label, reads_of, stored
 from graphopt.ir.identity import IdentityMap, IdentitySet
 from graphopt.ir.operators import Kind, operator_of
 from graphopt.ir.shape_inference import infer_shapes
