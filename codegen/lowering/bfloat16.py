@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tvm import te, tirx, topi
+from tvm import topi
 
 from graphopt.codegen.importing.relax_shapes import Expr
 from graphopt.codegen.kernels.bfloat16 import narrowed, widened
-from graphopt.codegen.kernels.conv.template import blocks
-from graphopt.codegen.lowering.blocked_layout import reblocked
+from graphopt.codegen.lowering.blocked_layout import in_blocks, planar_in_blocks
 from graphopt.codegen.lowering.conv_calls import Runs
 
 
@@ -27,37 +26,19 @@ class Bfloat16(NamedTuple):
     runs: Runs
 
 
-def _blocked_shape(x: Expr, runs: Runs, lanes: int) -> tuple[Any, ...]:
-    return (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
-
-
 def narrow_blocks(x: Expr, runs: Runs, lanes: int) -> Expr:
     """Blocked float32 to bfloat16 in blocks of `lanes`."""
-    read = reblocked(x, runs, lanes)
-    shape = _blocked_shape(x, runs, lanes)
-    return te.compute(shape, lambda *index: narrowed(read(*index)), name="narrow")
+    return in_blocks(x, runs, lanes, "narrow", narrowed)
 
 
 def narrow_planar(x: Expr, lanes: int) -> Expr:
     """(1, C, H, W) of float32 to bfloat16 in blocks of `lanes`."""
-    channels = int(x.shape[1])
-
-    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
-        return narrowed(x[n, tirx.min(block * lanes + lane, channels - 1), row, column])
-
-    return te.compute(_blocked_shape(x, (channels,), lanes), value, name="narrow")
+    return planar_in_blocks(x, lanes, "narrow", narrowed)
 
 
 def widen_blocks(x: Expr, runs: Runs, lanes: int) -> Expr:
     """Blocked bfloat16 to float32 in blocks of `lanes`."""
-    read = reblocked(x, runs, lanes)
-    shape = _blocked_shape(x, runs, lanes)
-    return te.compute(shape, lambda *index: widened(read(*index)), name="widen")
-
-
-def rewidth_blocks(x: Expr, runs: Runs, lanes: int) -> Expr:
-    """Bfloat16 in blocks of another width."""
-    return te.compute(_blocked_shape(x, runs, lanes), reblocked(x, runs, lanes), name="reblock")
+    return in_blocks(x, runs, lanes, "widen", widened)
 
 
 def pooled(x: Expr, call: Expr, runs: Runs, lanes: int) -> Expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -93,3 +93,27 @@ def reblocked(x: Expr, runs: Runs, lanes: int) -> Any:
         return x[n, source, row, column, inside]
 
     return value
+
+
+def in_blocks(
+    x: Expr,
+    runs: Runs,
+    lanes: int,
+    name: str,
+    convert: Callable[[Expr], Expr] = lambda value: value,
+) -> Expr:
+    """A blocked tensor in blocks of `lanes`, each of its numbers converted; see `reblocked`."""
+    read = reblocked(x, runs, lanes)
+    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, lambda *index: convert(read(*index)), name=name)
+
+
+def planar_in_blocks(x: Expr, lanes: int, name: str, convert: Callable[[Expr], Expr]) -> Expr:
+    """(1, C, H, W) in blocks of `lanes`, each number converted; the last block repeats the last."""
+    channels = int(x.shape[1])
+
+    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+        return convert(x[n, tirx.min(block * lanes + lane, channels - 1), row, column])
+
+    shape = (1, blocks((channels,), lanes), x.shape[2], x.shape[3], lanes)
+    return te.compute(shape, value, name=name)

@@ -27,9 +27,9 @@ from graphopt.codegen.lowering.bfloat16 import (
     narrow_blocks,
     narrow_planar,
     pooled,
-    rewidth_blocks,
     widen_blocks,
 )
+from graphopt.codegen.lowering.blocked_layout import in_blocks
 from graphopt.codegen.lowering.conv_calls import Runs, is_mean_of_pixels, mean_of, weight_of
 from graphopt.codegen.lowering.fusion import FusedRegion, is_convolution
 from graphopt.codegen.lowering.quantised import SMALLEST_LANES
@@ -236,7 +236,7 @@ class Bfloat16Lowering:
         if made.lanes == lanes:
             return made
         expr = self._builder.emit_te(
-            rewidth_blocks, made.expr, made.runs, lanes, primfunc_name_hint="reblock"
+            in_blocks, made.expr, made.runs, lanes, "reblock", primfunc_name_hint="reblock"
         )
         return made._replace(expr=expr, lanes=lanes)
 

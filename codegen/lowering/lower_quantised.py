@@ -26,6 +26,7 @@ from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates, punched
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Stored, byte_lanes
+from graphopt.codegen.lowering.blocked_layout import in_blocks
 from graphopt.codegen.lowering.blocked_operators import pooled
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import FusedRegion
@@ -36,7 +37,6 @@ from graphopt.codegen.lowering.quantised import (
     quantise_blocks,
     quantise_planar,
     quantised_region,
-    reblock,
 )
 from graphopt.codegen.lowering.tensor_forms import Forms, TensorForms
 from graphopt.codegen.targets import Target
@@ -242,7 +242,7 @@ class QuantisedLowering:
         if made.lanes == lanes:
             return made
         expr = self._builder.emit_te(
-            lambda x: reblock(x, made.runs, lanes), made.expr, primfunc_name_hint="reblock"
+            in_blocks, made.expr, made.runs, lanes, "reblock", primfunc_name_hint="reblock"
         )
         return made._replace(expr=expr, lanes=lanes)
 

@@ -13,10 +13,10 @@ from tvm import te, tirx
 from graphopt.codegen.importing.quantisation import Quantisation, number_of, step_of
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr
-from graphopt.codegen.kernels.conv.template import ConvSpec, blocks
+from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue, EpilogueStep, Floats, Operand
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, Stored, byte_lanes
-from graphopt.codegen.lowering.blocked_layout import reblocked, unpack_blocks
+from graphopt.codegen.lowering.blocked_layout import in_blocks, planar_in_blocks, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import (
     FusedRegion,
@@ -219,25 +219,12 @@ def _byte(bound: float, y: Quantisation) -> float:
 
 def quantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Expr:
     """Blocked floats to bytes in blocks of `lanes`."""
-
-    def value(*index: Expr) -> Expr:
-        return _quantised(reblocked(x, runs, lanes)(*index), means)
-
-    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
-    return te.compute(shape, value, name="quantise")
+    return in_blocks(x, runs, lanes, "quantise", lambda value: _quantised(value, means))
 
 
 def quantise_planar(x: Expr, lanes: int, means: Quantisation) -> Expr:
     """(1, C, H, W) of floats to bytes in blocks of `lanes`."""
-    channels = int(x.shape[1])
-
-    def value(n: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
-        channel = block * lanes + lane
-        here = x[n, tirx.min(channel, channels - 1), row, column]
-        return _quantised(here, means)
-
-    shape = (1, -(-channels // lanes), x.shape[2], x.shape[3], lanes)
-    return te.compute(shape, value, name="quantise")
+    return planar_in_blocks(x, lanes, "quantise", lambda value: _quantised(value, means))
 
 
 def _quantised(value: Expr, means: Quantisation) -> Expr:
@@ -250,12 +237,8 @@ def _constants(means: Quantisation) -> tuple[Expr, Expr]:
 
 def dequantise_blocks(x: Expr, runs: Runs, lanes: int, means: Quantisation) -> Expr:
     """Blocked bytes to floats in blocks of `lanes`."""
-
-    def value(*index: Expr) -> Expr:
-        return number_of(reblocked(x, runs, lanes)(*index), *_constants(means))
-
-    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
-    return te.compute(shape, value, name="dequantise")
+    constants = _constants(means)
+    return in_blocks(x, runs, lanes, "dequantise", lambda value: number_of(value, *constants))
 
 
 def unpack_bytes(x: Expr, shape: Sequence[int], runs: Runs, *, signed: bool) -> Expr:
@@ -268,9 +251,3 @@ def unpack_bytes(x: Expr, shape: Sequence[int], runs: Runs, *, signed: bool) -> 
         return (planar(*index).astype("int32") - 128).astype("int8")
 
     return te.compute(tuple(shape), value, name="signed")
-
-
-def reblock(x: Expr, runs: Runs, lanes: int) -> Expr:
-    """Bytes in blocks of another width."""
-    shape = (1, blocks(runs, lanes), x.shape[2], x.shape[3], lanes)
-    return te.compute(shape, reblocked(x, runs, lanes), name="reblock")

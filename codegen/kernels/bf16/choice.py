@@ -19,6 +19,7 @@ from graphopt.codegen.kernels.bfloat16 import bits_of
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.kernels.int8 import conv_amx, conv_depthwise, conv_dot
+from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
@@ -63,9 +64,4 @@ class Bf16Choice(NamedTuple):
 
 def candidates(spec: Bf16Conv, target: Target) -> list[Bf16Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    costs = {
-        Bf16Choice(name, tile): module.cost(spec, target, tile)
-        for name, module in TEMPLATES.items()
-        for tile in module.tiles(spec, target)
-    }
-    return sorted(costs, key=costs.__getitem__)
+    return [Bf16Choice(*way) for way in ways(TEMPLATES, spec, target)]

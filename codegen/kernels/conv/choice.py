@@ -26,6 +26,7 @@ from graphopt.codegen.kernels.conv import (
 )
 from graphopt.codegen.kernels.conv.template import ConvSpec, Tile
 from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 CONVOLUTIONS: Mapping[str, ModuleType] = MappingProxyType(
@@ -92,12 +93,7 @@ class KernelChoice:
 
 def candidates(spec: ConvSpec, target: Target) -> list[KernelChoice]:
     """All ways to compute a convolution, by estimated time, the shortest first."""
-    costs = {
-        KernelChoice(name, tile, target.work_group): module.cost(spec, target, tile)
-        for name, module in CONVOLUTIONS.items()
-        for tile in module.tiles(spec, target)
-    }
-    return sorted(costs, key=costs.__getitem__)
+    return [KernelChoice(*way, target.work_group) for way in ways(CONVOLUTIONS, spec, target)]
 
 
 def wider(target: Target) -> Target:

@@ -27,6 +27,7 @@ from graphopt.codegen.kernels.int8 import (
 )
 from graphopt.codegen.kernels.int8.dot import UNITS
 from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 SPARSE: Mapping[str, ModuleType] = MappingProxyType({"conv_int8_sparse_dot": conv_dot_sparse})
@@ -127,9 +128,4 @@ def punched(spec: Int8Conv, weight: Integers, target: Target) -> Int8Conv:
 
 def candidates(spec: Int8Conv, target: Target) -> list[Int8Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    costs = {
-        Int8Choice(name, tile): module.cost(spec, target, tile)
-        for name, module in TEMPLATES.items()
-        for tile in module.tiles(spec, target)
-    }
-    return sorted(costs, key=costs.__getitem__)
+    return [Int8Choice(*way) for way in ways(TEMPLATES, spec, target)]
