@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,13 +17,11 @@ import onnx_graphsurgeon as gs
 from graphopt.analysis.latency.device import Device, Precision, load_device
 from graphopt.analysis.latency.predict import network_ms
 from graphopt.codegen.targets import check_bfloat16
+from graphopt.compiler.comparison import opened
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed, GraphoptError, Unsupported
 from graphopt.runtime.bundle import read_bundle, write_bundle
 from graphopt.runtime.steps import is_quantised
-
-if TYPE_CHECKING:
-    from graphopt.runtime.runner import BundleRunner
 
 Made = TypeVar("Made")
 
@@ -115,8 +113,8 @@ def _tell(progress: Callable[[str], None], name: str, what: str) -> None:
 
 def measured(bundles: dict[Precision, Path]) -> dict[Precision, float]:
     """Milliseconds that bundles take, run in turns; those that cannot be opened here have none."""
-    opened = {name: _opened(path) for name, path in bundles.items()}
-    runners = {name: runner for name, runner in opened.items() if runner is not None}
+    found = {name: opened(path) for name, path in bundles.items()}
+    runners = {name: runner for name, runner in found.items() if not isinstance(runner, str)}
     seconds: dict[Precision, list[float]] = {name: [] for name in runners}
     for number in range(1 + ROUNDS):
         for name, runner in runners.items():
@@ -126,13 +124,3 @@ def measured(bundles: dict[Precision, Path]) -> dict[Precision, float]:
             runner.run(feeds)
             seconds[name] += [time.perf_counter() - start] if number else []
     return {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()}
-
-
-def _opened(bundle: Path) -> BundleRunner | None:
-    """A bundle, where this machine can run it."""
-    from graphopt.runtime.open import open_bundle
-
-    try:
-        return open_bundle(bundle)
-    except Unsupported:
-        return None

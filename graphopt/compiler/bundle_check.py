@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from graphopt.compiler.comparison import check_decoder, disagreement
+from graphopt.compiler.comparison import check_decoder, disagreement, opened
 from graphopt.compiler.options import CompileOptions
 from graphopt.compiler.people import check_people
 from graphopt.compiler.precision import agreement_of, remedy
 from graphopt.compiler.prepare import Prepared
-from graphopt.errors import CheckFailed, Unsupported
+from graphopt.errors import CheckFailed
 from graphopt.ir.arrays import Feeds
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.runtime.bundle import Comparison, Manifest
@@ -78,11 +78,13 @@ def check_bundle(
     """
     found: list[Comparison] = []
     remarks: list[str] = []
+    reasons: list[str] = []
     for name in [level.name for level in manifest.levels] or [""]:
         told = f"level {name}: " if name else ""
         progress(f"{told}comparing with onnxruntime")
-        engine = _opened(bundle, name)
+        engine = opened(bundle, name)
         if isinstance(engine, str):
+            reasons.append(engine)
             remarks.append(f"{told}not compared with onnxruntime: {engine}")
             continue
         try:
@@ -97,8 +99,7 @@ def check_bundle(
             raise
         remarks += [f"{told}{remark}" for remark in said]
     if not found:
-        reason = remarks.pop(0).partition("onnxruntime: ")[2]
-        return Checked(None, reason, tuple(failures))
+        return Checked(None, reasons[0], tuple(failures))
     worst = max(found, key=lambda comparison: comparison.difference)
     return Checked(worst, worst.difference, tuple(remarks))
 
@@ -138,13 +139,3 @@ def _compared(
         difference=found.difference, noise=found.noise, failures=tuple(failures)
     )
     return comparison, remarks
-
-
-def _opened(bundle: Path, level: str) -> BundleRunner | str:
-    """A level of a bundle, or why it cannot run here."""
-    from graphopt.runtime.open import open_bundle
-
-    try:
-        return open_bundle(bundle, level=level)
-    except Unsupported as error:
-        return error.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.codegen.importing.float32 import in_float32
-from graphopt.errors import CheckFailed
+from graphopt.errors import CheckFailed, Unsupported
 from graphopt.ir.arrays import Array, Feeds
 from graphopt.ir.onnx_io import serialised
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
@@ -36,6 +37,16 @@ KERNEL_NOISES = 4.0
 than the plain sums in all of its answers do."""
 MATCHED = 0.9
 """The part of all people that a bundle's decoder must find as the NumPy decoder does."""
+
+
+def opened(bundle: Path, level: str = "") -> BundleRunner | str:
+    """A bundle, at one of its levels or the best that there is, or why it cannot run here."""
+    from graphopt.runtime.open import open_bundle
+
+    try:
+        return open_bundle(bundle, level=level)
+    except Unsupported as error:
+        return error.message
 
 
 def agreement_with_onnxruntime(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.compiler import bundle_check
+from graphopt.compiler import bundle_check, comparison
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_refused_and_may_be_overruled_within_bounds(
     wrong: Callable[[np.ndarray], np.ndarray],
     may_be_kept: bool,
 ) -> None:
-    opened = bundle_check._opened
+    opened = comparison.opened
 
     def damaged(bundle: Path, level: str) -> object:
         engine = opened(bundle, level)
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_refused_and_may_be_overruled_within_bounds(
         )
         return engine
 
-    monkeypatch.setattr(bundle_check, "_opened", damaged)
+    monkeypatch.setattr(bundle_check, "opened", damaged)
     path, bundle = amplifying(3.0), tmp_path / "bundle"
     with pytest.raises(CheckFailed, match="differ from onnxruntime's by") as caught:
         compile_model(path, bundle)
