@@ -10,15 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import QuantFormat, quantize_static
 from PIL import Image
+from quantised_networks import Given
 
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
@@ -179,16 +180,6 @@ def test_the_only_person_is_that_of_python(
     assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
 
 
-class Shown(CalibrationDataReader):
-    """One input of the demo network."""
-
-    def __init__(self, image: np.ndarray) -> None:
-        self._feeds: Iterator[dict[str, np.ndarray]] = iter([{"image": image}])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._feeds, None)
-
-
 @pytest.mark.opencl
 def test_people_of_a_quantised_network(runner: Path, pictures: Pictures, tmp_path: Path) -> None:
     demo, file = ROOT / "examples" / "demo.onnx", tmp_path / "int8.onnx"
@@ -197,7 +188,9 @@ def test_people_of_a_quantised_network(runner: Path, pictures: Pictures, tmp_pat
     with Image.open(photo) as image:
         shown, _ = prepare(image, spec.preprocess, (128, 224))
     some = [f"{layer}.conv/Conv" for layer in ("trunk.1.squeeze", "trunk.1.look", "draft.0")]
-    quantize_static(demo, file, Shown(shown), quant_format=QuantFormat.QDQ, nodes_to_quantize=some)
+    quantize_static(
+        demo, file, Given([{"image": shown}]), quant_format=QuantFormat.QDQ, nodes_to_quantize=some
+    )
     options = CompileOptions(target="opencl", input_shape=("1,3,128,224",), on_fail="warn")
     compile_model(file, tmp_path / "bundle", options)
     wanted = expected(tmp_path / "bundle", photo)

@@ -15,7 +15,7 @@ from bf16_cases import (
     halved,
     run_on,
 )
-from kernel_cases import DENSE, DEPTHWISE, EPILOGUES, POINTWISE
+from kernel_cases import DENSE, DEPTHWISE, EPILOGUES, POINTWISE, WIDE, WITH_TILES
 
 from graphopt.codegen.kernels.bf16.choice import candidates
 from graphopt.codegen.kernels.bfloat16 import bits_of, floats_of, rounded
@@ -45,23 +45,16 @@ def test_dense_by_dot_products(case: str, tmp_path: Path) -> None:
     check_exact(choice, spec, target, tmp_path)
 
 
-WITH_TILES = {
-    **{name: DENSE[name] for name in ("3x3", "dilation 2", "7x7", "no pads")},
-    **{name: POINTWISE[name] for name in ("1x1", "1x1, runs of channels", "1x1, many filters")},
-    "stride 2": ConvSpec((40,), 48, (15, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "several tasks": ConvSpec((130,), 72, (30, 50), (3, 3), pads=(1, 1, 1, 1)),
-    "runs of channels": ConvSpec((3, 70, 16), 24, (8, 39), (3, 3), pads=(1, 1, 1, 1)),
-    "uneven pads": ConvSpec((16,), 16, (7, 40), (3, 3), pads=(0, 2, 3, 1)),
-    "a photo": ConvSpec((3,), 24, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "a photo, 7x7": ConvSpec((3,), 40, (16, 64), (7, 7), pads=(3, 3, 3, 3)),
+TILED = {
+    **WITH_TILES,
     "dilation 3, a stride": ConvSpec((33,), 20, (13, 60), (3, 3), (1, 2), (3, 3, 3, 3), (3, 3)),
 }
 
 
-@pytest.mark.parametrize("case", WITH_TILES)
+@pytest.mark.parametrize("case", TILED)
 def test_dense_by_a_matrix_unit(case: str, tmp_path: Path) -> None:
     target = target_of("amx_bf16")
-    spec = halved(WITH_TILES[case])
+    spec = halved(TILED[case])
     choice = best(spec, target, "conv_bf16_amx")
     assert choice is not None
     check_exact(choice, spec, target, tmp_path)
@@ -74,19 +67,6 @@ def test_depthwise(case: str, tmp_path: Path) -> None:
     choice = best(spec, target, "conv_bf16_depthwise")
     assert choice is not None
     check_exact(choice, spec, target, tmp_path)
-
-
-WIDE = {
-    name: replace(spec, groups=spec.out_channels)
-    for name, spec in {
-        "3x3": ConvSpec((64,), 64, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
-        "5x5, stride 2": ConvSpec((80,), 80, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
-        "dilation 2": ConvSpec((70,), 70, (9, 9), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
-        "runs": ConvSpec((70, 20), 90, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
-        "uneven pads": ConvSpec((64,), 64, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
-        "no pads": ConvSpec((64,), 64, (8, 4), (3, 3)),
-    }.items()
-}
 
 
 @pytest.mark.parametrize("case", WIDE)

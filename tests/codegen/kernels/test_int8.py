@@ -17,7 +17,7 @@ from int8_cases import (
     quantised,
     sparse,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE, WIDE, WITH_TILES
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -52,18 +52,6 @@ def test_dense_by_dot_products(case: str, zero: int, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path)
 
 
-WITH_TILES = {
-    **{name: DENSE[name] for name in ("3x3", "dilation 2", "7x7", "no pads")},
-    **{name: POINTWISE[name] for name in ("1x1", "1x1, runs of channels", "1x1, many filters")},
-    "stride 2": ConvSpec((40,), 48, (15, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "several tasks": ConvSpec((130,), 72, (30, 50), (3, 3), pads=(1, 1, 1, 1)),
-    "runs of channels": ConvSpec((3, 70, 16), 24, (8, 39), (3, 3), pads=(1, 1, 1, 1)),
-    "uneven pads": ConvSpec((16,), 16, (7, 40), (3, 3), pads=(0, 2, 3, 1)),
-    "a photo": ConvSpec((3,), 24, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "a photo, 7x7": ConvSpec((3,), 40, (16, 64), (7, 7), pads=(3, 3, 3, 3)),
-}
-
-
 @pytest.mark.parametrize("zero", [0, 7])
 @pytest.mark.parametrize("case", WITH_TILES)
 def test_dense_by_a_matrix_unit(case: str, zero: int, tmp_path: Path) -> None:
@@ -81,20 +69,6 @@ def test_depthwise(number: int, case: str, tmp_path: Path) -> None:
     choice = best(spec, target, "conv_int8_depthwise")
     assert choice is not None
     check_meaning(choice, spec, target, tmp_path)
-
-
-WIDE = {
-    name: replace(spec, groups=spec.out_channels)
-    for name, spec in {
-        "3x3": ConvSpec((64,), 64, (9, 23), (3, 3), pads=(1, 1, 1, 1)),
-        "5x5, stride 2": ConvSpec((80,), 80, (11, 17), (5, 5), (2, 2), (2, 2, 2, 2)),
-        "dilation 2": ConvSpec((70,), 70, (9, 9), (3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
-        "7x7": ConvSpec((64,), 64, (8, 30), (7, 7), pads=(3, 3, 3, 3)),
-        "runs": ConvSpec((70, 20), 90, (7, 8), (3, 3), pads=(1, 1, 1, 1)),
-        "uneven pads": ConvSpec((64,), 64, (8, 9), (3, 3), (2, 2), (0, 0, 1, 1)),
-        "no pads": ConvSpec((64,), 64, (8, 4), (3, 3)),
-    }.items()
-}
 
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(WIDE)))

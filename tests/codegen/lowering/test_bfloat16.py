@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import few_convolutions
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
+from few_convolutions import CONV, weights
 from typer.testing import CliRunner
 
 from graphopt.cli import app
@@ -36,63 +37,13 @@ able = pytest.mark.skipif(
 )
 
 
-def weights(*shape: int) -> NDArray[np.float32]:
-    rng = np.random.default_rng(sum(shape))
-    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
-
-
-CONV = "Conv<pads=[1,1,1,1]>"
 NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int, int]] = {
-    "a residual": (
-        "float[1,20,18,21] y",
-        f"""a = {CONV}(x, w1, b)
-            r = Relu(a)
-            c = {CONV}(r, w2, b)
-            s = Relu(c)
-            t = Add(s, r)
-            y = {CONV}(t, w2)""",
-        {"w1": weights(20, 3, 3, 3), "w2": weights(20, 20, 3, 3), "b": weights(20)},
-        3,
-        2,
-    ),
-    "a concatenation, read by a depthwise and a 1x1 convolution": (
-        "float[1,6,18,21] y",
-        f"""a = {CONV}(x, w1)
-            b = {CONV}(x, w2)
-            c = Concat<axis=1>(a, b)
-            d = Conv<pads=[1,1,1,1], group=24>(c, w3)
-            e = Relu(d)
-            y = Conv(e, w4)""",
-        {
-            "w1": weights(5, 3, 3, 3),
-            "w2": weights(19, 3, 3, 3),
-            "w3": weights(24, 1, 3, 3),
-            "w4": weights(6, 24, 1, 1),
-        },
-        4,
-        3,
-    ),
-    "pooling, and a stride": (
-        "float[1,70,5,6] y",
-        f"""a = {CONV}(x, w1)
-            p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
-            y = Conv<pads=[1,1,1,1], strides=[2,2]>(p, w2)""",
-        {"w1": weights(40, 3, 3, 3), "w2": weights(70, 40, 3, 3)},
-        2,
-        3,
-    ),
-    "an activation of several operators": (
-        "float[1,16,18,21] y",
-        f"""a = {CONV}(x, w1, b)
-            e = Elu(a)
-            f = {CONV}(e, w2)
-            s = Sigmoid(f)
-            m = Mul(f, s)
-            y = {CONV}(m, w2)""",
-        {"w1": weights(16, 3, 3, 3), "w2": weights(16, 16, 3, 3), "b": weights(16)},
-        3,
-        2,
-    ),
+    **{
+        name: (*network, beside)
+        for (name, network), beside in zip(
+            few_convolutions.NETWORKS.items(), (2, 3, 3, 2), strict=True
+        )
+    },
     "a gate, in float32": (
         "float[1,16,18,21] y",
         f"""a = {CONV}(x, w1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import few_convolutions
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from few_convolutions import CONV, weights
+from onnxruntime.quantization import QuantType
+from quantised_networks import quantise
 
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
@@ -26,60 +28,9 @@ Proto = Callable[..., onnx.ModelProto]
 SIZE = (1, 3, 18, 21)
 
 
-def weights(*shape: int) -> NDArray[np.float32]:
-    rng = np.random.default_rng(sum(shape))
-    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
-
-
 FADING = np.array([1e-9, 0, *[1] * 14], np.float32).reshape(-1, 1, 1, 1)
-CONV = "Conv<pads=[1,1,1,1]>"
 NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int]] = {
-    "a residual": (
-        "float[1,20,18,21] y",
-        f"""a = {CONV}(x, w1, b)
-            r = Relu(a)
-            c = {CONV}(r, w2, b)
-            s = Relu(c)
-            t = Add(s, r)
-            y = {CONV}(t, w2)""",
-        {"w1": weights(20, 3, 3, 3), "w2": weights(20, 20, 3, 3), "b": weights(20)},
-        3,
-    ),
-    "a concatenation, read by a depthwise and a 1x1 convolution": (
-        "float[1,6,18,21] y",
-        f"""a = {CONV}(x, w1)
-            b = {CONV}(x, w2)
-            c = Concat<axis=1>(a, b)
-            d = Conv<pads=[1,1,1,1], group=24>(c, w3)
-            e = Relu(d)
-            y = Conv(e, w4)""",
-        {
-            "w1": weights(5, 3, 3, 3),
-            "w2": weights(19, 3, 3, 3),
-            "w3": weights(24, 1, 3, 3),
-            "w4": weights(6, 24, 1, 1),
-        },
-        4,
-    ),
-    "pooling, and a stride": (
-        "float[1,70,5,6] y",
-        f"""a = {CONV}(x, w1)
-            p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
-            y = Conv<pads=[1,1,1,1], strides=[2,2]>(p, w2)""",
-        {"w1": weights(40, 3, 3, 3), "w2": weights(70, 40, 3, 3)},
-        2,
-    ),
-    "an activation of several operators": (
-        "float[1,16,18,21] y",
-        f"""a = {CONV}(x, w1, b)
-            e = Elu(a)
-            f = {CONV}(e, w2)
-            s = Sigmoid(f)
-            m = Mul(f, s)
-            y = {CONV}(m, w2)""",
-        {"w1": weights(16, 3, 3, 3), "w2": weights(16, 16, 3, 3), "b": weights(16)},
-        3,
-    ),
+    **few_convolutions.NETWORKS,
     "filters whose weights are next to nothing beside their bias": (
         "float[1,16,18,21] y",
         f"""a = {CONV}(x, w1, b)
@@ -95,32 +46,18 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int]] = {
 }
 
 
-class Random(CalibrationDataReader):
-    """Some random inputs."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal(SIZE, dtype=np.float32) for _ in range(4)]
-        self._feeds: Iterator[dict[str, Array]] = iter([{"x": x} for x in inputs])
-
-    def get_next(self) -> dict[str, Array] | None:
-        return next(self._feeds, None)
-
-
 def quantised(model: onnx.ModelProto, folder: Path, activations: QuantType) -> Path:
-    """The network as onnxruntime quantises it."""
-    source, path = folder / "float.onnx", folder / "quantised.onnx"
-    onnx.save(model, source)
-    quantize_static(
-        source,
-        path,
-        Random(),
-        quant_format=QuantFormat.QDQ,
+    """The network as onnxruntime quantises it, on some random inputs."""
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal(SIZE, dtype=np.float32)} for _ in range(4)]
+    onnx.save(model, folder / "float.onnx")
+    return quantise(
+        folder / "float.onnx",
+        folder / "quantised.onnx",
+        feeds,
+        activations,
         per_channel=activations is QuantType.QUInt8,
-        activation_type=activations,
-        weight_type=QuantType.QInt8,
     )
-    return path
 
 
 @pytest.mark.parametrize(
