@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tvm import topi
 
 from graphopt.codegen.importing.relax_shapes import Expr
-from graphopt.codegen.kernels.bfloat16 import narrowed, widened
+from graphopt.codegen.kernels.low_precision.bfloat16 import narrowed, widened
 from graphopt.codegen.lowering.blocked_layout import in_blocks, planar_in_blocks
 from graphopt.codegen.lowering.conv_calls import Runs
 

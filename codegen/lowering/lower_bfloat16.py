@@ -17,11 +17,11 @@ from tvm import relax
 
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.importing.resampling import resample, resized_axes
-from graphopt.codegen.kernels.bf16.choice import Bf16Choice, candidates
-from graphopt.codegen.kernels.bf16.spec import WIDTHS, Bf16Conv, half_lanes
-from graphopt.codegen.kernels.bfloat16 import BITS
 from graphopt.codegen.kernels.conv.template import ConvSpec
-from graphopt.codegen.kernels.int8.spec import Stored
+from graphopt.codegen.kernels.low_precision.bf16_choice import Bf16Choice, candidates
+from graphopt.codegen.kernels.low_precision.bf16_spec import WIDTHS, Bf16Conv, half_lanes
+from graphopt.codegen.kernels.low_precision.bfloat16 import BITS
+from graphopt.codegen.kernels.low_precision.stored_conv import Stored
 from graphopt.codegen.lowering.bfloat16 import (
     Bfloat16,
     narrow_blocks,

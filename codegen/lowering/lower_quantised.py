@@ -24,8 +24,9 @@ from graphopt.codegen.importing.quantisation import (
 from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr, shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec
-from graphopt.codegen.kernels.int8.choice import Int8Choice, candidates, punched
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Stored, byte_lanes
+from graphopt.codegen.kernels.low_precision.int8_choice import Int8Choice, candidates, punched
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, byte_lanes
+from graphopt.codegen.kernels.low_precision.stored_conv import Stored
 from graphopt.codegen.lowering.blocked_layout import in_blocks
 from graphopt.codegen.lowering.blocked_operators import pooled
 from graphopt.codegen.lowering.conv_calls import Runs

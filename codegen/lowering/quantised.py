@@ -15,7 +15,8 @@ from graphopt.codegen.importing.quantised_weights import QuantisedWeight
 from graphopt.codegen.importing.relax_shapes import Expr
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue, EpilogueStep, Floats, Operand
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, Stored, byte_lanes
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, byte_lanes
+from graphopt.codegen.kernels.low_precision.stored_conv import Stored
 from graphopt.codegen.lowering.blocked_layout import in_blocks, planar_in_blocks, unpack_blocks
 from graphopt.codegen.lowering.conv_calls import Runs
 from graphopt.codegen.lowering.fusion import (

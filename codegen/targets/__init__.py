@@ -35,7 +35,8 @@ class Target:
         images: kernels read their input as images, through the texture cache (gpu).
         extensions: OpenCL extensions without which the kernels cannot run.
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
-        dot: the instructions that add up products of bytes, one of `kernels.int8.dot.UNITS`.
+        dot: the instructions that add up products of bytes, one of
+            `kernels.low_precision.dot.UNITS`.
         tiles: the matrix unit, `amx_int8` or none.
         bfloat16: the instructions for bfloat16 that kernels use, `amx_bf16` (and `avx512_bf16`
             where that suits better), `avx512_bf16`, or none.

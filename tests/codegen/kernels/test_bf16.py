@@ -17,9 +17,9 @@ from bf16_cases import (
 )
 from kernel_cases import DENSE, DEPTHWISE, EPILOGUES, POINTWISE, WIDE, WITH_TILES
 
-from graphopt.codegen.kernels.bf16.choice import candidates
-from graphopt.codegen.kernels.bfloat16 import bits_of, floats_of, rounded
 from graphopt.codegen.kernels.conv.template import ConvSpec
+from graphopt.codegen.kernels.low_precision.bf16_choice import candidates
+from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of, floats_of, rounded
 from graphopt.codegen.targets import Target, load_target
 from graphopt.runtime.cpu import cpu_features
 

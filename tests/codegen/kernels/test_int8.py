@@ -21,7 +21,7 @@ from kernel_cases import DENSE, DEPTHWISE, POINTWISE, WIDE, WITH_TILES
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
-from graphopt.codegen.kernels.int8.choice import candidates, punched
+from graphopt.codegen.kernels.low_precision.int8_choice import candidates, punched
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import INTEGER_UNITS, VECTOR_UNITS, IntegerUnit, describe
 from graphopt.ir.block_structure import Block

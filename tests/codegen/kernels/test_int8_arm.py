@@ -29,7 +29,7 @@ from kernel_cases import DENSE, DEPTHWISE, POINTWISE
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
-from graphopt.codegen.kernels.int8.choice import candidates
+from graphopt.codegen.kernels.low_precision.int8_choice import candidates
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.targets import Target, load_target
 from graphopt.ir.arrays import Array

@@ -17,7 +17,7 @@ from kernel_cases import DENSE, DEPTHWISE, POINTWISE, extensions
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
-from graphopt.codegen.kernels.int8.choice import candidates
+from graphopt.codegen.kernels.low_precision.int8_choice import candidates
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.linking.opencl_dot import DOT_PRODUCTS
 from graphopt.codegen.targets import load_target

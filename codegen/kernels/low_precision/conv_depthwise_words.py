@@ -20,10 +20,11 @@ from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv import conv_depthwise as of_floats
 from graphopt.codegen.kernels.conv.template import Number, Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
-from graphopt.codegen.kernels.int8.dot import UNITS
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
-from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.dot import UNITS
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, as_float
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD
 from graphopt.codegen.targets import Target
 
 CHANNELS, LANES = 64, 16
@@ -70,12 +71,12 @@ def pack_vectors(values: NDArray[Number], spec: Int8Conv, _: Target) -> NDArray[
 
 
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     count = blocks(spec.conv.out_runs, CHANNELS)
     kh, kw = spec.conv.kernel
     shape = (count, -(-kh // WORD), kw, PARTS, LANES * WORD)
     with kernel("conv_int8_words") as get:
-        p = Int8Parameters(spec, target, (shape, "int8"), vectors=count * PARTS)
+        p = StoredParameters(spec, target, (shape, "int8"), vectors=count * PARTS)
         with grid(target, count, spec.conv.out_size[0]) as (block, row):
             _Row(spec, target, tile, p, block, row).compute()
     return get()
@@ -89,7 +90,7 @@ class _Row:
         spec: Int8Conv,
         target: Target,
         tile: Tile,
-        p: Int8Parameters,
+        p: StoredParameters,
         block: Expr,
         row: Expr,
     ) -> None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels import bfloat16 as bf16
-from graphopt.codegen.kernels.bf16.spec import Bf16Conv
 from graphopt.codegen.kernels.conv import conv_depthwise as of_floats
 from graphopt.codegen.kernels.conv.template import Number, Tile
 from graphopt.codegen.kernels.emit import Accumulator, Expr, argument, grid, kernel, zeros
 from graphopt.codegen.kernels.epilogue import Floats
+from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
+from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.targets import Target
 
 PAIR = 2 * bf16.LANES
@@ -67,7 +67,7 @@ def pack_vectors(values: NDArray[Number], spec: Bf16Conv, target: Target) -> NDA
 
 
 def build(spec: Bf16Conv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     with kernel("conv_bf16_depthwise") as get:
         p = _Parameters(spec, target)
         blocks, height = p.blocks, spec.conv.out_size[0]

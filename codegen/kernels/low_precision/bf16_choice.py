@@ -1,7 +1,7 @@
 """The choice among the templates for a convolution of bfloat16 numbers.
 
-They are those of bytes (`kernels.int8.choice`): where a word of an input is four bytes, it is two
-bfloat16 numbers here. Depthwise ones have one of their own beside that.
+They are those of bytes (`int8_choice`): where a word of an input is four bytes, it is two bfloat16
+numbers here. Depthwise ones have one of their own beside that.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.codegen.kernels.bf16 import conv_depthwise as conv_depthwise_pairs
-from graphopt.codegen.kernels.bf16.spec import Bf16Conv
-from graphopt.codegen.kernels.bfloat16 import bits_of
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.kernels.int8 import conv_amx, conv_depthwise, conv_dot
+from graphopt.codegen.kernels.low_precision import (
+    conv_amx,
+    conv_depthwise,
+    conv_depthwise_pairs,
+    conv_dot,
+)
+from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
+from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of
 from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
@@ -53,7 +57,7 @@ class Bf16Choice(NamedTuple):
         return packed
 
     def build(self, spec: Bf16Conv, target: Target) -> Any:
-        """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+        """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
         return TEMPLATES[self.kernel].build(spec, target, self.tile)
 
     def features(self) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels import bfloat16 as bf16
 from graphopt.codegen.kernels.emit import Expr, Scalars, Vectors, argument, view, zeros
-from graphopt.codegen.kernels.int8.spec import WORD as WORD
-from graphopt.codegen.kernels.int8.spec import Int8Conv, StoredConv
+from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
 
 
@@ -55,7 +55,7 @@ class PixelVectors:
         T.buffer_store(self._buffer, value, self._place(vector, row, column))
 
 
-class Int8Parameters:
+class StoredParameters:
     """A conv kernel's parameters in the order of every call: x, weight, index (of sparse ones),
     start (of bytes), channels, tensors, y.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.conv.template import Number, Tile
-from graphopt.codegen.kernels.int8 import (
+from graphopt.codegen.kernels.low_precision import (
     conv_amx,
     conv_depthwise,
     conv_depthwise_words,
@@ -25,8 +25,8 @@ from graphopt.codegen.kernels.int8 import (
     conv_dot_gpu,
     conv_dot_sparse,
 )
-from graphopt.codegen.kernels.int8.dot import UNITS
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.dot import UNITS
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
@@ -90,7 +90,7 @@ class Int8Choice(NamedTuple):
         return packed
 
     def build(self, spec: Int8Conv, target: Target) -> Any:
-        """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+        """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
         return TEMPLATES[self.kernel].build(spec, target, self.tile)
 
     def features(self, target: Target) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv.template import Tile, blocks
 from graphopt.codegen.kernels.emit import Expr, private
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters
-from graphopt.codegen.kernels.int8.spec import StoredConv
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
 
 ROWS = 16
@@ -55,7 +55,7 @@ class TileKernel:
     spec: StoredConv
     target: Target
     tile: Tile
-    p: Int8Parameters
+    p: StoredParameters
 
     @property
     def copied(self) -> bool:

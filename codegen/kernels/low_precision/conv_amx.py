@@ -28,18 +28,19 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, grid, kernel, scratch, view
-from graphopt.codegen.kernels.int8.amx_tiles import (
+from graphopt.codegen.kernels.low_precision.amx_tiles import (
     NARROWEST,
     ROWS,
     TileKernel,
     columns_of_a_row,
     unit,
 )
-from graphopt.codegen.kernels.int8.conv_dot import seen
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv
-from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
-from graphopt.codegen.kernels.int8.spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.conv_dot import seen
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
 
 TASK_BYTES = 384 * 1024
@@ -102,7 +103,7 @@ def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> In
 
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     product = conv_1x1.is_product(spec.conv)
     groups = spec.vectors(ROWS) // tile.filters
     in_blocks = blocks(spec.conv.in_channels, spec.x.lanes)
@@ -111,7 +112,7 @@ def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     words = (spec.x.lanes * columns // spec.word, ROWS * spec.word)
     shape = (groups, in_blocks, kh, kw // columns, tile.filters, *words)
     with kernel("conv_amx") as get:
-        p = Int8Parameters(spec, target, (shape, spec.weights), one_row=product)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
         here = TileKernel(seen(spec), target, tile, p)
         with p.instructions():
             (_one_row if product else _rows)(here, groups)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.conv.template import blocks, pack_channels
-from graphopt.codegen.kernels.int8.parameters import WORD
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD
 from graphopt.ir.block_structure import Block, Mask
 
 

@@ -18,19 +18,20 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel, tile_chunks
-from graphopt.codegen.kernels.int8.conv_dot import (
+from graphopt.codegen.kernels.low_precision.conv_dot import (
     Segment,
     repeated,
     seen,
     segments,
     steps,
 )
-from graphopt.codegen.kernels.int8.conv_dot import cost as cost
-from graphopt.codegen.kernels.int8.conv_dot import pack_weight as pack_weight
-from graphopt.codegen.kernels.int8.dot import SIGN
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, sums_from
-from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.conv_dot import cost as cost
+from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
+from graphopt.codegen.kernels.low_precision.dot import SIGN
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
+from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, as_float
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD
 from graphopt.codegen.targets import Target
 
 WIDTHS = (WORD, 4 * WORD)
@@ -51,12 +52,12 @@ def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, _: Target) 
 
 
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     vectors = spec.vectors(target.lanes)
     shape = (vectors // tile.filters, steps(spec), tile.filters, target.lanes * WORD)
     product = conv_1x1.is_product(spec.conv)
     with kernel("conv_int8_gpu") as get:
-        p = Int8Parameters(spec, target, (shape, "int8"), one_row=product, starts=2)
+        p = StoredParameters(spec, target, (shape, "int8"), one_row=product, starts=2)
         _Tile(seen(spec), target, tile, p, vectors).emit()
     return get()
 
@@ -76,7 +77,7 @@ class _Tile:
     spec: Int8Conv
     target: Target
     size: Tile
-    p: Int8Parameters
+    p: StoredParameters
     vectors: int
 
     def emit(self) -> None:

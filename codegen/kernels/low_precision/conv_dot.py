@@ -19,10 +19,11 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
-from graphopt.codegen.kernels.int8.dot import DotUnit, unit_of
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv, sums_from
-from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.dot import DotUnit, unit_of
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
+from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
 
 
@@ -128,14 +129,14 @@ def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, target: Tar
 
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
     groups = spec.vectors(target.lanes) // tile.filters
     shape = (groups, steps(spec), tile.filters, target.lanes * spec.word)
     product = conv_1x1.is_product(spec.conv)
     with kernel("conv_int8") as get:
-        p = Int8Parameters(spec, target, (shape, spec.weights), one_row=product)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
         with p.instructions():
             sums = _Sums(seen(spec), target, tile, p, unit)
             (_one_row if product else _rows)(sums, groups)
@@ -146,7 +147,7 @@ class _Sums:
     """A register tile's sums, from the bias to the stored result."""
 
     def __init__(
-        self, spec: StoredConv, target: Target, tile: Tile, p: Int8Parameters, unit: DotUnit
+        self, spec: StoredConv, target: Target, tile: Tile, p: StoredParameters, unit: DotUnit
     ) -> None:
         self.spec, self.target, self.at_once = spec, target, tile
         self._p, self._unit, self._words = p, unit, p.words()

@@ -19,9 +19,10 @@ from graphopt.codegen.kernels.conv.register_tile import RegisterTile
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Vectors, broadcast, grid, kernel
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.kernels.int8.parameters import Int8Parameters, PixelVectors
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv
-from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.parameters import PixelVectors, StoredParameters
+from graphopt.codegen.kernels.low_precision.stored_conv import StoredConv
 from graphopt.codegen.targets import Target
 
 LARGEST_SUM = 2**24
@@ -53,11 +54,11 @@ def starting_sums(start: Integers, _weight: Integers, _spec: Int8Conv, _target: 
 
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     vectors = spec.vectors(target.lanes)
     shape = (vectors, *spec.conv.kernel, target.lanes)
     with kernel("conv_int8_depthwise") as get:
-        p = Int8Parameters(spec, target, (shape, "float32"))
+        p = StoredParameters(spec, target, (shape, "float32"))
         x, weight = PixelVectors(p.x, target.lanes), Vectors(p.weight)
         height, width = spec.conv.out_size
         if target.kind == "cpu":
@@ -74,7 +75,7 @@ def _cpu(
     spec: StoredConv,
     target: Target,
     tile: Tile,
-    p: Int8Parameters,
+    p: StoredParameters,
     x: PixelVectors,
     weight: Vectors,
     vector: Expr,
@@ -98,7 +99,7 @@ def _gpu(
     spec: StoredConv,
     target: Target,
     tile: Tile,
-    p: Int8Parameters,
+    p: StoredParameters,
     x: PixelVectors,
     weight: Vectors,
     vector: Expr,
@@ -126,7 +127,7 @@ def _gpu(
     )
 
 
-def _sums(target: Target, p: Int8Parameters, vector: Expr, pixels: int) -> RegisterTile:
+def _sums(target: Target, p: StoredParameters, vector: Expr, pixels: int) -> RegisterTile:
     start = p.as_float(p.first_sums(vector))
     return RegisterTile(target, 1, pixels, T.bind(start))
 

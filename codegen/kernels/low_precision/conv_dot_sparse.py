@@ -27,13 +27,19 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
-from graphopt.codegen.kernels.int8.conv_dot import repeated, seen
-from graphopt.codegen.kernels.int8.conv_dot import starting_sums as starting_sums
-from graphopt.codegen.kernels.int8.dot import unit_of
-from graphopt.codegen.kernels.int8.kept_words import groups_of, kept_words, places_of, words_of
-from graphopt.codegen.kernels.int8.parameters import WORD, Int8Parameters, as_float
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers
-from graphopt.codegen.kernels.int8.spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.conv_dot import repeated, seen
+from graphopt.codegen.kernels.low_precision.conv_dot import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.dot import unit_of
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
+from graphopt.codegen.kernels.low_precision.kept_words import (
+    groups_of,
+    kept_words,
+    places_of,
+    words_of,
+)
+from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, as_float
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD
 from graphopt.codegen.targets import Target
 from graphopt.ir.block_structure import Block, Mask
 
@@ -108,14 +114,14 @@ def as_index(mask: Mask, places: Integers) -> Integers:
 
 
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
-    """The kernel as a TIR PrimFunc; parameters as in `Int8Parameters`."""
+    """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     conv = spec.conv
     assert conv.block is not None
     shape = (max(1, conv.kept), tile.filters, target.lanes * WORD)
     positions = groups_of(spec, conv.block) * conv.kernel[0] * conv.kernel[1]
     product = conv_1x1.is_product(conv)
     with kernel("conv_int8_sparse") as get:
-        p = Int8Parameters(
+        p = StoredParameters(
             spec,
             target,
             (shape, "int8"),
@@ -130,7 +136,7 @@ def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
 class _Sums:
     """The sums of a tile's pixels, of one group of filters after the other."""
 
-    def __init__(self, spec: Int8Conv, target: Target, tile: Tile, p: Int8Parameters) -> None:
+    def __init__(self, spec: Int8Conv, target: Target, tile: Tile, p: StoredParameters) -> None:
         unit = unit_of(spec, target)
         assert unit is not None  # there are no tiles without one
         assert spec.conv.block is not None

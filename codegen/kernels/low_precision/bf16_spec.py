@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.codegen.kernels.bfloat16 import BITS, rounded
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.kernels.int8.spec import Stored, StoredConv
+from graphopt.codegen.kernels.low_precision.bfloat16 import BITS, rounded
+from graphopt.codegen.kernels.low_precision.stored_conv import Stored, StoredConv
 
 WIDTHS = (2, 4, 16, 32)
 """Channels of a block: 2 are what instructions take at once, 32 a row of a matrix unit's tile."""

@@ -11,9 +11,10 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels import bfloat16 as bf16
 from graphopt.codegen.kernels.emit import Expr
-from graphopt.codegen.kernels.int8.spec import Int8Conv, Integers, StoredConv
+from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
+from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
+from graphopt.codegen.kernels.low_precision.stored_conv import StoredConv
 from graphopt.codegen.targets import Target
 
 

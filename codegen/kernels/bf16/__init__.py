@@ -1,1 +1,0 @@
-"""Convolutions of bfloat16 numbers with float32 sums: specification, the choice among templates."""

@@ -1,1 +1,0 @@
-"""Convolutions of bytes with 32-bit sums: specification, templates, the choice among them."""

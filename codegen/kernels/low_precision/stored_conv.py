@@ -1,0 +1,83 @@
+"""A convolution of numbers that are narrower than float32, as its templates see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.codegen.kernels.conv.template import ConvSpec, Number, blocks, pack_channels
+
+
+class Stored(NamedTuple):
+    """How a tensor lies in memory: numbers of a type, in blocks of so many channels."""
+
+    dtype: str
+    lanes: int
+
+
+WORD = 4
+"""Bytes of an input's channels that one instruction multiplies and adds up into a 32-bit sum."""
+
+
+class StoredConv:
+    """A convolution of numbers that are narrower than float32: what templates ask of one.
+
+    Those that compute with bytes and those that compute with bfloat16 are subclasses.
+    """
+
+    conv: ConvSpec
+    x: Stored
+    y: Stored
+    tensors: tuple[Stored, ...]
+
+    zero: int
+    """What padding is made of."""
+    sums: str
+    """The type that products are added up in."""
+    weights: str
+    """That of a packed weight."""
+    product: str
+    """The matrix unit's instruction."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an input's number."""
+        return np.dtype(self.x.dtype).itemsize
+
+    @property
+    def word(self) -> int:
+        """Channels of a word."""
+        return WORD // self.itemsize
+
+    def shape(self, stored: Stored, runs: Sequence[int], size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of a buffer of those runs of channels."""
+        return (1, blocks(runs, stored.lanes), *size, stored.lanes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The input buffer's shape."""
+        return self.shape(self.x, self.conv.in_channels, self.conv.size)
+
+    def output_shape(self, stored: Stored | None = None) -> tuple[int, ...]:
+        """The shape of the output's buffer, or of an epilogue's tensor."""
+        return self.shape(stored or self.y, self.conv.out_runs, self.conv.out_size)
+
+    def width(self, lanes: int) -> int:
+        """Channels of a block of the output, as far as vectors of `lanes` see it."""
+        return self.y.lanes if len(self.conv.out_runs) > 1 else lanes
+
+    def packed(self, values: NDArray[Number], lanes: int) -> NDArray[Number]:
+        """Values of the output's channels, (C, …), as vectors of a kernel: (vectors, …, lanes)."""
+        width = self.width(lanes)
+        spread = pack_channels(values, width, self.conv.out_runs)
+        parts = spread.reshape(*spread.shape[:-1], width // lanes, lanes)
+        vectors = np.moveaxis(parts, -2, 1).reshape(-1, *spread.shape[1:-1], lanes)
+        return np.ascontiguousarray(vectors)
+
+    def vectors(self, lanes: int) -> int:
+        """Vectors of `lanes` that hold the output's channels."""
+        width = self.width(lanes)
+        return blocks(self.conv.out_runs, width) * (width // lanes)
