@@ -24,9 +24,9 @@ from graphopt.codegen.kernels.conv import (
     conv_winograd,
     sparse_index,
 )
+from graphopt.codegen.kernels.conv.ranking import ways
 from graphopt.codegen.kernels.conv.template import ConvSpec, Tile
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 CONVOLUTIONS: Mapping[str, ModuleType] = MappingProxyType(

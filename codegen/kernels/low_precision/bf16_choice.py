@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.codegen.kernels.conv.ranking import ways
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.epilogue import Floats
 from graphopt.codegen.kernels.low_precision import (
@@ -23,7 +24,6 @@ from graphopt.codegen.kernels.low_precision import (
 )
 from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of
-from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(

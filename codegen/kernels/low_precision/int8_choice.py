@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphopt.codegen.kernels.conv.ranking import ways
 from graphopt.codegen.kernels.conv.template import Number, Tile
 from graphopt.codegen.kernels.low_precision import (
     conv_amx,
@@ -27,7 +28,6 @@ from graphopt.codegen.kernels.low_precision import (
 )
 from graphopt.codegen.kernels.low_precision.dot import UNITS
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
-from graphopt.codegen.kernels.ranking import ways
 from graphopt.codegen.targets import Target
 
 SPARSE: Mapping[str, ModuleType] = MappingProxyType({"conv_int8_sparse_dot": conv_dot_sparse})
