@@ -19,6 +19,7 @@ from graphopt.commands.passes import passes_app
 from graphopt.commands.profile import profile
 from graphopt.commands.reproduce import reproduce
 from graphopt.commands.run import run
+from graphopt.commands.search import search
 from graphopt.commands.sensitivity import sensitivity
 from graphopt.commands.tune import tune
 from graphopt.commands.unpack import unpack
@@ -27,6 +28,7 @@ from graphopt.commands.zoo import zoo_app
 ALL: Mapping[str, Callable[..., None] | typer.Typer] = {
     "optimize": optimize,
     "compile": compile,
+    "search": search,
     "run": run,
     "eval": eval,
     "compare": compare,

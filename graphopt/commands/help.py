@@ -10,7 +10,7 @@ from graphopt.commands import grammar
 from graphopt.display.options import Panel
 
 COMMANDS = {
-    "From a network to poses": ("optimize", "compile", "run"),
+    "From a network to poses": ("optimize", "search", "compile", "run"),
     "Measure": ("bench", "eval", "compare"),
     "Look inside": ("inspect", "explain", "passes", "sensitivity"),
     "Networks": ("zoo", "design", "reproduce", "pack", "unpack"),
@@ -29,6 +29,7 @@ OPTIONS = {
 
 EXAMPLES = {
     "optimize": "graphopt optimize pose.onnx --calib photos/",
+    "search": "graphopt search pose.onnx --calib photos/ --pick max-ap-drop=0.01",
     "compile": "graphopt compile pose.opt.onnx -o pose.graphopt --target cpu",
     "run": "graphopt run pose.graphopt photo.jpg -o poses.png",
     "bench": "graphopt bench pose.graphopt --vs onnxruntime --per-layer",

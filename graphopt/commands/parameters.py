@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from graphopt.display.options import Field, build, fields_of
+from graphopt.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,24 @@ def _typed(field: Field) -> tuple[Any, Any]:
     return kind, default
 
 
+def _parts(field: Field, text: str) -> Iterator[Any]:
+    """The values in a text that separates them.
+
+    Raises:
+        UsageError: one is of another type.
+    """
+    kind, *_ = get_args(field.type)
+    for part in text.split(field.option.separator):
+        if not part.strip():
+            continue
+        try:
+            yield kind(part.strip())
+        except ValueError:
+            raise UsageError(
+                f"{field.flag}: {part.strip()!r} is no number", hint=f"such as {field.flag} 4,5"
+            ) from None
+
+
 def _values(fields: Iterable[Field], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The fields' values from Typer's; none of what was left out."""
     for field in fields:
@@ -114,7 +133,6 @@ def _values(fields: Iterable[Field], given: Mapping[str, Any]) -> Iterator[tuple
             if field.option.separator:
                 if not value:
                     continue
-                value = [part.strip() for part in value.split(field.option.separator)]
-                value = [part for part in value if part]
+                value = list(_parts(field, value))
             value = tuple(value)
         yield field.name, value

@@ -21,7 +21,8 @@ EVERY = 10.0
 class Clock:
     """How long a step will still take, from how far it has come.
 
-    A step is what is told with other numbers: `12 of 58` of it are done.
+    A step is what is told with other numbers: `12 of 58` of it are done. What is told in brackets
+    behind them, such as a layer's name, may change meanwhile.
     """
 
     now: Callable[[], float] = time.monotonic
@@ -35,6 +36,7 @@ class Clock:
     def told(self, text: str) -> None:
         """Take in what a command says it is doing."""
         count = _COUNT.search(text)
+        text = text.partition(" (")[0]
         done, self.total = (int(count[1]), int(count[2])) if count else (0, None)
         step = f"{_COUNT.sub('', text) if count else text} of {self.total}"
         if step != self._step or done < self._done:

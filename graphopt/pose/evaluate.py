@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.records import Record
 from graphopt.pose.decode import Person
-from graphopt.pose.estimate import Estimator
+from graphopt.pose.estimate import FindsPeople
 from graphopt.pose.images import read_photo
 from graphopt.pose.skeleton import Skeleton
 
@@ -36,7 +36,7 @@ class Scores(Record):
 
 
 def evaluate(
-    estimator: Estimator,
+    estimator: FindsPeople,
     images: Path,
     annotations: Path,
     *,
@@ -58,14 +58,42 @@ def evaluate(
         InputError: a file is missing or is no such file, or the skeleton shares no part with COCO.
         Unsupported: pycocotools is not installed.
     """
+    skeleton = estimator.spec.skeleton
+    check_judged(skeleton)
+    truth, photos = annotated_photos(images, annotations, limit)
+    start = time.perf_counter()
+    found = detections(estimator, photos, progress)
+    ap, ap50, ap75, ar = coco_scores(truth, found, list(photos))
+    return Scores(ap, ap50, ap75, ar, len(photos), time.perf_counter() - start)
+
+
+def check_judged(skeleton: Skeleton) -> None:
+    """Refuse what cannot be judged by COCO's measure.
+
+    Raises:
+        InputError: the skeleton shares no part with COCO.
+        Unsupported: pycocotools is not installed.
+    """
     if find_spec("pycocotools") is None:
         raise Unsupported(
             "COCO evaluation needs pycocotools, which is not installed",
             hint="pip install 'graphopt[eval]'",
         )
-    skeleton = estimator.spec.skeleton
     if (skeleton.to_coco < 0).all():
         raise InputError(f"skeleton {skeleton.name} shares no part with COCO's key points")
+
+
+def annotated_photos(
+    images: Path, annotations: Path, limit: int | None = None
+) -> tuple[dict[str, Any], dict[int, Path]]:
+    """COCO's annotations, and the photos that they are of, by image id.
+
+    Args:
+        images, annotations, limit: see `evaluate`.
+
+    Raises:
+        InputError: a file is missing or is no such file.
+    """
     truth = _read_annotations(annotations)
     photos = sorted(truth["images"], key=lambda image: int(image["id"]))[:limit]
     missing = [
@@ -77,23 +105,34 @@ def evaluate(
             f"the first is {missing[0]}",
             hint="give the folder that holds the photos themselves to --images",
         )
+    return truth, {image["id"]: images / image["file_name"] for image in photos}
+
+
+def detections(
+    estimator: FindsPeople,
+    photos: Mapping[int, Path],
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[dict[str, Any]]:
+    """The people in photos as COCO's results: `image_id`, `category_id`, `keypoints`, `score`.
+
+    Args:
+        photos: by image id.
+        progress: told how many are done, of how many.
+    """
     found: list[dict[str, Any]] = []
-    start = time.perf_counter()
-    for done, image in enumerate(photos):
+    for done, (image, photo) in enumerate(photos.items()):
         progress(done, len(photos))
-        poses = estimator(read_photo(images / image["file_name"]))
         found += [
             {
-                "image_id": image["id"],
+                "image_id": image,
                 "category_id": 1,
-                "keypoints": to_coco(person, skeleton).ravel().tolist(),
+                "keypoints": to_coco(person, estimator.spec.skeleton).ravel().tolist(),
                 "score": person.score,
             }
-            for person in poses.people
+            for person in estimator(read_photo(photo)).people
         ]
     progress(len(photos), len(photos))
-    ap, ap50, ap75, ar = _coco_scores(truth, found, [image["id"] for image in photos])
-    return Scores(ap, ap50, ap75, ar, len(photos), time.perf_counter() - start)
+    return found
 
 
 def to_coco(person: Person, skeleton: Skeleton) -> NDArray[np.float64]:
@@ -122,7 +161,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     return truth
 
 
-def _coco_scores(
+def coco_scores(
     truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]], images: Sequence[int]
 ) -> tuple[float, float, float, float]:
     """AP, AP50, AP75 and AR over these images."""

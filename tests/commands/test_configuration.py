@@ -197,7 +197,7 @@ COMMANDS = {name: rest for name, *rest in with_options(typer.main.get_command(ap
 def test_these_commands_have_dataclasses() -> None:
     assert COMMANDS.keys() >= {
         *("optimize", "sensitivity", "explain", "compile", "tune", "bench", "profile"),
-        *("run", "eval", "compare", "inspect", "passes list", "passes show"),
+        *("search", "run", "eval", "compare", "inspect", "passes list", "passes show"),
         *("design", "reproduce", "zoo build", "pack"),
     }
 

@@ -1,0 +1,74 @@
+"""Which candidates none beats, what a smaller photo would keep instead, and what wishes take."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphopt.errors import GraphoptError
+from graphopt.search.frontier import Point, Wish, beaten_by, frontier, plain_quality
+
+
+def _point(ms: float, quality: float, *, plain: bool = True) -> Point:
+    return Point(
+        height=368,
+        precision="float32",
+        pipeline="exact",
+        ms=ms,
+        self_ap=quality,
+        ap=None,
+        plain=plain,
+        command="",
+    )
+
+
+POINTS = st.lists(
+    st.builds(
+        _point,
+        st.integers(1, 20).map(float),
+        st.integers(0, 10).map(lambda tenths: tenths / 10),
+    ),
+    min_size=1,
+)
+
+
+@given(POINTS)
+def test_none_of_a_frontier_is_beaten_and_all_others_are(points: list[Point]) -> None:
+    best = frontier(points)
+    assert best
+    for point in points:
+        assert (beaten_by(point, best) is None) == (point in best)
+    for slower, faster in pairwise(best):
+        assert slower.ms > faster.ms or slower == faster
+        assert slower.quality > faster.quality or slower == faster
+
+
+@given(POINTS)
+def test_a_frontiers_points_lie_on_the_line_through_them(points: list[Point]) -> None:
+    for point in frontier(points):
+        assert plain_quality(point.ms, points) == pytest.approx(point.quality)
+
+
+def test_a_smaller_photo_instead() -> None:
+    line = [_point(100, 0.5), _point(50, 0.4), _point(60, 0.3), _point(20, 0.1)]
+    assert plain_quality(75, line) == pytest.approx(0.45)
+    assert plain_quality(35, line) == pytest.approx(0.25)
+    assert plain_quality(200, line) == 0.5
+    assert plain_quality(10, line) is None
+    assert plain_quality(10, []) is None
+
+
+def test_wishes() -> None:
+    whole = _point(100, 0.5)
+    points = [whole, _point(60, 0.495), _point(40, 0.48), _point(20, 0.3)]
+    assert Wish.read("max-ap-drop=0.01").best(points, whole).ms == 60
+    assert Wish.read("max-ap-drop=0.02").best(points, whole).ms == 40
+    assert Wish.read("speedup=2").best(points, whole).ms == 40
+    assert Wish.read("latency-ms=60").best(points, whole).ms == 60
+    with pytest.raises(GraphoptError, match=r"takes 20\.0 ms"):
+        Wish.read("latency-ms=10").best(points, whole)
+    with pytest.raises(GraphoptError, match=r"loses 0\.005"):
+        Wish.read("max-ap-drop=0.001").best(points[1:], whole)
