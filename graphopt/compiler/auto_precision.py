@@ -66,8 +66,7 @@ def predicted_fastest(graph: gs.Graph, options: CompileOptions) -> tuple[Precisi
 
 
 def compile_fastest(
-    compiling: Callable[..., Made],
-    path: Path,
+    compiling: Callable[[Path, CompileOptions, Callable[[str], None]], Made],
     bundle: Path,
     options: CompileOptions,
     progress: Callable[[str], None],
@@ -75,8 +74,8 @@ def compile_fastest(
     """Compile in each precision that passes its checks, and keep the bundle that runs fastest here.
 
     Args:
-        compiling: `compile.compile_model`.
-        path, bundle, options, progress: its arguments.
+        compiling: compiles the network, which is prepared, into a bundle.
+        bundle, options, progress: as in `compile.compile_model`.
 
     Returns:
         What it gave for that bundle, and remarks on the choice.
@@ -92,7 +91,7 @@ def compile_fastest(
             chosen = replace(options, precision=precision, calib=shown)
             told = partial(_tell, progress, precision)
             try:
-                made[precision] = compiling(path, Path(folder) / precision, chosen, progress=told)
+                made[precision] = compiling(Path(folder) / precision, chosen, told)
             except (CheckFailed, Unsupported) as error:
                 if precision == "float32":
                     raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def compile_model(
         CheckFailed: the bundle's outputs differ from onnxruntime's, or it leaves something to a
             CPU and must not; nothing is written.
     """
-    tuning = tuning_for(options)
+    tuning_for(options)  # a file that is none is refused before anything takes time
     check_place(bundle)
     check_name(options.target)
     check_host(options.host)
@@ -119,9 +120,33 @@ def compile_model(
         progress,
         failures if options.on_fail == "warn" else None,
     )
+    compiling = partial(_compiled, network, path, failures)
     if is_measured(options, network.graph):
-        done, said = compile_fastest(compile_model, path, bundle, options, progress)
+        done, said = compile_fastest(compiling, bundle, options, progress)
         return replace(done, remarks=(*said, *done.remarks))
+    return compiling(bundle, options, progress)
+
+
+def _compiled(
+    network: Prepared,
+    path: Path,
+    failures: Sequence[str],
+    bundle: Path,
+    options: CompileOptions,
+    progress: Callable[[str], None],
+) -> Compilation:
+    """Compile a network that is prepared, in the precision that `options` say.
+
+    Args:
+        network: what is compiled.
+        path: the file that it was read from.
+        failures: what was overruled before.
+        bundle, options, progress: as in `compile_model`.
+
+    Raises:
+        GraphoptError: as it.
+    """
+    tuning = tuning_for(options)
     options, chosen = with_precision(options, network.graph)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         work = Path(folder)

@@ -144,21 +144,34 @@ def test_auto_takes_what_is_measured_fastest_of_what_passes_its_checks(
 ) -> None:
     monkeypatch.setattr(auto_precision, "candidates", lambda _: ["float32", "bfloat16", "float16"])
 
-    def compiling(path: Path, bundle: Path, options: CompileOptions, **rest: Any) -> Compilation:
+    def compiling(
+        bundle: Path, options: CompileOptions, progress: Callable[[str], None]
+    ) -> Compilation:
         if options.precision == "float16":
             raise CheckFailed("its outputs differ")
-        done = compile_model(path, bundle, CompileOptions(), **rest)
+        done = compile_model(floats, bundle, CompileOptions(), progress=progress)
         return replace(done, precision=options.precision or "")
 
     place = tmp_path / "b"
     for bfloat16, chosen in ((1.0, "bfloat16"), (3.0, "float32")):
         times = {"float32": 2.0, "bfloat16": bfloat16}
         monkeypatch.setattr(auto_precision, "measured", lambda _, times=times: times)
-        done, said = auto_precision.compile_fastest(compiling, floats, place, AUTO, lambda _: None)
+        done, said = auto_precision.compile_fastest(compiling, place, AUTO, lambda _: None)
         assert done.precision == chosen
         assert said[0].startswith(f"precision {chosen}, as measured here: 2.0 ms in float")
         assert said[1] == "float16 is left out: its outputs differ"
         assert read_bundle(place).manifest == done.manifest
+
+
+def test_auto_prepares_a_network_once(
+    floats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    measured = dict.fromkeys(auto_precision.candidates(AUTO), 1.0)
+    monkeypatch.setattr(auto_precision, "measured", lambda _: measured)
+    done = compile_model(floats, tmp_path / "b", AUTO, progress=told.append)
+    assert done.precision == "float32"
+    assert sum("cleaning the graph" in what for what in told) == 1
 
 
 def test_measuring_runs_each_bundle(floats: Path, tmp_path: Path) -> None:
