@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,22 +11,47 @@ from graphopt.commands import options as shared
 from graphopt.commands.parameters import takes_options
 from graphopt.optimizer.options import ExplainOptions
 
+if TYPE_CHECKING:
+    from graphopt.analysis.layer_precision import BundlePrecision
+    from graphopt.optimizer.explain import Explanation
+
 
 @takes_options
 def explain(
     *,
-    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The network.")],
-    chosen: Annotated[
-        str,
-        typer.Option("--pass", help="The pass, with options as in 'a{x=1}'.", metavar="PASS"),
+    model: Annotated[
+        Path, typer.Argument(metavar="IN.onnx|BUNDLE", help="The network; or a bundle.")
     ],
+    chosen: Annotated[
+        str | None,
+        typer.Option(
+            "--pass",
+            help="The pass, with options as in 'a{x=1}'; none for a bundle.",
+            metavar="PASS",
+        ),
+    ] = None,
     options: ExplainOptions,
     json: shared.Json = None,
 ) -> None:
-    """Say where a pass matches a network, where it does not, and why."""
-    from graphopt.display.tables import console
-    from graphopt.optimizer.explain import explain as run
+    """Say where a pass matches a network, where it does not, and why.
 
-    found = run(model, chosen, options)
+    Of a bundle: what each layer multiplies in, and why.
+    """
+    from graphopt.display.tables import console
+    from graphopt.runtime.bundle import is_bundle
+
+    found: BundlePrecision | Explanation
+    if is_bundle(model):
+        if chosen is not None or options != ExplainOptions():
+            raise typer.BadParameter("a bundle is explained as it is: leave out the options")
+        from graphopt.analysis.layer_precision import layer_precisions
+
+        found = layer_precisions(model)
+    elif chosen is None:
+        raise typer.BadParameter("which pass? --pass NAME; graphopt passes list has them")
+    else:
+        from graphopt.optimizer.explain import explain as run
+
+        found = run(model, chosen, options)
     if not shared.put_json(json, found.to_plain()):
         console().print(found)

@@ -19,10 +19,14 @@ from graphopt.analysis.latency.device import Device, LayerClass, devices, load_d
 from graphopt.analysis.latency.fusion import fused_into
 from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms
 from graphopt.analysis.latency.work import work_of
-from graphopt.bench import device_profile as profiling
-from graphopt.bench.device_profile import FITTED, calibration_network, fit, matched
+from graphopt.bench import calibration_network as calibrating
+from graphopt.bench.calibration_network import calibration_network
+from graphopt.bench.device_profile import matched
 from graphopt.bench.profile_file import write_device
+from graphopt.bench.profile_fit import FITTED, fit
 from graphopt.cli import app
+from graphopt.compiler.auto_precision import candidates
+from graphopt.compiler.options import CompileOptions
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pipeline import run_pipeline
@@ -471,8 +475,8 @@ def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "CHAINS", ((16, 24, 24),))
-    monkeypatch.setattr(profiling, "STEMS", ())
+    monkeypatch.setattr(calibrating, "CHAINS", ((16, 24, 24),))
+    monkeypatch.setattr(calibrating, "STEMS", ())
     path = tmp_path / "here.toml"
     told = CliRunner().invoke(app, ["profile", "-o", str(path), "--threads", "1"])
     assert told.exit_code == 0, told.output
@@ -481,6 +485,8 @@ def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert here.lanes in (8, 16)
     assert "--target cpu --threads 1" in here.bandwidth.source
     assert "mean error" in told.output
+    assert here.precisions["int8"][LayerClass.DENSE].value > 0
+    assert ("bfloat16" in here.precisions) == (len(candidates(CompileOptions())) > 1)
 
 
 def test_only_this_machine_can_be_profiled(tmp_path: Path) -> None:

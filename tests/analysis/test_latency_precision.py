@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from quantised_networks import quantise
 
 from graphopt.analysis.inspection import inspect_models
 from graphopt.analysis.latency.device import Device, Figure, LayerClass, Precision, load_device
-from graphopt.analysis.latency.predict import LayerLatency, predict, total_ms
+from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms
+from graphopt.analysis.latency.work import work_of
+from graphopt.bench.calibration_network import calibration_network, in_eight_bits
 from graphopt.bench.profile_file import write_device
+from graphopt.bench.profile_fit import fit_rates
 from graphopt.errors import InputError
+from graphopt.ir.edit import emit
+from graphopt.ir.network import Network
 
 Proto = Callable[..., onnx.ModelProto]
 KINDS = (
@@ -94,6 +100,44 @@ def test_quantised_layers_run_at_the_rate_of_int8(rate: float, quantised: Path) 
     }
 
 
+def test_a_phone_may_be_slower_in_int8(proto: Proto) -> None:
+    # Adreno 640 adds and multiplies integers by themselves, floats in one instruction.
+    model = proto(
+        "float[1,64,40,40] x",
+        "float[1,64,40,40] y",
+        "a = Conv(x, w) y = Conv(a, w)",
+        w=np.random.default_rng(0).standard_normal((64, 64, 1, 1), dtype=np.float32),
+    )
+    network = Network.of(gs.import_onnx(model))
+    phone = load_device("adreno-640")
+    half = phone.computing_in("float16")
+    assert half is not None
+    floats, halves = (total_ms(predict(network, one)) for one in (phone, half))
+    assert halves < floats < total_ms(predict(in_eight_bits(network), phone))
+
+
+def test_zeros_cost_as_much_as_others_in_bfloat16() -> None:
+    profile = device({"bfloat16": 100})
+    low = profile.computing_in("bfloat16")
+    assert low is not None
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((32, 32, 1, 1), dtype=np.float32)
+    pruned = dense.copy()
+    pruned[:, ::2] = 0
+
+    def ms(weight: np.ndarray, device: Device) -> float:
+        network = Network(opset=17)
+        x = gs.Variable("x", np.float32, [1, 32, 16, 16])
+        network.inputs.append(x)
+        y = emit(network, "Conv", x, weight, out="y")
+        y.dtype, y.shape = np.dtype(np.float32), [1, 32, 16, 16]
+        network.outputs.append(y)
+        return total_ms(predict(network, device))
+
+    assert ms(pruned, profile) < 0.6 * ms(dense, profile)
+    assert ms(pruned, low) == pytest.approx(ms(dense, low))
+
+
 def test_traffic_is_counted_in_bytes(quantised: Path) -> None:
     found = layers(quantised, device({"int8": 400}))
     first, second = found["Conv"]
@@ -125,6 +169,28 @@ def test_winograds_algorithm_is_for_precisions_with_a_rate(proto: Proto) -> None
     assert half.element_bytes == 2
     assert profile.computing_in("float32") is profile
     assert profile.computing_in("bfloat16") is profile.computing_in("int8") is None
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_fit_finds_the_rates_that_the_times_are_of(precision: Precision) -> None:
+    network = calibration_network()
+    rates = dict(zip(KINDS[:4], (400.0, 60.0, 800.0, 30.0), strict=True))
+    plain = device(bandwidth=figure(40), launch=figure(2))
+    truth = replace(plain, precisions={precision: {k: figure(v) for k, v in rates.items()}})
+    if precision == "int8":
+        network = in_eight_bits(network)
+    own = truth if precision == "int8" else truth.computing_in(precision)
+    assert own is not None
+    kernels = work_of(network, own)
+    assert {work.precision for work in kernels} >= {"int8" if precision == "int8" else "float32"}
+    rng = np.random.default_rng(0)
+    pairs = [(work, time_of(work, own)[0] * rng.uniform(0.95, 1.05)) for work in kernels]
+    found, error = fit_rates(pairs, plain, precision, "a test")
+    assert error < 0.05
+    for kind, rate in rates.items():
+        assert found[kind].value == pytest.approx(rate, rel=0.1)
+        assert found[kind].source.startswith("a test: fit to ")
+    assert not set(found) & {LayerClass.EXPONENTIAL, LayerClass.EXPONENTIAL_ALONE}
 
 
 def test_a_profile_with_precisions_is_a_file(tmp_path: Path) -> None:

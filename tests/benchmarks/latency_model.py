@@ -5,7 +5,8 @@
 Compiles the network, times each launch on this machine as `graphopt profile` does, and prints the
 rank correlation (Spearman) of predicted to measured times, over the convolutions and over all
 launches that a node of the network could be found for. A profile must be this machine's own, with
-the same target and number of threads: see `graphopt profile`.
+the same target and number of threads: see `graphopt profile`. Quantised networks go with
+`--precision int8`.
 """
 
 from __future__ import annotations
@@ -44,15 +45,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--input-shape", action="append", default=[], help="NAME:1,3,368,656")
     parser.add_argument("--layers", action="store_true", help="print every layer")
+    precisions = ("float32", "bfloat16", "float16", "int8")
+    parser.add_argument("--precision", choices=precisions, default="float32")
     options = parser.parse_args()
     device = load_device(options.device)
+    if options.precision != "int8":
+        device = device.computing_in(options.precision) or parser.error(
+            f"{device.name} says nothing of {options.precision}"
+        )
     shapes = parse_input_shapes(options.input_shape)
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         compile_model(
             options.model,
             bundle,
-            CompileOptions(target=options.target, input_shape=format_input_shapes(shapes)),
+            CompileOptions(
+                target=options.target,
+                input_shape=format_input_shapes(shapes),
+                precision=options.precision,
+            ),
         )
         times = layer_times(bundle, threads=options.threads)
         sizes = dict(read_bundle(bundle).manifest.inputs)

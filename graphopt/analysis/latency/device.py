@@ -76,6 +76,9 @@ class Figure(Record):
     source: Annotated[str, Field(min_length=1)]
 
 
+_NOT_SKIPPED = Figure(value=1e9, source="kernels of bfloat16 multiply zeros, too")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device(Record):
     """A device's profile."""
@@ -143,7 +146,14 @@ class Device(Record):
         fewest = self.winograd_channels if LayerClass.WINOGRAD in own else None
         if fewest is None:
             rates.pop(LayerClass.WINOGRAD, None)
-        return replace(self, rates=rates, winograd_channels=fewest, element_bytes=2)
+        sparse = _NOT_SKIPPED if precision == "bfloat16" else self.sparse_overhead
+        return replace(
+            self,
+            rates=rates,
+            winograd_channels=fewest,
+            element_bytes=2,
+            sparse_overhead=sparse,
+        )
 
 
 _FOLDER = resources.files("graphopt.analysis.latency") / "devices"

@@ -29,7 +29,12 @@ def precision_of(node: gs.Node, device: Device) -> Precision:
     spec = Convolution.as_stored(node)
     if spec is None or spec.op != "Conv" or not (spec.group == 1 or spec.depthwise):
         return "float32"
-    return "int8" if all(stored(tensor) is not tensor for tensor in node.inputs[:2]) else "float32"
+    return "int8" if is_quantised_layer(node) else "float32"
+
+
+def is_quantised_layer(node: gs.Node) -> bool:
+    """Whether a network has both what a node multiplies in 8 bits."""
+    return node.op in _QUANTISED or all(stored(tensor) is not tensor for tensor in node.inputs[:2])
 
 
 def is_reading(graph: gs.Graph, node: gs.Node) -> bool:
