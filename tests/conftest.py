@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import pytest
 from hypothesis.internal.conjecture import providers
 from threadpoolctl import threadpool_limits
 
+from graphopt.compiler import auto_precision
 from graphopt.ir.checks import runtime_accepts
 
 # They lie in tests/fixtures.
@@ -73,6 +74,14 @@ def _no_opencl() -> str:
     except pyopencl.Error:
         devices = []
     return "" if devices else "there is no OpenCL device (pip install 'pyopencl[pocl]')"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_unless_said() -> Iterator[None]:
+    """Networks are compiled in the same precision on every CPU, unless a test says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto_precision, "KNOWN_CPUS", {})
+        yield
 
 
 @pytest.fixture(scope="session")

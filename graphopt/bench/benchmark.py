@@ -34,7 +34,11 @@ from graphopt.pose.images import read_photo
 from graphopt.pose.open import bundled_spec
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
+from graphopt.runtime.precision import bundle_precision
 from graphopt.runtime.threads import usable_cores
+
+LOW = frozenset(["int8", "bfloat16"])
+"""What bundles multiply in that have tensors of such a type."""
 
 
 def bench(
@@ -51,6 +55,7 @@ def bench(
         progress: called with what is being done.
 
     Raises:
+        UsageError: a bundle of less than float32 in a contest of that.
         GraphoptError: the file cannot be read, compiled or run. A competitor that fails is no
             error: it is reported as unavailable.
     """
@@ -113,13 +118,23 @@ def _bundle(
     if not path.is_dir():
         progress(f"compiling {path.name}")
         bundle = scratch / "bundle"
-        as_it_comes = CompileOptions(input_shape=options.input_shape, tuning="off")
+        as_it_comes = CompileOptions(
+            input_shape=options.input_shape,
+            tuning="off",
+            precision="float32" if options.contest == "float32" else None,
+        )
         compile_model(path, bundle, as_it_comes, progress=progress)
         return bundle
     if options.input_shape:
         raise UsageError(
             "--input-shape: a bundle is compiled for one size",
             hint="give the ONNX file, or compile it again with --input-shape",
+        )
+    precision = bundle_precision(read_bundle(path))
+    if options.contest == "float32" and LOW & {*precision.split(", ")}:
+        raise UsageError(
+            f"--contest float32: the bundle computes in {precision}",
+            hint="compile it with --precision float32, or leave out --contest",
         )
     return path
 

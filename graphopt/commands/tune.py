@@ -30,14 +30,18 @@ def tune(
     options: TuneOptions,
     json: shared.Json = None,
 ) -> None:
-    """Measure which kernels are fastest on this machine; `compile` takes them from then on."""
+    """Measure which kernels are fastest on this machine; `compile` takes them from then on.
+
+    They are those of float32: of bytes and bfloat16, kernels are chosen by estimate.
+    """
     from graphopt.compiler.tuner import tune as measure
     from graphopt.display.tables import Grid, Kind, console, say
 
     with shown("reading the network") as tell:
         file, results = measure(model, output, options, progress=tell)
     layers = [one.to_plain() for one in results]
-    facts = {"output": str(file), "target": options.target, "layers": layers}
+    told = {"output": str(file), "target": options.target, "precision": "float32"}
+    facts = {**told, "layers": layers}
     if shared.put_json(json, facts):
         return
     columns = {"layer": Kind.NAME, "layers": Kind.NUMBER, "kernel": Kind.NAME, "tile": Kind.WORDS}
@@ -52,4 +56,4 @@ def tune(
         sum(result.count * getattr(result, which).ms for result in results)
         for which in ("before", "after")
     )
-    say(f"{file}: convolutions in {after:.1f} ms instead of {before:.1f} ms")
+    say(f"{file}: convolutions in float32 in {after:.1f} ms instead of {before:.1f} ms")

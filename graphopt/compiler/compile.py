@@ -20,7 +20,12 @@ from graphopt import __version__
 from graphopt.analysis.ranges import largest_values
 from graphopt.codegen.hosts import check_host
 from graphopt.codegen.targets import check_features, check_name
-from graphopt.compiler.auto_precision import compile_fastest, is_measured
+from graphopt.compiler.auto_precision import (
+    compile_fastest,
+    compile_usual,
+    is_left_open,
+    is_measured,
+)
 from graphopt.compiler.bundle_check import Samples, check_bundle
 from graphopt.compiler.levels import check_levels, laid_out, levels_for, one_target, read_levels
 from graphopt.compiler.options import IMAGES, CompileOptions
@@ -53,6 +58,8 @@ from graphopt.runtime.bundle import (
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.steps import is_quantised
 
+TUNED = ("float32", "float16")
+"""Precisions whose kernels `tune` measures; those of others are estimated."""
 COMPARED = 5
 """How many of them a bundle is compared with onnxruntime on."""
 
@@ -124,6 +131,9 @@ def compile_model(
     if is_measured(options, network.graph):
         done, said = compile_fastest(compiling, bundle, options, progress)
         return replace(done, remarks=(*said, *done.remarks))
+    if is_left_open(options, network.graph):
+        done, said = compile_usual(compiling, bundle, options, network.graph, progress)
+        return replace(done, remarks=(*said, *done.remarks))
     return compiling(bundle, options, progress)
 
 
@@ -163,6 +173,7 @@ def _compiled(
         )
         manifest = replace(made.manifest, comparison=checked.comparison)
         manifest = write_bundle(bundle, manifest, made.files)
+    precision = told_precision(options, network.graph)
     return Compilation(
         manifest,
         made.plan,
@@ -171,8 +182,8 @@ def _compiled(
         made.kept,
         remarks=(*network.remarks, *chosen, *inputs.remarks, *made.remarks, *checked.remarks),
         unread=network.unread,
-        tuned_on=tuning.device if tuning else None,
-        precision=told_precision(options, network.graph),
+        tuned_on=tuning.device if tuning and precision in TUNED else None,
+        precision=precision,
     )
 
 

@@ -29,9 +29,9 @@ class CompileOptions:
     A target is a file name of `graphopt/codegen/targets`; for hosts see `codegen.hosts`, "" is this
     machine. Where an input has dynamic extents and `input_shape` gives it no size, height is the
     pose network's usual one and the width 16/9 of it. `tuning` chooses what `graphopt tune` found
-    (`compiler.tuning_cache`). With `on_fail="warn"` a bundle is written that differs from
-    onnxruntime, too, as long as its outputs are finite and differ by less than their range; the
-    manifest then says so.
+    (`compiler.tuning_cache`); `compiler.auto_precision` the precision, where that is left out. With
+    `on_fail="warn"` a bundle is written that differs from onnxruntime, too, as long as its outputs
+    are finite and differ by less than their range; the manifest then says so.
     """
 
     target: Annotated[
@@ -86,14 +86,16 @@ class CompileOptions:
         Option(
             "What convolutions compute in: float32; bfloat16, as --bf16; float16, as "
             "--fp16-arithmetic; int8, of quantised networks; auto: of those that pass the checks "
-            "what --device is predicted to be fastest in, or this machine measured.",
+            "what --device is predicted to be fastest in, or this machine measured. If left out: "
+            "bfloat16 on this CPU if it has amx_bf16 and gains much by it, else float32.",
             Panel.TARGET,
         ),
     ] = None
     device: Annotated[
         str | None,
         Option(
-            "The device that --precision auto is for: adreno-640 …, or your own profile.",
+            "Take the precision that a device is predicted to be fastest in: adreno-640 …, or your "
+            "own profile.",
             Panel.TARGET,
             "NAME|F.toml",
         ),

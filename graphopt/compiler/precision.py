@@ -30,8 +30,9 @@ def check_precision(options: CompileOptions) -> None:
     Raises:
         UsageError, Unsupported: says which.
     """
-    if options.device is not None and options.precision != "auto":
-        raise UsageError("--device is for --precision auto", hint="leave it out")
+    said = options.precision not in (None, "auto") or options.bf16 or options.fp16_arithmetic
+    if options.device is not None and said:
+        raise UsageError("--device is for --precision auto", hint="leave out either")
     if options.precision is not None and (options.bf16 or options.fp16_arithmetic):
         raise UsageError(
             "--precision says what --bf16 and --fp16-arithmetic say", hint="leave out those"
@@ -57,7 +58,7 @@ def with_precision(options: CompileOptions, graph: gs.Graph) -> tuple[CompileOpt
         UsageError: the network cannot be computed in it.
         Unsupported: the CPU has no instructions for it.
     """
-    asked = options.precision
+    asked = options.precision or ("auto" if options.device else None)
     remarks: list[str] = []
     if is_quantised(graph):
         if asked not in (None, "auto", "int8", "float32"):

@@ -125,7 +125,7 @@ def _record(folder: Path, name: str, device: str, tell: Callable[[str], None]) -
             continue
         tell(f"compiling for {target}")
         bundle = folder / f"{name}.{device}.{target}"
-        estimated = CompileOptions(target=target, tuning="off")
+        estimated = CompileOptions(target=target, tuning="off", precision="float32")
         try:
             bundles[target] = compile_model(output, bundle, estimated).difference
         except GraphoptError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from graphopt.bench import benchmark, competitors
 from graphopt.bench.bench_report import BenchReport
 from graphopt.bench.options import BenchOptions
 from graphopt.bench.pose_oks import photos_in, pose_oks
-from graphopt.errors import InputError
+from graphopt.compiler.options import CompileOptions
+from graphopt.errors import InputError, UsageError
 from graphopt.ir.arrays import Array
 from graphopt.ir.files import sha256_of
 from graphopt.pose.detect import detect_pose_spec
@@ -110,6 +112,27 @@ def test_a_contest_in_float32_is_of_one_network(
     assert set(report.engines) == {"graphopt", "onnxruntime", "swift"}
     assert not report.notes
     assert [job.best for job in swift.jobs] == [False]
+
+
+def test_a_contest_in_float32_holds_the_bundle_to_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def compiling(_: Path, place: Path, options: CompileOptions, **rest: object) -> None:
+        asked.append(options.precision)
+        shutil.copytree(bundle, place)
+
+    monkeypatch.setattr(benchmark, "compile_model", compiling)
+    for contest in ("float32", "best"):
+        benchmark.bench(DEMO, replace(BRIEF, contest=contest))
+    assert asked == ["float32", None]
+    found = read_bundle(bundle)
+    files = {name: found.read(name) for name in ("plan.json", "weights.bin")}
+    write_bundle(bundle, replace(found.manifest, precision="bfloat16"), files)
+    with pytest.raises(UsageError, match="computes in bfloat16") as refused:
+        benchmark.bench(bundle, replace(BRIEF, contest="float32"))
+    assert "--precision float32" in (refused.value.hint or "")
 
 
 def test_without_a_quantised_file_it_is_said_whose_int8_is_missing(bundle: Path) -> None:

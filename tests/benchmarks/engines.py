@@ -92,7 +92,8 @@ def main(
             file, _, size = network.partition("@")
             shape = ["--input-shape", f"1,3,{size.replace('x', ',')}"] if size else []
             start = time.perf_counter()
-            graphopt("compile", file, "-o", bundle, "--target", target, *shape)
+            held = ("--precision", "float32") if "float32" in contest else ()
+            graphopt("compile", file, "-o", bundle, "--target", target, *shape, *held)
             compiled = f"{time.perf_counter() - start:.0f}"
             for count in threads:
                 options = ("--threads", count, "--num-runs", rounds, "--json", result)

@@ -256,7 +256,8 @@ def main(
     with TemporaryDirectory() as folder:
         if not subject.is_dir():
             bundle = Path(folder) / f"{subject.stem}.graphopt"
-            graphopt("compile", subject, "-o", bundle, "--target", "cpu", "--input-shape", SIZE)
+            given = ("-o", bundle, "--target", "cpu", "--input-shape", SIZE)
+            graphopt("compile", subject, *given, *(() if best else ("--precision", "float32")))
             subject = bundle
         contestants, judged = field_of(subject, networks, threads, Path(folder), best)
         times = race(contestants, photos, rounds)

@@ -119,7 +119,8 @@ class Bench:
         """A network compiled for this machine's CPU."""
         bundle = self.scratch / network.stem
         shape = f"1,3,{self.settings.size.replace('x', ',')}"
-        graphopt("compile", network, "-o", bundle, "--target", "cpu", "--input-shape", shape)
+        given = ("--target", "cpu", "--precision", "float32", "--input-shape", shape)
+        graphopt("compile", network, "-o", bundle, *given)
         return bundle
 
     @cached_property

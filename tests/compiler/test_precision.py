@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from quantised_networks import quantise
 
 from graphopt.analysis.latency.device import Device, Figure, LayerClass
 from graphopt.bench.profile_file import write_device
+from graphopt.codegen.targets import cpu
 from graphopt.compiler import auto_precision
 from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.compiler.options import CompileOptions
@@ -22,6 +24,8 @@ from graphopt.compiler.precision import check_precision, told_precision, with_pr
 from graphopt.errors import CheckFailed, InputError, UsageError
 from graphopt.ir.onnx_io import load_model
 from graphopt.runtime.bundle import read_bundle
+from graphopt.runtime.cpu import cpu_features
+from graphopt.runtime.precision import bundle_precision
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -88,8 +92,9 @@ def test_precisions_that_cannot_be_are_sentences(floats: Path, integers: Path) -
     assert "graphopt optimize --int8" in (refused.value.hint or "")
     with pytest.raises(UsageError, match="what --bf16 and --fp16-arithmetic say"):
         check_precision(CompileOptions(precision="float32", bf16=True))
-    with pytest.raises(UsageError, match="--device is for --precision auto"):
-        check_precision(CompileOptions(device="adreno-640"))
+    for said in ({"precision": "float32"}, {"bf16": True}, {"fp16_arithmetic": True}):
+        with pytest.raises(UsageError, match="--device is for --precision auto"):
+            check_precision(CompileOptions(device="adreno-640", **said))
     with pytest.raises(InputError, match="no arithmetic in bfloat16"):
         with_precision(CompileOptions(precision="bfloat16", target="opencl"), graph(floats))
 
@@ -161,6 +166,128 @@ def test_auto_takes_what_is_measured_fastest_of_what_passes_its_checks(
         assert said[0].startswith(f"precision {chosen}, as measured here: 2.0 ms in float")
         assert said[1] == "float16 is left out: its outputs differ"
         assert read_bundle(place).manifest == done.manifest
+
+
+AMX = {"avx512f", "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"}
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """on_cpu(features, times): the CPU, and how fast bfloat16 is predicted to be on those known."""
+
+    def pretend(features: set[str], times: float) -> None:
+        known = profile(tmp_path / "known.toml", bfloat16=100 * times)
+        monkeypatch.setattr(auto_precision, "KNOWN_CPUS", {"amx_bf16": known})
+        monkeypatch.setattr(cpu, "cpu_features", lambda: features)
+
+    return pretend
+
+
+class Compiler:
+    """Stands in for the compiler: notes what it is asked for, and does not like bfloat16."""
+
+    def __init__(self, fault: Exception | str | None = None) -> None:
+        self.fault = fault
+        self.asked: list[CompileOptions] = []
+
+    def __call__(self, _: Path, options: CompileOptions, progress: object) -> Any:
+        self.asked.append(options)
+        low = options.precision == "bfloat16"
+        if low and isinstance(self.fault, Exception):
+            raise self.fault
+        return SimpleNamespace(difference=self.fault if low and self.fault else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("features", "times", "asked"),
+    [
+        (AMX, 3.0, "bfloat16"),
+        (AMX, 1.2, None),  # nothing to gain
+        (AMX - {"amx_bf16"}, 3.0, None),  # products of two alone are not known to pay
+        (AMX - {"amx_bf16", "avx512_bf16"}, 3.0, None),
+        ({"avx2", "fma"}, 3.0, None),
+        ({"asimd"}, 3.0, None),
+    ],
+)
+def test_without_a_precision_bfloat16_is_taken_where_it_surely_pays(
+    features: set[str], times: float, asked: str | None, floats: Path, on_cpu: Callable[..., None]
+) -> None:
+    on_cpu(features, times)
+    compiling = Compiler()
+    options = CompileOptions()
+    done = auto_precision.compile_usual(compiling, floats, options, graph(floats), lambda _: None)
+    assert [one.precision for one in compiling.asked] == [asked]
+    assert bool(done[1]) == (asked is not None)
+    if asked:
+        assert done[1][0].startswith("precision bfloat16: this CPU has amx_bf16, and 3.0 times")
+        assert "--precision float32" in done[1][0]
+
+
+@pytest.mark.parametrize("fault", [CheckFailed("its outputs differ"), "its outputs differ"])
+def test_bfloat16_that_is_not_checked_is_not_taken(
+    fault: Any, floats: Path, on_cpu: Callable[..., None]
+) -> None:
+    on_cpu(AMX, 3.0)
+    compiling = Compiler(fault)
+    options = CompileOptions(on_fail="warn", calib=floats)
+    _, said = auto_precision.compile_usual(
+        compiling, floats, options, graph(floats), lambda _: None
+    )
+    assert [one.precision for one in compiling.asked] == ["bfloat16", "float32"]
+    assert [one.on_fail for one in compiling.asked] == ["stop", "warn"]
+    assert said[0].startswith("precision float32; no bfloat16: ")
+    assert "its outputs differ" in said[0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"precision": "float32"},
+        {"precision": "auto"},
+        {"device": "adreno-640"},
+        {"bf16": True},
+        {"fp16": True},
+        {"host": "x86_64-linux-gnu"},
+        {"cpu_features": "avx2"},
+        {"cpu_levels": ("avx2",)},
+        {"target": "opencl"},
+        {"tuning": "kernels.json"},
+    ],
+)
+def test_what_is_said_is_kept_to(said: dict[str, Any], floats: Path, integers: Path) -> None:
+    assert auto_precision.is_left_open(CompileOptions(), graph(floats))
+    assert not auto_precision.is_left_open(CompileOptions(**said), graph(floats))
+    assert not auto_precision.is_left_open(CompileOptions(), graph(integers))
+
+
+def test_a_device_alone_is_asked_for_its_fastest_precision(floats: Path, tmp_path: Path) -> None:
+    device = profile(tmp_path / "phone.toml", float16=200.0)
+    options = CompileOptions(target="opencl", device=device)
+    found, (remark,) = with_precision(options, graph(floats))
+    assert told_precision(found, graph(floats)) == "float16"
+    assert "as predicted for phone" in remark
+
+
+def test_a_network_that_gains_is_compiled_in_bfloat16(
+    proto: Proto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "amx_bf16" not in cpu_features():
+        pytest.skip("this CPU has no amx_bf16")
+    monkeypatch.setattr(auto_precision, "KNOWN_CPUS", {"amx_bf16": "xeon-amx-1t"})
+    rng = np.random.default_rng(0)
+    model = proto(
+        "float[1,128,40,40] x",
+        "float[1,128,38,38] y",
+        "y = Conv<dilations=[1,1]>(x, w)",
+        w=rng.standard_normal((128, 128, 3, 3), dtype=np.float32) / 34,
+    )
+    onnx.save(model, tmp_path / "wide.onnx")
+    for precision, told in ((None, "bfloat16"), ("float32", "float32")):
+        options = CompileOptions(precision=precision)  # type: ignore[arg-type]
+        done = compile_model(tmp_path / "wide.onnx", tmp_path / "b", options)
+        assert done.precision == told
+        assert bundle_precision(read_bundle(tmp_path / "b")) == told
+        assert bool(done.remarks) == (told == "bfloat16")
 
 
 def test_auto_prepares_a_network_once(

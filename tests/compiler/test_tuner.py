@@ -183,6 +183,7 @@ def test_commands(pointwise: Path, tmp_path: Path) -> None:
     file, bundle = tmp_path / "tuning.json", tmp_path / "bundle"
     lines = command("tune", pointwise, "-o", file, "--threads", 1)
     assert str(file) in lines[-1]
+    assert "in float32" in lines[-1]
     assert "instead of" in lines[-1]
     # The second convolution is like the first.
     assert len(lines) == 2 + 2 + 1
