@@ -9,6 +9,7 @@ line as JSON to the file descriptor EVENTS: `{"phase", "detail"}` as it goes, `{
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 def main(job_path: Path, pipe: int) -> int:
     """Do the job; 0 when its results are written."""
     os.set_inheritable(pipe, False)  # a linker that outlives this process would keep it open
+    # TVM makes a million objects while it is imported, and none of them is garbage.
+    gc.disable()
     with os.fdopen(pipe, "w", encoding="utf-8") as events:
         return _follow(job_path, events)
 
@@ -229,4 +232,5 @@ _TASKS: Mapping[str, Callable[[dict[str, Any], Path, Progress], None]] = Mapping
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    # What TVM tidies up before it leaves takes half a second, and ends with the process anyhow.
+    os._exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import scipy.special
+import scipy
 
 from graphopt.fitting.activation_surrogates import Doubles, Form, Gate, PiecewiseLinear, PowerTail
 from graphopt.ir.graph import only_consumer, positions, scalar_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import scipy.linalg
+import scipy
 from numpy.typing import NDArray
 
 from graphopt.fitting.layerwise_runner import make_session

@@ -15,8 +15,8 @@ from itertools import accumulate, pairwise
 from typing import ClassVar, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
 Doubles: TypeAlias = NDArray[np.float64]
@@ -156,7 +156,7 @@ class Dense(Search):
 
         taken, before = 0, np.inf
 
-        def look(intermediate_result: OptimizeResult) -> None:
+        def look(intermediate_result: scipy.optimize.OptimizeResult) -> None:
             nonlocal taken, before
             taken += 1
             if taken % self.ROUND == 0:
@@ -170,7 +170,7 @@ class Dense(Search):
         limits = {"maxcor": self.MEMORY, "maxiter": steps, "maxfun": 2 * steps}
         # Products as small as these take many times longer on threads that wait for each other.
         with threadpool_limits(1, "blas"):
-            found = minimize(
+            found = scipy.optimize.minimize(
                 objective,
                 np.concatenate([factor.ravel() for factor in start], dtype=np.float64),
                 jac=True,

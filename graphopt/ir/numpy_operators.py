@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy
 from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
@@ -110,7 +110,7 @@ NUMPY_OPERATORS: Mapping[str, Callable[..., Doubles]] = {
     # Curves.
     "Celu": _celu,
     "Elu": lambda a, x: _elu(x, a.get("alpha", 1.0)),
-    "Erf": _plain(scipy.special.erf),
+    "Erf": _plain(lambda x: scipy.special.erf(x)),
     "Exp": _plain(np.exp),
     "Gelu": _gelu,
     "HardSwish": _plain(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),

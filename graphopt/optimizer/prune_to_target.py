@@ -18,8 +18,8 @@ from enum import Enum
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from graphopt.analysis.cost import cost_of
 from graphopt.analysis.latency.device import Device
@@ -222,15 +222,15 @@ def _solve(
         return np.zeros(0, bool) if all(least <= 0 for _, least in bounds) else None
     layers = list(dict.fromkeys(choice.layer for choice in choices))
     one_each = np.array([[choice.layer == layer for choice in choices] for layer in layers], float)
-    constraints = [LinearConstraint(one_each, ub=1)]
+    constraints = [scipy.optimize.LinearConstraint(one_each, ub=1)]
     for gain, least in bounds:
         scale = max(float(np.abs(gain).max()), 1e-30)
-        constraints.append(LinearConstraint(gain[None] / scale, lb=least / scale))
+        constraints.append(scipy.optimize.LinearConstraint(gain[None] / scale, lb=least / scale))
     with _results_apart():
-        result = milp(
+        result = scipy.optimize.milp(
             cost / max(float(np.abs(cost).max()), 1e-30),
             integrality=np.ones(len(choices)),
-            bounds=Bounds(0, 1),
+            bounds=scipy.optimize.Bounds(0, 1),
             constraints=constraints,
             options={"mip_rel_gap": 0.0},
         )

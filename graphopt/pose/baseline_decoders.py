@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.peaks import Peaks, find_peaks
@@ -71,7 +71,7 @@ def by_tags(heat: FloatArray, tags: FloatArray, options: DecodeOptions) -> Float
         here = here[np.argsort(-peaks.score[here], kind="stable")]
         distance = np.abs(tag[here][:, None] - sums / np.maximum(counts, 1))
         cost = 100 * distance.round() - peaks.score[here][:, None]
-        rows, columns = linear_sum_assignment(cost)
+        rows, columns = scipy.optimize.linear_sum_assignment(cost)
         close = distance[rows, columns] < TAG_DISTANCE
         owner = np.full(len(here), -1)
         owner[rows[close]] = columns[close]

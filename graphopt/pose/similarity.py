@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from graphopt.pose.decode import Person
 from graphopt.pose.skeleton import COCO_PARTS, Skeleton
@@ -80,7 +80,7 @@ def matched(
     """
     similarity = np.array([[oks(a, b, skeleton) for b in after] for a in before])
     similarity = similarity.reshape(len(before), len(after))
-    rows, columns = linear_sum_assignment(-similarity)
+    rows, columns = scipy.optimize.linear_sum_assignment(-similarity)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
     return [(a, b) for a, b in pairs if similarity[a, b] >= min_oks]
 

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
@@ -192,8 +191,10 @@ class ChannelMap:
         rows, columns = np.concatenate(
             [np.zeros((2, 0), np.intp), *(np.stack(tie) for tie in self._ties)], axis=1
         )
-        graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(self.count,) * 2)
-        _, classes = connected_components(graph, directed=False)
+        graph = scipy.sparse.coo_array(
+            (np.ones(len(rows), bool), (rows, columns)), shape=(self.count,) * 2
+        )
+        _, classes = scipy.sparse.csgraph.connected_components(graph, directed=False)
         return np.asarray(classes, np.intp)
 
     def groups(self) -> list[ChannelGroup]:

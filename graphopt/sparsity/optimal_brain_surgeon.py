@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import scipy.linalg
+import scipy
 from numpy.typing import NDArray
 
 from graphopt.ir.block_structure import Block, Mask, without
