@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes
 
+from graphopt.codegen.linking import kernel_cache
 from graphopt.codegen.linking.linker import link
 from graphopt.codegen.linking.opencl_c import kernel_source
 from graphopt.codegen.linking.opencl_dot import DOT_PRODUCTS
 from graphopt.codegen.linking.opencl_memory import MACROS
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
+from graphopt.ir.records import Record
 from graphopt.runtime import bundle
 from graphopt.runtime.bundle import Plan, Tensor
 from graphopt.runtime.cpu import this_host
 
 
 @dataclass(frozen=True)
-class DeviceCall:
+class DeviceCall(Record):
     """One OpenCL kernel launch inside a TIR function.
 
     Args:
@@ -45,11 +48,19 @@ class DeviceCall:
 
 
 @dataclass(frozen=True)
-class DeviceFunction:
+class DeviceFunction(Record):
     """A TIR function on an OpenCL device: its launches, and its working buffers' tensors."""
 
     calls: tuple[DeviceCall, ...]
     buffers: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _DeviceCode(Record):
+    """A TIR function as OpenCL C, a text for each of its kernels, and how it launches them."""
+
+    sources: tuple[str, ...]
+    function: DeviceFunction
 
 
 def tvm_target(target: Target, host: str = "") -> Any:
@@ -83,13 +94,23 @@ def shared_library(
         # One module a kernel, so that a crash inside LLVM is known by the kernel's name.
         for name, function in functions.items():
             progress(name)
-            module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
-            built = tvm.tirx.build(module, target=device, pipeline="s_tir")
+            function = function.with_attr("global_symbol", name)
+            make = partial(_object_file, name, function, device)
             objects.append(Path(folder) / f"{len(objects)}.o")
-            built.write_to_file(str(objects[-1]))
+            objects[-1].write_bytes(kernel_cache.made_once("object", function, device, make))
+        kernel_cache.tidy()
         library = Path(folder) / "kernels.so"
         link(objects, library, host)
         return library.read_bytes()
+
+
+def _object_file(name: str, function: Any, device: Any) -> bytes:
+    """A kernel compiled with LLVM."""
+    built = tvm.tirx.build(tvm.IRModule({name: function}), target=device, pipeline="s_tir")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.o"
+        built.write_to_file(str(file))
+        return file.read_bytes()
 
 
 def description(target: Target, features: Sequence[str] = ()) -> bundle.BundleTarget:
@@ -190,20 +211,31 @@ def opencl_source(
     for name, function in functions.items():
         progress(name)
         function = function.with_attrs({"global_symbol": name, "target": device})
-        module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
-        host = _read_host(module[name])
-        kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
-        kernels = {g.name_hint: f for g, f in finalize_device_passes()(kernels).functions.items()}
-        calls = []
-        for call in host.calls:
-            may_be = [i for i, argument in enumerate(call.arguments) if images and argument == 0]
-            source, is_image = kernel_source(call.kernel, kernels[call.kernel], may_be)
-            sources.append(source)
-            calls.append(replace(call, images=tuple(may_be) if is_image else ()))
-        launched[name] = replace(host, calls=tuple(calls))
+        make = partial(_device_code, name, function, images)
+        what = "OpenCL C with images" if images else "OpenCL C"
+        kept = kernel_cache.made_once(what, function, device, make)
+        code = _DeviceCode.from_json(kept)
+        sources += code.sources
+        launched[name] = code.function
+    kernel_cache.tidy()
     if any("DOT4(" in source for source in sources):
         sources.insert(1, DOT_PRODUCTS)
     return "\n".join(sources).encode(), launched
+
+
+def _device_code(name: str, function: Any, images: bool) -> bytes:
+    """A kernel lowered to OpenCL C: a `_DeviceCode` as JSON."""
+    module = tvm.transform.Sequential(list(LOWER))(tvm.IRModule({name: function}))
+    host = _read_host(module[name])
+    kernels = tirx.transform.Filter(lambda f: "calling_conv" in f.attrs)(module)
+    kernels = {g.name_hint: f for g, f in finalize_device_passes()(kernels).functions.items()}
+    sources, calls = [], []
+    for call in host.calls:
+        may_be = [i for i, argument in enumerate(call.arguments) if images and argument == 0]
+        source, is_image = kernel_source(call.kernel, kernels[call.kernel], may_be)
+        sources.append(source)
+        calls.append(replace(call, images=tuple(may_be) if is_image else ()))
+    return _DeviceCode(tuple(sources), replace(host, calls=tuple(calls))).to_json().encode()
 
 
 def _read_host(host: Any) -> DeviceFunction:
