@@ -29,6 +29,7 @@ pytest_plugins = [
         "intel_opencl",
         "required_parts",
         "small_networks",
+        "warm_compiler",
     )
 ]
 

@@ -78,15 +78,7 @@ def _worker(job: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as events:
         try:
-            # Events have a pipe of their own: whatever is imported there may print.
-            process = subprocess.Popen(
-                child.module(WORKER, str(job), str(writing)),
-                env=child.environment(),
-                pass_fds=[writing],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            process = _start(job, writing)
         finally:
             os.close(writing)
         try:
@@ -95,3 +87,15 @@ def _worker(job: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def _start(job: Path, events: int) -> subprocess.Popen[bytes]:
+    """Start the child process; events have a pipe of their own, as imported modules may print."""
+    return subprocess.Popen(
+        child.module(WORKER, str(job), str(events)),
+        env=child.environment(),
+        pass_fds=[events],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
