@@ -54,11 +54,12 @@ def compile(
         _compile_bundle(model, output or model.with_suffix(".graphopt"), options, json)
         return
     low = options.fp16 or options.fp16_arithmetic or options.bf16 or options.calib
-    lower = options.precision not in (None, "float32")
+    lower = options.precision not in (None, "float32") or options.device
     if low or lower or options.require_full_gpu or options.on_fail == "warn":
         raise typer.BadParameter(
             "--format tvm is float32 and the network alone: leave out --fp16, "
-            "--fp16-arithmetic, --bf16, --precision, --calib, --require-full-gpu and --on-fail"
+            "--fp16-arithmetic, --bf16, --precision, --device, --calib, --require-full-gpu and "
+            "--on-fail"
         )
     _compile_library(model, output or model.with_suffix(".so"), options, json)
 
