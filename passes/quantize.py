@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.errors import InputError
+from graphopt.fitting.quantization.costs import TROUBLE
 from graphopt.fitting.quantization.eligible import objection
 from graphopt.fitting.quantization.placement import placement_of
 from graphopt.fitting.quantization.quantization import Recipe, Settings, quantise
 from graphopt.fitting.quantization.writing import Site, begin, sites_of, write_site
+from graphopt.ir.changes import ALL
 from graphopt.ir.graph import label
-from graphopt.optimizer.int8_budget import Budget, floats_within
+from graphopt.optimizer.int8_budget import Budget, kind_of, recipe_within
 from graphopt.optimizer.pass_contract import (
     Change,
     Context,
@@ -26,8 +28,8 @@ from graphopt.optimizer.pass_contract import (
     option,
 )
 
-FLOAT_SHARE = 0.05
-"""Of the multiply-adds, for what costs the outputs most."""
+FLOAT_SHARE = 0.8
+"""Of the multiply-adds, for what costs the outputs most; beyond it eight bits gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -105,26 +107,36 @@ class Quantize(PreparedPass[Site, Recipe | None]):
                 "to show it",
                 hint="give a folder of photos with --calib",
             )
+        kind = kind_of(context.calibration.spec)
+        budget = Budget(self.max_shift or float("inf"), self.max_ap_drop or 1.0)
         settings = Settings(
             photos=self.photos,
             ridge=self.ridge,
             signed=self.activations == "int8",
             seed=self.seed,
             float_share=self.float_share,
+            tolerance=TROUBLE if budget.limited else kind.tolerance,
         )
         recipe = quantise(graph, context.calibration, settings, progress=context.progress)
-        budget = Budget(self.max_shift or float("inf"), self.max_ap_drop or 1.0)
-        if not budget.limited:
+        if not budget.limited and recipe.joint:
             return recipe
-        floats = floats_within(graph, recipe, context.calibration, budget, context.progress)
-        return replace(recipe, floats=floats)
+        if not budget.limited:
+            budget = Budget(drop=kind.drop, share=self.float_share)
+        return recipe_within(graph, recipe, context.calibration, budget, settings, context.progress)
 
     def match(self, graph: gs.Graph, facts: Recipe | None) -> Iterator[Site | Skip]:
         if facts is None:
             reason = objection(graph)
             if reason:
-                yield Skip("(all)", reason)
+                yield Skip(ALL, reason)
             return
+        if facts.floats:
+            yield Skip(
+                ALL,
+                f"{len(facts.floats)} of {len(facts.layers)} layers, with {facts.float_share:.0%} "
+                "of the multiply-adds, stay float, since eight bits would cost much there; eight "
+                "bits do not make those faster",
+            )
         yield from placement_of(graph).skips
         for node in graph.nodes:
             if node.outputs and node.outputs[0].name in facts.floats:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from graphopt.ir.records import Record
 
+ALL = "(all)"
+"""What is said of a whole network, in place of a node's name."""
+
 
 @dataclass(frozen=True)
 class Change(Record):

@@ -18,6 +18,7 @@ from graphopt.analysis.latency.device import Device
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.fitting.calibration import SYNTHETIC_WARNING, Calibration
+from graphopt.ir.changes import ALL
 from graphopt.ir.records import HIDDEN, Record
 from graphopt.optimizer.outcome import PassStep, PipelineResult
 from graphopt.optimizer.verify import EXACT_LIMIT
@@ -229,9 +230,13 @@ class Report(Record):
         last = {entry.name: entry for entry in self.passes}
         for entry in last.values():
             name = entry.name if verbose else _brief(entry)
-            reasons = Counter(skip.reason for skip in entry.skips).most_common()
+            for skip in entry.skips:
+                if skip.node == ALL:
+                    yield Text(f"{name}: {skip.reason}")
+            parts = [skip for skip in entry.skips if skip.node != ALL]
+            reasons = Counter(skip.reason for skip in parts).most_common()
             for reason, count in reasons if verbose else reasons[:1]:
-                example = next(skip.node for skip in entry.skips if skip.reason == reason)
+                example = next(skip.node for skip in parts if skip.reason == reason)
                 yield Text(f"{name} left {count}: {reason} (such as {example})")
             if len(reasons) > 1 and not verbose:
                 rest = sum(count for _, count in reasons[1:])

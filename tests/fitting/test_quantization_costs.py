@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import pytest
 from small_networks import HEAT_SPEC
 
+from graphopt.analysis.compare import PoseChange
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import make_session
 from graphopt.fitting.quantization.costs import TOLERANCE, Cost, costliest, reasons_of
@@ -15,11 +18,14 @@ from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.grids import Grid
 from graphopt.fitting.quantization.observe import observe
 from graphopt.fitting.quantization.placement import placement_of
-from graphopt.fitting.quantization.qdq import store
+from graphopt.fitting.quantization.qdq import store, store_all
+from graphopt.ir.changes import ALL
 from graphopt.ir.network import Network as Graph
 from graphopt.ir.onnx_io import serialised
+from graphopt.optimizer.int8_budget import MANY_PEOPLE, ONE_PERSON, kind_of
 from graphopt.optimizer.pass_contract import Context, Outcome
 from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.pose.map_slices import MapSlice
 from graphopt.runtime.differences import output_error
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
@@ -75,7 +81,9 @@ def test_channels_below_the_limit_of_a_relu6_are_scaled(network: Network, normal
     assert np.ptp(largest[largest > 0]) < np.ptp(seen["r"].high)
 
 
-def test_what_costs_the_outputs_most_stays_float(network: Network, normal: Normal) -> None:
+def test_what_costs_the_outputs_most_stays_float(
+    network: Network, normal: Normal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind a Swish channels cannot be scaled, and the quiet ones are lost in eight bits."""
     loudness = np.geomspace(1, 1000, 16, dtype=np.float32).reshape(16, 1, 1, 1)
     graph = network(
@@ -89,14 +97,77 @@ def test_what_costs_the_outputs_most_stays_float(network: Network, normal: Norma
         w2=normal(64, 16, 3, 3),
         w3=normal(19, 64, 1, 1),
     )
+    monkeypatch.setattr("graphopt.optimizer.int8_budget.Budget.holds", lambda *_: True)
     whole, outcome = quantised(graph, "{float_share=0}")
     assert not outcome.skips
     result, outcome = quantised(graph)
-    (skip,) = outcome.skips
+    every, skip = outcome.skips
+    assert every.node == ALL
+    assert every.reason.startswith("1 of 4 layers, with 1% of the multiply-adds, stay float")
     assert skip.node == "b"
     assert "of the multiply-adds" in skip.reason
     assert isinstance(maker(result, "b").inputs[1], gs.Constant)
     assert error(result, graph) < 0.5 * error(whole, graph)
+
+
+def joined(network: Network, normal: Normal) -> gs.Graph:
+    """Features beside maps that are a thousand times as small, and matter as much."""
+    return network(
+        "float[1,3,24,32] x",
+        "float[1,19,24,32] y",
+        """a = Conv(x, w0) e = Elu(a) b = Conv(e, w1) m = Sigmoid(b) f = Conv(e, w2) g = Elu(f)
+           n = Mul(m, quiet) j = Concat<axis=1>(g, n) s = Add(j, j) z = Conv(s, w3)
+           k = Conv(j, w3) y = Add(k, z)""",
+        w0=normal(8, 3, 1, 1),
+        w1=normal(8, 8, 1, 1),
+        w2=normal(8, 8, 1, 1),
+        w3=normal(19, 16, 1, 1),
+        quiet=np.float32(1e-3),
+    )
+
+
+def test_tensors_apart_have_grids_of_their_own_which_layers_alone_see(
+    network: Network, normal: Normal
+) -> None:
+    graph = joined(network, normal)
+    together, apart = placement_of(graph), placement_of(graph, joint=False)
+    assert together.grids["j"] == together.grids["g"] == together.grids["n"]
+    assert apart.grids == {name: name for name in ("x", "e", "j", "s")}
+    assert not apart.carriers
+    store_all(graph, apart, dict.fromkeys(apart.grids, Grid.over(-4, 4)))
+    assert [t.name for t in maker(graph, "s").inputs] == ["j", "j"]
+    assert maker(graph, "k").inputs[0].name == "j.dequantized"
+    assert [t.name for t in maker(graph, "j").inputs] == ["g", "n"]
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_where_rounding_costs_much_grids_are_not_shared_and_poses_are_judged(
+    holds: bool, network: Network, normal: Normal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = joined(network, normal)
+    monkeypatch.setattr("graphopt.fitting.quantization.quantization.TROUBLE", 0.0)
+    judged = []
+
+    def change(self: object, floats: Collection[str]) -> PoseChange:
+        judged.append(set(floats))
+        return PoseChange(1, 0.1, 9, 0, 0, mean_shift=0, oks=1.0 if holds or floats else 0.9)
+
+    monkeypatch.setattr("graphopt.optimizer.int8_budget._Judge.change", change)
+    result, outcome = quantised(graph, "{float_share=0.9}")
+    assert maker(result, "j").inputs[0].name == "g"
+    budget = [skip for skip in outcome.skips if "hold the budget" in skip.reason]
+    assert bool(budget) is not holds
+    assert judged[0] == set()
+    assert all("of the multiply-adds" in skip.reason for skip in outcome.skips)
+    _, outcome = quantised(graph, "{float_share=0}")
+    assert not outcome.skips
+
+
+def test_one_person_is_to_be_kept_closer_than_many() -> None:
+    paf = MapSlice(output="y", first=0, count=38, layout="nchw")
+    assert kind_of(HEAT_SPEC) is ONE_PERSON
+    assert kind_of(replace(HEAT_SPEC, paf=paf)) is MANY_PEOPLE
+    assert ONE_PERSON.drop < MANY_PEOPLE.drop
 
 
 def test_the_costliest_for_their_work_stay_float_while_the_share_lasts() -> None:

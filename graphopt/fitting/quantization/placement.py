@@ -49,6 +49,9 @@ class Placement:
     """For each tensor that is stored in eight bits, whose grid it has: tensors of the same are in
     one group."""
     skips: tuple[Skip, ...] = ()
+    joint: bool = True
+    """Whether what Concat and the like join shares a grid, and all that read a tensor read it
+    rounded; else each tensor has a grid of its own, which the layers alone see."""
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -59,12 +62,13 @@ class Placement:
         return groups
 
 
-def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
+def placement_of(graph: gs.Graph, floats: Collection[str] = (), *, joint: bool = True) -> Placement:
     """What can be computed in eight bits.
 
     Args:
         graph: the network, its nodes in order.
         floats: layers that are not to be, by the names of their outputs.
+        joint: whether sums, concatenations and the like between layers are, too.
     """
     layers: list[gs.Node] = []
     skips: list[Skip] = []
@@ -76,6 +80,9 @@ def placement_of(graph: gs.Graph, floats: Collection[str] = ()) -> Placement:
             elif node.outputs[0].name not in floats:
                 layers.append(node)
     grids: dict[str, str] = {}
+    if not joint:
+        grids = {node.inputs[0].name: node.inputs[0].name for node in layers}
+        return Placement(tuple(layers), (), grids, tuple(skips), joint=False)
     carriers: IdentitySet[gs.Node] = IdentitySet()
     waiting = [node.inputs[0] for node in layers]
     while waiting:

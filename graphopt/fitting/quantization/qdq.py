@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.fitting.quantization.grids import Grid, LayerWeights
-from graphopt.fitting.quantization.placement import ceiling_of, folded_activation, readers_of
+from graphopt.fitting.quantization.placement import (
+    Placement,
+    ceiling_of,
+    folded_activation,
+    readers_of,
+)
 from graphopt.ir.arrays import Array
-from graphopt.ir.edit import constant, emit, remove_nodes
+from graphopt.ir.edit import constant, emit, remove_nodes, sort_nodes
 from graphopt.ir.graph import label
+from graphopt.ir.identity import IdentitySet
 
 LARGEST_SUM = 2**31 - 1
 """Of 32 bits."""
@@ -19,21 +26,49 @@ ROUNDING = 1e-6
 """Relative difference of a Clip's limit and a grid's end that is none."""
 
 
-def store(graph: gs.Graph, tensor: gs.Tensor, grid: Grid) -> gs.Tensor:
-    """Round a tensor to a grid for all that read it, and return what they read.
+def store_all(graph: gs.Graph, placement: Placement, grids: Mapping[str, Grid]) -> None:
+    """Round all tensors of a placement to their grids."""
+    tensors = graph.tensors()
+    for name in placement.grids:
+        store(graph, tensors[name], grids[name], _only(placement, name))
+    sort_nodes(graph)
+
+
+def _only(placement: Placement, name: str) -> list[gs.Node] | None:
+    """What reads a tensor rounded: the layers, or all."""
+    if placement.joint:
+        return None
+    return [node for node in placement.layers if node.inputs[0].name == name]
+
+
+def store(
+    graph: gs.Graph, tensor: gs.Tensor, grid: Grid, only: Sequence[gs.Node] | None = None
+) -> gs.Tensor:
+    """Round a tensor to a grid, and return what its readers read then.
 
     A Relu or Clip whose work the grid does goes; then its name stays with the rounded tensor.
+
+    Args:
+        graph: the network.
+        tensor: the tensor.
+        grid: its numbers.
+        only: what reads it rounded; all that read it if None.
     """
-    for node, _ in readers_of(tensor):
+    every = list(readers_of(tensor))
+    chosen = IdentitySet([node for node, _ in every] if only is None else only)
+    readers = [(node, index) for node, index in every if node in chosen]
+    for node, _ in every:
         if node.op == "QuantizeLinear":
-            return node.outputs[0].outputs[0].outputs[0]
+            rounded: gs.Tensor = node.outputs[0].outputs[0].outputs[0]
+            for reader, index in readers if only is not None else ():
+                reader.inputs[index] = rounded
+            return rounded
     maker = tensor.inputs[0] if tensor.inputs else None
     if maker is not None and maker.op == "DequantizeLinear":
         return tensor
-    activation = folded_activation(graph, tensor)
+    activation = folded_activation(graph, tensor) if len(readers) == len(every) else None
     limit = None if activation is None else ceiling_of(activation)
     done = grid.zero == grid.lowest and limit is not None and grid.high <= limit * (1 + ROUNDING)
-    readers = list(readers_of(tensor))
     source: gs.Tensor = tensor
     out: gs.Tensor | str = f"{tensor.name}.dequantized"
     if activation is not None and done:
@@ -49,9 +84,14 @@ def store(graph: gs.Graph, tensor: gs.Tensor, grid: Grid) -> gs.Tensor:
     return result
 
 
-def write_layer(graph: gs.Graph, node: gs.Node, weights: LayerWeights, grid: Grid) -> None:
-    """Have a layer read eight bits, on some grid, and hold its weights so."""
-    store(graph, node.inputs[0], grid)
+def write_layer(
+    graph: gs.Graph, node: gs.Node, weights: LayerWeights, grid: Grid, *, joint: bool = True
+) -> None:
+    """Have a layer read eight bits, on some grid, and hold its weights so.
+
+    `joint`: whether all else that reads the same reads it rounded.
+    """
+    store(graph, node.inputs[0], grid, None if joint else [node])
     each, name = len(weights.scales) > 1, label(node)
     scales = weights.scales if each else weights.scales.reshape(())
     stored = constant(graph, f"{name}.weight", weights.whole)

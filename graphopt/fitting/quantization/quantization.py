@@ -18,21 +18,30 @@ from numpy.typing import NDArray
 
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.layerwise_runner import LayerwiseRunner, bytes_of, live_tensors, shapes_of
-from graphopt.fitting.quantization.costs import costliest, costs_of, reasons_of
+from graphopt.fitting.quantization.costs import (
+    TOLERANCE,
+    TROUBLE,
+    Weights,
+    costliest,
+    costs_of,
+    reasons_of,
+    rounding_error,
+    shares_of,
+)
 from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.fit_layer import FittedLayer, fit_convolution, plain_rounding
 from graphopt.fitting.quantization.grids import Grid
-from graphopt.fitting.quantization.observe import Observations, observe
+from graphopt.fitting.quantization.observe import Observations, Seen, observe
 from graphopt.fitting.quantization.placement import (
+    Placement,
     ceiling_of,
     folded_activation,
     placement_of,
 )
-from graphopt.fitting.quantization.qdq import put_weights, store
+from graphopt.fitting.quantization.qdq import put_weights, store_all
 from graphopt.fitting.quantization.ranges import least_error
 from graphopt.ir.arrays import Array
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.edit import sort_nodes
 from graphopt.ir.graph import constant_of, input_of, label, positions
 from graphopt.ir.network import Network
 
@@ -44,7 +53,7 @@ POSITIONS_PER_UNKNOWN = 16
 """Output positions to fit on, as a multiple of the unknowns of one filter."""
 LEAST_POSITIONS = 4096
 """The fewest output positions to fit on."""
-LOOKED_AT = 3
+LOOKED_AT = 5
 """Held-out images at most on which the costs of layers are measured."""
 PATCHES = 1 << 27
 """The most numbers that the output positions may see in all."""
@@ -62,6 +71,15 @@ class Recipe:
     """How many were fitted on."""
     floats: Mapping[str, str] = field(default_factory=dict)
     """Layers that stay float, by the names of their outputs, and why."""
+    joint: bool = True
+    """See `Placement`."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of all layers' multiply-adds, by the name of a layer's output."""
+
+    @property
+    def float_share(self) -> float:
+        """Of the multiply-adds, what stays float."""
+        return sum(self.shares[name] for name in self.floats)
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,9 @@ class Settings:
     seed: int = 0
     float_share: float = 0.0
     """Of the multiply-adds: layers that cost the outputs most stay float, up to it."""
+    tolerance: float = TOLERANCE
+    """The outputs' error from rounding activations that is aimed at, relative to their
+    deviation."""
 
 
 def quantise(
@@ -81,6 +102,7 @@ def quantise(
     calibration: Calibration,
     settings: Settings = Settings(),
     *,
+    floats: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Recipe:
     """Find the steps and weights of a network in eight bits.
@@ -89,12 +111,13 @@ def quantise(
         graph: the float network; it is not changed.
         calibration: what to fit and to judge on.
         settings: how.
+        floats: layers that stay float, by the names of their outputs, and why, if that is known.
         progress: told what is being done.
 
     Raises:
         InputError: the network does not run on the images.
     """
-    return _Work(Network.of(graph).copy(), calibration, settings, progress).recipe()
+    return _Work(Network.of(graph).copy(), calibration, settings, progress).recipe(floats)
 
 
 class _Work:
@@ -112,15 +135,21 @@ class _Work:
         self._placement = placement_of(graph)
         self._fitting, self._held_out = self._images()
 
-    def recipe(self) -> Recipe:
-        """All of it."""
+    def recipe(self, known: Mapping[str, str] | None) -> Recipe:
+        """All of it; layers that are known to stay float do."""
         self._progress("quantize: what the layers see")
         seen = self._observed()
         divided = equalise(self._graph, self._placement, seen.tensors)
         seen = seen.divided(divided)
-        grids = self._grids(seen)
-        floats = self._floats(grids)
-        self._placement = placement_of(self._graph, floats)
+        grids = self._grids(self._placement, seen)
+        floats: dict[str, str] = {}
+        if known is not None or (self._settings.float_share and self._is_trouble(grids)):
+            self._placement = placement_of(self._graph, joint=False)
+            grids = self._grids(self._placement, seen)
+            floats = self._floats(seen, grids) if known is None else dict(known)
+        joint, probe = self._placement.joint, next(self._feeds())
+        shares = shares_of(self._graph, placement_of(self._graph), probe)
+        self._placement = placement_of(self._graph, floats, joint=joint)
         grids = {name: grids[name] for name in self._placement.grids}
         kept = {
             node.outputs[0].name: _rounded_as_it_is(node, Convolution.of(node))
@@ -131,19 +160,25 @@ class _Work:
             node.outputs[0].name: (node.inputs[0].name, Convolution.of(node))
             for node in self._placement.layers
         }
-        for name, grid in grids.items():
-            store(self._graph, self._graph.tensors()[name], grid)
-        sort_nodes(self._graph)
+        store_all(self._graph, self._placement, grids)
         layers = self._layers(seen, grids, places)
-        return Recipe(grids, layers | kept, len(self._fitting), floats)
+        return Recipe(grids, layers | kept, len(self._fitting), floats, joint, shares)
 
-    def _floats(self, grids: Mapping[str, Grid]) -> dict[str, str]:
-        """Layers that stay float for what they would cost, and why."""
-        if not self._settings.float_share:
-            return {}
+    def _is_trouble(self, grids: Mapping[str, Grid]) -> bool:
+        """Whether rounding all that can be costs the outputs much."""
+        self._progress("quantize: what rounding costs")
         feeds = list(self._calibration.feeds(self._calibration.held_out[:LOOKED_AT]))
-        costs = costs_of(self._graph, self._placement, grids, feeds, self._progress)
-        return reasons_of(costliest(costs, self._settings.float_share))
+        return rounding_error(self._graph, self._placement, grids, feeds) >= TROUBLE
+
+    def _floats(self, seen: Observations, grids: Mapping[str, Grid]) -> dict[str, str]:
+        """Layers that stay float for what they would cost, and why."""
+        feeds = list(self._calibration.feeds(self._calibration.held_out[:LOOKED_AT]))
+        rounded = {
+            node.outputs[0].name: _as_they_are(node, seen.tensors[node.inputs[0].name])
+            for node in self._placement.layers
+        }
+        costs = costs_of(self._graph, self._placement, grids, feeds, rounded, self._progress)
+        return reasons_of(costliest(costs, self._settings.float_share, self._settings.tolerance))
 
     def _images(self) -> tuple[list[Image], list[Image]]:
         """Which to fit on, and which to judge by."""
@@ -182,11 +217,11 @@ class _Work:
             seed=self._settings.seed,
         )
 
-    def _grids(self, seen: Observations) -> dict[str, Grid]:
+    def _grids(self, placement: Placement, seen: Observations) -> dict[str, Grid]:
         grids: dict[str, Grid] = {}
         energies = self._energies(seen)
         tensors = self._graph.tensors()
-        for names in self._placement.groups.values():
+        for names in placement.groups.values():
             ceilings = []
             for name in names:
                 activation = folded_activation(self._graph, tensors[name])
@@ -263,3 +298,17 @@ def _rounded_as_it_is(node: gs.Node, spec: Convolution | None) -> FittedLayer:
     axis = 0 if node.op == "Conv" or node.attrs.get("transB") else 1
     each = spec is None or spec.op == "Conv" or spec.group == 1
     return plain_rounding(weight.astype(np.float32), bias, axis, each=each)
+
+
+def _as_they_are(node: gs.Node, seen: Seen) -> Weights:
+    """A layer's weights, rounded without a fit, and the bias that makes up for it in the mean."""
+    spec = Convolution.of(node)
+    fitted = _rounded_as_it_is(node, spec)
+    values, bias = fitted.weights.values, fitted.weights.bias
+    means = seen.values.mean(axis=0, dtype=np.float64)
+    if spec is None or spec.op != "Conv" or spec.in_channels != len(means):
+        return values, bias
+    lost = (spec.weight.astype(np.float64) - values).sum(axis=(2, 3))
+    grouped = lost.reshape(spec.group, -1, lost.shape[1]) @ means.reshape(spec.group, -1, 1)
+    moved = grouped.ravel()
+    return values, moved if bias is None else bias + moved

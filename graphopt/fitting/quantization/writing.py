@@ -26,6 +26,8 @@ class Site:
     """Of what it reads, as it is before anything is rewritten."""
     fitted: FittedLayer | None
     """Its weights, if it has any."""
+    joint: bool = True
+    """Whether all else that reads the same reads it rounded."""
 
 
 def write(graph: gs.Graph, recipe: Recipe, floats: Collection[str]) -> None:
@@ -54,12 +56,13 @@ def begin(graph: gs.Graph, recipe: Recipe) -> None:
 
 def sites_of(graph: gs.Graph, recipe: Recipe, floats: Collection[str]) -> list[Site]:
     """What is computed in eight bits, of a network that nothing was written into."""
-    placement = placement_of(graph, floats)
+    placement = placement_of(graph, floats, joint=recipe.joint)
     return [
         Site(
             node,
             tuple(recipe.grids.get(tensor.name) for tensor in node.inputs),
             recipe.layers.get(node.outputs[0].name),
+            recipe.joint,
         )
         for node in (*placement.layers, *placement.carriers)
     ]
@@ -70,7 +73,7 @@ def write_site(graph: gs.Graph, site: Site) -> None:
     if site.fitted is not None:
         grid = site.grids[0]
         assert grid is not None
-        write_layer(graph, site.node, site.fitted.weights, grid)
+        write_layer(graph, site.node, site.fitted.weights, grid, joint=site.joint)
         return
     for tensor, grid in zip(list(site.node.inputs), site.grids, strict=True):
         if grid is not None:
