@@ -166,6 +166,17 @@ class Accumulator(Variable):
         super().__init__(target, f"{target.arithmetic}x{target.lanes}")
 
 
+def wrapped(operation: Callable[[Expr, Expr], Expr], a: Expr, b: Expr) -> Expr:
+    """Two vectors of int32 added (subtracted, multiplied) modulo 2^32.
+
+    As TVM writes it, what LLVM may do where 32-bit sums overflow is undefined; of 64 bits whose
+    upper half is dropped it makes the same instruction.
+    """
+    lanes = a.ty.dtype.lanes
+    wide = operation(*(tirx.Cast(f"int64x{lanes}", value) for value in (a, b)))
+    return tirx.Cast(f"int32x{lanes}", wide)
+
+
 NEIGHBOURS = 16
 """Tiles of pixels that a GPU computes for all filters before it goes on to others: so their input
 stays in a cache."""

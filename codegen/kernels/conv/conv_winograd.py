@@ -23,7 +23,7 @@ Rounding: an output may be off by 1e-5 of the outputs' deviation, about twice th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,14 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv.register_tile import RegisterTile
 from graphopt.codegen.kernels.conv.template import ConvSpec, Parameters, Tile, blocks
-from graphopt.codegen.kernels.conv.winograd_transforms import POINTS, TAPS, Matrix, transforms
+from graphopt.codegen.kernels.conv.winograd_squares import (
+    Window,
+    both_ways,
+    place,
+    squares_of,
+    store_square,
+)
+from graphopt.codegen.kernels.conv.winograd_transforms import POINTS, TAPS, transforms
 from graphopt.codegen.kernels.emit import (
     Expr,
     Vectors,
@@ -72,7 +79,7 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
         Tile(filters, pixels, square)
         for square in POINTS
         for filters, pixels, _ in conv_dense.row_tiles(
-            spec, target, math.prod(_squares(spec, square))
+            spec, target, math.prod(squares_of(spec, square))
         )
     ]
 
@@ -97,36 +104,23 @@ class _Tiling(NamedTuple):
     """How the picture is cut.
 
     Args:
-        columns: squares beside each other.
         per_task: register tiles of a task.
         tasks: tasks, on a GPU one; the last one's squares may lie below the picture.
     """
 
-    columns: int
     per_task: int
     tasks: int
 
 
-def _squares(spec: ConvSpec, side: int) -> tuple[int, int]:
-    """Rows and columns of squares of so many pixels a side."""
-    # With a dilation d, d x d squares are woven into one that is d times as large.
-    rows, columns = (
-        d * -(-extent // (d * side))
-        for extent, d in zip(spec.out_size, spec.dilations, strict=True)
-    )
-    return rows, columns
-
-
 def _tiling(spec: ConvSpec, target: Target, tile: Tile) -> _Tiling:
-    rows, columns = _squares(spec, tile.square)
-    count = -(-rows * columns // tile.pixels)
+    count = -(-math.prod(squares_of(spec, tile.square)) // tile.pixels)
     if target.kind == "gpu":
-        return _Tiling(columns, math.prod(tile_chunks(count)), 1)
+        return _Tiling(math.prod(tile_chunks(count)), 1)
     channels = blocks(spec.in_channels, target.lanes) * target.lanes
     tile_bytes = 4 * tile.square**2 * tile.pixels * channels
     # Enough tasks for a handful of cores, even where the cache could hold more.
     per_task = max(1, min(target.cache_bytes // tile_bytes, -(-count // 8)))
-    return _Tiling(columns, per_task, -(-count // per_task))
+    return _Tiling(per_task, -(-count // per_task))
 
 
 def _weight_shape(spec: ConvSpec, target: Target, tile: Tile) -> tuple[int, ...]:
@@ -163,15 +157,16 @@ def _cpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     def each_square(task: Expr) -> Iterator[tuple[Expr, ...]]:
         """Walk a task's squares: register tile, place in it, row and column of the output."""
         with T.serial(0, per_task) as i, T.serial(0, pixels) as pixel:
-            yield i, pixel, *_place(spec, tile, tiling, (task * per_task + i) * pixels + pixel)
+            square = (task * per_task + i) * pixels + pixel
+            yield i, pixel, *place(spec, tile.square, square)
 
     def transform_input(task: Expr) -> None:
         with each_square(task) as (i, pixel, row, column):
-            window = _Window(spec, target, tile, p, row, column)
+            window = _window(spec, target, tile, p, row, column)
 
             def transform(load: Callable[[Expr, int, int], Expr]) -> None:
                 with T.serial(0, in_blocks) as block:
-                    values = _both_ways(transforms(tile.square).input, partial(load, block))
+                    values = both_ways(transforms(tile.square).input, partial(load, block))
                     for frequency, value in enumerate(values):
                         Vectors(inputs)[i, block, frequency, pixel] = value
 
@@ -221,9 +216,8 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
     inputs = Vectors(scratch((frequencies, chunks, in_blocks, squares, lanes)))
     products = Vectors(scratch((frequencies, chunks, groups * filters, squares, lanes)))
     with grid(target, chunks, in_blocks, squares) as (chunk, block, square):
-        place = _place(spec, tile, tiling, chunk * squares + square)
-        window = _Window(spec, target, tile, p, *place)
-        values = _both_ways(transforms(tile.square).input, partial(window.load_padded, block))
+        window = _window(spec, target, tile, p, *place(spec, tile.square, chunk * squares + square))
+        values = both_ways(transforms(tile.square).input, partial(window.load_padded, block))
         for number, value in enumerate(values):
             inputs[number, chunk, block, square] = value
     with grid(target, frequencies, chunks, groups, beside) as (frequency, chunk, group, i):
@@ -246,49 +240,23 @@ def _gpu(spec: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
                 products[at] = sums.total(f, pixel)
     with grid(target, chunks, groups * filters, squares) as (chunk, block, square):
         load = partial(lambda c, b, n, y, x: products[y * side + x, c, b, n], chunk, block, square)
-        place = _place(spec, tile, tiling, chunk * squares + square)
-        _store_square(spec, tile, p, load, block, *place)
+        row, column = place(spec, tile.square, chunk * squares + square)
+        _store_square(spec, tile, p, load, block, row, column)
 
 
-def _place(spec: ConvSpec, tile: Tile, tiling: _Tiling, square: Expr) -> tuple[Expr, Expr]:
-    """Row and column of a square's first output; past the last one they are below the picture."""
-    square = T.bind(square)
-    place = tirx.floordiv(square, tiling.columns), tirx.floormod(square, tiling.columns)
-    row, column = (
-        T.bind(tirx.floordiv(n, d) * (d * tile.square) + tirx.floormod(n, d))
-        for n, d in zip(place, spec.dilations, strict=True)
-    )
-    return row, column
+def _window(
+    spec: ConvSpec, target: Target, tile: Tile, p: Parameters, row: Expr, column: Expr
+) -> Window:
+    """The input pixels of a square, a block of channels each."""
+    zeros = broadcast(0.0, target.lanes)
 
+    def channels(block: Expr, row: Expr, column: Expr) -> Expr:
+        return p.vectors[0, block, row, column]
 
-class _Window:
-    """The input pixels of the square whose first output is at row, column."""
+    def chosen(inside: Expr, pixel: Expr) -> Expr:
+        return tirx.Select(inside, pixel, zeros)
 
-    def __init__(
-        self, spec: ConvSpec, target: Target, tile: Tile, p: Parameters, row: Expr, column: Expr
-    ) -> None:
-        side = range(tile.square + TAPS - 1)
-        self._size, self._p, self._zeros = spec.size, p, broadcast(0.0, target.lanes)
-        (dy, dx), (top, left, *_) = spec.dilations, spec.pads
-        self._rows = [T.bind(row + y * dy - top) for y in side]
-        self._columns = [T.bind(column + x * dx - left) for x in side]
-        self.inside = tirx.all(self._is_inside(0, 0), self._is_inside(-1, -1))
-        """Whether none of them is padding."""
-
-    def _is_inside(self, y: int, x: int) -> Expr:
-        row, column = self._rows[y], self._columns[x]
-        return tirx.all(row >= 0, row < self._size[0], column >= 0, column < self._size[1])
-
-    def load(self, block: Expr, y: int, x: int) -> Expr:
-        """A block of channels of a pixel of a window that is `inside`."""
-        return self._p.vectors[0, block, self._rows[y], self._columns[x]]
-
-    def load_padded(self, block: Expr, y: int, x: int) -> Expr:
-        """The same of any window; the load itself is inside, since a branch would cost more."""
-        row = T.min(T.max(self._rows[y], 0), self._size[0] - 1)
-        column = T.min(T.max(self._columns[x], 0), self._size[1] - 1)
-        pixel = self._p.vectors[0, block, row, column]
-        return tirx.Select(self._is_inside(y, x), pixel, self._zeros)
+    return Window(spec, tile.square, row, column, channels, chosen)
 
 
 def _store_square(
@@ -301,33 +269,9 @@ def _store_square(
     column: Expr,
 ) -> None:
     """Turn one block of filters' products for a square into pixels, and store those inside."""
-    for number, value in enumerate(_both_ways(transforms(tile.square).output, load)):
-        y = row + number // tile.square * spec.dilations[0]
-        x = column + number % tile.square * spec.dilations[1]
-        with T.If(tirx.all(y < spec.out_size[0], x < spec.out_size[1])), T.Then():
-            p.store(value, block, y, x)
+    values = both_ways(transforms(tile.square).output, load)
 
+    def store(value: Expr, y: Expr, x: Expr) -> None:
+        p.store(value, block, y, x)
 
-def _both_ways(factors: Sequence[Matrix], load: Callable[[int, int], Expr]) -> Iterator[Expr]:
-    """A square's transform, down the columns and then along the rows, element by element."""
-    side = range(factors[0].shape[1])
-    columns = [_apply(factors, [T.bind(load(y, x)) for y in side]) for x in side]
-    for row in zip(*columns, strict=True):
-        yield from _apply(factors, row)
-
-
-def _apply(factors: Sequence[Matrix], vector: Sequence[Expr]) -> Sequence[Expr]:
-    """The product of the factors, last one first, with a vector."""
-    for factor in factors:
-        vector = [T.bind(_weighted_sum(row.tolist(), vector)) for row in factor]
-    return vector
-
-
-def _weighted_sum(weights: Sequence[float], values: Sequence[Expr]) -> Expr:
-    """The sum of weights * values, with no operation for zeros and ones."""
-    terms = [
-        value if weight == 1 else value * broadcast(weight, value.ty.dtype.lanes)
-        for weight, value in zip(weights, values, strict=True)
-        if weight
-    ]
-    return sum(terms[1:], terms[0])
+    store_square(spec, tile.square, values, store, row, column)

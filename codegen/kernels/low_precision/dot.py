@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.emit import Expr
+from graphopt.codegen.kernels.emit import Expr, wrapped
 from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.stored_conv import StoredConv
@@ -109,6 +110,25 @@ def _pmaddwd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target:
     return sums
 
 
+def _vpdpwssd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
+    """Two products of 16-bit numbers a lane in one instruction, modulo 2^32."""
+    return tirx.call_llvm_pure_intrin(
+        f"int32x{target.lanes}",
+        f"llvm.x86.avx512.vpdpwssd.{32 * target.lanes}",
+        sums,
+        tirx.reinterpret(f"int16x{2 * target.lanes}", words[0]),
+        weights[0],
+    )
+
+
+def _wrapped_pmaddwd(
+    sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target
+) -> Expr:
+    """The same in two instructions."""
+    none = tirx.Broadcast(tirx.IntImm("int32", 0), target.lanes)
+    return wrapped(operator.add, sums, _pmaddwd(none, words, weights, target))
+
+
 SIGN = 128
 """What flipping a byte's top bit takes off it, once the byte is read as a signed one."""
 
@@ -192,6 +212,13 @@ UNITS = {
     "opencl": OPENCL,
 }
 """By the name that `Target.dot` has."""
+
+PAIRS = {
+    "avx512_vnni": replace(VNNI, dot=_vpdpwssd),
+    "avx_vnni": replace(VNNI, features=("avx_vnni",), dot=_vpdpwssd),
+    "avx2": replace(VNNI, features=(), instructions=2, dot=_wrapped_pmaddwd),
+}
+"""The same for words of two 16-bit numbers; sums are modulo 2^32."""
 
 
 BF16 = DotUnit(

@@ -25,6 +25,7 @@ from graphopt.codegen.kernels.low_precision import (
     conv_dot,
     conv_dot_gpu,
     conv_dot_sparse,
+    conv_winograd,
 )
 from graphopt.codegen.kernels.low_precision.dot import UNITS
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
@@ -37,6 +38,7 @@ TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
         "conv_int8_words": conv_depthwise_words,
         "conv_int8_depthwise": conv_depthwise,
         "conv_int8_amx": conv_amx,
+        "conv_int8_winograd": conv_winograd,
         "conv_int8_dot": conv_dot,
         **SPARSE,
         "conv_int8_gpu": conv_dot_gpu,
@@ -67,6 +69,7 @@ class Int8Choice(NamedTuple):
 
     def needs(self, spec: Int8Conv) -> Int8Conv:
         """What of a convolution the kernel depends on: not on zeros, unless it leaves them out."""
+        spec = replace(spec, weight_sum=None)
         if self.kernel in SPARSE:
             return spec
         return replace(spec, conv=replace(spec.conv, block=None, kept=0))

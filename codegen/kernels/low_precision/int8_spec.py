@@ -10,6 +10,7 @@ Quantised tensors are blocked as others are, with blocks as wide as their tensor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from graphopt.codegen.targets import Target
 
 Integers = NDArray[np.integer]
 
+SMALLEST = 128
+"""A weight is no larger than this, without its sign."""
 WIDTHS = (4, 16, 32, 64)
 """Channels of a block of bytes: 4 are a number that instructions take at once, 64 a row of a matrix
 unit's tile."""
@@ -44,6 +47,8 @@ class Int8Conv(StoredConv):
         zero: the input's zero point, which padding is made of.
         y: how the output lies: uint8, or float32.
         tensors: how the epilogue's tensors lie.
+        weight_sum: no filter's weights add up to more than this, without their signs; None: as much
+            as there can be.
     """
 
     conv: ConvSpec
@@ -51,10 +56,20 @@ class Int8Conv(StoredConv):
     zero: int
     y: Stored
     tensors: tuple[Stored, ...] = ()
+    weight_sum: int | None = None
 
     sums = "int32"
     weights = "int8"
     product = "tdpbusd"
+
+    @property
+    def largest_weights(self) -> int:
+        """What a filter's weights add up to at most, without their signs."""
+        if self.weight_sum is not None:
+            return self.weight_sum
+        return (
+            SMALLEST * sum(self.conv.in_channels) // self.conv.groups * math.prod(self.conv.kernel)
+        )
 
     def reference(
         self,

@@ -10,6 +10,7 @@ from int8_cases import (
     AS_FLOATS,
     RESIDUAL,
     best,
+    check_alike,
     check_extremes,
     check_meaning,
     check_pruned,
@@ -17,7 +18,7 @@ from int8_cases import (
     quantised,
     sparse,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, WIDE, WITH_TILES
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE, WIDE, WINOGRAD, WITH_TILES
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -50,6 +51,52 @@ def test_dense_by_dot_products(case: str, zero: int, tmp_path: Path) -> None:
     choice = best(spec, target, "conv_int8_dot")
     assert choice is not None
     check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "case"), list(enumerate(WINOGRAD)))
+def test_winograds_algorithm(number: int, case: str, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(WINOGRAD[case], 0 if number % 2 else 7)
+    choice = best(spec, target, "conv_int8_winograd")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
+@pytest.mark.parametrize("unit", ["avx512_vnni", "avx_vnni", "avx2"])
+@pytest.mark.parametrize("case", ["several tasks", "runs of channels", "uneven pads"])
+def test_winograds_algorithm_by_every_unit(
+    case: str, unit: str, epilogue: Epilogue, tmp_path: Path
+) -> None:
+    target = target_of(UNITS[unit])
+    spec = quantised(WINOGRAD[case], 5, epilogue, target.lanes)
+    choice = best(spec, target, "conv_int8_winograd")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path)
+
+
+LARGEST = ConvSpec((227,), 16, (6, 9), (3, 3), pads=(1, 1, 1, 1))
+"""Of the most channels with which sums of any weights fit Winograd's algorithm."""
+
+
+@pytest.mark.parametrize(("byte", "weight"), [(255, 127), (255, -128), (0, -128), (0, 127)])
+@pytest.mark.parametrize("unit", ["avx512_vnni", "avx2"])
+def test_the_largest_sums_by_winograds_algorithm(
+    unit: str, byte: int, weight: int, tmp_path: Path
+) -> None:
+    target = target_of(UNITS[unit])
+    spec = quantised(LARGEST, 128, AS_FLOATS, target.lanes)
+    choice = best(spec, target, "conv_int8_winograd")
+    assert choice is not None
+    check_alike(byte, weight, choice, spec, target, tmp_path)
+
+
+def test_winograds_algorithm_is_for_sums_that_fit() -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(replace(LARGEST, in_channels=(512,)), 128)
+    assert best(spec, target, "conv_int8_winograd") is None
+    small = replace(spec, weight_sum=2**18 - 1)
+    assert best(small, target, "conv_int8_winograd") is not None
 
 
 @pytest.mark.parametrize("zero", [0, 7])
@@ -123,7 +170,7 @@ def test_pruned_with_every_ending(part: float, epilogue: Epilogue, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
-def test_a_sparse_kernel_is_taken_where_a_third_is_zero(kernel: tuple[int, int]) -> None:
+def test_a_sparse_kernel_is_taken_where_much_is_zero(kernel: tuple[int, int]) -> None:
     target = replace(target_of(UNITS["avx512_vnni"]), tiles="")
     pads = (kernel[0] // 2,) * 4
     spec = quantised(ConvSpec((128,), 128, (46, 82), kernel, pads=pads), 0)
@@ -132,10 +179,11 @@ def test_a_sparse_kernel_is_taken_where_a_third_is_zero(kernel: tuple[int, int])
         weight = pruned_weight(spec, part=part, group_of_zeros=False)
         known = punched(spec, weight, target)
         taken[part] = candidates(known, target)[0].kernel
+    dense = "conv_int8_winograd" if kernel == (3, 3) else "conv_int8_dot"
     assert taken == {
-        0: "conv_int8_dot",
-        0.1: "conv_int8_dot",
-        0.35: "conv_int8_sparse_dot",
+        0: dense,
+        0.1: dense,
+        0.35: dense if kernel == (3, 3) else "conv_int8_sparse_dot",
         0.6: "conv_int8_sparse_dot",
     }
 
