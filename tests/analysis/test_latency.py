@@ -20,6 +20,7 @@ from graphopt.analysis.latency.fusion import fused_into
 from graphopt.analysis.latency.predict import LayerLatency, predict, time_of, total_ms
 from graphopt.analysis.latency.work import work_of
 from graphopt.bench import calibration_network as calibrating
+from graphopt.bench import device_profile
 from graphopt.bench.calibration_network import calibration_network
 from graphopt.bench.device_profile import matched
 from graphopt.bench.profile_file import write_device
@@ -477,6 +478,8 @@ def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrating, "CHAINS", ((16, 24, 24),))
     monkeypatch.setattr(calibrating, "STEMS", ())
+    tried = [*candidates(CompileOptions()), "float16"]  # which no CPU computes in
+    monkeypatch.setattr(device_profile, "candidates", lambda _: tried)
     path = tmp_path / "here.toml"
     told = CliRunner().invoke(app, ["profile", "-o", str(path), "--threads", "1"])
     assert told.exit_code == 0, told.output
@@ -486,7 +489,10 @@ def test_profiling_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--target cpu --threads 1" in here.bandwidth.source
     assert "mean error" in told.output
     assert here.precisions["int8"][LayerClass.DENSE].value > 0
-    assert ("bfloat16" in here.precisions) == (len(candidates(CompileOptions())) > 1)
+    assert set(here.precisions) == {"int8", *tried} - {"float32", "float16"}
+    assert len(here.unknown) == 1
+    assert here.unknown[0].startswith("float16: ")
+    assert f"not measured: {here.unknown[0]}" in told.output
 
 
 def test_only_this_machine_can_be_profiled(tmp_path: Path) -> None:
