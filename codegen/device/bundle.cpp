@@ -230,7 +230,9 @@ private:
         to.side = integer(json["side"], 1, GRAPHOPT_MAX_SIDE);
         to.neighbours = integer(json["neighbours"], 1, 8 * GRAPHOPT_MAX_SIDE);
         const int64_t side = to.side, rows = kTableHead + to.neighbours;
-        to.photo = given(json["photo"], "uint8", {side * side * 3});
+        // In older bundles there is nothing beside the colours.
+        to.pixel = json.has("pixel") ? integer(json["pixel"], 3, 4) : 3;
+        to.photo = given(json["photo"], "uint8", {side * side * to.pixel});
         to.geometry = given(json["geometry"], "int32", {kGeometry});
         to.columns = given(json["columns"], "int32", {rows, plan_.width});
         to.rows = given(json["rows"], "int32", {rows, plan_.height});

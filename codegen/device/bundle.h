@@ -15,8 +15,8 @@ namespace graphopt {
 // The bundle format that this runner reads (graphopt/runtime/bundle.py, FORMAT).
 constexpr int kFormat = 3;
 
-enum class Stage { prepare, network, decode };
-constexpr std::array<const char*, 3> kStageNames = {"prepare", "network", "decode"};
+enum class Stage { prepare, input, network, decode };
+constexpr std::array<const char*, 4> kStageNames = {"prepare", "input", "network", "decode"};
 
 // An element type: its name in plans and DLPack's code for it.
 struct DType {
@@ -48,6 +48,7 @@ struct Launch {
 struct Preparation {
     int photo, geometry, columns, rows;  // tensors
     int side, neighbours;
+    int pixel;  // bytes of a photo's pixel: 3, or 4, of which the last one counts for nothing
 };
 
 struct Decoder {

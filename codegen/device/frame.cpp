@@ -14,19 +14,26 @@ uint8_t clamped(int value) { return static_cast<uint8_t>(std::clamp(value >> kBi
 
 }  // namespace
 
-void Frame::row(int y, uint8_t* rgb) const {
+void Frame::row(int y, uint8_t* to, int pixel) const {
     const uint8_t* from = pixels + static_cast<size_t>(y) * stride;
+    if (format == Format::rgb && pixel == 3) {
+        std::memcpy(to, from, 3 * static_cast<size_t>(width));
+        return;
+    }
     if (format == Format::rgb) {
-        std::memcpy(rgb, from, 3 * static_cast<size_t>(width));
+        for (int x = 0; x < width; ++x, from += 3, to += 4) {
+            to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = 255;
+        }
         return;
     }
     const uint8_t* v_u = chroma + static_cast<size_t>(y / 2) * chroma_stride;
-    for (int x = 0; x < width; ++x, rgb += 3) {
+    for (int x = 0; x < width; ++x, to += pixel) {
         const int luma = (from[x] << kBits) + kHalf;
         const int v = v_u[x / 2 * 2] - 128, u = v_u[x / 2 * 2 + 1] - 128;
-        rgb[0] = clamped(luma + kRedOfV * v);
-        rgb[1] = clamped(luma - kGreenOfU * u - kGreenOfV * v);
-        rgb[2] = clamped(luma + kBlueOfU * u);
+        to[0] = clamped(luma + kRedOfV * v);
+        to[1] = clamped(luma - kGreenOfU * u - kGreenOfV * v);
+        to[2] = clamped(luma + kBlueOfU * u);
+        if (pixel == 4) to[3] = 255;
     }
 }
 

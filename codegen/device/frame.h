@@ -16,8 +16,8 @@ struct Frame {
     const uint8_t* chroma = nullptr;
     size_t chroma_stride = 0;
 
-    // Row y as 3 * width bytes R, G, B.
-    void row(int y, uint8_t* rgb) const;
+    // Row y as R, G, B; of a pixel of four bytes, the last one is 255.
+    void row(int y, uint8_t* to, int pixel = 3) const;
 };
 
 }  // namespace graphopt

@@ -123,7 +123,7 @@ GRAPHOPT_API const char* graphopt_warning(const graphopt_runner* runner, int num
 
 /* A layer's time. */
 typedef struct {
-    const char* stage;  /* prepare, network or decode */
+    const char* stage;  /* prepare, input, network or decode */
     const char* layer;  /* the ONNX node, or the kernel's name. The runner's. */
     const char* kernel; /* its kernel, or the first of them. The runner's. */
     int64_t macs;       /* multiply-adds */

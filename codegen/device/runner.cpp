@@ -39,14 +39,15 @@ const std::vector<graphopt_person>& Runner::run(const Frame& frame) {
 
 void Runner::prepare(const Frame& frame, const Fit& fit) {
     const Plan& plan = bundle_.plan;
-    const size_t row = 3 * static_cast<size_t>(frame.width);
+    const int pixel = plan.preparation.pixel;
+    const size_t row = static_cast<size_t>(pixel) * static_cast<size_t>(frame.width);
     const size_t bytes = row * static_cast<size_t>(frame.height);
     prepared_ = plan.has_preparation &&
                 std::max(frame.width, frame.height) <= plan.preparation.side && write_tables(fit);
     if (prepared_) {
         backend_->write(plan.preparation.photo, bytes, [&](void* memory) {
             auto* to = static_cast<uint8_t*>(memory);
-            for (int y = 0; y < frame.height; ++y, to += row) frame.row(y, to);
+            for (int y = 0; y < frame.height; ++y, to += row) frame.row(y, to, pixel);
         });
         run(Stage::prepare);
         return;
@@ -55,6 +56,7 @@ void Runner::prepare(const Frame& frame, const Fit& fit) {
                              static_cast<size_t>(plan.height));
     prepare_on_host(frame, fit, bundle_.pose, input.data());
     write(plan.input, input);
+    run(Stage::input);
 }
 
 bool Runner::write_tables(const Fit& fit) {
@@ -175,8 +177,9 @@ std::vector<graphopt_layer> Runner::profile(int runs) {
     using Clock = std::chrono::steady_clock;
     const std::vector<Launch>& launches = bundle_.plan.launches;
     std::vector<graphopt_layer> layers;
-    for (const Stage stage : {Stage::prepare, Stage::network, Stage::decode}) {
-        if (stage == Stage::prepare && !prepared_) continue;  // its tensors may hold anything
+    for (const Stage stage : {Stage::prepare, Stage::input, Stage::network, Stage::decode}) {
+        // Of what was not run, tensors may hold anything.
+        if (stage == (prepared_ ? Stage::input : Stage::prepare)) continue;
         std::vector<std::vector<double>> times;  // of each layer of the stage, a number a run
         const size_t first = layers.size();
         for (int run = 0; run < runs; ++run) {

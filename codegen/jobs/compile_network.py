@@ -7,7 +7,7 @@ legalise    every other operator -> TIR by TVM, fused                  TVM
 schedule    those kernels -> parallel loops (cpu) or a grid (gpu)      schedule.py
 memory      all tensors -> arenas, lifetimes known                     TVM
 plan        the straight-line program -> plan, weights, kernels        plan.py
-preparation kernels from a photo to the input, before the network's    preparation.py
+preparation kernels from a photo to the input, or to its bytes          preprocess_stage.py
 decoder     kernels from maps to people, after the network's           decoder.py
 code        TIR -> machine code or OpenCL C                            machine_code.py
 
@@ -118,6 +118,7 @@ def compile_network(
     device = machine_code.tvm_target(target)
     with device:
         module, layers, kept = lower_network(model, target, measured, largest, progress)
+        features = sorted({feature for layer in layers for feature in layer.features})
         progress("plan")
         inputs = [i.name for i in model.graph.input]
         outputs = [o.name for o in model.graph.output]
@@ -125,7 +126,7 @@ def compile_network(
         if pose is not None and side and can_prepare(plan):
             progress("preparation")
             plan, weights, preparing = with_preparation(
-                plan, weights, pose.preprocess, side, target
+                plan, weights, functions, pose.preprocess, side, target, features
             )
             functions |= preparing
         if pose is not None and limits is not None and can_decode(plan, pose):
@@ -138,7 +139,6 @@ def compile_network(
             progress("code", f"{kernel} for {layer_of[kernel]}")
 
         plan, code_file, code = machine_code.compiled(functions, plan, target, making)
-    features = sorted({feature for layer in layers for feature in layer.features})
     return Compiled(plan, weights, code, code_file, kept, tuple(features))
 
 

@@ -16,7 +16,7 @@ from graphopt.runtime.bundle import Manifest, Place, Stage, read_bundle
 from graphopt.runtime.levels import Level
 from graphopt.runtime.precision import bundle_precision
 
-STAGES: tuple[Stage, ...] = ("prepare", "network", "decode")
+STAGES: tuple[Stage, ...] = ("prepare", "input", "network", "decode")
 
 
 @dataclass(frozen=True)

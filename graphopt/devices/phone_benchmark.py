@@ -26,7 +26,7 @@ class PhoneLayer(Record):
     """One layer on a phone."""
 
     stage: str
-    """prepare, network or decode."""
+    """prepare, input, network or decode."""
     layer: str
     """The ONNX node."""
     kernel: str

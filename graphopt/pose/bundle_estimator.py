@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 from PIL import Image
 
 from graphopt.pose.decode import Poses, decode
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.images import as_rgb
 from graphopt.pose.kernel_decoder import limited, poses, thresholds
+from graphopt.pose.pixels import pixels_of
 from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare
 from graphopt.pose.resample import tables
 from graphopt.pose.spec import PoseSpec, read_pose_spec
@@ -67,7 +67,7 @@ class BundledEstimator:
             fit = fitted(photo.size, self._spec.preprocess, self._size)
             given = _tables(photo.size, fit, known.neighbours)
             if given:
-                self._runner.prepare({"photo": np.asarray(photo), **given})
+                self._runner.prepare({"photo": pixels_of(photo, known.pixel), **given})
                 return fit.placement
         tensor, placement = prepare(photo, self._spec.preprocess, self._size)
         self._runner.feed({self._input: arranged(tensor, self._shape)})

@@ -33,11 +33,9 @@ ALIGNMENT = 512
 """Every tensor starts at a multiple of this many bytes: OpenCL devices cut sub-buffers only at a
 multiple of their CL_DEVICE_MEM_BASE_ADDR_ALIGN (128 bytes on phones, up to 512 elsewhere)."""
 
-
-Stage = Literal["prepare", "network", "decode"]
-"""What a launch belongs to: photo to input, input to maps, or maps to people. The first and the
-last are run only where a photo is given, or people are wanted."""
-
+Stage = Literal["prepare", "input", "network", "decode"]
+"""What a launch belongs to: photo to input; where floats are given instead, what makes of them the
+bytes that photos become at once; input to maps; maps to people."""
 
 Place = Literal["cpu", "gpu", "host"]
 """Where a stage runs: in the bundle's kernels, or in the code around them (host)."""
@@ -83,18 +81,19 @@ class Preparation(Record):
     """What a bundle begins with: from the bytes of a photo to the network's input.
 
     The fields that are tensors hold what differs from photo to photo; see
-    `graphopt.pose.resample.tables`. Of the larger ones only the front is filled.
+    `graphopt.pose.resample.tables`, and `photo` its pixels. Only the front of them is filled.
     """
 
     photo: int
-    """The tensor of its pixels, row by row, RGB."""
     geometry: int
     columns: int
     rows: int
     side: int
     """Most pixels of a photo's side."""
     neighbours: int
-    """How many weights of a pixel the tables have room for."""
+    """How many weights of a pixel there is room for."""
+    pixel: int = 3
+    """Bytes of a photo's pixel: red, green, blue, and of four one that counts for nothing."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.errors import Unsupported
-from graphopt.ir.arrays import Array
+from graphopt.ir.arrays import Array, Shape
 from graphopt.runtime.bundle import ALIGNMENT, Bundle
 from graphopt.runtime.levels import Level, best_level
 from graphopt.runtime.runner import BundleRunner, byte_size, tensor_view
@@ -37,6 +38,24 @@ def _weights(bundle: Bundle) -> NDArray[np.uint8]:
             file.readinto(weights[start : start + size].data)
         start += size
     return weights
+
+
+def _stretched(values: Array, shape: Shape) -> Array:
+    """The same memory as an array of a shape, of which kernels use only what is there.
+
+    The caller keeps it alive.
+    """
+    stretched: Array = np.asarray(
+        SimpleNamespace(
+            __array_interface__={
+                "version": 3,
+                "data": (values.ctypes.data, False),
+                "shape": tuple(shape),
+                "typestr": values.dtype.str,
+            }
+        )
+    )
+    return stretched
 
 
 def cpu_features() -> set[str]:
@@ -119,9 +138,9 @@ class CpuRunner(BundleRunner):
             )
             for t in bundle.plan.tensors
         ]
-        tensors = [tvm_ffi().from_dlpack(array) for array in self._arrays]
+        self._tensors = [tvm_ffi().from_dlpack(array) for array in self._arrays]
         self._calls = [
-            (module[launch.kernel], [tensors[i] for i in launch.arguments])
+            (module[launch.kernel], [self._tensors[i] for i in launch.arguments])
             for launch in bundle.plan.launches
         ]
 
@@ -143,6 +162,26 @@ class CpuRunner(BundleRunner):
 
     def _launching(self, work: Callable[[], Result]) -> Result:
         return self._threads.run(work)
+
+    def prepare(self, photo: Mapping[str, Array]) -> None:
+        """See `BundleRunner.prepare`; the photo's pixels are read where they are."""
+        preparation = self._plan.preparation
+        assert preparation is not None
+        given, own = dict(photo), self._tensors[preparation.photo]
+        pixels = np.ascontiguousarray(given.pop("photo"))
+        lent = tvm_ffi().from_dlpack(_stretched(pixels, own.shape))
+        with self.lock:
+            self._replace(own, lent)
+            try:
+                super().prepare(given)
+            finally:
+                self._replace(lent, own)
+
+    def _replace(self, tensor: object, other: object) -> None:
+        """Give kernels that prepare photos one tensor for another."""
+        for i in self._stages["prepare"]:
+            arguments = self._calls[i][1]
+            arguments[:] = [other if a is tensor else a for a in arguments]
 
     def _write(self, tensor: int, value: Array) -> None:
         self._arrays[tensor].reshape(-1)[: value.size] = value.reshape(-1)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class BundleRunner(ABC):
         self._set_by: int | None = None  # the thread that set the input last
         self.inputs: Mapping[str, Shape] = dict(bundle.manifest.inputs)
         self.outputs: Sequence[str] = list(bundle.manifest.outputs)
-        self._stages: dict[Stage, list[int]] = {"prepare": [], "network": [], "decode": []}
+        self._stages: dict[Stage, list[int]] = {s: [] for s in get_args(Stage)}
         for i, launch in enumerate(self._plan.launches):
             self._stages[launch.stage].append(i)
 
@@ -85,6 +86,7 @@ class BundleRunner(ABC):
             self._set_by = threading.get_ident()
             for name, value in checked.items():
                 self._write(self._plan.inputs[name], value)
+            self._run("input")
 
     def prepare(self, photo: Mapping[str, Array]) -> None:
         """Set the network's input to a photo, which kernels scale and pad.
@@ -189,7 +191,8 @@ class BundleRunner(ABC):
         return checked
 
     def _layer_times(self, runs: int) -> list[LayerTime]:
-        network, tensors = self._stages["network"], self._plan.tensors
+        tensors = self._plan.tensors
+        network = self._stages["input"] + self._stages["network"]
         launches = [self._plan.launches[i] for i in network]
         # Launches without a layer belong to the one before.
         first = [i for i, step in enumerate(launches) if step.layer]

@@ -201,6 +201,32 @@ def test_people_of_a_quantised_network(runner: Path, pictures: Pictures, tmp_pat
     assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
 
 
+def test_photos_become_bytes_of_a_quantised_network(
+    runner: Path, pictures: Pictures, tmp_path: Path
+) -> None:
+    """At once by kernels, or by way of floats where the host prepares them."""
+    demo, file = ROOT / "examples" / "demo.onnx", tmp_path / "int8.onnx"
+    _, spec = open_engine(demo)
+    photo = pictures(640, 360)
+    with Image.open(photo) as image:
+        shown, _ = prepare(image, spec.preprocess, (128, 224))
+    # Of -1..1 in 255 steps, each value of a photo would be a tie.
+    wider = Given([{"image": 1.1 * shown}])
+    quantize_static(demo, file, wider, quant_format=QuantFormat.QDQ)
+    options = CompileOptions(target="cpu", input_shape=("1,3,128,224",), on_fail="warn")
+    compile_model(file, tmp_path / "bundle", options)
+    plan = plan_of(tmp_path / "bundle")
+    (first,) = [launch for launch in plan["launches"] if launch["stage"] == "input"]
+    placing = next(launch for launch in plan["launches"] if launch["kernel"] == "place_photo")
+    assert placing["arguments"][-1] == first["arguments"][-1]
+    wanted = expected(tmp_path / "bundle", photo)
+    assert wanted["people"]
+    assert alike(people(run(runner, tmp_path / "bundle", "--rgb", photo, "--json")), wanted)
+    bare = changed(tmp_path / "bundle", tmp_path / "bare", preparation=None)
+    assert alike(expected(bare, photo), wanted)
+    assert alike(people(run(runner, bare, "--rgb", photo, "--json")), wanted)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_thresholds_are_the_bundles(
     target: str,
