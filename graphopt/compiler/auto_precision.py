@@ -61,6 +61,11 @@ def is_left_open(options: CompileOptions, graph: gs.Graph) -> bool:
     return options.target == "cpu" and not any(said) and not is_quantised(graph)
 
 
+def usual_precision(graph: gs.Graph) -> Precision:
+    """The precision that a float network is compiled in here where nothing is said."""
+    return "bfloat16" if _gain(graph) >= SURE else "float32"
+
+
 def compile_usual(
     compiling: Compiling[Made],
     bundle: Path,

@@ -44,7 +44,7 @@ class SearchReport(Record):
     fitted: int
     """Others, that they were fitted to, at most."""
     reference: Point
-    """The original, exactly rewritten."""
+    """The original, exactly rewritten, in the precision that `compile` takes unasked."""
     frontier: tuple[Point, ...]
     """What none beats, the slowest first."""
     plain: tuple[Point, ...]
@@ -66,7 +66,7 @@ class SearchReport(Record):
         kind = "measured in turns" if self.device == LOCAL else "of the network, predicted"
         yield Text(
             f"{measure} on {self.photos} photos that nothing was fitted to; ms {where}, {kind}. "
-            f"Times: against the original in {self.reference.precision}, "
+            f"Times: against the original as compile makes it, in {self.reference.precision}, "
             f"{self.reference.ms:.1f} ms. Smaller photo: what the original keeps that fast in the "
             "same precision.",
             style="dim",

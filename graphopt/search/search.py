@@ -11,6 +11,7 @@ from typing import Any
 
 from graphopt.analysis.latency.device import Device, Precision, load_device
 from graphopt.compiler.auto_precision import candidates as float_precisions
+from graphopt.compiler.auto_precision import usual_precision
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import GraphoptError, InputError
 from graphopt.pose.evaluate import check_judged, detections
@@ -137,7 +138,9 @@ class _Search:
             return ["int8"]
         lower: list[Precision]
         if self.device is None:
-            floats, lower = float_precisions(CompileOptions()), ["int8"]
+            usual = usual_precision(self.workshop.subject.graph)
+            floats = sorted(float_precisions(CompileOptions()), key=lambda name: name != usual)
+            lower = ["int8"]
         else:
             floats = ["float32"]
             lower = [name for name in self.device.precisions if name != "float32"]

@@ -71,6 +71,13 @@ def test_files_of_before_are_read_and_written_to_the_letter(name: str) -> None:
     assert {path.stem for path in FILES.iterdir()} == set(KINDS)
 
 
+def test_a_plan_from_before_there_was_a_pixel_has_three_bytes_in_one() -> None:
+    plain = json.loads((FILES / "bundle_plan.json").read_text(encoding="utf-8"))
+    del plain["preparation"]["pixel"]
+    text = (FILES / "bundle_plan.json").read_text(encoding="utf-8")
+    assert KINDS["bundle_plan"].from_plain(plain) == KINDS["bundle_plan"].from_json(text)
+
+
 def test_a_report_from_before_there_were_two_contests_was_in_float32() -> None:
     plain = json.loads((FILES / "bench.json").read_text(encoding="utf-8"))
     for key in ("contest", "precision", "oks", "photos", "notes"):

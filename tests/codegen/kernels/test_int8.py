@@ -183,7 +183,7 @@ def test_a_sparse_kernel_is_taken_where_much_is_zero(kernel: tuple[int, int]) ->
     assert taken == {
         0: dense,
         0.1: dense,
-        0.35: dense if kernel == (3, 3) else "conv_int8_sparse_dot",
+        0.35: "conv_int8_sparse_dot",
         0.6: "conv_int8_sparse_dot",
     }
 
