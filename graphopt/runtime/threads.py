@@ -98,8 +98,9 @@ def _start_workers(count: int) -> None:
     """Make the calling thread one that launches kernels, with `count` - 1 workers beside it."""
     _take_denormals_as_zero()  # and so do workers, which inherit it
     variables = {
-        # Idle workers should sleep soon: a phone's battery and other programs want the core.
-        "TVM_THREAD_POOL_SPIN_COUNT": os.environ.get("TVM_THREAD_POOL_SPIN_COUNT", "2000"),
+        # Idle workers should sleep soon, for other programs, but not between two kernels: a woken
+        # one may find itself on the core of the thread that woke it. This is about a millisecond.
+        "TVM_THREAD_POOL_SPIN_COUNT": os.environ.get("TVM_THREAD_POOL_SPIN_COUNT", "20000"),
         # Bound, this thread would stay on the first core, whoever else is there.
         "TVM_BIND_THREADS": os.environ.get("TVM_BIND_THREADS", "0"),
     }
