@@ -1,11 +1,12 @@
 """How good a candidate's poses are: COCO's AP, with people's labels and without.
 
-Without labels the original stands in for the annotators: what it finds at its full size is the
-truth (self-AP), by the same measure, object key-point similarity, as COCO's.
+Without labels the original stands in for the annotators: the people that it is surest of, at its
+full size, are the truth (self-AP), by the same measure, object key-point similarity, as COCO's.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,14 @@ class Judge:
 
 
 def as_truth(found: Sequence[Mapping[str, Any]], photos: Mapping[int, Path]) -> dict[str, Any]:
-    """People that a network found (`detections`), as COCO's annotations."""
+    """People that a network found (`detections`), as COCO's annotations.
+
+    Those whose score is below the median are marked as a crowd, which COCO counts neither as found
+    nor as missed: many of them nobody would annotate, and the smallest change makes them come and
+    go.
+    """
     annotations = []
+    sure = statistics.median(person["score"] for person in found) if found else 0.0
     for number, person in enumerate(found, start=1):
         points = [person["keypoints"][i : i + 3] for i in range(0, len(person["keypoints"]), 3)]
         seen = [(x, y) for x, y, there in points if there]
@@ -69,7 +76,7 @@ def as_truth(found: Sequence[Mapping[str, Any]], photos: Mapping[int, Path]) -> 
                 "id": number,
                 "image_id": person["image_id"],
                 "category_id": person["category_id"],
-                "iscrowd": 0,
+                "iscrowd": int(person["score"] < sure),
                 # COCO says 2 of what can be seen.
                 "keypoints": [value for x, y, there in points for value in (x, y, 2 * there)],
                 "num_keypoints": len(seen),
