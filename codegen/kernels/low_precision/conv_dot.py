@@ -10,7 +10,7 @@ filters as a vector has lanes. Blocks whose last channels are empty end with the
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tvm import tirx
@@ -23,24 +23,8 @@ from graphopt.codegen.kernels.low_precision.dot import DotUnit, unit_of
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
-from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, Segment, StoredConv, joined
 from graphopt.codegen.targets import Target
-
-
-class Segment(NamedTuple):
-    """Blocks of the input that hold equally many words.
-
-    Args:
-        first: the first block.
-        blocks: how many.
-        words: words of a pixel in each.
-        start: steps of the kernel before it.
-    """
-
-    first: int
-    blocks: int
-    words: int
-    start: int
 
 
 def segments(spec: StoredConv) -> list[Segment]:
@@ -51,20 +35,13 @@ def segments(spec: StoredConv) -> list[Segment]:
         for run in spec.conv.in_channels
         for first in range(0, run, lanes)
     ]
-    found: list[Segment] = []
-    for block, count in enumerate(words):
-        if found and found[-1].words == count:
-            found[-1] = found[-1]._replace(blocks=found[-1].blocks + 1)
-        else:
-            start = found[-1].start + found[-1].blocks * taps * found[-1].words if found else 0
-            found.append(Segment(block, 1, count, start))
-    return found
+    return joined(words, taps)
 
 
 def steps(spec: StoredConv) -> int:
     """Words that a pixel of the output is made of."""
-    last = segments(spec)[-1]
-    return last.start + last.blocks * spec.conv.kernel[0] * spec.conv.kernel[1] * last.words
+    taps = spec.conv.kernel[0] * spec.conv.kernel[1]
+    return sum(segment.blocks * taps * segment.words for segment in segments(spec))
 
 
 Conv = TypeVar("Conv", bound=StoredConv)

@@ -18,20 +18,19 @@ from tvm.tirx.script import builder as T
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel, tile_chunks
+from graphopt.codegen.kernels.low_precision.conv_dot import cost as cost
+from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
 from graphopt.codegen.kernels.low_precision.conv_dot import (
-    Segment,
     repeated,
     seen,
     segments,
     steps,
 )
-from graphopt.codegen.kernels.low_precision.conv_dot import cost as cost
-from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
 from graphopt.codegen.kernels.low_precision.dot import SIGN
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, as_float
-from graphopt.codegen.kernels.low_precision.stored_conv import WORD
+from graphopt.codegen.kernels.low_precision.stored_conv import WORD, Segment
 from graphopt.codegen.targets import Target
 
 WIDTHS = (WORD, 4 * WORD)

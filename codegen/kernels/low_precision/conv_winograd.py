@@ -109,7 +109,7 @@ def pack_weight(weight: Integers, spec: Int8Conv, target: Target, _: Tile) -> In
     # (vectors, chunks, words, taps, lanes, 2)
     words = ordered.reshape(vectors, -1, *ordered.shape[3:])
     steps = [
-        words[:, part.first : part.first + part.chunks, : part.words].reshape(
+        words[:, part.first : part.first + part.blocks, : part.words].reshape(
             vectors, -1, TAPS * TAPS, lanes * PAIR
         )
         for part in parts_of(spec, target)

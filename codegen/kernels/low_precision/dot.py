@@ -7,6 +7,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -17,6 +18,9 @@ from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.stored_conv import StoredConv
 from graphopt.codegen.targets import Target
+
+Dot: TypeAlias = Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]
+"""Sums, words and weights to those sums with the products added."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +46,26 @@ class DotUnit:
     pack: Callable[[Integers], Integers]
     words: Callable[[Expr, Target], Sequence[Expr]]
     weights: Callable[[Expr, Target], Sequence[Expr]]
-    dot: Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]
+    dot: Dot
     spare: int = 0
     offset: int = 0
 
 
-def _vpdpbusd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
-    """Four products a lane in one instruction."""
-    # This LLVM wants the operands as vectors of bytes.
-    return tirx.call_llvm_pure_intrin(
-        f"int32x{target.lanes}",
-        f"llvm.x86.avx512.vpdpbusd.{32 * target.lanes}",
-        sums,
-        tirx.reinterpret(f"uint8x{4 * target.lanes}", words[0]),
-        weights[0],
-    )
+def _avx512(name: str, numbers: str) -> Dot:
+    """An instruction that adds the products of a word's numbers, of a type, to 32-bit sums."""
+    of_word = 4 // np.dtype(numbers).itemsize
+
+    def dot(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
+        # This LLVM wants the operands as vectors of their numbers.
+        return tirx.call_llvm_pure_intrin(
+            f"int32x{target.lanes}",
+            f"llvm.x86.avx512.{name}.{32 * target.lanes}",
+            sums,
+            tirx.reinterpret(f"{numbers}x{of_word * target.lanes}", words[0]),
+            weights[0],
+        )
+
+    return dot
 
 
 VNNI = DotUnit(
@@ -65,7 +74,7 @@ VNNI = DotUnit(
     pack=lambda weights: weights,
     words=lambda words, _: [words],
     weights=lambda packed, _: [packed],
-    dot=_vpdpbusd,
+    dot=_avx512("vpdpbusd", "uint8"),
 )
 
 
@@ -110,21 +119,10 @@ def _pmaddwd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target:
     return sums
 
 
-def _vpdpwssd(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target) -> Expr:
-    """Two products of 16-bit numbers a lane in one instruction, modulo 2^32."""
-    return tirx.call_llvm_pure_intrin(
-        f"int32x{target.lanes}",
-        f"llvm.x86.avx512.vpdpwssd.{32 * target.lanes}",
-        sums,
-        tirx.reinterpret(f"int16x{2 * target.lanes}", words[0]),
-        weights[0],
-    )
-
-
 def _wrapped_pmaddwd(
     sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], target: Target
 ) -> Expr:
-    """The same in two instructions."""
+    """The same modulo 2^32, in two instructions."""
     none = tirx.Broadcast(tirx.IntImm("int32", 0), target.lanes)
     return wrapped(operator.add, sums, _pmaddwd(none, words, weights, target))
 
@@ -139,7 +137,7 @@ def _signed(words: Expr, target: Target) -> Expr:
     return words ^ tirx.Broadcast(flip, target.lanes)
 
 
-def _neon(name: str) -> Callable[[Expr, Sequence[Expr], Sequence[Expr], Target], Expr]:
+def _neon(name: str) -> Dot:
     """An instruction that adds four products a lane, of Arm's 16-byte vectors."""
 
     def dot(sums: Expr, words: Sequence[Expr], weights: Sequence[Expr], _: Target) -> Expr:
@@ -214,8 +212,8 @@ UNITS = {
 """By the name that `Target.dot` has."""
 
 PAIRS = {
-    "avx512_vnni": replace(VNNI, dot=_vpdpwssd),
-    "avx_vnni": replace(VNNI, features=("avx_vnni",), dot=_vpdpwssd),
+    "avx512_vnni": replace(VNNI, dot=_avx512("vpdpwssd", "int16")),
+    "avx_vnni": replace(VNNI, features=("avx_vnni",), dot=_avx512("vpdpwssd", "int16")),
     "avx2": replace(VNNI, features=(), instructions=2, dot=_wrapped_pmaddwd),
 }
 """The same for words of two 16-bit numbers; sums are modulo 2^32."""

@@ -22,6 +22,40 @@ WORD = 4
 """Bytes of an input's channels that one instruction multiplies and adds up into a 32-bit sum."""
 
 
+class Segment(NamedTuple):
+    """Blocks of channels that hold equally many words.
+
+    Args:
+        first: the first block.
+        blocks: how many.
+        words: words of a pixel in each.
+        start: steps of the kernel before it.
+    """
+
+    first: int
+    blocks: int
+    words: int
+    start: int
+
+
+def joined(words: Sequence[int], taps: int = 1) -> list[Segment]:
+    """Blocks in order, those with equally many words together; those without are left out.
+
+    Args:
+        words: of a pixel in each block.
+        taps: steps of the kernel that each word takes.
+    """
+    found: list[Segment] = []
+    start = 0
+    for block, count in enumerate(words):
+        if found and found[-1].words == count:
+            found[-1] = found[-1]._replace(blocks=found[-1].blocks + 1)
+        else:
+            found.append(Segment(block, 1, count, start))
+        start += taps * count
+    return [segment for segment in found if segment.words]
+
+
 class StoredConv:
     """A convolution of numbers that are narrower than float32: what templates ask of one.
 

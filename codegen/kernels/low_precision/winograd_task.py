@@ -26,6 +26,7 @@ from graphopt.codegen.kernels.emit import Expr, Variable, scratch
 from graphopt.codegen.kernels.low_precision.dot import PAIRS
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
+from graphopt.codegen.kernels.low_precision.stored_conv import Segment, joined
 from graphopt.codegen.kernels.low_precision.winograd_integers import (
     INPUT,
     OUTPUT,
@@ -53,24 +54,8 @@ def chunk_of(spec: Int8Conv, target: Target) -> int:
     return min(spec.x.lanes, PAIR * target.lanes)
 
 
-class Part(NamedTuple):
-    """Chunks that hold equally many words.
-
-    Args:
-        first: the first chunk.
-        chunks: how many.
-        words: words of a pixel in each.
-        start: steps of the kernel before it.
-    """
-
-    first: int
-    chunks: int
-    words: int
-    start: int
-
-
-def parts_of(spec: Int8Conv, target: Target) -> list[Part]:
-    """The transformed input's chunks, those with equally many words together."""
+def parts_of(spec: Int8Conv, target: Target) -> list[Segment]:
+    """The transformed input's chunks as blocks, those with equally many words together."""
     lanes, chunk = spec.x.lanes, chunk_of(spec, target)
     words = [
         -(-min(chunk, max(0, run - first)) // PAIR)
@@ -78,20 +63,12 @@ def parts_of(spec: Int8Conv, target: Target) -> list[Part]:
         for block in range(0, run, lanes)
         for first in range(block, block + lanes, chunk)
     ]
-    found: list[Part] = []
-    start = 0
-    for number, count in enumerate(words):
-        if found and found[-1].words == count:
-            found[-1] = found[-1]._replace(chunks=found[-1].chunks + 1)
-        else:
-            found.append(Part(number, 1, count, start))
-        start += count
-    return [part for part in found if part.words]
+    return joined(words)
 
 
 def steps_of(spec: Int8Conv, target: Target) -> int:
     """Words that a product is made of."""
-    return sum(part.chunks * part.words for part in parts_of(spec, target))
+    return sum(part.blocks * part.words for part in parts_of(spec, target))
 
 
 class Tasks(NamedTuple):
@@ -238,7 +215,7 @@ class Task:
                 for _ in range(filters)
             ]
             for part in parts_of(self._spec, self._target):
-                with T.serial(0, part.chunks) as chunk, T.serial(0, part.words) as word:
+                with T.serial(0, part.blocks) as chunk, T.serial(0, part.words) as word:
                     step = part.start + chunk * part.words + word
                     first = (i * self._chunks + part.first + chunk) * FREQUENCIES + frequency
                     weights = self._weight.vectors(group, frequency, step)
