@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class _Search:
         for one, point in points.items():
             if beater := beaten_by(point, best):
                 self.rejected[one] = f"{beater} is no slower and no worse"
-        reference = Candidate(self.usual, self.precisions()[0])
+        reference = Candidate(self.usual, self.precisions[0])
         return SearchReport(
             network=str(self.workshop.subject.path),
             device=self.options.device,
@@ -132,6 +133,7 @@ class _Search:
             ),
         )
 
+    @cached_property
     def precisions(self) -> list[Precision]:
         """What networks can be computed in, the usual one first."""
         if self.workshop.subject.quantised:
@@ -156,7 +158,7 @@ class _Search:
         return [
             Candidate(height, precision, way)
             for way in ways
-            for precision in self.precisions()
+            for precision in self.precisions
             for height in subject.heights
         ]
 
@@ -244,10 +246,10 @@ class _Search:
         self, judged: Mapping[Candidate, Quality], judge: Judge
     ) -> tuple[dict[Candidate, float], dict[Candidate, Quality]]:
         """Milliseconds here, and the quality of bundles, of what is worth being compiled."""
-        anchors = {p: Candidate(self.usual, p) for p in self.precisions()}
+        anchors = {p: Candidate(self.usual, p) for p in self.precisions}
         bundles = self.bundles(list(anchors.values()))
         lost = [one for one in anchors.values() if one not in bundles]
-        if lost and lost[0].precision == self.precisions()[0]:
+        if lost and lost[0].precision == self.precisions[0]:
             raise GraphoptError(f"the original cannot be compiled: {self.rejected[lost[0]]}")
         first = self.times(bundles)
         known = {
@@ -271,8 +273,15 @@ class _Search:
             def look(bundle: Path = bundle) -> Any:
                 return judge(opened(bundle, self.workshop)).to_plain()
 
-            qualities[one] = Quality.from_plain(self.notebook.once(f"bundle's: {one}", look))
-        return times, {**judged, **qualities}
+            found = self.notebook.once(f"bundle's: {one}", look)
+            if FAILED in found:
+                self.rejected[one] = found[FAILED]
+            else:
+                qualities[one] = Quality.from_plain(found)
+        original = anchors[self.precisions[0]]
+        if original not in qualities:
+            raise GraphoptError(f"the original's bundle does not run: {self.rejected[original]}")
+        return {one: times[one] for one in qualities}, {**judged, **qualities}
 
     def may_pay(
         self,

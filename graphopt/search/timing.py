@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.pose.estimate import Estimator, FindsPeople
 from graphopt.pose.images import read_photo
 from graphopt.pose.open import open_engine
-from graphopt.search.candidates import Candidate
+from graphopt.search.candidates import Candidate, Rewriting
 from graphopt.search.workshop import Workshop
 
 ROUNDS = 15
@@ -112,12 +113,16 @@ def expected(
     device = load_device(CPU_PROFILE)
     usual = workshop.subject.heights[0]
 
-    def alone(height: int, candidate: Candidate) -> float:
-        twin = Candidate(height, "float32", candidate.rewriting)
+    @cache
+    def alone(height: int, rewriting: Rewriting) -> float:
+        twin = Candidate(height, "float32", rewriting)
         network = workshop.network(twin, progress)
         if isinstance(network, str):
             network = workshop.subject.path
         return predicted(twin, network, workshop, device)
 
-    whole = alone(usual, Candidate(usual, "float32"))
-    return {one: reference[one.precision] * alone(one.height, one) / whole for one in candidates}
+    whole = alone(usual, Rewriting())
+    return {
+        one: reference[one.precision] * alone(one.height, one.rewriting) / whole
+        for one in candidates
+    }

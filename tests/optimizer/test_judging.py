@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from command_line import Graphopt
+from demo_pictures import DEMO, paint
 from known import known, values_of
-from PIL import Image
 from small_networks import MakeGraph, Normal
 
 from graphopt.analysis.compare import compare
@@ -30,23 +30,11 @@ from graphopt.pose.detect import detect_pose_spec
 from graphopt.runtime.differences import QUIET, OutputError
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
-
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Painted mannequins: parts of the demo's picture at several places, some mirrored."""
-    folder = tmp_path_factory.mktemp("pictures")
-    whole = Image.open(DEMO.with_suffix(".png")).convert("RGB")
-    rng = np.random.default_rng(2)
-    for index in range(8):
-        width, height = whole.width * 3 // 4, whole.height * 9 // 10
-        left = int(rng.integers(0, whole.width - width))
-        top = int(rng.integers(0, whole.height - height))
-        part = whole.crop((left, top, left + width, top + height))
-        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if index % 2 else part
-        part.resize((part.width // 2, part.height // 2)).save(folder / f"{index}.png")
-    return folder
+    return paint(tmp_path_factory.mktemp("pictures"), 8)
 
 
 @pytest.fixture(scope="module")

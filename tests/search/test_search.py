@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command_line import Graphopt
 from compile_once import each_job_once
-from PIL import Image
+from demo_pictures import DEMO, paint
 
 from graphopt.errors import GraphoptError, InputError, UsageError
+from graphopt.pose.estimate import Estimator
 from graphopt.pose.open import open_engine
+from graphopt.search.candidates import Candidate
 from graphopt.search.options import SearchOptions
 from graphopt.search.report import SearchReport, drawing
 from graphopt.search.search import search
-
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"
+from graphopt.search.workshop import Workshop
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Parts of the demo's picture, with people in all of them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    whole = Image.open(DEMO.with_suffix(".png")).convert("RGB")
-    rng = np.random.default_rng(2)
-    for index in range(12):
-        width, height = whole.width * 3 // 4, whole.height * 9 // 10
-        left = int(rng.integers(0, whole.width - width))
-        part = whole.crop((left, 0, left + width, height))
-        part.resize((part.width // 2, part.height // 2)).save(folder / f"{index}.png")
-    return folder
+    return paint(tmp_path_factory.mktemp("pictures"), 12)
 
 
 def _options(pictures: Path, **more: object) -> SearchOptions:
@@ -173,6 +166,47 @@ def test_wishes_that_none_fulfils(found: tuple[SearchReport, Path], pictures: Pa
     _, folder = found
     with pytest.raises(GraphoptError, match=r"none takes at most"):
         search(DEMO, folder, _options(pictures, pick="speedup=1000"))
+
+
+@pytest.fixture
+def without_compiling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], bool]], None]:
+    """Bundles that are but names, of which only some can be opened; those are the networks."""
+
+    def only(runs: Callable[[Path], bool]) -> None:
+        def opened(bundle: Path, workshop: Workshop) -> Estimator:
+            if not runs(bundle):
+                raise InputError(f"{bundle.name} is damaged")
+            height = int(bundle.name.split("-")[-2])
+            return workshop.estimator(Candidate(height, "float32"), DEMO)
+
+        def name(workshop: Workshop, one: Candidate, _: object) -> Path:
+            return workshop.folder / f"exact-{one.height}-{one.precision}.graphopt"
+
+        def times(bundles: Mapping[Candidate, Path], *_: object) -> dict[Candidate, float]:
+            return {one: float(one.height) for one in bundles}
+
+        monkeypatch.setattr(Workshop, "bundle", name)
+        monkeypatch.setattr("graphopt.search.search.opened", opened)
+        monkeypatch.setattr("graphopt.search.search.measured", times)
+
+    return only
+
+
+def test_a_bundle_that_does_not_run_is_left_out(
+    without_compiling: Callable[[Callable[[Path], bool]], None], pictures: Path, tmp_path: Path
+) -> None:
+    without_compiling(lambda bundle: "-128-" not in bundle.name)
+    report = search(DEMO, tmp_path, _options(pictures, device="local", levers=("height",)))
+    assert {point.height for point in report.frontier} == {192}
+    assert "exact-128-float32.graphopt is damaged" in {one.why for one in report.rejected}
+
+
+def test_an_original_that_does_not_run(
+    without_compiling: Callable[[Callable[[Path], bool]], None], pictures: Path, tmp_path: Path
+) -> None:
+    without_compiling(lambda _: False)
+    with pytest.raises(GraphoptError, match=r"the original's bundle does not run: .* is damaged"):
+        search(DEMO, tmp_path, _options(pictures, device="local", levers=("height",)))
 
 
 def test_timed_here(
