@@ -9,12 +9,16 @@ from itertools import cycle
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
+from scipy.stats import spearmanr
 
 from graphopt.display.plots import COLORS, Axis, Plot
 from graphopt.display.tables import Grid, Kind
 from graphopt.ir.records import Record
 from graphopt.search.frontier import Point, Rejected, frontier, plain_quality
 from graphopt.search.options import LOCAL
+
+LEAST_RANKED = 3
+"""Candidates whose order says anything."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class SearchReport(Record):
         same = [one for one in self.plain if one.precision == point.precision]
         return plain_quality(point.ms, same)
 
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's, of self-AP with AP over all that were judged.
+
+        None without annotations, and for fewer than three candidates.
+        """
+        known: list[Point | Rejected] = [self.reference, *self.plain, *self.frontier]
+        judged = {
+            (one.height, one.precision, one.pipeline): (one.self_ap, one.ap)
+            for one in [*known, *self.rejected]
+            if one.ap is not None and one.self_ap is not None
+        }
+        if len(judged) < LEAST_RANKED:
+            return None
+        return float(spearmanr([*judged.values()]).statistic)
+
     def parts(self, *, verbose: bool = False) -> Iterator[RenderableType]:
         """What is printed, part after part."""
         yield self._table()
@@ -71,6 +91,12 @@ class SearchReport(Record):
             "same precision.",
             style="dim",
         )
+        if self.rank_correlation is not None:
+            yield Text(
+                "Self-AP, which needs no annotations, ranks the candidates as AP does: "
+                f"Spearman's correlation {self.rank_correlation:.2f} (1: the same order).",
+                style="dim",
+            )
         whys = Counter(_brief(one.why) for one in self.rejected)
         for why, count in whys.most_common():
             yield Text(f"{count} left out: {why}")

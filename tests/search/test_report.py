@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
+import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -63,3 +65,23 @@ def test_json() -> None:
     assert {"height", "precision", "pipeline", "ms", "self_ap", "ap"} <= plain["frontier"][0].keys()
     assert plain["rejected"][0]["why"]
     assert SearchReport.from_plain(plain) == _report()
+
+
+def test_with_annotations_it_says_whether_self_ap_ranks_as_ap_does() -> None:
+    report = _report()
+    assert report.rank_correlation is None, "nothing is known without annotations"
+    labelled = {
+        point: replace(point, ap=ap)
+        for point, ap in zip(report.frontier, (0.46, 0.45, 0.40, 0.41), strict=True)
+    }
+    known = replace(
+        report,
+        reference=labelled[report.reference],
+        frontier=tuple(labelled.values()),
+        plain=tuple(labelled[point] for point in report.plain),
+    )
+    # The last two are the other way round: 1 - 6 * (1 + 1) / (4 * 15).
+    assert known.rank_correlation == pytest.approx(0.8)
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(*known.parts(), sep="\n")
+    assert "correlation 0.80" in " ".join(stream.getvalue().split())
