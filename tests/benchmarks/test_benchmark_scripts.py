@@ -34,7 +34,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadScript]:
         return importlib.import_module(name)
 
     yield load
-    for name in ("engines", "pruning_curve", "photo_to_poses"):
+    for name in ("engines", "pruning_curve", "photo_to_poses", "frontier"):
         sys.modules.pop(name, None)
 
 
@@ -144,3 +144,37 @@ def test_a_contestants_row(script: LoadScript) -> None:
     assert len(cells) == len(race.HEADER)
     assert cells[:3] == ["net", "other", race.NUMPY]
     assert cells[4:] == ["1.0 + 20.0 + 3.0", "2.00x (2.00 … 2.00)", "0.400"]
+
+
+def test_a_frontier_is_drawn_of_all_series(script: LoadScript) -> None:
+    frontier = script("frontier")
+    exact, eight = frontier.SERIES["exact"], frontier.SERIES["exact-quantize"]
+    results = [
+        frontier.Result(exact, "exact 368 float32", 100.0, 0.46),
+        frontier.Result(exact, "exact 304 float32", 70.0, 0.42),
+        frontier.Result(eight, "exact-quantize 368 int8", 30.0, 0.459),
+        frontier.Result("rival, int8", "rival 368 int8, NumPy", 60.0, 0.45),
+    ]
+    assert [one.ms for one in frontier.best(results)] == [100.0, 30.0]
+    rows = frontier.table(results).splitlines()[2:]
+    assert rows[-1].endswith("| 30.0 | 3.33 | 0.4590 | yes |")
+    assert rows[1].endswith("| 70.0 | 1.43 | 0.4200 |  |")
+    picture = frontier.drawing(results)
+    for label in (exact, eight, "rival, int8", frontier.TOGETHER):
+        assert f">{label}</text>" in picture
+
+
+def test_bundles_of_a_search_are_told_by_their_names(
+    script: LoadScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = script("frontier")
+    for name in ("exact-368-float32", "exact-quantize-304-int8", "exact-cut-368-int8", "picked"):
+        (tmp_path / f"{name}.graphopt").mkdir()
+    monkeypatch.setattr(frontier, "open_engine", lambda path, threads: (path, threads))
+    monkeypatch.setattr(frontier, "each", lambda engine, spec, network, by: [engine])
+    found = {entry.name: entry.series for entry in frontier.bundles(tmp_path, 2)}
+    assert found == {
+        "exact 368 float32": "graphopt, smaller photos alone",
+        "exact-quantize 304 int8": "graphopt, int8",
+        "exact-cut 368 int8": "graphopt, pruned or shortened, int8",
+    }
