@@ -12,7 +12,6 @@ import onnx
 import tvm
 from tvm import relax
 
-from graphopt import __version__
 from graphopt.codegen.jobs.compile_network import Progress, lower_network
 from graphopt.codegen.kernels.conv.choice import KernelChoice
 from graphopt.codegen.linking import machine_code
@@ -20,6 +19,7 @@ from graphopt.codegen.linking.linker import link
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
+from graphopt.ir.version import VERSION
 from graphopt.runtime import bundle
 from graphopt.runtime.cpu import this_host
 
@@ -74,8 +74,8 @@ def write_library(
         features = sorted({feature for layer in layers for feature in layer.features})
         manifest = bundle.Manifest(
             format=bundle.FORMAT,
-            graphopt=__version__,
-            tvm=tvm.__version__,
+            graphopt=VERSION,
+            tvm=tvm.VERSION,
             target=replace(machine_code.description(target, features), host=host or this_host()),
             model=source,
             inputs=_shapes(model.graph.input, [parameter.ty for parameter in main.params]),

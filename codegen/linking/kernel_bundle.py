@@ -8,9 +8,9 @@ from typing import Any
 
 import tvm
 
-from graphopt import __version__
 from graphopt.codegen.linking import machine_code
 from graphopt.codegen.targets import Target
+from graphopt.ir.version import VERSION
 from graphopt.runtime import bundle
 
 
@@ -29,8 +29,8 @@ def write_kernels(
     plan, file, code = machine_code.compiled(functions, plan, target)
     manifest = bundle.Manifest(
         format=bundle.FORMAT,
-        graphopt=__version__,
-        tvm=tvm.__version__,
+        graphopt=VERSION,
+        tvm=tvm.VERSION,
         target=machine_code.description(target),
         model=bundle.Model(path="", sha256=""),
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},

@@ -23,7 +23,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 
-from graphopt import __version__
+from graphopt.ir.version import VERSION
 from graphopt.runtime.cpu import this_host
 
 VARIABLE = "GRAPHOPT_KERNEL_CACHE"
@@ -106,5 +106,5 @@ def _makers() -> str:
     """What makes code of TIR, as text that changes with it."""
     sources = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
     llvm = tvm.target.codegen.llvm_version_major()
-    versions = [__version__, tvm.__version__, tvm_ffi.__version__, llvm, this_host()]
+    versions = [VERSION, tvm.__version__, tvm_ffi.__version__, llvm, this_host()]
     return " ".join([*map(str, versions), hashlib.sha256(b"\0".join(sources)).hexdigest()])

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt import __version__
 from graphopt.analysis.latency.device import Device, load_device
 from graphopt.display.numbers import named_sizes
 from graphopt.errors import GraphoptError, InputError, UsageError
@@ -19,6 +18,7 @@ from graphopt.ir.graph import static_shape
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
+from graphopt.ir.version import VERSION
 from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
 from graphopt.optimizer.pass_contract import AnyPass, Context
@@ -240,7 +240,7 @@ def _write(
     """Put the network in its place, and the report in its own: both appear, or neither."""
     stamp = {
         "graphopt.pipeline": summary.pipeline,
-        "graphopt.version": __version__,
+        "graphopt.version": VERSION,
         "graphopt.input_sha256": digest,
     }
     if result.kept_failures:

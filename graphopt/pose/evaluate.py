@@ -12,12 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.records import Record
-from graphopt.pose.decode import Person
+from graphopt.pose.coco import check_shared, coco_result
 from graphopt.pose.estimate import FindsPeople
 from graphopt.pose.images import read_photo
 from graphopt.pose.skeleton import Skeleton
@@ -79,8 +76,7 @@ def check_judged(skeleton: Skeleton) -> None:
             "COCO evaluation needs pycocotools, which is not installed",
             hint="pip install 'graphopt[eval]'",
         )
-    if (skeleton.to_coco < 0).all():
-        raise InputError(f"skeleton {skeleton.name} shares no part with COCO's key points")
+    check_shared(skeleton)
 
 
 def annotated_photos(
@@ -123,24 +119,11 @@ def detections(
     for done, (image, photo) in enumerate(photos.items()):
         progress(done, len(photos))
         found += [
-            {
-                "image_id": image,
-                "category_id": 1,
-                "keypoints": to_coco(person, estimator.spec.skeleton).ravel().tolist(),
-                "score": person.score,
-            }
+            coco_result(person, estimator.spec.skeleton, image)
             for person in estimator(read_photo(photo)).people
         ]
     progress(len(photos), len(photos))
     return found
-
-
-def to_coco(person: Person, skeleton: Skeleton) -> NDArray[np.float64]:
-    """COCO's 17 key points [17, 3]: x, y (corner convention) and 1, or zeros where not found."""
-    source = skeleton.to_coco
-    keypoints = np.where(source[:, None] >= 0, person.keypoints[source].astype(np.float64), 0)
-    seen = keypoints[:, 2] > 0
-    return np.where(seen[:, None], np.column_stack([keypoints[:, :2] + 0.5, seen]), 0)
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:

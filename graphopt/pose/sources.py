@@ -123,13 +123,13 @@ _HANDLERS = (
 
 
 def _web(url: str) -> Iterator[bytes]:
-    from graphopt import __version__
+    from graphopt.ir.version import VERSION
 
     opener = OpenerDirector()
     for handler in _HANDLERS:
         opener.add_handler(handler())
     try:
-        request = Request(url, headers={"User-Agent": f"graphopt/{__version__}"})
+        request = Request(url, headers={"User-Agent": f"graphopt/{VERSION}"})
         with opener.open(request, timeout=SILENCE) as answer:
             length = answer.headers.get("Content-Length", "")
             if length.isdecimal() and int(length) > MOST:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphopt import __version__
 from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import LEAST, Calibration
 from graphopt.ir.files import sha256_of
+from graphopt.ir.version import VERSION
 from graphopt.pose.evaluate import annotated_photos
 from graphopt.search.options import SearchOptions
 from graphopt.search.subject import Subject
@@ -49,7 +49,7 @@ def owner_of(subject: Subject, photos: Mapping[int, Path], options: SearchOption
     """Digest of all that results depend on."""
     files = sorted(path for path in options.calib.iterdir() if path.is_file())
     lasting = (options.calib_photos, options.device, options.threads, options.pose)
-    seen = hashlib.sha256(f"{__version__} {subject.digest} {lasting}".encode())
+    seen = hashlib.sha256(f"{VERSION} {subject.digest} {lasting}".encode())
     for file in (*files, *photos.values()):
         seen.update(f"{file.name} {file.stat().st_size}".encode())
     if options.annotations is not None:

@@ -16,11 +16,12 @@ from scipy.sparse.csgraph import connected_components
 
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array, Shape
+from graphopt.pose.coco import to_coco
 from graphopt.pose.decode import Person, decode, decode_single_person, group_people
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator, Job
-from graphopt.pose.evaluate import evaluate, to_coco
+from graphopt.pose.evaluate import evaluate
 from graphopt.pose.limbs import assign_limbs, score_limbs
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.peaks import cubic, find_maxima, find_peaks, refine

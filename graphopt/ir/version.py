@@ -1,0 +1,5 @@
+"""Which graphopt this is: what every file that it writes says."""
+
+from importlib.metadata import version
+
+VERSION = version("graphopt")
