@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+Number = TypeVar("Number", bound=np.generic)
+
+FILTERS: Mapping[str, int] = MappingProxyType({"Conv": 0, "ConvTranspose": 1})
+"""Operators with filters, and the axis of the weight along which these (of a group) are."""
+
 
 class QuantisedWeight(NamedTuple):
     """A convolution's weight: `values` times a scale a filter.
 
     Args:
-        values: int8, as the node has them: (O, I of a group, kh, kw) of a Conv.
+        values: int8, (O, I of a group, kh, kw).
         scales: (filters,), float32.
     """
 
@@ -24,7 +30,7 @@ class QuantisedWeight(NamedTuple):
 
 
 def quantised_weights(model: onnx.ModelProto) -> Mapping[str, QuantisedWeight]:
-    """The weights behind a DequantizeLinear whose zero points are all zero, by the Conv's name.
+    """Weights of convolutions behind a DequantizeLinear whose zero points are all zero, by node.
 
     Unsigned ones around 128 are the same as signed ones around zero. Others, which take more than a
     product of bytes, are left out, and so are weights of less or more than 8 bits.
@@ -41,29 +47,50 @@ def quantised_weights(model: onnx.ModelProto) -> Mapping[str, QuantisedWeight]:
     producers = {name: node for node in graph.node for name in node.output}
     found = {}
     for node in graph.node:
-        source = producers.get(node.input[1]) if node.op_type == "Conv" else None
+        source = producers.get(node.input[1]) if node.op_type in FILTERS else None
         if source is None or source.op_type != "DequantizeLinear":
             continue
         if all(name in constants for name in source.input):
-            weight = _weight(source, constants)
+            weight = _weight(source, constants, FILTERS[node.op_type])
+            if weight is not None and node.op_type == "ConvTranspose":
+                weight = _by_filters(weight, _groups(node))
             if weight is not None:
                 found[node.name] = weight
     return found
 
 
 def _weight(
-    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], filters: int
 ) -> QuantisedWeight | None:
+    """A weight as it is written, with a scale for each number along the axis `filters`."""
     values, scales, *zeros = (numpy_helper.to_array(constants[name]) for name in node.input)
     zero = zeros[0].astype(np.int64) if zeros else np.int64(0)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
     blocked = any(a.name == "block_size" and a.i for a in node.attribute)
     if values.dtype not in (np.int8, np.uint8) or values.ndim != 4 or blocked:
         return None
-    if scales.size > 1 and (axis % values.ndim != 0 or scales.shape != (values.shape[0],)):
+    count = values.shape[filters]
+    if scales.size > 1 and (axis % values.ndim != filters or scales.shape != (count,)):
         return None
     if np.any(zero != (128 if values.dtype == np.uint8 else 0)):
         return None
     signed = (values.astype(np.int16) - (128 if values.dtype == np.uint8 else 0)).astype(np.int8)
-    every = np.broadcast_to(scales.astype(np.float32).reshape(-1), (len(values),))
+    every = np.broadcast_to(scales.astype(np.float32).reshape(-1), (count,))
     return QuantisedWeight(signed, np.ascontiguousarray(every))
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "group"), 1)
+
+
+def _by_filters(weight: QuantisedWeight, groups: int) -> QuantisedWeight:
+    """A transposed convolution's weight, written as (I, O of a group, kh, kw), whose groups share
+    their scales.
+    """
+    return QuantisedWeight(by_filters(weight.values, groups), np.tile(weight.scales, groups))
+
+
+def by_filters(weight: NDArray[Number], groups: int) -> NDArray[Number]:
+    """A transposed convolution's (I, O of a group, kh, kw) as (O, I of a group, kh, kw)."""
+    apart = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(-1, *apart.shape[2:]))

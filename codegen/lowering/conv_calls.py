@@ -10,6 +10,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, te, topi
 
+from graphopt.codegen.importing.quantised_weights import by_filters
 from graphopt.codegen.importing.relax_shapes import shape_of
 from graphopt.codegen.kernels.conv.template import ConvSpec, blocks, pack_channels
 from graphopt.codegen.kernels.epilogue import Floats
@@ -62,10 +63,7 @@ def weight_of(call: Expr) -> Floats:
     weight: Floats = call.args[1].value.numpy()
     if not is_transposed(call):
         return weight
-    # ONNX and Relax write a transposed convolution's as (I, O of a group, kh, kw).
-    groups = int(call.attrs.groups)
-    apart = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-    return np.ascontiguousarray(apart.reshape(-1, *apart.shape[2:]))
+    return by_filters(weight, int(call.attrs.groups))
 
 
 def flat(arguments: Sequence[Expr]) -> list[Expr]:

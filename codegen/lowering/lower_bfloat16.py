@@ -78,7 +78,7 @@ class Bfloat16Lowering:
         None where it is to be one of float32.
         """
         grouped = spec.groups > 1 and not spec.depthwise
-        if spec.transposed or grouped or math.prod(spec.out_size) < FEWEST_PIXELS:
+        if grouped or math.prod(spec.out_size) < FEWEST_PIXELS:
             return None
         variable = region.call.args[0]
         known = self._forms[variable]

@@ -103,7 +103,7 @@ class QuantisedLowering:
         """
         variable, weight = region.call.args[0], self._weights.get(node)
         grouped = spec.groups > 1 and not spec.depthwise
-        if variable not in self._means or weight is None or spec.transposed or grouped:
+        if variable not in self._means or weight is None or grouped:
             return None
         source = self._bytes(variable, self._means[variable])
         # The next that reads it finds it so.

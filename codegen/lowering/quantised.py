@@ -105,7 +105,7 @@ def quantised_region(
         x.means.zero,
         stored,
         tuple(Stored("uint8", t.lanes) if isinstance(t, Bytes) else t for t in tensors),
-        int(np.abs(values.astype(np.int64)).sum(axis=(1, 2, 3)).max()),
+        weight_sum=int(np.abs(values.astype(np.int64)).sum(axis=(1, 2, 3)).max()),
     )
     return QuantisedRegion(spec, values, start, tuple(vectors), y)
 

@@ -109,8 +109,6 @@ def _why_float(node: gs.Node | None, whole: str) -> str:
     spec = Convolution.as_stored(node)
     if spec is None:
         return f"no convolution: there is no {node.op} in {whole}"
-    if spec.op != "Conv":
-        return f"transposed: there is no kernel for it in {whole}"
     if spec.group > 1 and not spec.depthwise:
         return f"grouped: there is no kernel for it in {whole}"
     return f"few positions, or no kernel of {whole} suits it"

@@ -24,9 +24,10 @@ from graphopt.codegen.kernels.low_precision import (
 )
 from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of
+from graphopt.codegen.kernels.low_precision.conv_transpose import Transposed
 from graphopt.codegen.targets import Target
 
-TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
+ORDINARY: Mapping[str, ModuleType] = MappingProxyType(
     {
         "conv_bf16_pairs": conv_depthwise_pairs,
         "conv_bf16_depthwise": conv_depthwise,
@@ -35,6 +36,16 @@ TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
     }
 )
 """Templates by the names of their kernels; of two that cost the same, the first is taken."""
+TRANSPOSED: Mapping[str, Transposed] = MappingProxyType(
+    {
+        "conv_bf16_transpose_depthwise": Transposed(conv_depthwise, weights="float32"),
+        "conv_bf16_transpose_amx": Transposed(conv_amx),
+        "conv_bf16_transpose_dot": Transposed(conv_dot),
+    }
+)
+"""Those of transposed convolutions."""
+TEMPLATES: Mapping[str, ModuleType | Transposed] = MappingProxyType({**ORDINARY, **TRANSPOSED})
+"""All of them."""
 
 
 class Bf16Choice(NamedTuple):
@@ -62,10 +73,11 @@ class Bf16Choice(NamedTuple):
 
     def features(self) -> tuple[str, ...]:
         """What a CPU must have for it beside the target's, as /proc/cpuinfo names it."""
-        unit = ("amx_tile", "amx_bf16") if self.kernel == "conv_bf16_amx" else ()
+        unit = ("amx_tile", "amx_bf16") if self.kernel.endswith("_amx") else ()
         return ("avx512_bf16", *unit)
 
 
 def candidates(spec: Bf16Conv, target: Target) -> list[Bf16Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    return [Bf16Choice(*way) for way in ways(TEMPLATES, spec, target)]
+    templates = TRANSPOSED if spec.conv.transposed else ORDINARY
+    return [Bf16Choice(*way) for way in ways(templates, spec, target)]

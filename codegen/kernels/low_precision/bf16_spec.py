@@ -34,16 +34,18 @@ class Bf16Conv(StoredConv):
     """One convolution of bfloat16 numbers, batch 1.
 
     Args:
-        conv: what is convolved. Not grouped, unless depthwise; neither transposed nor planar.
+        conv: what is convolved. Not grouped, unless depthwise; not planar.
         x: how the input lies; its type is that of bfloat16's bits.
         y: how the output lies: as bfloat16, or float32.
         tensors: how the epilogue's tensors lie.
+        apart: how far apart its pixels are in their buffer (`StoredConv`).
     """
 
     conv: ConvSpec
     x: Stored
     y: Stored
     tensors: tuple[Stored, ...] = ()
+    apart: tuple[int, int] = (1, 1)
 
     zero = 0
     sums = "float32"

@@ -35,7 +35,7 @@ from graphopt.codegen.kernels.low_precision.amx_tiles import (
     columns_of_a_row,
     unit,
 )
-from graphopt.codegen.kernels.low_precision.conv_dot import seen
+from graphopt.codegen.kernels.low_precision.conv_dot import is_product, seen
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
@@ -56,6 +56,7 @@ def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     if (
         not able
         or spec.conv.depthwise
+        or min(spec.conv.pads) < 0
         or (spec.x.lanes < NARROWEST and columns_of_a_row(spec) == 1)
     ):
         return []
@@ -104,19 +105,27 @@ def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> In
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
-    product = conv_1x1.is_product(spec.conv)
-    groups = spec.vectors(ROWS) // tile.filters
-    in_blocks = blocks(spec.conv.in_channels, spec.x.lanes)
+    with kernel("conv_amx") as get:
+        shape = weight_shape(spec, target, tile)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=is_product(spec))
+        with p.instructions():
+            emit(spec, target, tile, p)
+    return get()
+
+
+def weight_shape(spec: StoredConv, _: Target, tile: Tile) -> tuple[int, ...]:
+    """The shape of the packed weight."""
     kh, kw = spec.conv.kernel
     columns = columns_of_a_row(spec)
     words = (spec.x.lanes * columns // spec.word, ROWS * spec.word)
-    shape = (groups, in_blocks, kh, kw // columns, tile.filters, *words)
-    with kernel("conv_amx") as get:
-        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
-        here = TileKernel(seen(spec), target, tile, p)
-        with p.instructions():
-            (_one_row if product else _rows)(here, groups)
-    return get()
+    in_blocks = blocks(spec.conv.in_channels, spec.x.lanes)
+    return spec.vectors(ROWS) // tile.filters, in_blocks, kh, kw // columns, tile.filters, *words
+
+
+def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> None:
+    """The kernel's body."""
+    here = TileKernel(seen(spec), target, tile, p)
+    (_one_row if is_product(spec) else _rows)(here, spec.vectors(ROWS) // tile.filters)
 
 
 def _sums(k: TileKernel) -> Expr:

@@ -55,20 +55,29 @@ def starting_sums(start: Integers, _weight: Integers, _spec: Int8Conv, _target: 
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
-    vectors = spec.vectors(target.lanes)
-    shape = (vectors, *spec.conv.kernel, target.lanes)
     with kernel("conv_int8_depthwise") as get:
-        p = StoredParameters(spec, target, (shape, "float32"))
-        x, weight = PixelVectors(p.x, target.lanes), Vectors(p.weight)
-        height, width = spec.conv.out_size
-        if target.kind == "cpu":
-            with p.instructions(), grid(target, vectors, height) as (vector, row):
-                _cpu(spec, target, tile, p, x, weight, vector, row)
-        else:
-            with grid(target, vectors, height, -(-width // tile.pixels)) as (vector, row, i):
-                column = T.bind(i * tile.pixels)
-                _gpu(spec, target, tile, p, x, weight, vector, row, column)
+        p = StoredParameters(spec, target, (weight_shape(spec, target, tile), "float32"))
+        with p.instructions():
+            emit(spec, target, tile, p)
     return get()
+
+
+def weight_shape(spec: StoredConv, target: Target, _: Tile) -> tuple[int, ...]:
+    """The shape of the packed weight."""
+    return spec.vectors(target.lanes), *spec.conv.kernel, target.lanes
+
+
+def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> None:
+    """The kernel's body."""
+    vectors, (height, width) = spec.vectors(target.lanes), spec.conv.out_size
+    x, weight = PixelVectors(p.x, target.lanes), Vectors(p.weight)
+    if target.kind == "cpu":
+        with grid(target, vectors, height) as (vector, row):
+            _cpu(spec, target, tile, p, x, weight, vector, row)
+    else:
+        with grid(target, vectors, height, -(-width // tile.pixels)) as (vector, row, i):
+            column = T.bind(i * tile.pixels)
+            _gpu(spec, target, tile, p, x, weight, vector, row, column)
 
 
 def _cpu(

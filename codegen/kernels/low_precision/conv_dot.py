@@ -47,9 +47,14 @@ def steps(spec: StoredConv) -> int:
 Conv = TypeVar("Conv", bound=StoredConv)
 
 
+def is_product(spec: StoredConv) -> bool:
+    """Whether all pixels can be seen as one row: of a 1x1 convolution, if they lie side by side."""
+    return conv_1x1.is_product(spec.conv) and spec.apart == (1, 1)
+
+
 def seen(spec: Conv) -> Conv:
     """The same over one row of all pixels, where it is a 1x1 convolution."""
-    if not conv_1x1.is_product(spec.conv):
+    if not is_product(spec):
         return spec
     changed: Conv = replace(spec, conv=conv_1x1.one_row(spec.conv))  # type: ignore[type-var]
     return changed
@@ -107,17 +112,27 @@ def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, target: Tar
 
 def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
+    with kernel("conv_int8") as get:
+        shape = weight_shape(spec, target, tile)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=is_product(spec))
+        with p.instructions():
+            emit(spec, target, tile, p)
+    return get()
+
+
+def weight_shape(spec: StoredConv, target: Target, tile: Tile) -> tuple[int, ...]:
+    """The shape of the packed weight."""
+    groups = spec.vectors(target.lanes) // tile.filters
+    return groups, steps(spec), tile.filters, target.lanes * spec.word
+
+
+def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> None:
+    """The kernel's body."""
     unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
     groups = spec.vectors(target.lanes) // tile.filters
-    shape = (groups, steps(spec), tile.filters, target.lanes * spec.word)
-    product = conv_1x1.is_product(spec.conv)
-    with kernel("conv_int8") as get:
-        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
-        with p.instructions():
-            sums = _Sums(seen(spec), target, tile, p, unit)
-            (_one_row if product else _rows)(sums, groups)
-    return get()
+    sums = _Sums(seen(spec), target, tile, p, unit)
+    (_one_row if is_product(spec) else _rows)(sums, groups)
 
 
 class _Sums:

@@ -15,17 +15,19 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
+from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv.template import Tile
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel, tile_chunks
 from graphopt.codegen.kernels.low_precision.conv_dot import cost as cost
-from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
 from graphopt.codegen.kernels.low_precision.conv_dot import (
+    is_product,
     repeated,
     seen,
     segments,
     steps,
 )
+from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
+from graphopt.codegen.kernels.low_precision.conv_dot import weight_shape as weight_shape
 from graphopt.codegen.kernels.low_precision.dot import SIGN
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
@@ -52,13 +54,16 @@ def starting_sums(start: Integers, weight: Integers, spec: Int8Conv, _: Target) 
 
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
-    vectors = spec.vectors(target.lanes)
-    shape = (vectors // tile.filters, steps(spec), tile.filters, target.lanes * WORD)
-    product = conv_1x1.is_product(spec.conv)
     with kernel("conv_int8_gpu") as get:
-        p = StoredParameters(spec, target, (shape, "int8"), one_row=product, starts=2)
-        _Tile(seen(spec), target, tile, p, vectors).emit()
+        shape = weight_shape(spec, target, tile)
+        p = StoredParameters(spec, target, (shape, "int8"), one_row=is_product(spec), starts=2)
+        emit(spec, target, tile, p)
     return get()
+
+
+def emit(spec: Int8Conv, target: Target, tile: Tile, p: StoredParameters) -> None:
+    """The kernel's body."""
+    _Tile(seen(spec), target, tile, p, spec.vectors(target.lanes)).emit()
 
 
 @dataclass

@@ -27,13 +27,14 @@ from graphopt.codegen.kernels.low_precision import (
     conv_dot_sparse,
     conv_winograd,
 )
+from graphopt.codegen.kernels.low_precision.conv_transpose import Transposed
 from graphopt.codegen.kernels.low_precision.dot import UNITS
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.targets import Target
 
 SPARSE: Mapping[str, ModuleType] = MappingProxyType({"conv_int8_sparse_dot": conv_dot_sparse})
 """The templates whose kernels depend on what is zero in the weight."""
-TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
+ORDINARY: Mapping[str, ModuleType] = MappingProxyType(
     {
         "conv_int8_words": conv_depthwise_words,
         "conv_int8_depthwise": conv_depthwise,
@@ -45,6 +46,17 @@ TEMPLATES: Mapping[str, ModuleType] = MappingProxyType(
     }
 )
 """Templates by the names of their kernels; of two that cost the same, the first is taken."""
+TRANSPOSED: Mapping[str, Transposed] = MappingProxyType(
+    {
+        "conv_int8_transpose_depthwise": Transposed(conv_depthwise, weights="float32"),
+        "conv_int8_transpose_amx": Transposed(conv_amx),
+        "conv_int8_transpose_dot": Transposed(conv_dot),
+        "conv_int8_transpose_gpu": Transposed(conv_dot_gpu, starts=2),
+    }
+)
+"""Those of transposed convolutions."""
+TEMPLATES: Mapping[str, ModuleType | Transposed] = MappingProxyType({**ORDINARY, **TRANSPOSED})
+"""All of them."""
 
 
 class Int8Choice(NamedTuple):
@@ -98,9 +110,9 @@ class Int8Choice(NamedTuple):
 
     def features(self, target: Target) -> tuple[str, ...]:
         """What a CPU must have for it beside the target's, as /proc/cpuinfo names it."""
-        if self.kernel == "conv_int8_amx":
+        if self.kernel.endswith("_amx"):
             return ("amx_tile", "amx_int8")
-        if self.kernel == "conv_int8_depthwise":
+        if self.kernel.endswith("_depthwise"):
             return ()
         return UNITS[target.dot].features
 
@@ -113,7 +125,7 @@ def punched(spec: Int8Conv, weight: Integers, target: Target) -> Int8Conv:
         weight: (O, I of a group, kh, kw).
         target: where it will run.
     """
-    if spec.conv.groups > 1:
+    if spec.conv.groups > 1 or spec.conv.transposed:
         return spec
     ways = [
         (module, replace(spec, conv=replace(spec.conv, block=block, kept=kept)))
@@ -131,4 +143,5 @@ def punched(spec: Int8Conv, weight: Integers, target: Target) -> Int8Conv:
 
 def candidates(spec: Int8Conv, target: Target) -> list[Int8Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    return [Int8Choice(*way) for way in ways(TEMPLATES, spec, target)]
+    templates = TRANSPOSED if spec.conv.transposed else ORDINARY
+    return [Int8Choice(*way) for way in ways(templates, spec, target)]

@@ -42,11 +42,12 @@ class Int8Conv(StoredConv):
 
     Args:
         conv: what is convolved; its epilogue takes the sums as float32. Not grouped, unless
-            depthwise; neither transposed nor planar.
+            depthwise; not planar.
         x: how the input lies; its type is uint8.
         zero: the input's zero point, which padding is made of.
         y: how the output lies: uint8, or float32.
         tensors: how the epilogue's tensors lie.
+        apart: how far apart its pixels are in their buffer (`StoredConv`).
         weight_sum: no filter's weights add up to more than this, without their signs; None: as much
             as there can be.
     """
@@ -56,6 +57,7 @@ class Int8Conv(StoredConv):
     zero: int
     y: Stored
     tensors: tuple[Stored, ...] = ()
+    apart: tuple[int, int] = (1, 1)
     weight_sum: int | None = None
 
     sums = "int32"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -14,6 +16,9 @@ from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
+
+Pixel: TypeAlias = tuple[int, int]
+"""A row and a column."""
 
 
 class PixelVectors:
@@ -107,12 +112,48 @@ class StoredParameters:
             for n, stored in enumerate(spec.tensors)
         ]
         y = argument("y", spec.output_shape(), spec.y.dtype)
+        self._whole = (tensors, y)
         self.x = seen(x)
         """The input: [0, block, row, column, channel]."""
         self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
         self._stored = seen(y)
         self._y = PixelVectors(self._stored, lanes)
         self._bytes = y
+
+    def phase(
+        self,
+        spec: StoredConv,
+        part: tuple[int, int],
+        weight: tuple[Sequence[int], int],
+        first: Pixel,
+    ) -> StoredParameters:
+        """The parameters of an ordinary convolution that computes a part of a transposed one.
+
+        Args:
+            spec: that convolution, over the same input.
+            part: its number, and how many there are: so what their sums begin with follows.
+            weight: its packed weight's shape, and where that starts in the whole one, in numbers.
+            first: its first pixel in the whole output.
+        """
+        lanes, (tensors, y) = self._target.lanes, self._whole
+
+        def spread(whole: Expr) -> Expr:
+            _, _, height, width, block = (int(extent) for extent in whole.shape)
+            (down, across), (row, column) = spec.apart, first
+            strides = (0, height * width * block, down * width * block, across * block, 1)
+            shape = (1, int(whole.shape[1]), *spec.conv.out_size, block)
+            return view(whole, shape, (row * width + column) * block, strides)
+
+        seen = copy(self)
+        seen._spec = spec
+        seen.weight = view(self.weight, *weight)
+        if self.start is not None:
+            rows = int(self.start.shape[0]) // part[1]
+            seen.start = view(self.start, (rows, lanes), part[0] * rows * lanes)
+        seen._tensors = [PixelVectors(spread(tensor), lanes) for tensor in tensors]
+        seen._stored = spread(y)
+        seen._y = PixelVectors(seen._stored, lanes)
+        return seen
 
     def words(self) -> Expr:
         """The input as 32-bit numbers of four channels each, or two: one index."""
@@ -125,6 +166,7 @@ class StoredParameters:
             (math.prod(map(int, self.weight.shape)) // WORD,),
             "int32",
             data=self.weight.data,
+            elem_offset=self.weight.elem_offset // WORD,
             layout=None,
         )
 

@@ -66,6 +66,8 @@ class StoredConv:
     x: Stored
     y: Stored
     tensors: tuple[Stored, ...]
+    apart: tuple[int, int]
+    """How far apart the result's pixels are in its buffer: more than 1 in a part of a picture."""
 
     zero: int
     """What padding is made of."""

@@ -15,7 +15,16 @@ from bf16_cases import (
     halved,
     run_on,
 )
-from kernel_cases import DENSE, DEPTHWISE, EPILOGUES, POINTWISE, WIDE, WITH_TILES
+from kernel_cases import (
+    DENSE,
+    DEPTHWISE,
+    EPILOGUES,
+    POINTWISE,
+    TRANSPOSED,
+    TRANSPOSED_WITH_TILES,
+    WIDE,
+    WITH_TILES,
+)
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.low_precision.bf16_choice import candidates
@@ -75,6 +84,25 @@ def test_depthwise_in_pairs(case: str, tmp_path: Path) -> None:
     spec = halved(WIDE[case], EPILOGUES["bias, relu, residual"])
     (choice, *_) = candidates(spec, target)
     assert choice.kernel == "conv_bf16_pairs"
+    check_exact(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("case", [case for case in TRANSPOSED if case != "transposed, groups"])
+def test_transposed(case: str, tmp_path: Path) -> None:
+    target = target_of("avx512_bf16")
+    spec = halved(TRANSPOSED[case])
+    kernel = "depthwise" if spec.conv.depthwise else "dot"
+    choice = best(spec, target, f"conv_bf16_transpose_{kernel}")
+    assert choice is not None
+    check_exact(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("case", TRANSPOSED_WITH_TILES)
+def test_transposed_by_a_matrix_unit(case: str, tmp_path: Path) -> None:
+    target = target_of("amx_bf16")
+    spec = halved(TRANSPOSED_WITH_TILES[case], EPILOGUES["bias, relu, residual"])
+    choice = best(spec, target, "conv_bf16_transpose_amx")
+    assert choice is not None
     check_exact(choice, spec, target, tmp_path)
 
 

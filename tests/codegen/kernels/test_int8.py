@@ -18,7 +18,16 @@ from int8_cases import (
     quantised,
     sparse,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, WIDE, WINOGRAD, WITH_TILES
+from kernel_cases import (
+    DENSE,
+    DEPTHWISE,
+    POINTWISE,
+    TRANSPOSED,
+    TRANSPOSED_WITH_TILES,
+    WIDE,
+    WINOGRAD,
+    WITH_TILES,
+)
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -124,6 +133,29 @@ def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> No
     spec = quantised(WIDE[case], 0 if number % 2 else 7)
     (choice, *_) = candidates(spec, target)
     assert choice.kernel == "conv_int8_words"
+    check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("case", [case for case in TRANSPOSED if case != "transposed, groups"])
+def test_transposed(case: str, zero: int, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(TRANSPOSED[case], zero)
+    kernel = "depthwise" if spec.conv.depthwise else "dot"
+    choice = best(spec, target, f"conv_int8_transpose_{kernel}")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("case", TRANSPOSED_WITH_TILES)
+def test_transposed_by_every_unit(case: str, unit: str, epilogue: Epilogue, tmp_path: Path) -> None:
+    target = target_of(UNITS[unit])
+    spec = quantised(TRANSPOSED_WITH_TILES[case], 5, epilogue, target.lanes)
+    kernel = "amx" if unit == "amx_int8" else "dot"
+    choice = best(spec, target, f"conv_int8_transpose_{kernel}")
+    assert choice is not None
     check_meaning(choice, spec, target, tmp_path)
 
 

@@ -13,7 +13,7 @@ from int8_cases import (
     check_meaning,
     quantised,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, extensions
+from kernel_cases import DENSE, DEPTHWISE, POINTWISE, TRANSPOSED, extensions
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -39,6 +39,16 @@ CASES = {
     "depthwise 3x3": (DEPTHWISE["depthwise 3x3"], 7, RESIDUAL),
     "depthwise, uneven pads": (DEPTHWISE["depthwise, uneven pads"], 0, AS_FLOATS),
     "depthwise dilation 2": (DEPTHWISE["depthwise dilation 2"], 255, REQUANTISED),
+    **{
+        name: (TRANSPOSED[f"transposed{name}"], zero, REQUANTISED)
+        for name, zero in {
+            " 4x4, stride 2": 7,
+            ", runs of channels": 0,
+            ", uneven everything": 5,
+            ", large pads": 3,
+            " depthwise": 7,
+        }.items()
+    },
     "depthwise, runs of channels": (DEPTHWISE["depthwise, runs of channels"], 5, REQUANTISED),
 }
 

@@ -83,9 +83,11 @@ def test_convolutions_are_of_bytes(
     runner = open_bundle(bundle)
     launches = runner.bundle.plan.launches
     kernels = [launch.kernel for launch in launches if launch.stage == "network"]
-    assert sum(kernel.startswith("conv_int8") for kernel in kernels) == count, kernels
+    convolved = [launch for launch in launches if launch.kernel.startswith("conv_int8")]
+    # On a GPU, a transposed one is several, of which the first counts its multiply-adds.
+    assert sum(bool(launch.macs) for launch in convolved) == count, kernels
     # Beside them, the input becomes bytes, the output floats, and bytes are moved once at most.
-    assert len(kernels) <= count + 3, kernels
+    assert len(kernels) <= len(convolved) + 3, kernels
     x = {"x": np.random.default_rng(1).standard_normal(SIZE, dtype=np.float32)}
     expected = OnnxRuntimeEngine(path.read_bytes()).run(x)["y"].astype(np.float32)
     got = runner.run(x)["y"].astype(np.float32)
