@@ -86,6 +86,7 @@ FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
             "asimd": _NEON,
             "asimddp": _NEON | {"asimddp"},
             "i8mm": _NEON | {"asimddp", "i8mm"},
+            "bf16": _NEON | {"bf16"},
         },
     }
 )
@@ -101,7 +102,11 @@ FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             # With AVX-512 alone, bytes by AVX2 are faster than float32.
             "int8": ("avx2", "avx_vnni", "avx512_vnni", "amx_int8"),
         },
-        "aarch64": {"float32": ("asimd",), "int8": ("asimd", "asimddp", "i8mm")},
+        "aarch64": {
+            "float32": ("asimd",),
+            "bfloat16": ("bf16",),
+            "int8": ("asimd", "asimddp", "i8mm"),
+        },
     }
 )
 """For each architecture and precision of convolutions, which levels pay."""

@@ -26,6 +26,7 @@ pytest_plugins = [
         "command_line",
         "compile_once",
         "demo_bundles",
+        "emulated_kernels",
         "intel_opencl",
         "required_parts",
         "small_networks",

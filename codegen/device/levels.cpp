@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <sstream>
+#include <utility>
 
 #include "error.h"
 
@@ -26,7 +27,9 @@ constexpr const char* kFeatures[] = {
     "dcpop",   "sha3",  "sm3",     "sm4",   "asimddp",  "sha512", "sve",  "asimdfhm",
     "dit",     "uscat", "ilrcpc",  "flagm", "ssbs",     "sb",     "paca", "pacg",
 };
-constexpr unsigned long kInt8MatrixProducts = 1ul << 13;  // i8mm, a bit of AT_HWCAP2
+// Those of AT_HWCAP2 that kernels use.
+constexpr std::pair<unsigned long, const char*> kLaterFeatures[] = {{1ul << 13, "i8mm"},
+                                                                    {1ul << 14, "bf16"}};
 #endif
 
 std::string joined(const std::vector<std::string>& words, const char* between) {
@@ -53,7 +56,9 @@ std::set<std::string> cpu_features() {
     for (size_t bit = 0; bit < std::size(kFeatures); ++bit) {
         if ((have >> bit & 1) != 0) features.insert(kFeatures[bit]);
     }
-    if ((getauxval(AT_HWCAP2) & kInt8MatrixProducts) != 0) features.insert("i8mm");
+    for (const auto& [bit, name] : kLaterFeatures) {
+        if ((getauxval(AT_HWCAP2) & bit) != 0) features.insert(name);
+    }
     return features;
 }
 #else

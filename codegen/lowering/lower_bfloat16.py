@@ -100,7 +100,7 @@ class Bfloat16Lowering:
         self._forms[variable].bfloat = source
         tensors = [self._tensor(tensor, found) for tensor in region.tensors]
         kernel = self._emit(region, found, choices[0], [source.expr, *tensors])
-        return kernel, choices[0].features()
+        return kernel, choices[0].features(self._target)
 
     def _tensor(self, variable: Expr, spec: Bf16Conv) -> Expr:
         """A tensor of the epilogue, as the result lies."""

@@ -39,7 +39,7 @@ class Target:
             `kernels.low_precision.dot.UNITS`.
         tiles: the matrix unit, `amx_int8` or none.
         bfloat16: the instructions for bfloat16 that kernels use, `amx_bf16` (and `avx512_bf16`
-            where that suits better), `avx512_bf16`, or none.
+            where that suits better), `avx512_bf16`, Arm's `bf16`, or none.
         byte_lanes: channels of the widest blocks of bytes; 0: quantised networks are computed in
             floats.
     """

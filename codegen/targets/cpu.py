@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from graphopt.codegen.hosts import HOSTS, known_features, named_features
 from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
-from graphopt.runtime.cpu import cpu_features
+from graphopt.runtime.cpu import cpu_features, this_host
 
 
 class VectorUnit(NamedTuple):
@@ -138,11 +138,13 @@ class Bfloat16Unit(NamedTuple):
 
     Args:
         features: what a CPU that has them calls them in /proc/cpuinfo.
+        vectors: those that it goes with, one of `VECTOR_UNITS`.
         name: see `Target.bfloat16`.
         attributes: what LLVM calls them.
     """
 
     features: frozenset[str]
+    vectors: str
     name: str
     attributes: tuple[str, ...]
 
@@ -151,12 +153,14 @@ _AVX512_BF16 = frozenset(["avx512_bf16"])
 BFLOAT16_UNITS = (
     Bfloat16Unit(
         _AVX512_BF16 | {"amx_tile", "amx_bf16"},
+        "avx512",
         "amx_bf16",
         ("+avx512bf16", "+amx-tile", "+amx-bf16"),
     ),
-    Bfloat16Unit(_AVX512_BF16, "avx512_bf16", ("+avx512bf16",)),
+    Bfloat16Unit(_AVX512_BF16, "avx512", "avx512_bf16", ("+avx512bf16",)),
+    Bfloat16Unit(frozenset(["bf16"]), "neon", "bf16", ("+bf16",)),
 )
-"""The fastest first; all have vectors of AVX-512."""
+"""The fastest first."""
 
 
 def bfloat16_unit(host: str = "", features: str = "") -> Bfloat16Unit:
@@ -170,14 +174,14 @@ def bfloat16_unit(host: str = "", features: str = "") -> Bfloat16Unit:
     """
     named = host or features
     have: AbstractSet[str] = named_features(features, host) if named else cpu_features()
-    least = set(VECTOR_UNITS["avx512"].features)
     for unit in BFLOAT16_UNITS:
-        if have >= unit.features | least:
+        if have >= unit.features.union(VECTOR_UNITS[unit.vectors].features):
             return unit
     has = ", ".join(known_features(have, host)) or "no more than every CPU of its kind"
     whose = f"a CPU of {host}" if host else "this CPU"
+    arm = (host or this_host()).startswith("aarch64")
     raise Unsupported(
-        f"--bf16 needs a CPU with avx512_bf16 or amx_bf16, and {whose}"
+        f"--bf16 needs a CPU with {'bf16' if arm else 'avx512_bf16 or amx_bf16'}, and {whose}"
         f"{', as far as --cpu-features lets it,' if features else ''} has {has}",
         hint="leave out --bf16; every CPU can run the network that optimize --int8 makes",
     )

@@ -54,7 +54,7 @@ class CompileOptions:
     cpu_features: Annotated[
         str,
         Option(
-            "What kernels may use of its CPU, as /proc/cpuinfo names it: i8mm, asimddp; "
+            "What kernels may use of its CPU, as /proc/cpuinfo names it: i8mm, asimddp, bf16; "
             "avx512_vnni, amx_bf16, avx2. If left out: all of this CPU.",
             Panel.TARGET,
             "LIST",
@@ -110,7 +110,8 @@ class CompileOptions:
     bf16: Annotated[
         bool,
         Option(
-            "Compute in bfloat16, with float32 sums, on a CPU that can (avx512_bf16, amx_bf16).",
+            "Compute in bfloat16, with float32 sums, on a CPU that can (avx512_bf16, amx_bf16; "
+            "bf16 on Arm).",
             Panel.TARGET,
         ),
     ] = False

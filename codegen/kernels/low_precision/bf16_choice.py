@@ -25,6 +25,7 @@ from graphopt.codegen.kernels.low_precision import (
 from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of
 from graphopt.codegen.kernels.low_precision.conv_transpose import Transposed
+from graphopt.codegen.kernels.low_precision.dot import BF16_UNITS
 from graphopt.codegen.targets import Target
 
 ORDINARY: Mapping[str, ModuleType] = MappingProxyType(
@@ -71,10 +72,10 @@ class Bf16Choice(NamedTuple):
         """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
         return TEMPLATES[self.kernel].build(spec, target, self.tile)
 
-    def features(self) -> tuple[str, ...]:
+    def features(self, target: Target) -> tuple[str, ...]:
         """What a CPU must have for it beside the target's, as /proc/cpuinfo names it."""
         unit = ("amx_tile", "amx_bf16") if self.kernel.endswith("_amx") else ()
-        return ("avx512_bf16", *unit)
+        return (*BF16_UNITS[target.bfloat16].features, *unit)
 
 
 def candidates(spec: Bf16Conv, target: Target) -> list[Bf16Choice]:

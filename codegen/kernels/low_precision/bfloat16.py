@@ -23,8 +23,8 @@ Bits = NDArray[np.uint16]
 
 BITS = "uint16"
 """How buffers hold bfloat16."""
-LANES = 16
-"""Sums in a vector: there are instructions of 512 bits only where they are used here."""
+WIDE = 16
+"""Sums in a vector of AVX-512; Arm's vectors have four."""
 
 
 def bits_of(values: Floats) -> Bits:
@@ -71,7 +71,7 @@ def _type(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-_INSTRUCTIONS = """
+_X86 = """
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 declare <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float>)
 declare <32 x bfloat> @llvm.x86.avx512bf16.cvtne2ps2bf16.512(<16 x float>, <16 x float>)
@@ -100,23 +100,45 @@ define linkonce_odr hidden <32 x i16> @graphopt_bf16_round_two(
 }
 """
 
+_ARM = """
+declare <4 x float> @llvm.aarch64.neon.bfdot.v4f32.v8bf16(<4 x float>, <8 x bfloat>, <8 x bfloat>)
 
-def instructions() -> AbstractContextManager[object]:
-    """Within it a kernel may call `dot`, `nearest` and `nearest_two`."""
-    frame: AbstractContextManager[object] = T.attr(0, "pragma_import_llvm", _INSTRUCTIONS)
+define linkonce_odr hidden <4 x float> @graphopt_bf16_dot(
+    <4 x float> %sums, <4 x i32> %words, <4 x i32> %weights) alwaysinline {
+  %a = bitcast <4 x i32> %words to <8 x bfloat>
+  %b = bitcast <4 x i32> %weights to <8 x bfloat>
+  %r = call <4 x float> @llvm.aarch64.neon.bfdot.v4f32.v8bf16(
+      <4 x float> %sums, <8 x bfloat> %b, <8 x bfloat> %a)
+  ret <4 x float> %r
+}
+
+define linkonce_odr hidden <4 x i16> @graphopt_bf16_round(<4 x float> %values) alwaysinline {
+  %x = fptrunc <4 x float> %values to <4 x bfloat>
+  %r = bitcast <4 x bfloat> %x to <4 x i16>
+  ret <4 x i16> %r
+}
+"""
+
+_INSTRUCTIONS = {WIDE: _X86, 4: _ARM}
+"""By the lanes of a vector."""
+
+
+def instructions(lanes: int) -> AbstractContextManager[object]:
+    """Within it a kernel may call `dot`, `nearest` and, with wide vectors, `nearest_two`."""
+    frame: AbstractContextManager[object] = T.attr(0, "pragma_import_llvm", _INSTRUCTIONS[lanes])
     return frame
 
 
-def dot(sums: Expr, words: Expr, weights: Expr) -> Expr:
+def dot(sums: Expr, words: Expr, weights: Expr, lanes: int) -> Expr:
     """Two products a lane, added to sums; `words` and `weights` are 32-bit numbers, two each."""
-    return tirx.call_pure_extern(f"float32x{LANES}", "graphopt_bf16_dot", sums, words, weights)
+    return tirx.call_pure_extern(f"float32x{lanes}", "graphopt_bf16_dot", sums, words, weights)
 
 
-def nearest(values: Expr) -> Expr:
+def nearest(values: Expr, lanes: int) -> Expr:
     """A vector of float32 as bits of the nearest bfloat16."""
-    return tirx.call_pure_extern(f"{BITS}x{LANES}", "graphopt_bf16_round", values)
+    return tirx.call_pure_extern(f"{BITS}x{lanes}", "graphopt_bf16_round", values)
 
 
 def nearest_two(low: Expr, high: Expr) -> Expr:
-    """Two vectors of float32, one after the other, as bits of the nearest bfloat16."""
-    return tirx.call_pure_extern(f"{BITS}x{2 * LANES}", "graphopt_bf16_round_two", low, high)
+    """Two wide vectors of float32, one after the other, as bits of the nearest bfloat16."""
+    return tirx.call_pure_extern(f"{BITS}x{2 * WIDE}", "graphopt_bf16_round_two", low, high)

@@ -26,18 +26,19 @@ from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
 from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.targets import Target
 
-PAIR = 2 * bf16.LANES
+PAIR = 2 * bf16.WIDE
 """Channels that are computed at once."""
 WIDEST = 8
 """Pixels of the widest tile: two sums each."""
 
 
-def tiles(spec: Bf16Conv, _: Target) -> list[Tile]:
+def tiles(spec: Bf16Conv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none unless all that it reads and writes is bfloat16,
-    in blocks of two vectors.
+    in blocks of two vectors of AVX-512.
     """
     lying = {(stored.dtype, stored.lanes) for stored in (spec.x, spec.y, *spec.tensors)}
-    if not spec.conv.depthwise or lying != {(bf16.BITS, PAIR)}:
+    wide = target.lanes == bf16.WIDE
+    if not (wide and spec.conv.depthwise) or lying != {(bf16.BITS, PAIR)}:
         return []
     most = min(WIDEST, spec.conv.out_size[1])
     return [Tile(2, pixels) for pixels in range(max(1, most // 2), most + 1)]
@@ -71,7 +72,7 @@ def build(spec: Bf16Conv, target: Target, tile: Tile) -> Any:
     with kernel("conv_bf16_depthwise") as get:
         p = _Parameters(spec, target)
         blocks, height = p.blocks, spec.conv.out_size[0]
-        with bf16.instructions(), grid(target, blocks, height) as (block, row):
+        with bf16.instructions(bf16.WIDE), grid(target, blocks, height) as (block, row):
             of_floats.slide(
                 spec.conv,
                 tile,
@@ -88,13 +89,13 @@ def build(spec: Bf16Conv, target: Target, tile: Tile) -> Any:
 
 def _halves(pair: Expr) -> tuple[Expr, Expr]:
     """The two vectors of one of twice the lanes."""
-    lower, upper = (list(range(start, start + bf16.LANES)) for start in (0, bf16.LANES))
+    lower, upper = (list(range(start, start + bf16.WIDE)) for start in (0, bf16.WIDE))
     return tirx.Shuffle([pair], lower), tirx.Shuffle([pair], upper)
 
 
 def _apart(words: Expr) -> tuple[Expr, Expr]:
     """The even and the odd channels of a vector of words, as float32."""
-    floats, lanes = f"float32x{bf16.LANES}", bf16.LANES
+    floats, lanes = f"float32x{bf16.WIDE}", bf16.WIDE
     even = words << tirx.Broadcast(tirx.const(16, "uint32"), lanes)
     odd = words & tirx.Broadcast(tirx.const(0xFFFF0000, "uint32"), lanes)
     return tirx.reinterpret(floats, even), tirx.reinterpret(floats, odd)
@@ -142,7 +143,7 @@ class _Parameters:
     def words(self, buffer: Expr, block: Expr, row: Expr, column: Expr) -> Expr:
         """A pixel's channels of a block, two a word."""
         channels = buffer[0, block, row, column, tirx.Ramp(0, 1, PAIR)]
-        return tirx.reinterpret(f"uint32x{bf16.LANES}", channels)
+        return tirx.reinterpret(f"uint32x{bf16.WIDE}", channels)
 
     def store(self, totals: Sequence[Expr], block: Expr, row: Expr, column: Expr) -> None:
         """Run the epilogue on a pixel's sums and store them."""
@@ -158,6 +159,6 @@ class _Parameters:
             )
 
         even, odd = T.bind(finished(0)), T.bind(finished(1))
-        order = [lane // 2 + bf16.LANES * (lane % 2) for lane in range(PAIR)]
+        order = [lane // 2 + bf16.WIDE * (lane % 2) for lane in range(PAIR)]
         whole = tirx.Shuffle([T.bind(bf16.nearest_two(even, odd))], order)
         T.buffer_store(self._y, whole, [0, block, row, column, tirx.Ramp(0, 1, PAIR)])

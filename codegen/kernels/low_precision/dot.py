@@ -224,16 +224,23 @@ BF16 = DotUnit(
     instructions=4,
     pack=lambda weights: weights,
     words=lambda words, _: [words],
-    weights=lambda packed, _: [tirx.reinterpret(f"int32x{bf16.LANES}", packed)],
-    dot=lambda sums, words, weights, _: bf16.dot(sums, words[0], weights[0]),
+    weights=lambda packed, target: [tirx.reinterpret(f"int32x{target.lanes}", packed)],
+    dot=lambda sums, words, weights, target: bf16.dot(sums, words[0], weights[0], target.lanes),
 )
 """Of bfloat16 numbers, two a word. Measured on a Xeon, each takes the time of four multiply-adds of
 float32.
 """
+
+BFDOT = replace(BF16, features=("bf16",), instructions=1)
+"""Arm's, which takes the time of a multiply-add of float32: both take one of the vector pipelines,
+whichever is free (of Neoverse N2: LLVM's AArch64SchedNeoverseN2.td)."""
+
+BF16_UNITS = {"avx512_bf16": BF16, "amx_bf16": BF16, "bf16": BFDOT}
+"""By the name that `Target.bfloat16` has."""
 
 
 def unit_of(spec: StoredConv, target: Target) -> DotUnit | None:
     """The instructions of a target for a convolution; None if there are none that kernels use."""
     if isinstance(spec, Int8Conv):
         return UNITS.get(target.dot)
-    return BF16 if target.bfloat16 else None
+    return BF16_UNITS.get(target.bfloat16)

@@ -53,7 +53,7 @@ class PixelVectors:
         from 0 to 255.
         """
         if self._buffer.dtype == bf16.BITS:
-            value = bf16.nearest(value)
+            value = bf16.nearest(value, self._lanes)
         elif self._buffer.dtype != "float32":
             whole = tirx.Cast(f"int32x{self._lanes}", value)
             value = tirx.Cast(f"{self._buffer.dtype}x{self._lanes}", whole)
@@ -172,7 +172,8 @@ class StoredParameters:
 
     def instructions(self) -> AbstractContextManager[object]:
         """What a kernel's body must be within."""
-        return nullcontext() if isinstance(self._spec, Int8Conv) else bf16.instructions()
+        of_bytes = isinstance(self._spec, Int8Conv)
+        return nullcontext() if of_bytes else bf16.instructions(self._target.lanes)
 
     def first_sums(self, vector: Expr) -> Expr:
         """What a vector's sums begin with, in the type that they are added up in."""
@@ -194,7 +195,7 @@ class StoredParameters:
         Two of them that fill a block of bfloat16 are stored as one.
         """
         y = self._spec.y
-        if y.dtype == bf16.BITS and len(totals) * self._target.lanes == y.lanes == 2 * bf16.LANES:
+        if y.dtype == bf16.BITS and len(totals) * self._target.lanes == y.lanes == 2 * bf16.WIDE:
             low, high = (
                 T.bind(self._finished(total, vector + n, row, column))
                 for n, total in enumerate(totals)

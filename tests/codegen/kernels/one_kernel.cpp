@@ -16,7 +16,8 @@
 using namespace graphopt;
 
 static const DType kTypes[] = {
-    {"float32", 2, 32}, {"int8", 0, 8}, {"int32", 0, 32}, {"uint8", 1, 8}};
+    {"float32", 2, 32}, {"int8", 0, 8},    {"int32", 0, 32},
+    {"uint8", 1, 8},    {"uint16", 1, 16}, {"float16", 2, 16}};
 
 int main(int, char** arguments) try {
     Bundle bundle;

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tvm
-from demo_bundles import CROSS, DEVICE, SYSROOT
+from emulated_kernels import HOST, Run
 from int8_cases import (
     AS_FLOATS,
     REQUANTISED,
@@ -31,60 +25,9 @@ from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
 from graphopt.codegen.kernels.low_precision.int8_choice import candidates
 from graphopt.codegen.linking import machine_code
-from graphopt.codegen.targets import Target, load_target
-from graphopt.ir.arrays import Array
+from graphopt.codegen.targets import load_target
 
-HOST = "aarch64-linux-gnu"
 UNITS = ("asimd", "asimddp", "i8mm")
-Run = Callable[..., Array]
-
-
-@pytest.fixture(scope="session")
-def emulated_kernel(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a kernel as `run_kernel` does, on an emulated CPU with every feature."""
-    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if emulator is None or shutil.which(CROSS) is None:
-        pytest.skip("no cross compiler or emulator (g++-aarch64-linux-gnu, qemu-user-static)")
-    if shutil.which("ld.lld") is None and importlib.util.find_spec("ziglang") is None:
-        pytest.skip("there is no linker for other machines (pip install 'graphopt[android]')")
-    program = tmp_path_factory.mktemp("emulated") / "one_kernel"
-    sources = [DEVICE / f"{name}.cpp" for name in ("cpu", "levels", "thread_pool")]
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-pthread", "-ldl"]
-    flags += ["-Wl,--export-dynamic-symbol=TVMFFIErrorSetRaisedFromCStrParts"]
-    here = Path(__file__).parent / "one_kernel.cpp"
-    subprocess.run([CROSS, here, *sources, *flags, "-o", program], check=True)
-
-    def run(
-        function: tvm.tirx.PrimFunc,
-        operands: list[Array],
-        out: tuple[int, ...],
-        target: Target,
-        folder: Path,
-        dtype: str = "float32",
-        cpu: str = "max",
-    ) -> Array:
-        device = machine_code.tvm_target(target)
-        with device:
-            code = machine_code.shared_library({"k": function}, device, host=target.host)
-        (folder / "kernels.so").write_bytes(code)
-        lines = []
-        for number, operand in enumerate([*operands, np.zeros(out, dtype)]):
-            operand.tofile(folder / f"{number}.bin")
-            extents = " ".join(map(str, operand.shape))
-            lines.append(f"{operand.dtype} {extents} {folder / f'{number}.bin'}\n")
-        (folder / "operands.txt").write_text("".join(lines))
-        features = ",".join(target.cpu_features)
-        paths = (program, folder, features, folder / "operands.txt")
-        done = subprocess.run(
-            [emulator, "-L", *map(str, (SYSROOT, *paths))],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "QEMU_CPU": cpu},
-        )
-        assert not done.returncode, done.stderr
-        return np.fromfile(folder / f"{len(operands)}.bin", dtype).reshape(out)
-
-    return run
 
 
 @pytest.mark.android

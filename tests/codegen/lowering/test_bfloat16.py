@@ -171,7 +171,8 @@ def test_a_wrong_bundle_is_a_sentence(
 
 
 def test_a_cpu_without_the_instructions_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphopt.codegen.hosts.this_host", lambda: "x86_64-linux-gnu")
+    for module in ("hosts", "targets.cpu"):
+        monkeypatch.setattr(f"graphopt.codegen.{module}.this_host", lambda: "x86_64-linux-gnu")
     have = FEATURES["x86_64"]["avx512_vnni"]
     monkeypatch.setattr("graphopt.codegen.targets.cpu.cpu_features", lambda: have)
     monkeypatch.setattr("graphopt.codegen.hosts.cpu_features", lambda: have)
@@ -188,9 +189,10 @@ def test_a_cpu_without_the_instructions_is_a_sentence(monkeypatch: pytest.Monkey
 def test_the_exit_code_is_that_of_other_machines(proto: Proto, tmp_path: Path) -> None:
     path = written("a residual", proto, tmp_path)
     given = ["compile", str(path), "-o", str(tmp_path / "b"), "--bf16", "--host"]
-    done = CliRunner().invoke(app, [*given, "aarch64-linux-gnu"])
+    told = "needs a CPU with bf16, and a CPU of aarch64-linux-gnu, as far as --cpu-features lets it"
+    done = CliRunner().invoke(app, [*given, "aarch64-linux-gnu", "--cpu-features", "i8mm"])
     assert isinstance(done.exception, Unsupported)
-    assert "has no more than every CPU of its kind" in done.exception.message
+    assert f"{told}, has asimd, asimddp, i8mm" in done.exception.message
     assert not (tmp_path / "b").exists()
 
 
