@@ -78,11 +78,13 @@ class Bfloat16Lowering:
         None where it is to be one of float32.
         """
         grouped = spec.groups > 1 and not spec.depthwise
-        if grouped or math.prod(spec.out_size) < FEWEST_PIXELS:
+        if math.prod(spec.out_size) < FEWEST_PIXELS:
             return None
         variable = region.call.args[0]
         known = self._forms[variable]
         runs = known.runs or spec.in_channels
+        if grouped and len(runs) > 1:
+            return None
         halved = region.result in self._read
         if spec.depthwise and len(runs) > 1 and not halved:
             return None

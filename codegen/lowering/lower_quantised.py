@@ -103,13 +103,15 @@ class QuantisedLowering:
         """
         variable, weight = region.call.args[0], self._weights.get(node)
         grouped = spec.groups > 1 and not spec.depthwise
-        if variable not in self._means or weight is None or grouped:
+        if variable not in self._means or weight is None:
             return None
         source = self._bytes(variable, self._means[variable])
         # The next that reads it finds it so.
         self._forms[variable].bytes = source
         if source.lanes < SMALLEST_LANES and spec.depthwise:
             source = self._relaid(source, SMALLEST_LANES)
+        if grouped and len(source.runs) > 1:
+            return None
         spec = replace(spec, in_channels=source.runs)
         if len(spec.out_runs) > 1 and region.quantised is None:
             return None

@@ -106,9 +106,6 @@ def _why_float(node: gs.Node | None, whole: str) -> str:
         return f"no kernel of {whole} suits it, or the network has it in floats"
     if "int8" in whole and not is_quantised_layer(node):
         return "the network has it in floats"
-    spec = Convolution.as_stored(node)
-    if spec is None:
+    if Convolution.as_stored(node) is None:
         return f"no convolution: there is no {node.op} in {whole}"
-    if spec.group > 1 and not spec.depthwise:
-        return f"grouped: there is no kernel for it in {whole}"
     return f"few positions, or no kernel of {whole} suits it"

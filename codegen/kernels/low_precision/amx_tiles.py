@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv.template import Tile, blocks
 from graphopt.codegen.kernels.emit import Expr, private
+from graphopt.codegen.kernels.low_precision.grouping import Parts
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
@@ -46,16 +47,28 @@ class TileKernel:
     """A kernel while it is written.
 
     Args:
-        spec: the convolution, as one row where it is a product.
+        parts: the convolution's, as one row where it is a product.
         target: where it will run.
         tile: tiles of filters and of pixels at once.
         p: the kernel's parameters.
+        groups: of filters that are computed at once, in all parts.
     """
 
-    spec: StoredConv
+    parts: Parts[StoredConv]
     target: Target
     tile: Tile
     p: StoredParameters
+    groups: int
+
+    @property
+    def spec(self) -> StoredConv:
+        """The convolution, or that of a part of a grouped one."""
+        return self.parts.spec
+
+    @property
+    def all_blocks(self) -> int:
+        """Blocks of the whole input's channels."""
+        return self.parts.count * blocks(self.spec.conv.in_channels, self.spec.x.lanes)
 
     @property
     def copied(self) -> bool:
@@ -157,6 +170,7 @@ class TileKernel:
         step = conv.strides[1] * lanes
         kh, kw = conv.kernel[0], conv.kernel[1] // columns_of_a_row(self.spec)
         in_blocks = blocks(conv.in_channels, lanes)
+        first = first + self.parts.start(group, self.groups)[0] * plane
         wide = tirx.IntImm("int64", step * self.spec.itemsize)
         tile_size = self.row * ROWS
         with T.serial(0, part[1]) as inner, T.serial(0, kh) as ky:

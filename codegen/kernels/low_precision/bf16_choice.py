@@ -45,6 +45,10 @@ TRANSPOSED: Mapping[str, Transposed] = MappingProxyType(
     }
 )
 """Those of transposed convolutions."""
+GROUPED = frozenset(
+    f"conv_bf16_{name}" for kernel in ("amx", "dot") for name in (kernel, f"transpose_{kernel}")
+)
+"""Those that compute grouped convolutions which are not depthwise."""
 TEMPLATES: Mapping[str, ModuleType | Transposed] = MappingProxyType({**ORDINARY, **TRANSPOSED})
 """All of them."""
 
@@ -80,5 +84,7 @@ class Bf16Choice(NamedTuple):
 
 def candidates(spec: Bf16Conv, target: Target) -> list[Bf16Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    templates = TRANSPOSED if spec.conv.transposed else ORDINARY
+    templates: Mapping[str, Any] = TRANSPOSED if spec.conv.transposed else ORDINARY
+    if spec.conv.groups > 1 and not spec.conv.depthwise:
+        templates = {name: module for name, module in templates.items() if name in GROUPED}
     return [Bf16Choice(*way) for way in ways(templates, spec, target)]

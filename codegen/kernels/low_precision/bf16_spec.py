@@ -37,7 +37,7 @@ class Bf16Conv(StoredConv):
     """One convolution of bfloat16 numbers, batch 1.
 
     Args:
-        conv: what is convolved. Not grouped, unless depthwise; not planar.
+        conv: what is convolved; not planar.
         x: how the input lies; its type is that of bfloat16's bits.
         y: how the output lies: as bfloat16, or float32.
         tensors: how the epilogue's tensors lie.

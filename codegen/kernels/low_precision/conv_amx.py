@@ -19,6 +19,7 @@ Reference: Intel 64 and IA-32 Architectures Optimization Reference Manual, chapt
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ from graphopt.codegen.kernels.low_precision.amx_tiles import (
     columns_of_a_row,
     unit,
 )
-from graphopt.codegen.kernels.low_precision.conv_dot import is_product, seen
+from graphopt.codegen.kernels.low_precision.conv_dot import Conv, is_product, seen
+from graphopt.codegen.kernels.low_precision.grouping import Parts, parts_of
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
@@ -51,6 +53,7 @@ WEIGHT_BYTES = 24 * 1024
 
 def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     """Filters (in vectors of 16) and pixels (in tiles of 16) at once; none without the unit."""
+    spec = _parts(spec).spec
     bytes_ = isinstance(spec, Int8Conv)
     able = target.tiles == "amx_int8" if bytes_ else target.bfloat16 == "amx_bf16"
     if (
@@ -67,6 +70,11 @@ def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     return [Tile(filters, pixels) for filters in (1, 2) if vectors % filters == 0]
 
 
+def _parts(spec: Conv) -> Parts[Conv]:
+    """The parts of a grouped one."""
+    return parts_of(spec, spec.width(ROWS))
+
+
 def _pixels(spec: StoredConv) -> int:
     """Pixels that a row of tiles covers at least."""
     return spec.conv.out_size[1]
@@ -78,18 +86,25 @@ def cost(spec: StoredConv, _: Target, tile: Tile) -> float:
     A product of tiles takes 16 cycles, in which 32 such instructions could run, a tile's load 8;
     storing a vector of sums and the epilogue take about ten.
     """
+    parts = _parts(spec)
+    spec = parts.spec
     conv = seen(spec).conv
     chunks = blocks(conv.in_channels, spec.x.lanes) * conv.kernel[0] * conv.kernel[1]
     chunks //= columns_of_a_row(spec)
     products = 32 * tile.filters * tile.pixels + 16 * (tile.filters + tile.pixels)
     stores = 10 * ROWS * tile.filters * tile.pixels
-    vectors = spec.vectors(ROWS) // tile.filters
+    vectors = parts.count * spec.vectors(ROWS) // tile.filters
     across = -(-conv.out_size[1] // (ROWS * tile.pixels))
     return float(conv.out_size[0] * across * vectors * (chunks * products + stores))
 
 
 def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> Integers:
     """(O, I, kh, kw) to (O groups, I blocks, kh, kw, filters of a tile, words, 16 words)."""
+    parts = _parts(spec)
+    return np.concatenate([_packed(part, parts.spec, tile) for part in parts.weights(weight)])
+
+
+def _packed(weight: Integers, spec: StoredConv, tile: Tile) -> Integers:
     filters = spec.packed(weight, ROWS)  # (OB, I, kh, kw, 16)
     inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
     if (columns := columns_of_a_row(spec)) > 1:
@@ -107,7 +122,8 @@ def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     with kernel("conv_amx") as get:
         shape = weight_shape(spec, target, tile)
-        p = StoredParameters(spec, target, (shape, spec.weights), one_row=is_product(spec))
+        product = is_product(_parts(spec).spec)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
         with p.instructions():
             emit(spec, target, tile, p)
     return get()
@@ -118,14 +134,16 @@ def weight_shape(spec: StoredConv, _: Target, tile: Tile) -> tuple[int, ...]:
     kh, kw = spec.conv.kernel
     columns = columns_of_a_row(spec)
     words = (spec.x.lanes * columns // spec.word, ROWS * spec.word)
-    in_blocks = blocks(spec.conv.in_channels, spec.x.lanes)
+    in_blocks = blocks(_parts(spec).spec.conv.in_channels, spec.x.lanes)
     return spec.vectors(ROWS) // tile.filters, in_blocks, kh, kw // columns, tile.filters, *words
 
 
 def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> None:
     """The kernel's body."""
-    here = TileKernel(seen(spec), target, tile, p)
-    (_one_row if is_product(spec) else _rows)(here, spec.vectors(ROWS) // tile.filters)
+    parts = _parts(spec)
+    whole = replace(parts, spec=seen(parts.spec))
+    here = TileKernel(whole, target, tile, p, spec.vectors(ROWS) // tile.filters)
+    (_one_row if is_product(parts.spec) else _rows)(here, here.groups)
 
 
 def _sums(k: TileKernel) -> Expr:
@@ -139,7 +157,7 @@ def _one_row(k: TileKernel, groups: int) -> None:
     in_blocks = blocks(conv.in_channels, lanes)
     chunks = -(-width // step)
     plane = width * lanes
-    pixel_bytes = sum(conv.in_channels) * k.spec.itemsize
+    pixel_bytes = k.parts.count * sum(conv.in_channels) * k.spec.itemsize
     per_task, tasks = conv_1x1.task_tiles(chunks, step * pixel_bytes, TASK_BYTES)
     with grid(k.target, tasks) as (task,):
         k.configure()
@@ -159,11 +177,11 @@ def _one_row(k: TileKernel, groups: int) -> None:
 def _rows(k: TileKernel, groups: int) -> None:
     """Any other: a task takes some rows of the output, with every filter."""
     conv, lanes = k.spec.conv, k.spec.x.lanes
-    in_blocks = blocks(conv.in_channels, lanes)
+    in_blocks, all_blocks = blocks(conv.in_channels, lanes), k.all_blocks
     out_height, out_width = conv.out_size
     kh = (conv.kernel[0] - 1) * conv.dilations[0] + 1
     columns, step = k.margined, k.tile.pixels * ROWS
-    row_bytes = columns * lanes * in_blocks * k.spec.itemsize
+    row_bytes = columns * lanes * all_blocks * k.spec.itemsize
     rows, tasks = conv_dense.rows_in_cache(conv, row_bytes, TASK_BYTES)
     in_rows = (rows - 1) * conv.strides[0] + kh
     with grid(k.target, tasks) as (task,):
@@ -174,7 +192,7 @@ def _rows(k: TileKernel, groups: int) -> None:
         if k.copied:
             # A tile past the last pixel reads on: there must be something, whatever it is.
             spare = step + columns
-            size = in_blocks * in_rows * columns * lanes + spare * lanes
+            size = all_blocks * in_rows * columns * lanes + spare * lanes
             source = scratch((size,), k.spec.x.dtype)
             _copy(k, source, first * conv.strides[0] - conv.pads[0], in_rows)
             base, row_stride, plane = 0, columns * lanes, in_rows * columns * lanes
@@ -276,7 +294,7 @@ def _copy(k: TileKernel, source: Expr, first: Expr, in_rows: int) -> None:
     x = view(k.p.x, (math.prod(map(int, k.p.x.shape)),))
     zero = tirx.Broadcast(tirx.IntImm(k.spec.x.dtype, k.spec.zero), lanes)
     columns = k.margined
-    with T.serial(0, blocks(conv.in_channels, lanes)) as block, T.serial(0, in_rows) as r:
+    with T.serial(0, k.all_blocks) as block, T.serial(0, in_rows) as r:
         row = T.bind(first + r)
         start = T.bind((block * in_rows + r) * columns * lanes)
 

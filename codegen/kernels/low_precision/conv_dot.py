@@ -9,6 +9,7 @@ filters as a vector has lanes. Blocks whose last channels are empty end with the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Tile, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
 from graphopt.codegen.kernels.low_precision.dot import DotUnit, unit_of
+from graphopt.codegen.kernels.low_precision.grouping import Parts, parts_of
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
@@ -60,9 +62,14 @@ def seen(spec: Conv) -> Conv:
     return changed
 
 
+def parts_here(spec: Conv, target: Target) -> Parts[Conv]:
+    """The parts of a grouped one."""
+    return parts_of(spec, spec.width(target.lanes), words=target.kind == "cpu")
+
+
 def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is depthwise, or for a GPU."""
-    unit = unit_of(spec, target)
+    unit, spec = unit_of(spec, target), parts_here(spec, target).spec
     if spec.conv.depthwise or unit is None or target.kind == "gpu":
         return []
     plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
@@ -73,11 +80,14 @@ def tiles(spec: StoredConv, target: Target) -> list[Tile]:
 
 def cost(spec: StoredConv, target: Target, tile: Tile) -> float:
     """An estimate of the time, in vector instructions of a 32-bit sum."""
+    parts = parts_here(spec, target)
+    spec = parts.spec
     row = replace(seen(spec).conv, out_channels=spec.vectors(target.lanes) * target.lanes)
     unit = unit_of(spec, target)
     each = unit.instructions if unit else 0
     return (
-        steps(spec)
+        parts.count
+        * steps(spec)
         * each
         * row.out_size[0]
         * conv_dense.row_cost(row, target, tile, row.out_size[1])
@@ -86,6 +96,12 @@ def cost(spec: StoredConv, target: Target, tile: Tile) -> float:
 
 def pack_weight(weight: Integers, spec: StoredConv, target: Target, tile: Tile) -> Integers:
     """(O, I, kh, kw) to (O groups, steps, filters of a tile, lanes * channels of a word)."""
+    parts = parts_here(spec, target)
+    packed = [_packed(part, parts.spec, target, tile) for part in parts.weights(weight)]
+    return np.concatenate(packed)
+
+
+def _packed(weight: Integers, spec: StoredConv, target: Target, tile: Tile) -> Integers:
     unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
     filters = spec.packed(weight, target.lanes)  # (OB, I, kh, kw, lanes)
@@ -114,7 +130,8 @@ def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     with kernel("conv_int8") as get:
         shape = weight_shape(spec, target, tile)
-        p = StoredParameters(spec, target, (shape, spec.weights), one_row=is_product(spec))
+        product = is_product(parts_here(spec, target).spec)
+        p = StoredParameters(spec, target, (shape, spec.weights), one_row=product)
         with p.instructions():
             emit(spec, target, tile, p)
     return get()
@@ -123,24 +140,41 @@ def build(spec: StoredConv, target: Target, tile: Tile) -> Any:
 def weight_shape(spec: StoredConv, target: Target, tile: Tile) -> tuple[int, ...]:
     """The shape of the packed weight."""
     groups = spec.vectors(target.lanes) // tile.filters
-    return groups, steps(spec), tile.filters, target.lanes * spec.word
+    part = parts_here(spec, target).spec
+    return groups, steps(part), tile.filters, target.lanes * spec.word
 
 
 def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> None:
     """The kernel's body."""
     unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
-    groups = spec.vectors(target.lanes) // tile.filters
-    sums = _Sums(seen(spec), target, tile, p, unit)
-    (_one_row if is_product(spec) else _rows)(sums, groups)
+    groups, parts = spec.vectors(target.lanes) // tile.filters, parts_here(spec, target)
+    sums = _Sums(seen(parts.spec), target, tile, p, unit, lambda group: parts.start(group, groups))
+    (_one_row if is_product(parts.spec) else _rows)(sums, groups)
 
 
 class _Sums:
-    """A register tile's sums, from the bias to the stored result."""
+    """A register tile's sums, from the bias to the stored result.
+
+    Args:
+        spec: the convolution, or a part of a grouped one.
+        target: where it will run.
+        tile: the register tile.
+        p: the kernel's parameters.
+        unit: what multiplies.
+        start: the block and the word at which the inputs of a group of filters begin.
+    """
 
     def __init__(
-        self, spec: StoredConv, target: Target, tile: Tile, p: StoredParameters, unit: DotUnit
+        self,
+        spec: StoredConv,
+        target: Target,
+        tile: Tile,
+        p: StoredParameters,
+        unit: DotUnit,
+        start: Callable[[Expr], tuple[Expr, Expr]],
     ) -> None:
+        self._start = start
         self.spec, self.target, self.at_once = spec, target, tile
         self._p, self._unit, self._words = p, unit, p.words()
         # Whether padding is what the unit multiplies as zeros.
@@ -188,6 +222,7 @@ class _Sums:
             row_inside = T.bind(tirx.all(in_row >= 0, in_row < height))
         at_row = in_row if row_inside is None else T.bind(T.min(T.max(in_row, 0), height - 1))
         per_pixel = spec.x.lanes // spec.word
+        before, begin = self._start(group)
         padding = tirx.IntImm("int32", repeated(spec.zero))
         with T.serial(0, words) as word:
             for kx in range(kw):
@@ -204,8 +239,8 @@ class _Sums:
                     if outside:
                         value: Expr = padding
                     else:
-                        place = ((segment.first + block) * height + at_row) * width + at
-                        value = self._words[place * per_pixel + word]
+                        place = ((before + segment.first + block) * height + at_row) * width + at
+                        value = self._words[place * per_pixel + begin + word]
                         if row_inside is not None:
                             value = tirx.Select(row_inside, value, padding)
                     wide = self._unit.words(T.bind(tirx.Broadcast(value, target.lanes)), target)

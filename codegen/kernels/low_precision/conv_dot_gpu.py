@@ -21,6 +21,7 @@ from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel, tile_chu
 from graphopt.codegen.kernels.low_precision.conv_dot import cost as cost
 from graphopt.codegen.kernels.low_precision.conv_dot import (
     is_product,
+    parts_here,
     repeated,
     seen,
     segments,
@@ -29,6 +30,7 @@ from graphopt.codegen.kernels.low_precision.conv_dot import (
 from graphopt.codegen.kernels.low_precision.conv_dot import pack_weight as pack_weight
 from graphopt.codegen.kernels.low_precision.conv_dot import weight_shape as weight_shape
 from graphopt.codegen.kernels.low_precision.dot import SIGN
+from graphopt.codegen.kernels.low_precision.grouping import Parts
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers, sums_from
 from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, as_float
@@ -43,6 +45,7 @@ def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none if it is depthwise, or for a CPU."""
     if target.kind == "cpu" or spec.conv.depthwise or spec.x.lanes not in WIDTHS:
         return []
+    spec = parts_here(spec, target).spec
     plain = replace(seen(spec).conv, in_channels=(target.lanes,), planar=False)
     return conv_dense.row_tiles(plain, target, plain.out_size[1])
 
@@ -56,14 +59,17 @@ def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `StoredParameters`."""
     with kernel("conv_int8_gpu") as get:
         shape = weight_shape(spec, target, tile)
-        p = StoredParameters(spec, target, (shape, "int8"), one_row=is_product(spec), starts=2)
+        product = is_product(parts_here(spec, target).spec)
+        p = StoredParameters(spec, target, (shape, "int8"), one_row=product, starts=2)
         emit(spec, target, tile, p)
     return get()
 
 
 def emit(spec: Int8Conv, target: Target, tile: Tile, p: StoredParameters) -> None:
     """The kernel's body."""
-    _Tile(seen(spec), target, tile, p, spec.vectors(target.lanes)).emit()
+    parts = parts_here(spec, target)
+    whole = replace(parts, spec=seen(parts.spec))
+    _Tile(whole, target, tile, p, spec.vectors(target.lanes)).emit()
 
 
 @dataclass
@@ -71,18 +77,23 @@ class _Tile:
     """A work-item's tile while it is written.
 
     Args:
-        spec: the convolution, as one row where it is a product.
+        parts: the convolution's, as one row where it is a product.
         target: where it will run.
         size: filters and pixels at once.
         p: the kernel's parameters.
         vectors: of filters, in all.
     """
 
-    spec: Int8Conv
+    parts: Parts[Int8Conv]
     target: Target
     size: Tile
     p: StoredParameters
     vectors: int
+
+    @property
+    def spec(self) -> Int8Conv:
+        """The convolution, or that of a part of a grouped one."""
+        return self.parts.spec
 
     def emit(self) -> None:
         """The kernel's body."""
@@ -122,13 +133,14 @@ class _Tile:
     ) -> None:
         """Add the taps of a row of the kernel, for a block of channels."""
         conv, lanes, (filters, pixels, _) = self.spec.conv, self.target.lanes, self.size
+        before, _ = self.parts.start(group, self.vectors // filters)
         (kh, kw), words = conv.kernel, segment.words
         dtype, weight = f"int32x{lanes}", self.p.weight_words()
         in_row = T.bind(first + ky * conv.dilations[0])
         for kx in range(kw):
             values = [
                 self._pixel(
-                    segment.first + block,
+                    before + segment.first + block,
                     in_row,
                     (column + pixel) * conv.strides[1] + kx * conv.dilations[1] - conv.pads[1],
                 )

@@ -55,6 +55,12 @@ TRANSPOSED: Mapping[str, Transposed] = MappingProxyType(
     }
 )
 """Those of transposed convolutions."""
+GROUPED = frozenset(
+    f"conv_int8_{name}"
+    for kernel in ("amx", "dot", "gpu")
+    for name in (kernel, f"transpose_{kernel}")
+)
+"""Those that compute grouped convolutions which are not depthwise."""
 TEMPLATES: Mapping[str, ModuleType | Transposed] = MappingProxyType({**ORDINARY, **TRANSPOSED})
 """All of them."""
 
@@ -143,5 +149,7 @@ def punched(spec: Int8Conv, weight: Integers, target: Target) -> Int8Conv:
 
 def candidates(spec: Int8Conv, target: Target) -> list[Int8Choice]:
     """All ways to compute a convolution, by estimated time, the shortest first; maybe none."""
-    templates = TRANSPOSED if spec.conv.transposed else ORDINARY
+    templates: Mapping[str, Any] = TRANSPOSED if spec.conv.transposed else ORDINARY
+    if spec.conv.groups > 1 and not spec.conv.depthwise:
+        templates = {name: module for name, module in templates.items() if name in GROUPED}
     return [Int8Choice(*way) for way in ways(templates, spec, target)]

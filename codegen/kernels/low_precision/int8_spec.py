@@ -41,8 +41,7 @@ class Int8Conv(StoredConv):
     """One convolution of quantised numbers, batch 1.
 
     Args:
-        conv: what is convolved; its epilogue takes the sums as float32. Not grouped, unless
-            depthwise; not planar.
+        conv: what is convolved; its epilogue takes the sums as float32. Not planar.
         x: how the input lies; its type is uint8.
         zero: the input's zero point, which padding is made of.
         y: how the output lies: uint8, or float32.

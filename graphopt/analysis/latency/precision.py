@@ -20,14 +20,13 @@ def precision_of(node: gs.Node, device: Device) -> Precision:
     """What a node's kernel multiplies in.
 
     Convolutions whose input and weight are quantised: in int8, as far as the device has a rate for
-    any such layer; grouped ones are computed in floats, as matrix products are.
+    any such layer; matrix products are computed in floats.
     """
     if "int8" not in device.precisions:
         return "float32"
     if node.op in _QUANTISED:
         return "int8"
-    spec = Convolution.as_stored(node)
-    if spec is None or not (spec.group == 1 or spec.depthwise):
+    if Convolution.as_stored(node) is None:
         return "float32"
     return "int8" if is_quantised_layer(node) else "float32"
 

@@ -19,6 +19,8 @@ from kernel_cases import (
     DENSE,
     DEPTHWISE,
     EPILOGUES,
+    GROUPED,
+    GROUPED_WITH_TILES,
     POINTWISE,
     TRANSPOSED,
     TRANSPOSED_WITH_TILES,
@@ -87,7 +89,25 @@ def test_depthwise_in_pairs(case: str, tmp_path: Path) -> None:
     check_exact(choice, spec, target, tmp_path)
 
 
-@pytest.mark.parametrize("case", [case for case in TRANSPOSED if case != "transposed, groups"])
+@pytest.mark.parametrize("case", GROUPED)
+def test_grouped(case: str, tmp_path: Path) -> None:
+    target = target_of("avx512_bf16")
+    spec = halved(GROUPED[case])
+    choice = best(spec, target, "conv_bf16_dot")
+    assert choice is not None
+    check_exact(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("case", GROUPED_WITH_TILES)
+def test_grouped_by_a_matrix_unit(case: str, tmp_path: Path) -> None:
+    target = target_of("amx_bf16")
+    spec = halved(GROUPED_WITH_TILES[case], EPILOGUES["bias, relu, residual"])
+    choice = best(spec, target, f"conv_bf16_{'transpose_' * spec.conv.transposed}amx")
+    assert choice is not None
+    check_exact(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed(case: str, tmp_path: Path) -> None:
     target = target_of("avx512_bf16")
     spec = halved(TRANSPOSED[case])

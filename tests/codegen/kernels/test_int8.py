@@ -21,6 +21,8 @@ from int8_cases import (
 from kernel_cases import (
     DENSE,
     DEPTHWISE,
+    GROUPED,
+    GROUPED_WITH_TILES,
     POINTWISE,
     TRANSPOSED,
     TRANSPOSED_WITH_TILES,
@@ -137,7 +139,29 @@ def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("zero", [0, 7])
-@pytest.mark.parametrize("case", [case for case in TRANSPOSED if case != "transposed, groups"])
+@pytest.mark.parametrize("case", GROUPED)
+def test_grouped(case: str, zero: int, tmp_path: Path) -> None:
+    target = target_of(UNITS["avx512_vnni"])
+    spec = quantised(GROUPED[case], zero)
+    choice = best(spec, target, "conv_int8_dot")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("case", GROUPED_WITH_TILES)
+def test_grouped_by_every_unit(case: str, unit: str, epilogue: Epilogue, tmp_path: Path) -> None:
+    target = target_of(UNITS[unit])
+    spec = quantised(GROUPED_WITH_TILES[case], 5, epilogue, target.lanes)
+    kernel = "amx" if unit == "amx_int8" else "dot"
+    choice = best(spec, target, f"conv_int8_{'transpose_' * spec.conv.transposed}{kernel}")
+    assert choice is not None
+    check_meaning(choice, spec, target, tmp_path)
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed(case: str, zero: int, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
     spec = quantised(TRANSPOSED[case], zero)

@@ -19,7 +19,7 @@ from int8_cases import (
     check_pruned,
     quantised,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, TRANSPOSED
+from kernel_cases import DENSE, DEPTHWISE, GROUPED, POINTWISE, TRANSPOSED
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -70,13 +70,19 @@ def test_depthwise(number: int, case: str, emulated_kernel: Run, tmp_path: Path)
 
 @pytest.mark.android
 @pytest.mark.parametrize("epilogue", [RESIDUAL, AS_FLOATS], ids=["residual", "floats"])
-@pytest.mark.parametrize("case", ["3x3", "1x1", "depthwise 3x3", "transposed 4x4, stride 2"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("3x3", "1x1", "depthwise 3x3", "transposed 4x4, stride 2"),
+        *("groups of whole blocks", "groups that share blocks"),
+    ],
+)
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_ending(
     unit: str, case: str, epilogue: Epilogue, emulated_kernel: Run, tmp_path: Path
 ) -> None:
     target = load_target("cpu", HOST, unit)
-    conv = {**DENSE, **POINTWISE, **DEPTHWISE, **TRANSPOSED}[case]
+    conv = {**DENSE, **POINTWISE, **DEPTHWISE, **TRANSPOSED, **GROUPED}[case]
     spec = quantised(conv, 5, epilogue, target.lanes)
     check_meaning(candidates(spec, target)[0], spec, target, tmp_path, emulated_kernel)
 

@@ -13,7 +13,7 @@ from int8_cases import (
     check_meaning,
     quantised,
 )
-from kernel_cases import DENSE, DEPTHWISE, POINTWISE, TRANSPOSED, extensions
+from kernel_cases import DENSE, DEPTHWISE, GROUPED, POINTWISE, TRANSPOSED, extensions
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
 from graphopt.codegen.kernels.epilogue import Epilogue
@@ -49,6 +49,7 @@ CASES = {
             " depthwise": 7,
         }.items()
     },
+    **{name: (spec, number, REQUANTISED) for number, (name, spec) in enumerate(GROUPED.items())},
     "depthwise, runs of channels": (DEPTHWISE["depthwise, runs of channels"], 5, REQUANTISED),
 }
 

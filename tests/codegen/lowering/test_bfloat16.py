@@ -41,7 +41,7 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int, int]] = {
     **{
         name: (*network, beside)
         for (name, network), beside in zip(
-            few_convolutions.NETWORKS.items(), (2, 3, 3, 2, 2), strict=True
+            few_convolutions.NETWORKS.items(), (2, 3, 3, 2, 2, 2), strict=True
         )
     },
     "a gate, in float32": (
@@ -72,7 +72,7 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int, int]] = {
         3,
         5,
     ),
-    "a transposed convolution, and a grouped one in float32": (
+    "a transposed and a grouped convolution": (
         "float[1,32,36,42] y",
         f"""a = {CONV}(x, w1)
             u = ConvTranspose<strides=[2,2]>(a, w2)
@@ -84,8 +84,8 @@ NETWORKS: dict[str, tuple[str, str, Mapping[str, Array], int, int]] = {
             "w3": weights(32, 16, 3, 3),
             "w4": weights(32, 32, 3, 3),
         },
+        4,
         3,
-        5,
     ),
 }
 
