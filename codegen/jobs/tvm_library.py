@@ -75,7 +75,7 @@ def write_library(
         manifest = bundle.Manifest(
             format=bundle.FORMAT,
             graphopt=VERSION,
-            tvm=tvm.VERSION,
+            tvm=tvm.__version__,
             target=replace(machine_code.description(target, features), host=host or this_host()),
             model=source,
             inputs=_shapes(model.graph.input, [parameter.ty for parameter in main.params]),

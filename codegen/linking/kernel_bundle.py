@@ -30,7 +30,7 @@ def write_kernels(
     manifest = bundle.Manifest(
         format=bundle.FORMAT,
         graphopt=VERSION,
-        tvm=tvm.VERSION,
+        tvm=tvm.__version__,
         target=machine_code.description(target),
         model=bundle.Model(path="", sha256=""),
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
