@@ -28,7 +28,7 @@ OPTIONS = {
 """Panels of the options outside the dataclasses, by the names of their parameters."""
 
 EXAMPLES = {
-    "optimize": "graphopt optimize pose.onnx --calib photos/",
+    "optimize": "graphopt optimize pose.onnx --calib photos/ --speedup 2",
     "search": "graphopt search pose.onnx --calib photos/ --pick max-ap-drop=0.01",
     "compile": "graphopt compile pose.opt.onnx -o pose.graphopt --target cpu",
     "run": "graphopt run pose.graphopt photo.jpg -o poses.png",

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from graphopt.commands import options as shared
-from graphopt.commands.output import Level, level
+from graphopt.commands.output import Level, level, remark
 from graphopt.commands.parameters import takes_options
 from graphopt.commands.progress import shown
+from graphopt.errors import UsageError
 from graphopt.optimizer.options import OptimizeOptions
 
 
@@ -39,10 +40,20 @@ def optimize(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Allow -o to be the input.")] = False,
 ) -> None:
-    """Rewrite a network pass by pass, each checked against the original."""
+    """Rewrite a network pass by pass, each checked against the original.
+
+    With --speedup, --latency-ms or --max-ap-drop, and photos, what is done is chosen from smaller
+    photos, lower precision, fewer stages and pruning: measured, and told beside what a smaller
+    photo alone would keep.
+    """
     from graphopt.display.tables import console, say
     from graphopt.optimizer.optimize import optimize as run
+    from graphopt.optimizer.wishes import check_wishes, wishes
 
+    check_wishes(options)
+    if wishes(options):
+        _choose(model, output, options, report, json, dump_dir, force=force)
+        return
     with shown("reading the network") as tell:
         result = run(
             model,
@@ -60,3 +71,40 @@ def optimize(
     say(then, style="green")
     if level() > Level.QUIET:
         console().print(*result.parts(verbose=level() is Level.VERBOSE), sep="\n")
+
+
+def _choose(
+    model: Path,
+    output: Path | None,
+    options: OptimizeOptions,
+    report: Path | None,
+    json: str | None,
+    dump_dir: Path | None,
+    *,
+    force: bool,
+) -> None:
+    """Search for what is wished for; arguments as in `optimize`."""
+    from graphopt.display.tables import console, say
+    from graphopt.search.choose import MINUTES, choose, next_step, notes, verdict
+
+    if dump_dir is not None:
+        raise UsageError("--dump-dir is of passes in a row, and a search tries many such rows")
+    minutes = options.budget_minutes or MINUTES
+    remark(
+        f"searching for {minutes:g} minutes at most (--budget-minutes), on "
+        f"{options.device or 'this machine (--device NAME for another)'}"
+    )
+    with shown("reading the network") as tell:
+        found = choose(model, output, options, report=report, force=force, progress=tell)
+    if shared.put_json(json, found.to_plain()):
+        return
+    first, *more = verdict(found)
+    say(first, style="bold")
+    for line in more:
+        say(line)
+    if level() > Level.QUIET:
+        for line in notes(found):
+            say(line, style="dim")
+    if level() is Level.VERBOSE:
+        console().print(*found.parts(verbose=True), sep="\n")
+    say(next_step(found), style="green")

@@ -26,6 +26,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 class Panel(str, Enum):
     """Options that `--help` shows together."""
 
+    WISH = "How fast, how accurate"
     PASSES = "Which passes"
     PHOTOS = "Photos"
     PRUNING = "Pruning and training"

@@ -23,6 +23,7 @@ from graphopt.optimizer.options import OptimizeOptions
 from graphopt.optimizer.outcome import PipelineResult
 from graphopt.optimizer.pass_contract import AnyPass, Context
 from graphopt.optimizer.pipeline import AfterPass, run_pipeline
+from graphopt.optimizer.places import place_for
 from graphopt.optimizer.prune_to_target import PRUNING, TIMES, Goal
 from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import PassType, find_passes
@@ -69,8 +70,7 @@ def optimize(
             `Calibration.from_photos` and `run_pipeline`; nothing is written.
     """
     _check_options(options)
-    output = output or path.with_name(f"{path.stem}.opt.onnx")
-    _check_paths(path, output, report, force=force)
+    output = place_for(path, output, report, force=force)
     dump = _dumping(dump_dir)
     plan = _plan(options, output)
     subject = _read(path, options, plan)
@@ -331,15 +331,3 @@ def _preset_text(preset: str | None) -> str:
 
 def _passes(text: str, known: Mapping[str, PassType], without: Collection[str]) -> list[AnyPass]:
     return [chosen for chosen in parse_pipeline(text, known) if chosen.name not in without]
-
-
-def _check_paths(path: Path, output: Path, report: Path | None, *, force: bool) -> None:
-    """Refuse what could destroy the input, before any time is spent."""
-    if output.resolve() == path.resolve() and not force:
-        raise InputError(
-            f"the output {output} is the input", hint="choose another with -o, or say --force"
-        )
-    if output.is_dir():
-        raise InputError(f"the output {output} is a folder", hint="give a file name with -o")
-    if report and report.resolve() in (path.resolve(), output.resolve()):
-        raise InputError(f"the report {report} would replace the network", hint="name another file")

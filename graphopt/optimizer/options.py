@@ -46,6 +46,10 @@ class OptimizeOptions:
     as `NAME.plan.json`, and `prune-blocks` and `reconstruct` follow. It needs `calib`. With a
     `device` that was named, layers are pruned only where that pays there.
 
+    On the command line, goals of speed and of AP without `compression`, `passes` and another preset
+    than `mobile` are wishes (`graphopt.optimizer.wishes`): a search chooses from all levers
+    (`graphopt.search.choose`), which `annotations`, `images` and `budget_minutes` are for.
+
     With `int8`, the pass `quantize` comes last and needs `calib`; `max_shift` and `max_ap_drop` are
     its budget then, and the latter is no goal of pruning.
     """
@@ -93,9 +97,10 @@ class OptimizeOptions:
     device: Annotated[
         str | None,
         Option(
-            "What it is to be fast on: adreno-640 (default), another profile, or a file.",
+            "What it is to be fast on: adreno-640 (default), another profile, or a file; with "
+            "--speedup and its like local (default), this CPU, measured.",
             Panel.TARGET,
-            "NAME",
+            "NAME|local",
         ),
     ] = None
     calib: Annotated[
@@ -116,27 +121,58 @@ class OptimizeOptions:
             min=0,
         ),
     ] = None
-    compression: Annotated[
-        float | None,
-        Option("Prune to so many times fewer multiply-adds.", Panel.PRUNING, "TIMES", min=1),
-    ] = None
     speedup: Annotated[
         float | None,
-        Option("Prune until so many times faster on --device.", Panel.PRUNING, "TIMES", min=1),
+        Option(
+            "The most accurate network that is so many times as fast on --device, by whatever "
+            "does it: smaller photos, lower precision, pruning. With --preset exact, --passes or "
+            "--compression by pruning alone.",
+            Panel.WISH,
+            "TIMES",
+            min=1,
+        ),
     ] = None
     latency_ms: Annotated[
         float | None,
-        Option("Prune to a predicted time on --device.", Panel.PRUNING, "MS", min=0),
+        Option("The same for a time on --device.", Panel.WISH, "MS", min=0),
     ] = None
     max_ap_drop: Annotated[
         float | None,
         Option(
-            "Prune as far as poses stay this close: 1 - OKS to the original's, which stands "
-            "in for AP where there are no labels.",
-            Panel.PRUNING,
+            "The fastest whose AP is at most so much less, 0..1; without --annotations against "
+            "the original's own poses. By pruning alone, and with --int8: 1 - OKS to those.",
+            Panel.WISH,
             "DROP",
             min=0,
             max=1,
+        ),
+    ] = None
+    annotations: Annotated[
+        Path | None,
+        Option(
+            "COCO key points of the photos in --images: then --max-ap-drop is of real AP.",
+            Panel.WISH,
+            "F.json",
+        ),
+    ] = None
+    images: Annotated[
+        Path | None, Option("The photos that --annotations is of.", Panel.WISH, "DIR")
+    ] = None
+    budget_minutes: Annotated[
+        float | None,
+        Option(
+            "How long is searched at most (30); the same command goes on where it stopped.",
+            Panel.WISH,
+            min=1,
+        ),
+    ] = None
+    compression: Annotated[
+        float | None,
+        Option(
+            "Prune to so many times fewer multiply-adds, which is seldom as many times as fast.",
+            Panel.PRUNING,
+            "TIMES",
+            min=1,
         ),
     ] = None
     sensitivity: Annotated[

@@ -141,8 +141,8 @@ class Report(Record):
             )
         return (
             f"it is as fast on {self.device} as passes that keep its poses can make it",
-            f"graphopt compile {output}, or prune it: graphopt optimize {source} "
-            "--calib PHOTOS --speedup 1.5",
+            f"graphopt compile {output}, or trade accuracy for speed: graphopt optimize {source} "
+            f"--calib PHOTOS --speedup 1.5 --device {shlex.quote(self.device)}",
         )
 
     def parts(self, *, verbose: bool = False) -> Iterator[RenderableType]:

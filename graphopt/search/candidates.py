@@ -16,6 +16,8 @@ COMPRESSIONS = (1.25, 1.5, 2.0)
 """Times fewer multiply-adds that pruning by blocks reaches."""
 HEIGHTS = 12
 """The input's height is made smaller by this part of it, again and again."""
+FINE = 2
+"""Steps in one of those where little is tried at each, since a speed is wished for."""
 LEAST = 0.5
 """The part of the height that is left at least."""
 
@@ -111,13 +113,14 @@ def rewritings(stages: int, levers: Sequence[str]) -> list[Rewriting]:
     ]
 
 
-def heights(usual: int, multiple: int, wanted: Sequence[int]) -> list[int]:
+def heights(usual: int, multiple: int, wanted: Sequence[int], *, fine: bool = False) -> list[int]:
     """Heights to try, the original's first, from there down.
 
     Args:
         usual: the height that the network is used at.
         multiple: what heights are multiples of.
         wanted: what the user asks for; without it, the usual one, and steps down to `LEAST` of it.
+        fine: whether those steps are small.
 
     Raises:
         UsageError: one is no multiple.
@@ -128,5 +131,5 @@ def heights(usual: int, multiple: int, wanted: Sequence[int]) -> list[int]:
                 f"--heights: {height} is none that this network takes",
                 hint=f"multiples of {multiple}; the usual one is {usual}",
             )
-    step = max(1, round(usual / HEIGHTS / multiple)) * multiple
+    step = max(1, round(usual / (HEIGHTS * (FINE if fine else 1)) / multiple)) * multiple
     return sorted(set(wanted or range(usual, int(usual * LEAST), -step)), reverse=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from graphopt.errors import GraphoptError, UsageError
+from graphopt.errors import CheckFailed, UsageError
 from graphopt.ir.records import Record
 
 
@@ -49,6 +50,27 @@ class Rejected(Record):
     ap: float | None = None
 
 
+PASSES = {
+    "stages": "truncate-refinement",
+    "channels": "prune-channels",
+    "blocks": "prune-blocks",
+}
+"""Levers that are passes."""
+
+
+def levers(one: Point | Rejected, original: Point) -> dict[str, str]:
+    """The levers that make a candidate of the original, and how far each is pulled."""
+    said: dict[str, str] = {}
+    if one.height != original.height:
+        said["height"] = f"{one.height} rows instead of {original.height}"
+    if one.precision != original.precision:
+        said["precision"] = f"{one.precision} instead of {original.precision}"
+    for lever, name in PASSES.items():
+        if found := re.search(name + r"(\{[^}]*\})?", one.pipeline):
+            said[lever] = found[0]
+    return said
+
+
 def beaten_by(point: Point, others: Iterable[Point]) -> Point | None:
     """One that is no slower and no worse, and one of both better; None: there is none."""
     for other in others:
@@ -86,54 +108,81 @@ def plain_quality(ms: float, plain: Sequence[Point]) -> float | None:
     raise AssertionError("the line's ends are on either side")
 
 
+def below_the_line(point: Point, plain: Sequence[Point]) -> float | None:
+    """What a smaller photo alone keeps at a point's speed, in any precision, where that is more."""
+    line = None if point.plain else plain_quality(point.ms, plain)
+    return line if line is not None and line > point.quality else None
+
+
 @dataclass(frozen=True)
 class Wish:
-    """What a user wants of a network."""
+    """What a user wants of a network, by the names of `WISHES`: all of it must be fulfilled."""
 
-    what: str
-    value: float
+    bounds: Mapping[str, float]
 
     @classmethod
     def read(cls, text: str) -> Wish:
-        """The wish in `max-ap-drop=0.01`.
+        """The wish in `max-ap-drop=0.01`, or in several of the kind with commas between them.
 
         Raises:
             UsageError: it cannot be read.
         """
-        what, _, number = text.partition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if what not in WISHES or not 0 <= value < math.inf:
-            raise UsageError(
-                f"--pick {text} cannot be read", hint=" or ".join(f"{w}=NUMBER" for w in WISHES)
-            )
-        return cls(what, value)
+        bounds: dict[str, float] = {}
+        for part in text.split(","):
+            what, _, number = part.strip().partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            if what not in WISHES or what in bounds or not 0 <= value < math.inf:
+                raise UsageError(
+                    f"--pick {text} cannot be read", hint=" or ".join(f"{w}=NUMBER" for w in WISHES)
+                )
+            bounds[what] = value
+        return cls(bounds)
+
+    def __str__(self) -> str:
+        return ",".join(f"{what}={value:g}" for what, value in self.bounds.items())
+
+    def most_ms(self, reference: float) -> float:
+        """The most milliseconds that are fast enough, where the original takes `reference`."""
+        wanted = self.bounds.get("speedup", 0.0)
+        return min(
+            self.bounds.get("latency-ms", math.inf), reference / wanted if wanted else math.inf
+        )
 
     def best(self, points: Sequence[Point], reference: Point) -> Point:
         """The point of a frontier that fulfils it best.
+
+        The most accurate of those that are fast enough; if no speed is wished for, the fastest.
 
         Args:
             points: the frontier.
             reference: the original, which speed and quality are compared with.
 
         Raises:
-            GraphoptError: none fulfils it; says what comes closest.
+            CheckFailed: none fulfils it; says what comes closest.
         """
-        if self.what == "max-ap-drop":
-            good = [p for p in points if p.quality >= reference.quality - self.value]
-            if good:
-                return min(good, key=lambda p: p.ms)
-            near = max(points, key=lambda p: p.quality)
-            drop = reference.quality - near.quality
-            raise GraphoptError(f"none loses at most {self.value}; {near} loses {drop:.3f}")
-        most = self.value if self.what == "latency-ms" else reference.ms / self.value
-        good = [p for p in points if p.ms <= most]
-        if good:
-            return max(good, key=lambda p: p.quality)
-        near = min(points, key=lambda p: p.ms)
-        raise GraphoptError(f"none takes at most {most:.1f} ms; {near} takes {near.ms:.1f} ms")
+        most = self.most_ms(reference.ms)
+        fast = [p for p in points if p.ms <= most]
+        if not fast:
+            near = min(points, key=lambda p: p.ms)
+            raise CheckFailed(
+                f"none takes at most {most:.1f} ms; the nearest, {near}, takes {near.ms:.1f} ms, "
+                f"and loses {reference.quality - near.quality:.3f}"
+            )
+        drop = self.bounds.get("max-ap-drop", math.inf)
+        good = [p for p in fast if p.quality >= reference.quality - drop]
+        if not good:
+            near = max(fast, key=lambda p: p.quality)
+            raise CheckFailed(
+                f"none {'' if most == math.inf else f'that takes at most {most:.1f} ms '}loses at "
+                f"most {drop:g}; the nearest, {near}, loses "
+                f"{reference.quality - near.quality:.3f}, and takes {near.ms:.1f} ms"
+            )
+        if most == math.inf:
+            return min(good, key=lambda p: p.ms)
+        return max(good, key=lambda p: p.quality)
 
 
 WISHES = ("max-ap-drop", "speedup", "latency-ms")

@@ -69,6 +69,15 @@ class Notebook:
             self._write()
         return self._entries[name]
 
+    @classmethod
+    def apart(cls, folder: Path, owner: str) -> Path:
+        """The folder, or one beside it where that holds another search."""
+        try:
+            cls(folder, owner)
+        except InputError:
+            return folder.with_name(f"{folder.name}-{owner[:8]}")
+        return folder
+
     def _write(self) -> None:
         text = json.dumps({"owner": self._owner, "entries": self._entries}, indent=1)
         with replacing(self._path) as fresh:

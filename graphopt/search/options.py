@@ -80,7 +80,7 @@ class SearchOptions:
         str | None,
         Option(
             "Write the best network for a wish, and its bundle: max-ap-drop=0.01 (the fastest), "
-            "speedup=2 or latency-ms=20 (the most accurate).",
+            "speedup=2 or latency-ms=20 (the most accurate), or several with commas.",
             Panel.WRITTEN,
             "WISH",
         ),

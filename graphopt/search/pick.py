@@ -8,7 +8,7 @@ from pathlib import Path
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.runtime.bundle import read_bundle, write_bundle
 from graphopt.search.candidates import Candidate
-from graphopt.search.frontier import Point, Wish
+from graphopt.search.frontier import Point, Wish, levers
 from graphopt.search.options import LOCAL
 from graphopt.search.report import Picked, SearchReport
 from graphopt.search.workshop import Workshop
@@ -23,10 +23,11 @@ def write(
     report: SearchReport,
     workshop: Workshop,
     progress: Callable[[str], None],
+    output: Path | None = None,
+    *,
+    any_size: bool = True,
 ) -> Picked:
-    """Write a candidate as `picked.onnx` in the search's folder.
-
-    What was measured here has a bundle beside it, `picked.graphopt`.
+    """Write a candidate's network; what was measured here has its bundle beside it.
 
     Args:
         wish: what it fulfils.
@@ -35,12 +36,17 @@ def write(
         report: those of all.
         workshop: what made it.
         progress: told what is being done.
+        output: the file; `picked.onnx` in the search's folder if left out.
+        any_size: whether the network still takes photos of any size, where the original does.
+            Otherwise it takes the candidate's, and whatever runs it has what was found.
     """
-    network, bundle = workshop.folder / f"{NAME}.onnx", workshop.folder / f"{NAME}.graphopt"
+    network = output or workshop.folder / f"{NAME}.onnx"
+    bundle = network.with_suffix(".graphopt")
     progress(f"writing {network}")
     made = workshop.network(candidate, progress)
     assert isinstance(made, Path)
-    save_model(load_model(made), network)
+    sizes = None if any_size else workshop.sizes(candidate)
+    save_model(load_model(made, sizes), network)
     commands = [workshop.command(candidate, str(network))]
     written = None
     if report.device == LOCAL:
@@ -51,10 +57,12 @@ def write(
         written = str(bundle)
         commands.append(workshop.compile_command(candidate, str(network), written))
     return Picked(
-        wish=f"{wish.what}={wish.value:g}",
+        wish=str(wish),
         point=point,
         network=str(network),
         bundle=written,
         commands=tuple(commands),
         instead=report.instead_of(point),
+        levers=levers(point, report.reference),
+        smaller=report.smaller(point),
     )

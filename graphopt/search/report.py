@@ -33,6 +33,10 @@ class Picked(Record):
     """What makes both again."""
     instead: float | None
     """What a plain smaller photo would keep at its speed, in the same precision."""
+    levers: dict[str, str]
+    """Those that were pulled, and how far."""
+    smaller: float | None
+    """What the original would keep at its speed by a smaller photo alone, in its own precision."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class SearchReport(Record):
         if len(judged) < LEAST_RANKED:
             return None
         return float(spearmanr([*judged.values()]).statistic)
+
+    def smaller(self, point: Point) -> float | None:
+        """What the original keeps at a point's speed by a smaller photo alone."""
+        same = [one for one in self.plain if one.precision == self.reference.precision]
+        return plain_quality(point.ms, same)
 
     def parts(self, *, verbose: bool = False) -> Iterator[RenderableType]:
         """What is printed, part after part."""
@@ -142,7 +151,9 @@ class SearchReport(Record):
 
 
 def _brief(why: str) -> str:
-    """Reasons that name another candidate, as one."""
+    """Reasons that name another candidate, or its figures, as one."""
+    if "a smaller photo alone keeps" in why:
+        return "a smaller photo alone keeps more that fast"
     return "another is no slower and no worse" if "is no slower" in why else why
 
 

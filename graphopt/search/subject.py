@@ -37,8 +37,13 @@ class Subject:
     quantised: bool
 
     @classmethod
-    def read(cls, path: Path, options: SearchOptions) -> Subject:
+    def read(cls, path: Path, options: SearchOptions, *, fine: bool = False) -> Subject:
         """Read a network.
+
+        Args:
+            path: the file.
+            options: the search's.
+            fine: whether heights to try are close together.
 
         Raises:
             GraphoptError: it cannot be read, is no pose network, or has several inputs; a height
@@ -55,7 +60,7 @@ class Subject:
                 hint="export it with a dynamic height and width",
             )
         usual = spec.preprocess.usual_size[0]
-        tried = heights(usual, spec.preprocess.multiple, options.heights)
+        tried = heights(usual, spec.preprocess.multiple, options.heights, fine=fine)
         if own is not None or "height" not in options.levers:
             tried = [own or usual]
         return cls(

@@ -68,6 +68,13 @@ class Workshop:
         made = self.notebook.once(f"bundle: {candidate}", make)
         return str(made[FAILED]) if FAILED in made else folder
 
+    def sizes(self, candidate: Candidate) -> dict[str, list[int]]:
+        """The size of a candidate's input, by its name; none where the network says it itself."""
+        if not self.subject.dynamic:
+            return {}
+        shape = self.subject.shape(candidate.height)
+        return {self.subject.input: [extent or 1 for extent in shape]}
+
     def estimator(self, candidate: Candidate, network: Path) -> Estimator:
         """A candidate run by onnxruntime, in photos of its height."""
         choices = self.options.pose.choices()
@@ -129,10 +136,8 @@ class Workshop:
         return self.folder / f"sensitivity{'-int8' if candidate.int8 else ''}.json"
 
     def _compiling(self, candidate: Candidate) -> CompileOptions:
-        subject = self.subject
-        shape = [extent or 1 for extent in subject.shape(candidate.height)]
         return CompileOptions(
-            input_shape=format_input_shapes({subject.input: shape}) if subject.dynamic else (),
+            input_shape=format_input_shapes(self.sizes(candidate)),
             precision=None if candidate.int8 else candidate.precision,
             pose=self.options.pose,
         )

@@ -186,8 +186,8 @@ def without_compiling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Pa
             return {one: float(one.height) for one in bundles}
 
         monkeypatch.setattr(Workshop, "bundle", name)
-        monkeypatch.setattr("graphopt.search.search.opened", opened)
-        monkeypatch.setattr("graphopt.search.search.measured", times)
+        monkeypatch.setattr("graphopt.search.survey.opened", opened)
+        monkeypatch.setattr("graphopt.search.race.measured", times)
 
     return only
 
