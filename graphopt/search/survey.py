@@ -21,7 +21,7 @@ from graphopt.search.frontier import Point, Rejected, Wish, beaten_by, below_the
 from graphopt.search.notebook import FAILED
 from graphopt.search.options import LOCAL
 from graphopt.search.quality import Judge, Quality, as_truth
-from graphopt.search.race import Race
+from graphopt.search.race import FEW, Race
 from graphopt.search.report import SearchReport
 from graphopt.search.timing import expected, opened, predicted
 from graphopt.search.workshop import Workshop
@@ -54,6 +54,7 @@ class Survey:
         self.rejected: dict[Candidate, str] = {}
         self.points: dict[Candidate, Point] = {}
         self.anchors: dict[Candidate, Path] = {}
+        self.originals: dict[Candidate, Quality] = {}
         self.reference = Candidate(self.usual, self.precisions[0])
         photos = list(self.photos.values())
         self.race = Race(
@@ -65,7 +66,7 @@ class Survey:
         everything = self.candidates()
         judge = self.judge()
         made = self.networks(everything)
-        rough = self.expected(made)
+        rough = self.expected(made, judge)
         made = {one: made[one] for one in rough}
         judged = self.qualities(self.wanted(made, rough), judge)
         if self.device is None:
@@ -186,9 +187,11 @@ class Survey:
         """How good candidates' poses are by onnxruntime, whatever floats they are computed in."""
         judged: dict[Candidate, Quality] = {}
         for number, (one, path) in enumerate(made.items()):
+            if one in self.originals:  # its bundle was judged
+                judged[one] = self.originals[one]
+                continue
             name = f"quality: {one.height} {one.pipeline}"
-            original = one.plain and one.height == self.usual
-            if name not in self.notebook and not original and self.budget.late("judging"):
+            if name not in self.notebook and one != self.reference and self.budget.late("judging"):
                 self.rejected[one] = self.budget.over
                 continue
             self.progress(f"judging: {number} of {len(made)} ({one})")
@@ -203,7 +206,7 @@ class Survey:
                 judged[one] = Quality.from_plain(found)
         return judged
 
-    def expected(self, made: Mapping[Candidate, Path]) -> dict[Candidate, float]:
+    def expected(self, made: Mapping[Candidate, Path], judge: Judge) -> dict[Candidate, float]:
         """Milliseconds of networks: on the device as predicted, here about, as far as known."""
         if self.device is not None:
             return {
@@ -212,10 +215,12 @@ class Survey:
         if self.reference not in made:
             raise GraphoptError(f"the original cannot be compiled: {self.rejected[self.reference]}")
         anchors = [one for p in self.precisions if (one := Candidate(self.usual, p)) in made]
-        self.anchors = self.race.bundles(anchors)
-        reference: dict[str, float] = {
-            one.precision: ms for one, ms in self.race.times(self.anchors).items()
-        }
+        bundles = self.race.bundles(anchors)
+        # Those that cannot be opened cannot be timed either.
+        self.originals = self.looked_at(bundles, judge)
+        self.anchors = {one: bundles[one] for one in self.originals}
+        times = self.race.times(self.anchors, rounds=FEW)
+        reference: dict[str, float] = {one.precision: ms for one, ms in times.items()}
         for one in made:
             if one.precision not in reference:
                 self.rejected.setdefault(one, f"the original has no bundle in {one.precision}")
@@ -262,6 +267,17 @@ class Survey:
                 self.rejected[one] = "expected to be slower than another that is no worse"
         bundles = bundles | self.race.bundles([one for one in worth if one not in bundles])
         times = self.race.times(bundles)
+        qualities = self.looked_at(bundles, judge)
+        return {one: times[one] for one in qualities}, {**judged, **qualities}
+
+    def looked_at(
+        self, bundles: Mapping[Candidate, Path], judge: Judge
+    ) -> dict[Candidate, Quality]:
+        """How good bundles' poses are, of those that run.
+
+        Raises:
+            GraphoptError: the original's does not.
+        """
         qualities: dict[Candidate, Quality] = {}
         for number, (one, bundle) in enumerate(bundles.items()):
             self.progress(f"judging bundles: {number} of {len(bundles)} ({one})")
@@ -270,14 +286,13 @@ class Survey:
                 return judge(opened(bundle, self.workshop)).to_plain()
 
             found = self.notebook.once(f"bundle's: {one}", look)
-            if FAILED in found:
-                self.rejected[one] = found[FAILED]
-            else:
+            if FAILED not in found:
                 qualities[one] = Quality.from_plain(found)
-        original = self.reference
-        if original not in qualities:
-            raise GraphoptError(f"the original's bundle does not run: {self.rejected[original]}")
-        return {one: times[one] for one in qualities}, {**judged, **qualities}
+            elif one == self.reference:
+                raise GraphoptError(f"the original's bundle does not run: {found[FAILED]}")
+            else:
+                self.rejected[one] = found[FAILED]
+        return qualities
 
     def may_pay(
         self,

@@ -57,6 +57,7 @@ def measured(
     photos: Sequence[Path],
     workshop: Workshop,
     progress: Callable[[str], None],
+    rounds: int = ROUNDS,
 ) -> dict[Candidate, float]:
     """Milliseconds from a photo's pixels to its people, all candidates in turns in one run.
 
@@ -65,6 +66,7 @@ def measured(
         photos: the first `PHOTOS` of them are looked at.
         workshop: what opens them.
         progress: told which round of how many it is.
+        rounds: how often each has its turn.
     """
     pictures = [read_photo(path) for path in photos[:PHOTOS]]
     chains = [Chain(opened(bundle, workshop), pictures) for bundle in bundles.values()]
@@ -73,9 +75,9 @@ def measured(
     def told() -> None:
         nonlocal done
         done += 1
-        progress(f"timing: round {done} of {ROUNDS + 2}")
+        progress(f"timing: round {done} of {rounds + 2}")
 
-    times = measure(chains, {}, rounds=ROUNDS, warmup_rounds=2, after_round=told)
+    times = measure(chains, {}, rounds=rounds, warmup_rounds=2, after_round=told)
     medians = np.median(times, axis=1) / len(pictures)
     return {candidate: float(ms) for candidate, ms in zip(bundles, medians, strict=True)}
 
