@@ -152,6 +152,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
             measured=None if measured is None else read_sensitivity(measured),
             tell=remarks.append,
             block=MEASURED["int8" if options.int8 else "float32"],
+            shown=(profile or load_device(DEVICE)) if options.compression else None,
         )
         repair = _passes("reconstruct{masks=choose}", known, options.skip_passes)
         extra = [pruning, *repair, *extra]

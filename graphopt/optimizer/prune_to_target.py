@@ -186,6 +186,20 @@ def _choices(graph: gs.Graph, measured: Sensitivity, device: Device | None) -> l
     return choices
 
 
+def pruned_ms(graph: gs.Graph, plan: PruningPlan, device: Device) -> tuple[float, float]:
+    """Predicted milliseconds of a network before and after it is pruned by a plan.
+
+    Raises:
+        InputError: a shape that the time depends on is not known.
+    """
+    before = after = network_ms(graph, device)
+    for work in work_of(graph, device, judged_shapes(graph)):
+        if ratio := plan.layers.get(label(work.node)):
+            pruned = replace(work, kept=1 - ratio)
+            after -= time_of(work, device)[0] - time_of(pruned, device)[0]
+    return before, after
+
+
 def interpolated(measured: Sensitivity) -> Sensitivity:
     """The same with losses at ratios `STEP` apart between those that were measured, by layer."""
     layers = [replace(layer, losses=tuple(_between(layer.losses))) for layer in measured.layers]

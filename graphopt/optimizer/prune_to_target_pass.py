@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.latency.device import Device
+from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import SENSITIVITY, fingerprint, place
 from graphopt.ir.block_structure import MEASURED, BlockName
@@ -22,10 +23,10 @@ from graphopt.optimizer.pass_contract import (
     PreparedPass,
     Skip,
 )
-from graphopt.optimizer.prune_to_target import Targets, allocate, interpolated
+from graphopt.optimizer.prune_to_target import TIMES, Targets, allocate, interpolated, pruned_ms
 from graphopt.optimizer.sensitivity import sensitivity
 from graphopt.optimizer.sensitivity_file import Sensitivity, read_sensitivity
-from graphopt.sparsity.plan import write_plan
+from graphopt.sparsity.plan import PruningPlan, write_plan
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class PruneToTarget(PreparedPass[Any, Any]):
     """Called with what was allocated."""
     block: BlockName = MEASURED["float32"]
     """The extent of what goes at once, where the sensitivity is not known already."""
+    shown: Device | None = None
+    """What is told of how much faster it is on, where no time is asked for."""
 
     def __str__(self) -> str:
         return str(self._by_plan)
@@ -78,7 +81,21 @@ class PruneToTarget(PreparedPass[Any, Any]):
         )
         write_plan(found.plan, self.plan)
         self.tell(f"{found} ({self.plan})")
+        if self.shown and not TIMES & self.targets.keys():
+            self._warn(graph, found.plan, self.shown)
         return self._by_plan.prepare(graph, context)
+
+    def _warn(self, graph: gs.Graph, plan: PruningPlan, device: Device) -> None:
+        """Tell what fewer multiply-adds buy, which is not what their number says."""
+        try:
+            before, after = pruned_ms(graph, plan, device)
+        except InputError:  # the size is not known, and so neither are times
+            return
+        self.tell(
+            f"--compression counts multiply-adds: pruning by it is predicted to buy {before:.1f} → "
+            f"{after:.1f} ms on {device.name}, {before / after:.2f} times as fast; --speedup asks "
+            "for what counts"
+        )
 
     def match(self, graph: gs.Graph, facts: Any) -> Iterator[Any]:
         return self._by_plan.sites(graph, facts)

@@ -21,7 +21,13 @@ from graphopt.cli import app
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, Pass, Skip, option
-from graphopt.optimizer.prune_to_target import PRUNING, Goal, allocate, interpolated
+from graphopt.optimizer.prune_to_target import (
+    PRUNING,
+    Goal,
+    allocate,
+    interpolated,
+    pruned_ms,
+)
 from graphopt.optimizer.prune_to_target_pass import PruneToTarget
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.sensitivity_file import LayerSensitivity, Loss, Sensitivity
@@ -202,6 +208,41 @@ def test_pass_reads_the_plan_that_it_made(graph: gs.Graph, tmp_path: Path) -> No
     assert outcome.skips == (Skip("all", str(tmp_path / "net.plan.json")),)
     assert str(chosen) == f"prune-blocks{{plan={tmp_path}/net.plan.json}}"
     assert told == [f"{expected} ({tmp_path}/net.plan.json)"]
+
+
+def test_fewer_multiply_adds_alone_are_told_in_milliseconds(
+    graph: gs.Graph, tmp_path: Path
+) -> None:
+    """What half of them is on the device; where a time is asked for, nothing is added."""
+    told: list[str] = []
+
+    def pruned(targets: Mapping[Goal, float]) -> list[str]:
+        told.clear()
+        chosen = PruneToTarget(
+            targets=targets,
+            device=ADRENO if Goal.SPEEDUP in targets else None,
+            pruning=FakePruning,
+            plan=tmp_path / "net.plan.json",
+            measured=measured(ERRORS),
+            tell=told.append,
+            shown=ADRENO,
+        )
+        context = Context(original=graph.copy(), calibration=cast(Calibration, object()))
+        chosen.run(graph.copy(), context)
+        return told
+
+    _, warning = pruned({Goal.COMPRESSION: 2.0})
+    found = allocate(graph, measured(ERRORS), {Goal.COMPRESSION: 2.0})
+    before, after = pruned_ms(graph, found.plan, ADRENO)
+    assert before / after < 2
+    assert f"{before:.1f} → {after:.1f} ms on adreno-640, {before / after:.2f} times" in warning
+    assert "--speedup asks" in warning
+    assert len(pruned({Goal.COMPRESSION: 1.2, Goal.SPEEDUP: 1.2})) == 1
+
+
+def test_what_a_plan_buys_is_what_was_allocated(graph: gs.Graph) -> None:
+    found = allocate(graph, measured(ERRORS), {Goal.SPEEDUP: 1.4}, device=ADRENO)
+    assert pruned_ms(graph, found.plan, ADRENO) == pytest.approx(found.ms)
 
 
 def test_has_a_name_of_its_own() -> None:
