@@ -34,8 +34,8 @@ class Distill(PreparedPass[TrainableLayer, Training]):
     """Train the changed network to give the original's outputs, from photos without labels.
 
     Rewrite:
-        The weights and biases of all convolutions and matrix products are trained together, with
-        Adam, on random crops of the calibration's photos; the target is what the original network
+        The weights and biases of all convolutions and matrix products are trained together on
+        random crops of the calibration's photos; the target is what the original network
         makes of the same crops. Blocks of weights that are zero (`prune-blocks`) stay zero.
 
     Numerics:
@@ -66,12 +66,12 @@ class Distill(PreparedPass[TrainableLayer, Training]):
         224, "height and width of a crop, where the network takes any size"
     )
     rate: Annotated[float, Field(gt=0)] = option(
-        7e-4, "learning rate, before each layer's own scale (see graphopt/fitting/distill.py)"
+        3e-4, "learning rate, before each layer's own scale (see graphopt/fitting/distill.py)"
     )
     patience: Annotated[int, Field(ge=1)] = option(
         6, "looks at held-out photos in vain, 50 steps apart, before it stops in its second half"
     )
-    seed: int = option(0, "of crops and batches; the same seed gives the same weights")
+    seed: int = option(0, "of crops; the same seed gives the same weights")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "of products in training; auto is bfloat16 where the CPU multiplies it"
     )

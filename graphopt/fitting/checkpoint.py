@@ -101,7 +101,7 @@ def _write_tensors(state: dict[str, Any], file: BinaryIO) -> None:
 def _read_tensors(path: Path) -> dict[str, Any]:
     import torch
 
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

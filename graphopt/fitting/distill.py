@@ -1,18 +1,18 @@
 """Label-free fine-tuning of a changed network against the original (knowledge distillation).
 
-The original network, run by onnxruntime, says what the maps of random crops of unlabelled photos
-should be; the changed one is trained to give the same (Hinton et al., "Distilling the Knowledge in
-a Neural Network", 2015; for regression maps, the squared error). Needs the extra `[distill]`.
+The original network says what the maps of random crops of unlabelled photos should be; the changed
+one is trained to give the same (Hinton et al., "Distilling the Knowledge in a Neural Network",
+2015; for regression maps, the squared error). Needs the extra `[distill]`.
 
-On CPUs that multiply bfloat16 the student's dense layers do so while it is trained, which nearly
-halves a step; weights, sums, Adam and the judgement on held-out crops stay in float32.
+Where bfloat16 is multiplied fast, everything between a network's inputs and outputs is computed in
+it; weights, sums, steps and the judgement on held-out crops stay in float32.
 
 Every weight has a learning rate of its own, so that one step changes a layer's output by about the
 same share of its deviation: rate * std(output) / (rms(input) * sqrt(K)) for K products in a sum.
-Weights that were fitted by least squares are wrecked by Adam at its usual rates. Steps are taken in
-coordinates where a layer's inputs are independent (see `graphopt.fitting.whitening`): on a
-Lightweight OpenPose pruned to 1.8 times fewer multiply-adds, a hundred such steps had lowered the
-error by 2%, where a hundred plain ones had raised it by 4%; 400 lowered it by 14%.
+Steps are taken in coordinates where a layer's inputs are independent (`graphopt.fitting.whitening`)
+and have one size for each filter (`graphopt.fitting.row_momentum`); what is judged and kept is the
+mean of the weights over the last steps (Polyak and Juditsky, 1992). What was tried beside this, and
+what came of it, is in docs/recovery.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,21 +28,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.checkpoint import TENSORS, TRAINING, Checkpoint, fingerprint, place
+from graphopt.fitting.distill_objective import channel_weights
 from graphopt.fitting.distill_options import DistillOptions, DistillReport
 from graphopt.fitting.distillation_data import DistillationBatch, DistillationData
-from graphopt.ir.arrays import Array
-from graphopt.ir.onnx_io import serialised
-from graphopt.runtime.differences import floored_variance
-from graphopt.runtime.engine import OnnxRuntimeEngine
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from graphopt.fitting.processes import Processes
     from graphopt.fitting.torchnet import TorchNet
 
 HELD_OUT_CROPS = 32
@@ -82,6 +79,8 @@ def distill(
     try:
         import torch
 
+        from graphopt.fitting.processes import joined
+        from graphopt.fitting.teacher import Teacher
         from graphopt.fitting.torchnet import TorchNet
     except ImportError:
         raise Unsupported(
@@ -89,19 +88,26 @@ def distill(
         ) from None
     chosen = options or DistillOptions()
     torch.manual_seed(chosen.seed)
-    student = TorchNet(graph.copy())
-    kept = None
-    if checkpoint is not None:
-        fixed = (chosen.batch, chosen.crop, chosen.pool, chosen.rate, chosen.seed, chosen.bfloat16)
-        owner = fingerprint((graph, original), calibration, fixed)
-        kept = Checkpoint(place(checkpoint, owner, TRAINING), owner, TENSORS)
-    with serialised(original) as model, _memory_kept():
-        teacher = OnnxRuntimeEngine(model)
+    with joined(chosen.device, batch=chosen.batch) as processes, _memory_kept():
+        student, kept = TorchNet(graph.copy()), None
+        if checkpoint is not None:
+            fixed = (chosen.batch, chosen.crop, chosen.rate, chosen.seed, chosen.bfloat16)
+            owner = fingerprint((graph, original), calibration, (*fixed, chosen.averaging))
+            kept = Checkpoint(place(checkpoint, owner, TRAINING), owner, TENSORS)
+        teacher = Teacher(original)
         data = DistillationData(
-            teacher, calibration, chosen.batch, chosen.crop, chosen.pool, chosen.seed
+            teacher,
+            calibration,
+            chosen.batch,
+            chosen.crop,
+            chosen.seed,
+            chosen.bfloat16,
+            (processes.rank, processes.count),
         )
-        report = _Trainer(student, data, chosen, progress).run(kept)
-    student.write_back()
+        trainer = _Trainer(student, data, chosen, processes, progress)
+        teacher.to(processes.device)
+        report = trainer.run(kept)
+    student.cpu().write_back()
     return student.graph, report
 
 
@@ -127,18 +133,22 @@ def _memory_kept() -> Iterator[None]:
 
 
 class _Trainer:
+    """What a student needs to be trained; it is prepared on the CPU, and then moved."""
+
     def __init__(
         self,
         student: TorchNet,
         data: DistillationData,
         options: DistillOptions,
+        processes: Processes,
         progress: Callable[[str], None],
     ) -> None:
         import torch
 
+        from graphopt.fitting.row_momentum import RowMomentum
         from graphopt.fitting.whitening import whiten
 
-        self._student, self._data = student, data
+        self._student, self._data, self._processes = student, data, processes
         self._input = data.calibration.input
         self._options, self._progress = options, progress
         self._held_out = data.held_out(HELD_OUT_CROPS)
@@ -147,45 +157,39 @@ class _Trainer:
             for name in self._held_out[0].targets
         }
         importance = data.calibration.spec.importance({n: v.shape[1] for n, v in targets.items()})
+        device = processes.device
         self._weights = {
-            name: torch.from_numpy(_weights(values, importance[name]))
+            name: torch.from_numpy(channel_weights(values, importance[name])).to(device)
             for name, values in targets.items()
         }
-        rates = self._rates()
+        rates = processes.agreed(self._rates())
         if not rates:
             raise InputError("there is nothing to train: no layer has constant weights")
-        self._whitened = whiten(student, (self._feeds(data[i]) for i in range(LOOKED_AT)))
+        looked_at = (self._feeds(data[i]) for i in range(LOOKED_AT))
+        self._whitened = [part.to(device) for part in whiten(student, looked_at)]
+        for part in self._whitened:
+            processes.align(part.basis)
+        student.to(device)
+        self._learner = processes.spread(student)
+        self._average = {key: v.detach().clone() for key, v in student.values.items()}
         groups = [([part.moved], rates[part.key].whitened) for part in self._whitened]
         done = {part.key for part in self._whitened}
         groups += [([student.values[key]], r.plain) for key, r in rates.items() if key not in done]
-        self._optimiser = torch.optim.Adam(
-            [{"params": parameters, "lr": rate, "own": rate} for parameters, rate in groups],
-            betas=(0.9, 0.999),
-            eps=1e-12,
+        self._optimiser = RowMomentum(
+            {"params": parameters, "lr": rate, "own": rate} for parameters, rate in groups
         )
 
     def run(self, kept: Checkpoint | None) -> DistillReport:
         """Train; the student is left with its best weights."""
         options, started = self._options, time.perf_counter()
-        state = kept.load(lambda entries: _State(**entries)) if kept else None
-        if state is None:
-            error = self._error()
-            state = _State(first=error, best=error, best_weights=self._copy())
-        else:
-            self._student.values.load_state_dict(state.weights)
-            self._optimiser.load_state_dict(state.optimiser)
+        state = self._begin(kept if self._processes.rank == 0 else None)
         error = state.best
         while state.step < options.steps and state.waited < options.patience:
-            self._train(state.step)
-            state.step += 1
+            self._train(state)
             if state.step % options.check_every == 0 or state.step == options.steps:
-                error = self._error()
-                # What a high rate brings shows in the error only when the rate has fallen.
-                state.waited += state.step > options.steps / 2
-                if error < state.best:
-                    state.best, state.best_weights, state.waited = error, self._copy(), 0
-                if kept:
-                    state.weights = self._copy()
+                error = self._look(state)
+                if kept and self._processes.rank == 0:
+                    state.weights, state.average = self._copy(), _copied(self._average)
                     state.optimiser = self._optimiser.state_dict()
                     kept.save(vars(state))
             self._progress(
@@ -201,43 +205,73 @@ class _Trainer:
             stopped_early=state.step < options.steps,
         )
 
+    def _begin(self, kept: Checkpoint | None) -> _State:
+        """The state to go on from; every process gets the first one's."""
+        loaded = kept.load(lambda entries: _State(**entries)) if kept else None
+        if state := self._processes.agreed(loaded):
+            self._student.values.load_state_dict(state.weights)
+            self._optimiser.load_state_dict(state.optimiser)
+            for key, was in self._average.items():
+                was.copy_(state.average[key])
+            return state
+        error = self._error()
+        return _State(first=error, best=error, best_weights=self._copy())
+
+    def _look(self, state: _State) -> float:
+        """The error of the averaged weights on held-out crops; they are kept if they are best."""
+        own = self._copy()
+        self._student.values.load_state_dict(self._average)
+        error, averaged = self._error(), self._copy()
+        self._student.values.load_state_dict(own)
+        # What a high rate brings shows in the error only when the rate has fallen.
+        state.waited += state.step > self._options.steps / 2
+        if error < state.best:
+            state.best, state.best_weights, state.waited = error, averaged, 0
+        return error
+
     # Steps
 
-    def _train(self, step: int) -> None:
+    def _train(self, state: _State) -> None:
         options, values = self._options, self._student.values
-        rise = min(1.0, (step + 1) / options.warm_up)
-        fall = 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        rise = min(1.0, (state.step + 1) / options.warm_up)
+        fall = 0.5 * (1 + math.cos(math.pi * state.step / options.steps))
         for group in self._optimiser.param_groups:
             group["lr"] = group["own"] * rise * fall
         self._student.zero_grad()
-        self._loss(self._data[step], bfloat16=options.bfloat16).backward()
+        lesson = self._data[state.step]
+        self._loss(self._learner, lesson, bfloat16=options.bfloat16).backward()
         for part in self._whitened:
             part.gather(values)
         self._optimiser.step()
         for part in self._whitened:
             part.scatter(values)
         self._student.keep_masks()
+        state.step += 1
+        # At first, the average is over all steps so far.
+        stays = min(options.averaging, state.step / (state.step + 9))
+        for key, was in self._average.items():
+            was.lerp_(values[key].detach(), 1 - stays)
 
-    def _loss(self, lesson: DistillationBatch, *, bfloat16: bool = False) -> Any:
+    def _loss(self, net: nn.Module, lesson: DistillationBatch, *, bfloat16: bool = False) -> Any:
         import torch
 
-        outputs = self._student(self._feeds(lesson), bfloat16=bfloat16)
+        outputs = net(self._feeds(lesson), bfloat16=bfloat16)
         return sum(
-            (self._weights[name] * (outputs[name] - torch.from_numpy(target)) ** 2).mean()
-            for name, target in lesson.targets.items()
+            (self._weights[n] * (outputs[n] - torch.from_numpy(target).to(outputs[n])) ** 2).mean()
+            for n, target in lesson.targets.items()
         )
 
     def _error(self) -> float:
+        """The mean over held-out crops; each process looks at its share."""
         import torch
 
+        which, processes = self._processes.rank, self._processes.count
         with torch.no_grad():
-            return float(np.mean([float(self._loss(lesson)) for lesson in self._held_out]))
+            losses = [self._loss(self._student, x) for x in self._held_out[which::processes]]
+        return self._processes.total(float(sum(losses))) / len(self._held_out)
 
     def _feeds(self, lesson: DistillationBatch) -> dict[str, Tensor]:
-        import torch
-
-        x = torch.from_numpy(lesson.x)
-        return {self._input: x.contiguous(memory_format=torch.channels_last)}
+        return {self._input: self._student.placed(lesson.x)}
 
     def _rates(self) -> dict[str, _Rate]:
         """The learning rates of every parameter by its key, from the held-out crops."""
@@ -269,22 +303,12 @@ class _Trainer:
         return {key: _Rate(*np.mean(found, axis=0).tolist()) for key, found in in_order}
 
     def _copy(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self._student.values.state_dict().items()}
+        return _copied(self._student.values)
 
 
-def _weights(targets: Array, importance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a squared error counts, to be broadcast to targets [N,C,H,W]: in the mean over them.
-
-    An error of a channel is relative to its variance; else the background's heat map, with its
-    large values, would outweigh those of all parts.
-
-    Args:
-        targets: what outputs should be.
-        importance: of each channel [C].
-    """
-    axes = tuple(axis for axis in range(targets.ndim) if axis != 1)
-    variance = floored_variance(targets.var(axis=axes, keepdims=True, dtype=np.float64)) + 1e-12
-    return np.asarray(importance.reshape(variance.shape) * len(importance) / variance, np.float32)
+def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {key: value.detach().cpu().clone() for key, value in values.items()}
 
 
 class _Rate(NamedTuple):
@@ -306,5 +330,7 @@ class _State:
     step: int = 0
     waited: int = 0
     """Looks since the best one."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The mean of the weights over the last steps (Polyak and Juditsky, 1992)."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)

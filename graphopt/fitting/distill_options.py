@@ -18,28 +18,33 @@ class DistillOptions:
         crop: height and width of a crop, where the network takes any size.
         rate: the learning rate before each layer's own scale, see the module's text.
         warm_up: steps over which the rate rises from zero.
-        pool: how many crops there are to draw batches from; see `DistillationData`.
         check_every: steps between two looks at the held-out crops.
         patience: looks without improvement after which training stops, in its second half.
-        seed: of crops and batches.
+        seed: of crops.
         precision: see `Precision`.
+        device: see `TrainDevice`.
+        averaging: of the averaged weights, the part that stays after a step; they are what is
+            judged and kept. 0 averages nothing.
     """
 
     steps: int = 600
     batch: int = 8
     crop: int = 224
-    rate: float = 7e-4
-    warm_up: int = 60
-    pool: int = 8192
+    rate: float = 3e-4
+    warm_up: int = 20
     check_every: int = 50
     patience: int = 6
     seed: int = 0
     precision: Precision = "auto"
+    device: TrainDevice = "cpu"
+    averaging: float = 0.98
 
     @property
     def bfloat16(self) -> bool:
-        """Whether dense layers multiply bfloat16 on this CPU."""
-        native = bool(cpu_features() & BFLOAT16_FEATURES)
+        """Whether training computes in bfloat16 on this device."""
+        native = self.device == "cuda"
+        if self.device == "cpu":
+            native = bool(cpu_features() & BFLOAT16_FEATURES)
         return self.precision == "bfloat16" or (self.precision == "auto" and native)
 
 
@@ -59,7 +64,10 @@ class DistillReport:
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What dense layers multiply while they are trained; auto is bfloat16 where the CPU has it."""
+"""What training computes in; auto is bfloat16 on GPUs of NVIDIA's, and where the CPU has it."""
+
+TrainDevice = Literal["cpu", "cuda", "mps"]
+"""What training runs on, as PyTorch calls it: the CPU, GPUs of NVIDIA's or AMD's, Apple's GPU."""
 
 
 BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}

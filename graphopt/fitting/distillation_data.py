@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 from graphopt.fitting.calibration import Calibration
 from graphopt.ir.arrays import Array
 from graphopt.pose.preprocess import prepare
-from graphopt.runtime.engine import Engine
 
 CROP_SCALES = (0.75, 1.33)
 """How much smaller or larger people may be than they are at the network's usual height."""
@@ -30,52 +29,54 @@ class DistillationBatch(NamedTuple):
     """[N,…] by the output's name."""
 
 
+class AnswersBatches(Protocol):
+    """A teacher."""
+
+    def __call__(self, x: Array, *, bfloat16: bool = False) -> Mapping[str, Array]:
+        """The outputs for inputs [N,3,H,W], by name."""
+        ...
+
+
 @dataclass(frozen=True)
 class DistillationData:
-    """A pool of crops, each made when it is first drawn, and kept: the original is not run again.
+    """Crops that are drawn anew for every step: none comes back, so that none is learnt by heart.
 
-    The same seed gives the same batches, wherever one begins.
+    The same seed gives the same batches, wherever one begins, and however many processes share one.
 
     Args:
         teacher: the original network.
         calibration: the photos; nothing is drawn from its held-out ones but by `held_out`.
         batch: crops in a batch.
         crop: their height and width, where the network takes any size.
-        pool: how many different crops there are; each takes a quarter of a megabyte. Where crops
-            come back a dozen times, they are learnt by heart.
-        seed: of crops and of batches.
+        seed: of crops.
+        bfloat16: whether the teacher answers in it; for held-out crops it never does.
+        share: which of how many processes this is; each has every so-many-th crop of a batch.
     """
 
-    teacher: Engine
+    teacher: AnswersBatches
     calibration: Calibration
     batch: int
     crop: int
-    pool: int
     seed: int
-    _made: dict[int, DistillationBatch] = field(default_factory=dict)
+    bfloat16: bool = False
+    share: tuple[int, int] = (0, 1)
 
     def __getitem__(self, step: int) -> DistillationBatch:
-        """The batch for a step of training."""
-        drawn = np.random.default_rng((self.seed, step)).choice(self.pool, self.batch)
-        return _together([self._crop(int(index)) for index in drawn])
+        """This process's part of the batch for a step of training."""
+        which, processes = self.share
+        crops = []
+        for index in range(which, self.batch, processes):
+            rng = np.random.default_rng((self.seed, step, index))
+            image = self.calibration.fitting[int(rng.integers(len(self.calibration.fitting)))]
+            crops.append(self._input(image, rng))
+        x = np.concatenate(crops)
+        return DistillationBatch(x, self.teacher(x, bfloat16=self.bfloat16))
 
     def held_out(self, count: int) -> list[DistillationBatch]:
         """Crops of photos that nothing is trained on, one by one."""
         rng = np.random.default_rng(self.seed + 1)
-        return [self._sample(image, rng) for image in self.calibration.held_out[:count]]
-
-    def _crop(self, index: int) -> DistillationBatch:
-        if index not in self._made:
-            rng = np.random.default_rng((self.seed, self.batch, index))
-            image = self.calibration.fitting[int(rng.integers(len(self.calibration.fitting)))]
-            x, targets = self._sample(image, rng)
-            small = {name: _small(values) for name, values in targets.items()}
-            self._made[index] = DistillationBatch(_small(x), small)
-        return self._made[index]
-
-    def _sample(self, image: Path | int, rng: np.random.Generator) -> DistillationBatch:
-        x = self._input(image, rng)
-        return DistillationBatch(x, self.teacher.run({self.calibration.input: x}))
+        crops = [self._input(image, rng) for image in self.calibration.held_out[:count]]
+        return [DistillationBatch(x, self.teacher(x)) for x in crops]
 
     def _input(self, image: Path | int, rng: np.random.Generator) -> NDArray[np.float32]:
         """A random part of a photo at a random scale, perhaps mirrored, as an input [1,3,H,W]."""
@@ -87,28 +88,9 @@ class DistillationData:
             return prepare(photo, preprocess, shape)[0]
         side = math.ceil(self.crop / preprocess.multiple) * preprocess.multiple
         scale = preprocess.height * rng.uniform(*CROP_SCALES) / photo.height
-        scale = max(scale, side / min(photo.size))
-        size = (max(side, round(photo.width * scale)), max(side, round(photo.height * scale)))
-        photo = photo.resize(size, Image.Resampling.BICUBIC)
-        left, top = (int(rng.integers(0, extent - side + 1)) for extent in size)
-        part = photo.crop((left, top, left + side, top + side))
+        # Of the photo only what is needed is resized.
+        extent = min(side / scale, *photo.size)
+        left, top = (rng.uniform(0, length - extent) for length in photo.size)
+        box = (left, top, left + extent, top + extent)
+        part = photo.resize((side, side), Image.Resampling.BICUBIC, box=box)
         return prepare(part, preprocess, (side, side))[0]
-
-
-def _small(values: Array) -> Array:
-    """The same in bytes, if they hold it, or in half precision, which is finer than pixels are."""
-    with np.errstate(all="ignore"):
-        whole, half = values.astype(np.uint8), values.astype(np.float16)
-    if (whole == values).all():
-        return whole
-    return half if np.isfinite(half).all() else values
-
-
-def _together(batches: Sequence[DistillationBatch]) -> DistillationBatch:
-    return DistillationBatch(
-        np.concatenate([batch.x for batch in batches]).astype(np.float32),
-        {
-            name: np.concatenate([batch.targets[name] for batch in batches]).astype(np.float32)
-            for name in batches[0].targets
-        },
-    )

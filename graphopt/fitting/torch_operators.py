@@ -174,7 +174,7 @@ def _resize(node: gs.Node, inputs: Inputs) -> Tensor:
         return F.interpolate(x, size=sizes[2:], mode="bilinear", align_corners=corners)
     if mode == "linear" and place == "asymmetric":
         rows, columns = (
-            _asymmetric(old, new) for old, new in zip(x.shape[2:], sizes[2:], strict=True)
+            _asymmetric(old, new).to(x) for old, new in zip(x.shape[2:], sizes[2:], strict=True)
         )
         return rows @ x @ columns.t()
     raise Unsupported(f"Resize ({mode}, {place}) cannot be trained", node=label(node))
@@ -249,16 +249,6 @@ def _fold(operation: Callable[[Tensor, Tensor], Tensor]) -> TorchOperator:
 
 def _unary(operation: Callable[[Tensor], Tensor]) -> TorchOperator:
     return lambda _, inputs: operation(_operand(inputs, 0))
-
-
-def in_bfloat16(operator: TorchOperator) -> TorchOperator:
-    """The same with rounded inputs; sums and the result have full precision or nearly so."""
-
-    def run(node: gs.Node, inputs: Inputs) -> Tensor:
-        rounded = [None if x is None else x.to(torch.bfloat16) for x in inputs]
-        return operator(node, rounded).to(_operand(inputs, 0).dtype)
-
-    return run
 
 
 TORCH_OPERATORS: Mapping[str, TorchOperator] = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graphopt.errors import Unsupported
-from graphopt.fitting.torch_operators import TORCH_OPERATORS, Inputs, batch_norm, in_bfloat16
+from graphopt.fitting.torch_operators import TORCH_OPERATORS, Inputs, batch_norm
 from graphopt.ir.block_structure import trainable_mask
 from graphopt.ir.graph import constant_of, is_standard, label
 from graphopt.ir.identity import IdentitySet
@@ -71,6 +71,8 @@ class TorchNet(nn.Module):
         self._norms: list[gs.Node] = []
         self._outputs = [t.name for t in graph.outputs]
         self._constants: dict[str, Tensor] = {}
+        self._exact: set[str] = set()
+        """Constants that are never rounded: sizes, scales, and statistics that learn."""
         self.parameter_names: dict[str, str] = {}
         """For the name of a trained constant, its key in `values`."""
         self.values = nn.ParameterDict()
@@ -99,6 +101,8 @@ class TorchNet(nn.Module):
                             self.masks[key] = _channels_last(mask).to(self.values[key].dtype)
                 elif not trained:
                     self._constants[tensor.name] = torch.from_numpy(values.copy())
+                    if node.op == "Resize" or self._norms[-1:] == [node]:
+                        self._exact.add(tensor.name)
 
     def forward(
         self,
@@ -109,25 +113,37 @@ class TorchNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Every output by name; `watch` sees each node with its inputs and its output.
 
-        With `bfloat16`, layers without groups multiply in it. Everything else stays as it is:
-        depthwise convolutions and element-wise operators gain nothing by it on CPUs.
+        With `bfloat16`, everything between the inputs and the outputs is: weights are rounded for
+        the pass only, sums have full precision, and no tensor is cast to and fro on its way.
         """
         known: dict[str, Tensor] = {**self._constants, **feeds}
         for name, key in self.parameter_names.items():
             known[name] = self.values[key]
+        if bfloat16:
+            known = {n: v if n in self._exact else _rounded(v) for n, v in known.items()}
         learning = IdentitySet(self._norms)
         for node in self.graph.nodes:
             inputs = [None if t.is_empty() else known[t.name] for t in node.inputs]
             operator = TORCH_OPERATORS[node.op]
             if self.training and node in learning:
                 operator = partial(batch_norm, learning=True)
-            if bfloat16 and node.op in LAYERS and node.attrs.get("group", 1) == 1:
-                operator = in_bfloat16(operator)
             result = operator(node, inputs)
             if watch is not None:
                 watch(node, inputs, result)
             known[node.outputs[0].name] = result
-        return {name: known[name] for name in self._outputs}
+        results = {name: known[name] for name in self._outputs}
+        return {n: v.float() if v.dtype == torch.bfloat16 else v for n, v in results.items()}
+
+    def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> TorchNet:
+        """What `to` calls: constants and masks go along with the parameters."""
+        super()._apply(move, recurse)
+        self.masks = {key: move(mask) for key, mask in self.masks.items()}
+        self._constants = {name: move(values) for name, values in self._constants.items()}
+        return self
+
+    def placed(self, values: NDArray[np.generic]) -> Tensor:
+        """A copy of an input where the network is, in the layout that it is fastest with."""
+        return _channels_last(values).to(next(self.values.parameters(), torch.zeros(())).device)
 
     def keep_masks(self) -> None:
         """Put the zeros of pruned weights back, after a step of the optimiser."""
@@ -143,6 +159,10 @@ class TorchNet(nn.Module):
         for node in self._norms:
             for statistic in node.inputs[3:]:
                 _store(statistic, self._constants[statistic.name])
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.to(torch.bfloat16) if values.is_floating_point() else values
 
 
 def _store(tensor: gs.Tensor, values: Tensor) -> None:

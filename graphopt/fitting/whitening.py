@@ -5,9 +5,8 @@ same. Along what they have in common the loss is steep, and everywhere else flat
 the weights themselves are either too long or too short. Steps in coordinates where the inputs are
 independent and equally strong are neither: those of natural gradient methods that keep the
 covariance of a layer's input (Martens and Grosse, "Optimizing Neural Networks with
-Kronecker-factored Approximate Curvature", 2015), in whose eigenbasis Adam runs as in SOAP (Vyas
-et al., 2024). The covariance is taken once, before training: a network that is repaired stays near
-where it was.
+Kronecker-factored Approximate Curvature", 2015). The covariance is taken once, before training: a
+network that is repaired stays near where it was.
 
 Needs the extra `[distill]`; import it where training starts, not before.
 """
@@ -51,19 +50,27 @@ class Whitened:
     basis: Tensor
     moved: nn.Parameter
 
+    def to(self, device: torch.device) -> Whitened:
+        """The same there."""
+        moved = nn.Parameter(self.moved.detach().to(device))
+        rows, columns, basis = (t.to(device) for t in (self.rows, self.columns, self.basis))
+        return Whitened(self.key, rows, columns, basis, moved)
+
     def gather(self, values: Mapping[str, nn.Parameter]) -> None:
         """Turn the weights' gradient into that of the coordinates."""
         gradient = values[self.key].grad
         assert gradient is not None
         flat = gradient.contiguous().flatten(1)
-        self.moved.grad = flat[self.rows[:, None], self.columns] @ self.basis
+        picked = flat[self.rows[:, None], self.columns]
+        self.moved.grad = (picked.to(self.basis.dtype) @ self.basis).to(picked.dtype)
 
     def scatter(self, values: Mapping[str, nn.Parameter]) -> None:
         """Move the weights by what the coordinates moved."""
         weight = values[self.key]
         with torch.no_grad():
-            change = torch.zeros(len(self.rows), weight[0].numel())
-            change[:, self.columns] = self.moved @ self.basis.t()
+            change = weight.new_zeros(len(self.rows), weight[0].numel())
+            step = self.moved.to(self.basis.dtype) @ self.basis.t()
+            change[:, self.columns] = step.to(change.dtype)
             weight[self.rows] += change.reshape(-1, *weight.shape[1:])
             self.moved.zero_()
 
