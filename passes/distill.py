@@ -12,8 +12,9 @@ from pydantic import Field
 
 from graphopt.errors import InputError
 from graphopt.fitting.distill import distill
-from graphopt.fitting.distill_options import DistillOptions, DistillReport
+from graphopt.fitting.distill_options import DistillOptions, DistillReport, TrainDevice
 from graphopt.ir.graph import constant_of, label
+from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.pass_contract import Change, Context, Numerics, PreparedPass, Skip, option
 
 TrainableLayer = tuple[gs.Node, gs.Node]
@@ -73,7 +74,13 @@ class Distill(PreparedPass[TrainableLayer, Training]):
     )
     seed: int = option(0, "of crops; the same seed gives the same weights")
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "of products in training; auto is bfloat16 where the CPU multiplies it"
+        "auto", "what training computes in; auto is bfloat16 where the device is fast at it"
+    )
+    device: TrainDevice = option(
+        "cpu", "what to train on; several take part if torchrun starts the command"
+    )
+    teacher: str = option(
+        "", "an ONNX file to learn from, instead of the network before all passes"
     )
     checkpoint: str = option("", "file to keep the state in, and to go on from")
 
@@ -82,13 +89,14 @@ class Distill(PreparedPass[TrainableLayer, Training]):
         return True
 
     def prepare(self, graph: gs.Graph, context: Context) -> Training:
-        if context.original is None or context.calibration is None:
+        teacher = load_model(Path(self.teacher)) if self.teacher else context.original
+        if teacher is None or context.calibration is None:
             raise InputError(
                 "there are no photos to train on", hint="give a folder of them with --calib"
             )
         trained, report = distill(
             graph,
-            context.original,
+            teacher,
             context.calibration,
             DistillOptions(
                 steps=self.steps,
@@ -98,6 +106,7 @@ class Distill(PreparedPass[TrainableLayer, Training]):
                 patience=self.patience,
                 seed=self.seed,
                 precision=self.precision,
+                device=self.device,
             ),
             checkpoint=Path(self.checkpoint) if self.checkpoint else context.work,
             progress=context.progress,

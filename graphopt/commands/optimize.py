@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from graphopt.commands.output import Level, level, remark
 from graphopt.commands.parameters import takes_options
 from graphopt.commands.progress import shown
 from graphopt.errors import UsageError
+from graphopt.fitting.distill_options import leads
 from graphopt.optimizer.options import OptimizeOptions
 
 
@@ -54,7 +57,11 @@ def optimize(
     if wishes(options):
         _choose(model, output, options, report, json, dump_dir, force=force)
         return
-    with shown("reading the network") as tell:
+    with ExitStack() as stack, shown("reading the network") as tell:
+        if not leads():
+            # Its files would be those of the first process, and are not needed.
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            output, report, dump_dir = folder / "same.onnx", None, None
         result = run(
             model,
             output,
@@ -64,7 +71,7 @@ def optimize(
             force=force,
             progress=tell,
         )
-    if shared.put_json(json, result.to_plain()):
+    if not leads() or shared.put_json(json, result.to_plain()):
         return
     first, then = result.verdict()
     say(first, style="bold")

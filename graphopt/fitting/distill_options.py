@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,11 @@ class DistillOptions:
         if self.device == "cpu":
             native = bool(cpu_features() & BFLOAT16_FEATURES)
         return self.precision == "bfloat16" or (self.precision == "auto" and native)
+
+
+def leads() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)

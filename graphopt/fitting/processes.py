@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from graphopt.errors import InputError
@@ -40,7 +41,7 @@ class Processes:
         if self.count == 1:
             return net
         own = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=own, broadcast_buffers=False)
+        return DistributedDataParallel(net, device_ids=own)
 
     def total(self, value: float) -> float:
         """The sum of everybody's value; the same number for all."""
@@ -90,7 +91,11 @@ def joined(device: str, *, batch: int) -> Iterator[Processes]:
     if device == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    store, rank, _ = next(rendezvous("env://"))
+    # After a restart the addresses of processes that are no more are still there.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield Processes(place, dist.get_rank(), count)
     finally:

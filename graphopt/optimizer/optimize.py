@@ -135,7 +135,7 @@ def _plan(options: OptimizeOptions, output: Path) -> _Plan:
     device = options.device
     profile = load_device(device or DEVICE) if device or preset == "mobile" else None
     chosen = _passes(_preset_text(preset), known, options.skip_passes)
-    own = (options.passes, "distill" if options.distill else None, quantizing(options))
+    own = (options.passes, options.training, quantizing(options))
     extra = _passes(", ".join(part for part in own if part), known, options.skip_passes)
     if options.int8 and [one.name for one in extra].count("quantize") > 1:
         raise UsageError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from graphopt.display.options import Option, Panel
+from graphopt.fitting.distill_options import TrainDevice
 from graphopt.ir.options import InputShape
 from graphopt.pose.options import PoseOptions
 
@@ -186,6 +187,14 @@ class OptimizeOptions:
     distill: Annotated[
         bool, Option("Train the result against the original; slow.", Panel.PRUNING)
     ] = False
+    train_device: Annotated[
+        TrainDevice | None,
+        Option(
+            "Train (--distill) on the CPU, on NVIDIA's or AMD's GPUs, or on Apple's. Several take "
+            "part if torchrun starts the command; the first writes the result.",
+            Panel.PRUNING,
+        ),
+    ] = None
     int8: Annotated[
         bool,
         Option(
@@ -196,6 +205,13 @@ class OptimizeOptions:
         ),
     ] = False
     pose: PoseOptions = field(default_factory=PoseOptions)
+
+    @property
+    def training(self) -> str | None:
+        """The pass that trains the result, if that is asked for, as pipelines write it."""
+        if self.train_device is not None:
+            return f"distill{{device={self.train_device}}}"
+        return "distill" if self.distill else None
 
 
 @dataclass(frozen=True, kw_only=True)

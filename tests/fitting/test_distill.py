@@ -355,6 +355,20 @@ def test_the_pass_puts_trained_weights_into_the_graph(
     assert "error on held-out crops" in skip.reason
 
 
+def test_the_pass_learns_from_a_file(
+    lesson: tuple[gs.Graph, gs.Graph, Calibration], tmp_path: Path
+) -> None:
+    teacher, student, calibration = lesson
+    chosen = Distill(steps=20, batch=2, crop=32, rate=2e-2, teacher=str(tmp_path / "teacher.onnx"))
+    options = DistillOptions(steps=20, batch=2, crop=32, rate=2e-2)
+    expected, _ = distill(student, teacher, calibration, options)
+    chosen.run(student, Context(original=student.copy(), calibration=calibration))
+    for name, values in weights(expected).items():
+        np.testing.assert_array_equal(weights(student)[name], values)
+    with pytest.raises(InputError, match="no-such"):
+        Distill(teacher="no-such.onnx").run(student, Context(calibration=calibration))
+
+
 def test_the_pass_asks_for_photos(lesson: tuple[gs.Graph, gs.Graph, Calibration]) -> None:
     _, student, _ = lesson
     with pytest.raises(InputError, match="no photos to train on"):

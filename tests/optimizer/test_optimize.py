@@ -142,6 +142,8 @@ def test_distillation_comes_last(monkeypatch: pytest.MonkeyPatch, model: Path) -
     monkeypatch.setattr("graphopt.optimizer.optimize.Calibration.synthetic", lambda *_: None)
     with pytest.raises(InputError, match="canonicalize, distill"):
         optimize(model, options=OptimizeOptions(passes="canonicalize", distill=True))
+    with pytest.raises(InputError, match=r"canonicalize, distill\{device=mps\}"):
+        optimize(model, options=OptimizeOptions(passes="canonicalize", train_device="mps"))
 
 
 def test_the_input_is_never_overwritten_unasked(
