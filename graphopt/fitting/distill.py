@@ -234,7 +234,7 @@ class _Trainer:
     def _train(self, state: _State) -> None:
         options, values = self._options, self._student.values
         rise = min(1.0, (state.step + 1) / options.warm_up)
-        fall = 0.5 * (1 + math.cos(math.pi * state.step / options.steps))
+        fall = min(1.0, 2 * (1 - state.step / options.steps))
         for group in self._optimiser.param_groups:
             group["lr"] = group["own"] * rise * fall
         self._student.zero_grad()

@@ -18,7 +18,7 @@ class DistillOptions:
         batch: crops in a batch.
         crop: height and width of a crop, where the network takes any size.
         rate: the learning rate before each layer's own scale, see the module's text.
-        warm_up: steps over which the rate rises from zero.
+        warm_up: steps over which the rate rises from zero; from half of all steps on it falls.
         check_every: steps between two looks at the held-out crops.
         patience: looks without improvement after which training stops, in its second half.
         seed: of crops.

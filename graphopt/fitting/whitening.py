@@ -61,16 +61,14 @@ class Whitened:
         gradient = values[self.key].grad
         assert gradient is not None
         flat = gradient.contiguous().flatten(1)
-        picked = flat[self.rows[:, None], self.columns]
-        self.moved.grad = (picked.to(self.basis.dtype) @ self.basis).to(picked.dtype)
+        self.moved.grad = flat[self.rows[:, None], self.columns] @ self.basis
 
     def scatter(self, values: Mapping[str, nn.Parameter]) -> None:
         """Move the weights by what the coordinates moved."""
         weight = values[self.key]
         with torch.no_grad():
             change = weight.new_zeros(len(self.rows), weight[0].numel())
-            step = self.moved.to(self.basis.dtype) @ self.basis.t()
-            change[:, self.columns] = step.to(change.dtype)
+            change[:, self.columns] = self.moved @ self.basis.t()
             weight[self.rows] += change.reshape(-1, *weight.shape[1:])
             self.moved.zero_()
 
