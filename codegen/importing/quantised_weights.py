@@ -36,14 +36,7 @@ def quantised_weights(model: onnx.ModelProto) -> Mapping[str, QuantisedWeight]:
     product of bytes, are left out, and so are weights of less or more than 8 bits.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {
-        node.output[0]: attribute.t
-        for node in graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
+    constants = constants_of(graph)
     producers = {name: node for node in graph.node for name in node.output}
     found = {}
     for node in graph.node:
@@ -57,6 +50,19 @@ def quantised_weights(model: onnx.ModelProto) -> Mapping[str, QuantisedWeight]:
             if weight is not None:
                 found[node.name] = weight
     return found
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """A graph's constants, by name."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    return constants
 
 
 def _weight(

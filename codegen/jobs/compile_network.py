@@ -25,6 +25,7 @@ import tvm
 from tvm import relax
 
 from graphopt.codegen.importing.importer import import_onnx
+from graphopt.codegen.importing.products import products_as_convolutions
 from graphopt.codegen.importing.quantisation import LOWERED, with_float_weights
 from graphopt.codegen.importing.quantised_weights import quantised_weights
 from graphopt.codegen.kernels.conv.choice import KernelChoice
@@ -159,6 +160,8 @@ def lower_network(
         because half precision cannot hold it.
     """
     progress("import")
+    if target.byte_lanes:
+        model = products_as_convolutions(model)
     module, node_of = import_onnx(model)
     module = with_float_weights(module)
     progress("kernels")

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.latency.device import Device, Precision
 from graphopt.ir.convolution import Convolution
-from graphopt.ir.graph import is_graph_output, is_standard, stored
+from graphopt.ir.graph import constant_of, is_graph_output, is_standard, stored
 
 _QUANTISED = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
 """Operators on quantised tensors that multiply."""
@@ -19,14 +19,17 @@ _QUANTISED = ("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
 def precision_of(node: gs.Node, device: Device) -> Precision:
     """What a node's kernel multiplies in.
 
-    Convolutions whose input and weight are quantised: in int8, as far as the device has a rate for
-    any such layer; matrix products are computed in floats.
+    Convolutions and products with a matrix whose input and weight are quantised: in int8, as far as
+    the device has a rate for any such layer.
     """
     if "int8" not in device.precisions:
         return "float32"
     if node.op in _QUANTISED:
         return "int8"
-    if Convolution.as_stored(node) is None:
+    product = (
+        is_standard(node, "MatMul", "Gemm") and constant_of(stored(node.inputs[1])) is not None
+    )
+    if Convolution.as_stored(node) is None and not product:
         return "float32"
     return "int8" if is_quantised_layer(node) else "float32"
 

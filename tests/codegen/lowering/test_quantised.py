@@ -13,6 +13,7 @@ from few_convolutions import CONV, weights
 from onnxruntime.quantization import QuantType
 from quantised_networks import quantise
 
+from graphopt.codegen.importing.products import products_as_convolutions
 from graphopt.codegen.targets import load_target
 from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
@@ -21,7 +22,7 @@ from graphopt.ir.block_structure import Block, expand
 from graphopt.optimizer.pack_files import pack_file
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.cpu import cpu_features
-from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle
 
 Proto = Callable[..., onnx.ModelProto]
@@ -88,12 +89,93 @@ def test_convolutions_are_of_bytes(
     assert sum(bool(launch.macs) for launch in convolved) == count, kernels
     # Beside them, the input becomes bytes, the output floats, and bytes are moved once at most.
     assert len(kernels) <= len(convolved) + 3, kernels
+    check_close(OnnxRuntimeEngine(path.read_bytes()), runner)
+
+
+PRODUCTS: dict[str, tuple[str, str, Mapping[str, Array], int]] = {
+    "rows of maps, read twice": (
+        "float[1,20,40] y, float[1,20,96] z",
+        f"""a = {CONV}(x, w1)
+            r = Relu(a)
+            m = Reshape(r, s)
+            p = MatMul(m, w2)
+            q = Relu(p)
+            y = MatMul(q, w3)
+            z = MatMul(m, w4)""",
+        {
+            "w1": weights(20, 3, 3, 3),
+            "s": np.array([1, 20, 378]),
+            "w2": weights(378, 32),
+            "w3": weights(32, 40),
+            "w4": weights(378, 96),
+        },
+        4,
+    ),
+    "one row, and a bias": (
+        "float[1,7] y",
+        f"""a = {CONV}(x, w1)
+            f = Flatten(a)
+            g = Gemm<transB=1>(f, w2, b)
+            r = Relu(g)
+            y = Gemm(r, w3)""",
+        {
+            "w1": weights(4, 3, 3, 3),
+            "w2": weights(33, 1512),
+            "b": weights(33),
+            "w3": weights(33, 7),
+        },
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "target", ["cpu", pytest.param("opencl", marks=pytest.mark.opencl)], ids=str
+)
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_with_matrices_are_of_bytes(
+    case: str, target: str, proto: Proto, tmp_path: Path
+) -> None:
+    if not load_target(target).dot:
+        pytest.skip("this CPU has no instructions that kernels of bytes use")
+    outputs, body, constants, count = PRODUCTS[case]
+    path = quantised(
+        proto("float[1,3,18,21] x", outputs, body, **constants), tmp_path, QuantType.QUInt8
+    )
+    bundle = tmp_path / "n.graphopt"
+    compile_model(path, bundle, CompileOptions(target=target))
+    runner = open_bundle(bundle)
+    launches = [one for one in runner.bundle.plan.launches if one.stage == "network" and one.macs]
+    assert [one.kernel.startswith("conv_int8") for one in launches] == [True] * count
+    check_close(OnnxRuntimeEngine(path.read_bytes()), runner)
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_as_convolutions_compute_the_same(case: str, proto: Proto, tmp_path: Path) -> None:
+    outputs, body, constants, _ = PRODUCTS[case]
+    path = quantised(
+        proto("float[1,3,18,21] x", outputs, body, **constants), tmp_path, QuantType.QUInt8
+    )
+    written = onnx.load(path)
+    rewritten = products_as_convolutions(written)
+    assert "Conv" in {node.op_type for node in rewritten.graph.node}
+    assert not {"MatMul", "Gemm"} & {node.op_type for node in rewritten.graph.node}
+    check_close(
+        OnnxRuntimeEngine(written.SerializeToString(), optimize=False),
+        OnnxRuntimeEngine(rewritten.SerializeToString(), optimize=False),
+    )
+
+
+def check_close(expected: Engine, got: Engine) -> None:
+    """Two engines differ by steps of eight bits, and hardly ever."""
     x = {"x": np.random.default_rng(1).standard_normal(SIZE, dtype=np.float32)}
-    expected = OnnxRuntimeEngine(path.read_bytes()).run(x)["y"].astype(np.float32)
-    got = runner.run(x)["y"].astype(np.float32)
-    step = np.ptp(expected) / 255
-    assert np.mean(np.abs(got - expected) > 0.5 * step) < 0.03
-    assert np.abs(got - expected).max() < 4 * step
+    found = got.run(x)
+    for name, values in expected.run(x).items():
+        value, other = values.astype(np.float32), found[name].astype(np.float32)
+        step = np.ptp(value) / 255
+        assert other.shape == value.shape
+        assert np.mean(np.abs(other - value) > 0.5 * step) < 0.03
+        assert np.abs(other - value).max() < 4 * step
 
 
 def test_what_was_pruned_is_left_out(proto: Proto, tmp_path: Path) -> None:
