@@ -16,9 +16,11 @@ from small_networks import HEAT_SPEC
 from graphopt.analysis.compare import PoseChange
 from graphopt.errors import InputError, UsageError
 from graphopt.fitting.calibration import Calibration
+from graphopt.fitting.patch_sampling import Sample
 from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.grids import Grid
 from graphopt.fitting.quantization.observe import observe
+from graphopt.fitting.quantization.ordinary import ordinary
 from graphopt.fitting.quantization.placement import placement_of
 from graphopt.fitting.quantization.ranges import least_error
 from graphopt.fitting.quantization.rounding import rounded, steps_of, whole_of
@@ -241,6 +243,70 @@ def test_what_was_pruned_stays_pruned(
         assert not whole[weight == 0].any()
         assert np.count_nonzero(whole) > 0.9 * np.count_nonzero(weight)
         assert not numbers(maker(result, name).inputs[1].inputs[0].inputs[2]).any()
+
+
+UP = "strides=[2,2], pads=[1,1,1,1]"
+KINDS = {
+    "4x4": (f"y = ConvTranspose<{UP}>(r, w)", (12, 7, 4, 4), 1),
+    "3x3": (f"y = ConvTranspose<{UP}, output_padding=[1,1]>(r, w)", (12, 7, 3, 3), 1),
+    "2x2": ("y = ConvTranspose<strides=[2,2]>(r, w)", (12, 7, 2, 2), 1),
+    "uneven": (
+        "y = ConvTranspose<strides=[2,3], dilations=[2,1], pads=[0,1,1,0]>(r, w)",
+        (12, 7, 3, 2),
+        1,
+    ),
+    "groups": ("y = Conv<group=4>(r, w)", (8, 3, 3, 3), 0),
+    "two filters a channel": ("y = Conv<group=12>(r, w)", (24, 1, 3, 3), 0),
+    "strided and dilated": (
+        "y = Conv<group=12, strides=[2,2], dilations=[2,2]>(r, w)",
+        (12, 1, 3, 3),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_convolution_is_fitted(kind: str, network: Network, normal: Normal) -> None:
+    """With a scale for each filter, and an error on held-out photos."""
+    body, shape, axis = KINDS[kind]
+    outputs = shape[axis]
+    spread = np.geomspace(0.1, 4, outputs).reshape([-1 if i == axis else 1 for i in range(4)])
+    weight = (normal(*shape) * spread).astype(np.float32)
+    graph = network(
+        "float[1,3,24,32] x",
+        f"float[1,{outputs},a,b] y",
+        f"h = Conv(x, w0) r = Relu(h) {body}",
+        w0=normal(12, 3, 3, 3),
+        w=weight,
+    )
+    result, outcome = quantised(graph)
+    layer = next(node for node in result.nodes if node.outputs[0].name == "y")
+    pair = layer.inputs[1].inputs[0]
+    assert numbers(pair.inputs[1]).shape == (outputs,)
+    assert pair.attrs["axis"] == axis
+    assert len(layer.inputs) == 3  # the bias makes up for rounding in the mean
+    assert "error on held-out photos 0.0" in outcome.changes[-1].summary
+    assert error(result, graph) < 0.02
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (*_, axis) in KINDS.items() if axis])
+def test_a_transposed_convolution_is_an_ordinary_one(
+    kind: str, network: Network, normal: Normal
+) -> None:
+    body, shape, _ = KINDS[kind]
+    graph = network("float[1,12,6,9] r", "float[1,7,a,b] y", body, w=normal(*shape))
+    layer = ordinary(graph.nodes[0])
+    assert layer is not None
+    assert layer.can_be_fitted
+    np.testing.assert_array_equal(
+        layer.as_written(layer.spec.weight), numbers(graph.nodes[0].inputs[1])
+    )
+    x = normal(1, 12, 6, 9)
+    expected = OnnxRuntimeEngine(to_proto(graph).SerializeToString()).run({"r": x})["y"]
+    everywhere = Sample.everywhere(expected)
+    patches = everywhere.patches(layer.seen(x), layer.spec)[0, :, :-1]
+    got = patches @ layer.spec.weight.reshape(7, -1).T
+    np.testing.assert_allclose(got, everywhere.values, atol=1e-4)
 
 
 def test_it_is_better_than_the_nearest_numbers() -> None:

@@ -12,10 +12,10 @@ from graphopt.fitting.chained_least_squares import unpacked
 from graphopt.fitting.least_squares import LeastSquares, Numbers
 from graphopt.fitting.patch_sampling import Sample
 from graphopt.fitting.quantization.grids import LARGEST_BIAS, LayerWeights
+from graphopt.fitting.quantization.ordinary import Ordinary
 from graphopt.fitting.quantization.rounding import rounded, steps_of, whole_of
 from graphopt.fitting.reconstruct_report import error_within
 from graphopt.ir.arrays import Array
-from graphopt.ir.convolution import Convolution
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -33,7 +33,7 @@ class FittedLayer:
 
 
 def fit_convolution(
-    spec: Convolution,
+    layer: Ordinary,
     inputs: Sequence[Array],
     samples: Sequence[Sample],
     count: int,
@@ -44,15 +44,16 @@ def fit_convolution(
     """Fit a convolution to what it makes in the float network, from what the rounded one feeds it.
 
     Args:
-        spec: the convolution.
+        layer: the convolution.
         inputs: what it reads in the rounded network, [1,C,H,W] for each image.
         samples: what it makes in the float network, at some positions of each.
         count: how many of the images are fitted on; the others judge.
         step: of what it reads.
         ridge: pull toward the present weights, relative to the mean square of what it sees.
     """
+    spec = layer.spec
     pairs = [
-        (sample.patches(values, spec), sample.grouped(spec.group))
+        (sample.patches(layer.seen(values), spec), sample.grouped(spec.group))
         for values, sample in zip(inputs, samples, strict=True)
     ]
     system, judged = LeastSquares(spec, ridge), pairs[count:]
@@ -69,14 +70,15 @@ def fit_convolution(
         found.append((error, solution, whole, steps, bias))
     error, solution, whole, steps, bias = min(found, key=lambda item: item[0])
     weight, filter_bias = unpacked(solution, spec)
+    numbers = whole.transpose(0, 2, 1).reshape(spec.weight.shape)
     return FittedLayer(
         LayerWeights(
-            whole=whole.transpose(0, 2, 1).reshape(spec.weight.shape).astype(np.int8),
+            whole=layer.as_written(numbers.astype(np.int8)),
             scales=steps.ravel().astype(np.float32),
-            axis=0,
+            axis=layer.axis,
             bias=bias.ravel(),
         ),
-        (weight.astype(np.float32), filter_bias.astype(np.float32)),
+        (layer.as_written(weight.astype(np.float32)), filter_bias.astype(np.float32)),
         error,
     )
 

@@ -32,6 +32,7 @@ from graphopt.fitting.quantization.equalisation import equalise
 from graphopt.fitting.quantization.fit_layer import FittedLayer, fit_convolution, plain_rounding
 from graphopt.fitting.quantization.grids import Grid
 from graphopt.fitting.quantization.observe import Observations, Seen, observe
+from graphopt.fitting.quantization.ordinary import Ordinary, ordinary
 from graphopt.fitting.quantization.placement import (
     Placement,
     ceiling_of,
@@ -157,7 +158,7 @@ class _Work:
             if node.outputs and node.outputs[0].name in floats
         }
         places = {
-            node.outputs[0].name: (node.inputs[0].name, Convolution.of(node))
+            node.outputs[0].name: (node.inputs[0].name, ordinary(node))
             for node in self._placement.layers
         }
         store_all(self._graph, self._placement, grids)
@@ -201,9 +202,10 @@ class _Work:
     def _observed(self) -> Observations:
         wanted = {}
         for node in self._placement.layers:
-            spec = Convolution.of(node)
-            if spec is None or spec.op != "Conv" or len(spec.kernel) != 2 or spec.pads is None:
+            layer = ordinary(node)
+            if layer is None or not layer.can_be_fitted:
                 continue
+            spec = layer.spec
             unknowns = math.prod(spec.weight.shape[1:]) + 1
             most = PATCHES // (unknowns * spec.group)
             positions = max(LEAST_POSITIONS, min(POSITIONS_PER_UNKNOWN * unknowns, most))
@@ -243,9 +245,10 @@ class _Work:
             channels = seen.tensors[name].values.shape[1]
             total = np.zeros(channels)
             for node in self._graph.tensors()[name].outputs:
-                spec = Convolution.of(node)
-                if spec is None or spec.op != "Conv" or spec.in_channels != channels:
+                layer = ordinary(node)
+                if layer is None or layer.spec.in_channels != channels:
                     continue
+                spec = layer.spec
                 squares = np.square(spec.weight, dtype=np.float64).sum(axis=(2, 3))
                 grouped = squares.reshape(spec.group, -1, squares.shape[1]).sum(axis=1)
                 total += grouped.ravel()
@@ -256,7 +259,7 @@ class _Work:
         self,
         seen: Observations,
         grids: Mapping[str, Grid],
-        places: Mapping[str, tuple[str, Convolution | None]],
+        places: Mapping[str, tuple[str, Ordinary | None]],
     ) -> dict[str, FittedLayer]:
         """Fit and round each layer, by the name of its output.
 
@@ -273,10 +276,10 @@ class _Work:
             self._progress(f"quantize: {number} of {len(nodes)} ({label(node)})")
             inputs = walk.advance_to(node)
             name = node.outputs[0].name
-            (read, spec), samples = places[name], seen.targets.get(name)
-            if samples is not None and spec is not None:
+            (read, layer), samples = places[name], seen.targets.get(name)
+            if samples is not None and layer is not None:
                 fitted = fit_convolution(
-                    spec,
+                    layer,
                     inputs,
                     samples,
                     len(self._fitting),
@@ -284,7 +287,7 @@ class _Work:
                     ridge=self._settings.ridge,
                 )
             else:
-                fitted = _rounded_as_it_is(node, spec)
+                fitted = _rounded_as_it_is(node, Convolution.of(node))
             found[name] = fitted
             put_weights(self._graph, node, fitted.weights.values, fitted.weights.bias)
         return found
@@ -302,13 +305,14 @@ def _rounded_as_it_is(node: gs.Node, spec: Convolution | None) -> FittedLayer:
 
 def _as_they_are(node: gs.Node, seen: Seen) -> Weights:
     """A layer's weights, rounded without a fit, and the bias that makes up for it in the mean."""
-    spec = Convolution.of(node)
-    fitted = _rounded_as_it_is(node, spec)
+    layer = ordinary(node)
+    fitted = _rounded_as_it_is(node, Convolution.of(node))
     values, bias = fitted.weights.values, fitted.weights.bias
     means = seen.values.mean(axis=0, dtype=np.float64)
-    if spec is None or spec.op != "Conv" or spec.in_channels != len(means):
+    if layer is None or layer.spec.in_channels != len(means):
         return values, bias
-    lost = (spec.weight.astype(np.float64) - values).sum(axis=(2, 3))
+    spec, means = layer.spec, means / math.prod(layer.apart)
+    lost = (spec.weight.astype(np.float64) - layer.as_written(values)).sum(axis=(2, 3))
     grouped = lost.reshape(spec.group, -1, lost.shape[1]) @ means.reshape(spec.group, -1, 1)
     moved = grouped.ravel()
     return values, moved if bias is None else bias + moved
