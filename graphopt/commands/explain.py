@@ -9,6 +9,7 @@ import typer
 
 from graphopt.commands import options as shared
 from graphopt.commands.parameters import takes_options
+from graphopt.commands.progress import shown
 from graphopt.optimizer.options import ExplainOptions
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def explain(
     else:
         from graphopt.optimizer.explain import explain as run
 
-        found = run(model, chosen, options)
+        with shown("reading the network") as tell:
+            found = run(model, chosen, options, progress=tell)
     if not shared.put_json(json, found.to_plain()):
         console().print(found)

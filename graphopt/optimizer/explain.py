@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import RenderableType
 
 from graphopt.display.tables import Grid, Kind
 from graphopt.errors import UsageError
+from graphopt.fitting.calibration import Calibration
 from graphopt.ir.graph import label
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import load_model
@@ -19,6 +21,7 @@ from graphopt.optimizer.options import ExplainOptions
 from graphopt.optimizer.pass_contract import Change, Context, Skip
 from graphopt.optimizer.registry import find_passes
 from graphopt.optimizer.syntax import parse_pipeline
+from graphopt.pose.detect import detect_pose_spec
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,20 @@ def explain(
     path: Path,
     chosen: str,
     options: ExplainOptions = ExplainOptions(),
+    *,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Explanation:
     """Run a pass on a network that is not written, and say what it did, what it left and why.
 
     Args:
         path: the network.
         chosen: one pass with its options.
-        options: what runs before it, and which node counts.
+        options: what runs before it, on which photos, and which node counts.
+        progress: told what a pass that takes its time is doing.
 
     Raises:
-        InputError: no such network, pass or node, more than one pass, or one that needs photos.
+        InputError: no such network, pass or node, more than one pass, or one that needs photos
+            without any.
     """
     known = find_passes(options.load)
     passes = parse_pipeline(chosen, known)
@@ -68,7 +75,12 @@ def explain(
     (judged,) = passes
     node = options.node
     graph = load_model(path, parse_input_shapes(options.input_shape))
-    context = Context(original=graph.copy())
+    calibration = None
+    if options.calib is not None:
+        spec = detect_pose_spec(graph)
+        count = options.calib_photos
+        calibration = Calibration.from_photos(options.calib, graph, spec, count=count)
+    context = Context(original=graph.copy(), calibration=calibration, progress=progress)
     for before in parse_pipeline(options.after, known):
         before.run(graph, context)
     names = {label(n): n for n in graph.nodes}

@@ -26,6 +26,8 @@ RATIOS = (0.25, 0.5, 0.7, 0.85)
 PHOTOS = 50
 """Images at most there, a share of them held out: more only make the same ranking surer."""
 
+FEW_PHOTOS = 25
+"""As many as tell which layers a pass leaves alone, if not what it makes of the others."""
 _COUNT = "How many of them at most; a fifth is only for judging."
 
 
@@ -241,12 +243,20 @@ class SensitivityOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions:
-    """Which matches of a pass are looked for."""
+    """Which matches of a pass are looked for.
+
+    A pass that is fitted to photos is run on those of `calib`.
+    """
 
     node: Annotated[
         str | None, Option("Only this node, by its name or an output's.", Panel.PASSES, "NAME")
     ] = None
     after: Annotated[str, Option("Passes to run before: 'a, b'.", Panel.PASSES, "PIPELINE")] = ""
+    calib: Annotated[
+        Path | None,
+        Option("Photos, no labels, for a pass that is fitted to some.", Panel.PHOTOS, "DIR"),
+    ] = None
+    calib_photos: Annotated[int, Option(_COUNT, Panel.PHOTOS, min=5)] = FEW_PHOTOS
     load: Load = ()
     input_shape: InputShape = ()
 

@@ -236,6 +236,23 @@ def test_explain_says_what_matches_and_what_does_not(
         assert (code, message in err) == (expected, True), err
 
 
+def test_a_pass_that_is_fitted_is_explained_on_photos(
+    graphopt: Graphopt, pose_files: tuple[Path, Path]
+) -> None:
+    model, photos = pose_files
+    given = ("explain", model, "--pass", "quantize", "--json")
+    code, _, err = graphopt(*given)
+    assert code == 1
+    assert "--calib" in err
+    code, text, err = graphopt(*given, "--calib", photos, "--node", "heat")
+    assert code == 0, err
+    told = json.loads(text)
+    said = [change["summary"] for change in told["changes"]]
+    said += [skip["reason"] for skip in told["skips"]]
+    assert len(said) == 1
+    assert "eight bits" in said[0]
+
+
 def test_every_channel_counts_in_the_error_of_outputs() -> None:
     """A heat map is as good as its worst part, however large its background is."""
     rng = np.random.default_rng(0)
