@@ -103,19 +103,27 @@ def _multiply_add(target: Target, a: Expr, b: Expr, c: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(f"float32x{target.lanes}", "llvm.fma", a, b, c)
 
 
+def rounded(target: Target, x: Expr, high: Expr) -> Expr:
+    """Round half to even what is at most `high`, to 32-bit numbers: x86 rounds while it converts,
+    as its mode says; what is below the least number becomes that. Of AVX and AVX-512 alone.
+    """
+    whole = f"int32x{target.lanes}"
+    if target.lanes == 16:
+        name = "llvm.x86.avx512.mask.cvtps2dq.512"
+        every = [tirx.Cast(whole, high), tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)]
+    else:
+        name, every = "llvm.x86.avx.cvt.ps2dq.256", []
+    return tirx.call_llvm_pure_intrin(whole, name, T.min(x, high), *every)
+
+
 def _as_byte(target: Target, x: Expr, low: Expr, high: Expr) -> Expr:
-    """Round half to even and bound, as float32; x86 rounds while it converts, as its mode says."""
+    """Round half to even and bound, as float32."""
     lanes = target.lanes
-    name = {16: "llvm.x86.avx512.mask.cvtps2dq.512", 8: "llvm.x86.avx.cvt.ps2dq.256"}.get(lanes)
-    if name is None or not target.dot.startswith("avx"):
+    if lanes not in (8, 16) or not target.dot.startswith("avx"):
         return T.min(T.max(tirx.nearbyint(x), low), high)
     whole = f"int32x{lanes}"
-    every = [tirx.Cast(whole, low), tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)]
-    rounded = tirx.call_llvm_pure_intrin(
-        whole, name, T.min(x, high), *(every if lanes == 16 else [])
-    )
     # Bounded once more: so LLVM knows that a float32 and back changes nothing, and leaves it out.
-    bounded = T.min(T.max(rounded, tirx.Cast(whole, low)), tirx.Cast(whole, high))
+    bounded = T.min(T.max(rounded(target, x, high), tirx.Cast(whole, low)), tirx.Cast(whole, high))
     return tirx.Cast(f"float32x{lanes}", bounded)
 
 
@@ -145,6 +153,19 @@ class Epilogue:
         """How many `channel` or `tensor` parameters the steps read."""
         values = [o.value for step in self.steps for o in step.operands if o.kind == kind]
         return int(max(values, default=-1)) + 1
+
+    def to_bytes(self) -> tuple[Epilogue, int, int] | None:
+        """The steps before one that rounds and bounds their result, and its bounds; None: the last
+        one does not, or not between numbers of a byte.
+        """
+        if not self.steps or self.steps[-1].operation != "as_byte":
+            return None
+        value, *bounds = self.steps[-1].operands
+        low, high = (o.value if o.kind == "scalar" else -1 for o in bounds)
+        before = Epilogue(self.steps[:-1])
+        if value != Operand("step", len(before.steps) - 1) or not 0 <= low <= high <= 255:
+            return None
+        return (before, int(low), int(high)) if low % 1 == high % 1 == 0 else None
 
     def _run(self, fetch: Callable[[Operand], Any], apply: Callable[..., Any], total: Any) -> Any:
         results: list[Any] = []

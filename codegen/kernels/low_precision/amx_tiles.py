@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv.template import Tile, blocks
 from graphopt.codegen.kernels.emit import Expr, private
+from graphopt.codegen.kernels.low_precision.byte_blocks import PARTS
 from graphopt.codegen.kernels.low_precision.grouping import Parts
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
@@ -120,10 +121,10 @@ class TileKernel:
         for f in range(filters):
             for i in range(pixels):
                 if self.p.start is None:
-                    unit("tilezero", _register(2 * i + f))
+                    unit("tilezero", _register(i * filters + f))
                     continue
                 start = self.p.start.access_ptr("r", offset=(group * filters + f) * ROWS)
-                unit("tileloadd64", _register(2 * i + f), start, tirx.IntImm("int64", 0))
+                unit("tileloadd64", _register(i * filters + f), start, tirx.IntImm("int64", 0))
 
     def resume(self, sums: Expr, at: Expr = 0) -> None:
         """Fill the tiles of sums from memory, where `keep` left them."""
@@ -144,7 +145,8 @@ class TileKernel:
             for f in range(filters):
                 place = (at * pixels + i) * filters + f
                 memory = sums.access_ptr("rw", offset=place * ROWS * ROWS)
-                unit(instruction, _register(2 * i + f), memory, tirx.IntImm("int64", 4 * ROWS))
+                total = _register(i * filters + f)
+                unit(instruction, total, memory, tirx.IntImm("int64", 4 * ROWS))
 
     def multiply(
         self,
@@ -156,7 +158,7 @@ class TileKernel:
         plane: Expr,
         across: Expr,
     ) -> None:
-        """Multiply up 32 pixels x 32 filters, and add that to the tiles of sums.
+        """Multiply up four tiles of pixels x filters, and add that to the tiles of sums.
 
         Args:
             part: the first of the blocks of channels that are read, and how many.
@@ -184,15 +186,11 @@ class TileKernel:
                 place = (((group * in_blocks + block) * kh + ky) * kw + kx) * filters
                 for f in range(filters):
                     weight = self.p.weight.access_ptr("r", offset=(place + f) * tile_size)
-                    unit("tileloadd64", _register(6 + f), weight, tirx.IntImm("int64", ROWS * WORD))
-                for i in range(pixels):
-                    for f in range(filters):
-                        unit(
-                            self.spec.product,
-                            _register(2 * i + f),
-                            _register(4 + i),
-                            _register(6 + f),
-                        )
+                    register = _register(6 + f % 2)
+                    unit("tileloadd64", register, weight, tirx.IntImm("int64", ROWS * WORD))
+                    for i in range(pixels):
+                        total = _register(i * filters + f)
+                        unit(self.spec.product, total, _register(4 + i), register)
 
     def store(
         self, sums: Expr, group: Expr, place: Callable[[Expr], tuple[Expr, Expr, Expr]]
@@ -209,7 +207,10 @@ class TileKernel:
 
         def pixel(n: Expr, i: Expr, row: Expr, column: Expr) -> None:
             totals = [self.p.as_float(sums[i, f, n, lanes]) for f in range(filters)]
-            self.p.store_all(totals, group * filters, row, column)
+            if filters == PARTS:
+                self.p.store_block(totals, group, row, column)
+            else:
+                self.p.store_all(totals, group * filters, row, column)
 
         with T.serial(0, pixels) as i, T.serial(0, ROWS) as n:
             kept, row, column = place(T.bind(i * ROWS + n))

@@ -2,8 +2,9 @@
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of the input (16 pixels
 x 64 channels that are bytes, or 32) with one of the weight (as many channels x 16 filters) and adds
-the products to a tile of sums (16 x 16). Two by two such tiles are computed at once: 32 pixels x 32
-filters. Sums go through memory to the epilogue, a vector at a time.
+the products to a tile of sums (16 x 16). Four such tiles are computed at once: of 32 pixels x 32
+filters, or of 16 x 64, whose bytes are stored as one vector a pixel. Sums go through memory to the
+epilogue.
 
 Pixels that follow one another in the output are read as rows that lie `strides` apart, so a kernel
 position is a matter of where the first of them starts. With padding, a task first copies the rows
@@ -23,12 +24,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
-from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
+from graphopt.codegen.kernels.conv.template import Number, Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, grid, kernel, scratch, view
+from graphopt.codegen.kernels.low_precision import byte_blocks
 from graphopt.codegen.kernels.low_precision.amx_tiles import (
     NARROWEST,
     ROWS,
@@ -36,10 +39,10 @@ from graphopt.codegen.kernels.low_precision.amx_tiles import (
     columns_of_a_row,
     unit,
 )
+from graphopt.codegen.kernels.low_precision.byte_blocks import BLOCK, CHANNELS, ORDER, PARTS
 from graphopt.codegen.kernels.low_precision.conv_dot import Conv, is_product, seen
 from graphopt.codegen.kernels.low_precision.grouping import Parts, parts_of
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
-from graphopt.codegen.kernels.low_precision.int8_spec import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
@@ -53,7 +56,7 @@ WEIGHT_BYTES = 24 * 1024
 
 def tiles(spec: StoredConv, target: Target) -> list[Tile]:
     """Filters (in vectors of 16) and pixels (in tiles of 16) at once; none without the unit."""
-    spec = _parts(spec).spec
+    blocked, spec = by_blocks(spec), _parts(spec).spec
     bytes_ = isinstance(spec, Int8Conv)
     able = target.tiles == "amx_int8" if bytes_ else target.bfloat16 == "amx_bf16"
     if (
@@ -65,6 +68,8 @@ def tiles(spec: StoredConv, target: Target) -> list[Tile]:
         return []
     if _pixels(seen(spec)) < ROWS:
         return []
+    if blocked:
+        return [Tile(PARTS, 1)]
     vectors = spec.vectors(ROWS)
     pixels = 2 if _pixels(seen(spec)) >= 2 * ROWS else 1
     return [Tile(filters, pixels) for filters in (1, 2) if vectors % filters == 0]
@@ -75,6 +80,12 @@ def _parts(spec: Conv) -> Parts[Conv]:
     return parts_of(spec, spec.width(ROWS))
 
 
+def by_blocks(spec: StoredConv) -> bool:
+    """Whether what is stored of a pixel are blocks of 64 bytes; not of one that is grouped."""
+    whole = all(stored == BLOCK for stored in (spec.y, *spec.tensors))
+    return whole and spec.conv.groups == 1 and spec.vectors(ROWS) % PARTS == 0
+
+
 def _pixels(spec: StoredConv) -> int:
     """Pixels that a row of tiles covers at least."""
     return spec.conv.out_size[1]
@@ -83,8 +94,9 @@ def _pixels(spec: StoredConv) -> int:
 def cost(spec: StoredConv, _: Target, tile: Tile) -> float:
     """An estimate of the time, in vector instructions of a 32-bit sum.
 
-    A product of tiles takes 16 cycles, in which 32 such instructions could run, a tile's load 8;
-    storing a vector of sums and the epilogue take about ten.
+    A product of tiles takes 16 cycles, in which 32 such instructions could run, a tile's load 8. A
+    vector of sums that goes through memory takes about three; the epilogue as long as elsewhere,
+    where it is not counted.
     """
     parts = _parts(spec)
     spec = parts.spec
@@ -92,10 +104,17 @@ def cost(spec: StoredConv, _: Target, tile: Tile) -> float:
     chunks = blocks(conv.in_channels, spec.x.lanes) * conv.kernel[0] * conv.kernel[1]
     chunks //= columns_of_a_row(spec)
     products = 32 * tile.filters * tile.pixels + 16 * (tile.filters + tile.pixels)
-    stores = 10 * ROWS * tile.filters * tile.pixels
+    stores = 3 * ROWS * tile.filters * tile.pixels
     vectors = parts.count * spec.vectors(ROWS) // tile.filters
     across = -(-conv.out_size[1] // (ROWS * tile.pixels))
     return float(conv.out_size[0] * across * vectors * (chunks * products + stores))
+
+
+def pack_vectors(values: NDArray[Number], spec: StoredConv, target: Target) -> NDArray[Number]:
+    """A number a channel, (C,), as the kernel reads them: (vectors, lanes)."""
+    if by_blocks(spec):
+        return byte_blocks.pack_vectors(values, spec, target)
+    return spec.packed(values, ROWS)
 
 
 def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> Integers:
@@ -106,6 +125,10 @@ def pack_weight(weight: Integers, spec: StoredConv, _: Target, tile: Tile) -> In
 
 def _packed(weight: Integers, spec: StoredConv, tile: Tile) -> Integers:
     filters = spec.packed(weight, ROWS)  # (OB, I, kh, kw, 16)
+    if tile.filters == PARTS:
+        every = pack_channels(weight, CHANNELS, spec.conv.out_runs)[..., ORDER]
+        parts = every.reshape(*every.shape[:-1], PARTS, ROWS)
+        filters = np.moveaxis(parts, -2, 1).reshape(filters.shape)
     inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
     if (columns := columns_of_a_row(spec)) > 1:
         inputs = np.moveaxis(inputs, 3, 4)

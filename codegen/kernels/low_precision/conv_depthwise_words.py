@@ -12,14 +12,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_dense
 from graphopt.codegen.kernels.conv import conv_depthwise as of_floats
-from graphopt.codegen.kernels.conv.template import Number, Tile, blocks, pack_channels
+from graphopt.codegen.kernels.conv.template import Tile, blocks, pack_channels
 from graphopt.codegen.kernels.emit import Expr, Variable, grid, kernel
+from graphopt.codegen.kernels.low_precision.byte_blocks import (
+    BLOCK,
+    CHANNELS,
+    LANES,
+    ORDER,
+    PARTS,
+)
+from graphopt.codegen.kernels.low_precision.byte_blocks import pack_vectors as pack_vectors
 from graphopt.codegen.kernels.low_precision.dot import UNITS
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
@@ -27,20 +34,13 @@ from graphopt.codegen.kernels.low_precision.parameters import StoredParameters, 
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD
 from graphopt.codegen.targets import Target
 
-CHANNELS, LANES = 64, 16
-"""Channels of a block, and of a vector of words."""
-PARTS = CHANNELS // LANES
-ORDER = np.array(
-    [[LANES * q + WORD * j + i for q in range(4) for i in range(4)] for j in range(PARTS)]
-).reshape(-1)
-"""The channel of each lane of the four vectors, one after the other."""
 MOST = 5
 """Pixels at once: their sums are twenty vectors, words and bytes of a column ten more."""
 
 
 def tiles(spec: Int8Conv, target: Target) -> list[Tile]:
     """The tiles that it can be computed by; none where blocks are narrower or tensors are read."""
-    blocked = spec.x.lanes == spec.y.lanes == CHANNELS and spec.y.dtype == "uint8"
+    blocked = spec.x.lanes == CHANNELS and spec.y == BLOCK
     if target.dot != "avx512_vnni" or not spec.conv.depthwise or not blocked or spec.tensors:
         return []
     most = min(MOST, spec.conv.out_size[1])
@@ -62,12 +62,6 @@ def pack_weight(weight: Integers, spec: Int8Conv, _: Target, __: Tile) -> Intege
     words = spread.reshape(len(spread), rows // WORD, WORD, kw, PARTS, LANES)
     ordered = words.transpose(0, 1, 3, 4, 5, 2)
     return np.ascontiguousarray(ordered.reshape(*ordered.shape[:4], LANES * WORD))
-
-
-def pack_vectors(values: NDArray[Number], spec: Int8Conv, _: Target) -> NDArray[Number]:
-    """A number a channel, (C,), as the kernel reads them: (vectors, lanes)."""
-    spread = pack_channels(values, CHANNELS, spec.conv.out_runs)[:, ORDER]
-    return np.ascontiguousarray(spread.reshape(-1, LANES))
 
 
 def build(spec: Int8Conv, target: Target, tile: Tile) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import TypeAlias
@@ -11,8 +11,11 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from graphopt.codegen.kernels.emit import Expr, Scalars, Vectors, argument, view, zeros
+from graphopt.codegen.kernels.emit import Expr, Scalars, Vectors, argument, broadcast, view, zeros
+from graphopt.codegen.kernels.epilogue import Epilogue
+from graphopt.codegen.kernels.epilogue import rounded as to_whole
 from graphopt.codegen.kernels.low_precision import bfloat16 as bf16
+from graphopt.codegen.kernels.low_precision import byte_blocks
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv
 from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
 from graphopt.codegen.targets import Target
@@ -47,6 +50,10 @@ class PixelVectors:
             return bf16.widened(value, self._lanes)
         wide = tirx.Cast(f"int32x{self._lanes}", value)
         return tirx.Cast(f"float32x{self._lanes}", wide)
+
+    def block(self, block: Expr, row: Expr, column: Expr) -> Expr:
+        """A pixel's block of 64 bytes."""
+        return self._buffer[tuple(block_place(block, row, column))]
 
     def store(self, value: Expr, vector: Expr, row: Expr, column: Expr) -> None:
         """Store a vector of float32: as such, as bfloat16, or as bytes, of what are whole numbers
@@ -118,7 +125,6 @@ class StoredParameters:
         self._tensors = [PixelVectors(seen(tensor), lanes) for tensor in tensors]
         self._stored = seen(y)
         self._y = PixelVectors(self._stored, lanes)
-        self._bytes = y
 
     def phase(
         self,
@@ -209,36 +215,51 @@ class StoredParameters:
 
     def _finished(self, total: Expr, vector: Expr, row: Expr, column: Expr) -> Expr:
         """What the epilogue makes of a vector of sums."""
-        return self._spec.conv.epilogue.emit(
+        return self._result(
+            self._spec.conv.epilogue,
+            total,
+            vector,
+            lambda n: self._tensors[n].load(vector, row, column),
+        )
+
+    def _result(
+        self, epilogue: Epilogue, total: Expr, vector: Expr, tensor: Callable[[int], Expr]
+    ) -> Expr:
+        return epilogue.emit(
             self._target,
             total,
             channel=lambda n: self._channels[n][(vector,)],
-            tensor=lambda n: self._tensors[n].load(vector, row, column),
+            tensor=tensor,
         )
 
     def store_block(self, totals: Sequence[Expr], block: Expr, row: Expr, column: Expr) -> None:
-        """Run the epilogue, which reads no tensors, on four vectors of sums and store their bytes.
+        """Run the epilogue on four vectors of sums, and store the bytes that they become.
 
-        They are 64 of one pixel. Two by two they are packed within each 128 bits: first to 16 bits,
-        then to 8.
+        They are 64 of one pixel, and lie as `byte_blocks.ORDER` says.
         """
-        whole = [
-            T.bind(
-                tirx.Cast(
-                    f"int32x{self._target.lanes}",
-                    self._finished(total, block * len(totals) + part, row, column),
-                )
-            )
-            for part, total in enumerate(totals)
+        whole = self._spec.conv.epilogue
+        before, low, high = whole.to_bytes() or (whole, 0, 255)
+        tensors = [
+            [as_float(part, self._target) for part in byte_blocks.unpacked(T.bind(values))]
+            for values in (tensor.block(block, row, column) for tensor in self._tensors)
         ]
-        half = "llvm.x86.avx512.packusdw.512"
-        pairs = [
-            tirx.call_llvm_pure_intrin("int16x32", half, *whole[first : first + 2])
-            for first in (0, 2)
-        ]
-        packed = tirx.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.packuswb.512", *pairs)
-        place = [0, block, row, column, tirx.Ramp(0, 1, 64)]
-        T.buffer_store(self._bytes, tirx.reinterpret("uint8x64", packed), place)
+
+        def rounded(part: int, total: Expr) -> Expr:
+            vector = block * len(totals) + part
+            result = self._result(before, total, vector, lambda n: tensors[n][part])
+            return to_whole(self._target, result, broadcast(float(high), self._target.lanes))
+
+        values = byte_blocks.packed(
+            [T.bind(rounded(part, total)) for part, total in enumerate(totals)]
+        )
+        if low:
+            values = T.max(values, tirx.Broadcast(tirx.IntImm("uint8", low), byte_blocks.CHANNELS))
+        T.buffer_store(self._stored, values, block_place(block, row, column))
+
+
+def block_place(block: Expr, row: Expr, column: Expr) -> list[Expr]:
+    """Where in a buffer of blocks of 64 channels a pixel's block is."""
+    return [0, block, row, column, tirx.Ramp(0, 1, byte_blocks.CHANNELS)]
 
 
 def as_float(sums: Expr, target: Target) -> Expr:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from int8_cases import (
     AS_FLOATS,
+    REQUANTISED,
     RESIDUAL,
+    SCALED,
     best,
     check_alike,
     check_extremes,
@@ -16,6 +18,7 @@ from int8_cases import (
     check_pruned,
     pruned_weight,
     quantised,
+    scalar,
     sparse,
 )
 from kernel_cases import (
@@ -32,7 +35,7 @@ from kernel_cases import (
 )
 
 from graphopt.codegen.kernels.conv.template import ConvSpec
-from graphopt.codegen.kernels.epilogue import Epilogue
+from graphopt.codegen.kernels.epilogue import Epilogue, EpilogueStep, Operand
 from graphopt.codegen.kernels.low_precision.int8_choice import candidates, punched
 from graphopt.codegen.targets import Target, load_target
 from graphopt.codegen.targets.cpu import INTEGER_UNITS, VECTOR_UNITS, IntegerUnit, describe
@@ -120,6 +123,35 @@ def test_dense_by_a_matrix_unit(case: str, zero: int, tmp_path: Path) -> None:
     check_meaning(choice, spec, target, tmp_path)
 
 
+BLOCKS = {
+    "1x1": ConvSpec((64,), 64, (9, 37)),
+    "1x1, 32 channels": ConvSpec((32,), 128, (7, 50)),
+    "3x3, channels in parts": ConvSpec((130,), 128, (20, 33), (3, 3), pads=(1, 1, 1, 1)),
+    "stride 2": ConvSpec((40,), 120, (11, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    "a photo": ConvSpec((3,), 64, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+}
+"""Convolutions whose bytes are stored 64 at once."""
+BETWEEN = (Operand("step", 0), scalar(5.0), scalar(200.0))
+BOUNDED = Epilogue((SCALED, EpilogueStep("as_byte", BETWEEN)))
+
+
+@pytest.mark.parametrize("epilogue", [REQUANTISED, RESIDUAL, BOUNDED])
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_by_a_matrix_unit(case: str, epilogue: Epilogue, tmp_path: Path) -> None:
+    target = target_of(UNITS["amx_int8"])
+    spec = quantised(BLOCKS[case], 7, epilogue)
+    choice = best(spec, target, "conv_int8_amx")
+    assert choice is not None
+    assert choice.tile.filters == 4
+    check_meaning(choice, spec, target, tmp_path)
+
+
+def test_of_few_channels_a_matrix_unit_is_fastest() -> None:
+    target = target_of(UNITS["amx_int8"])
+    spec = quantised(ConvSpec((32,), 64, (184, 328)), 0)
+    assert candidates(spec, target)[0].kernel == "conv_int8_amx"
+
+
 @pytest.mark.parametrize(("number", "case"), list(enumerate(DEPTHWISE)))
 def test_depthwise(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
@@ -132,7 +164,8 @@ def test_depthwise(number: int, case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "case"), list(enumerate(WIDE)))
 def test_depthwise_by_dot_products(number: int, case: str, tmp_path: Path) -> None:
     target = target_of(UNITS["avx512_vnni"])
-    spec = quantised(WIDE[case], 0 if number % 2 else 7)
+    epilogue = BOUNDED if number == 0 else REQUANTISED
+    spec = quantised(WIDE[case], 0 if number % 2 else 7, epilogue)
     (choice, *_) = candidates(spec, target)
     assert choice.kernel == "conv_int8_words"
     check_meaning(choice, spec, target, tmp_path)
