@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -22,6 +23,10 @@ from graphopt.codegen.targets import Target
 
 ROWS = 16
 """Rows of a tile: pixels of the input, and filters of the weight."""
+Place: TypeAlias = tuple[Expr, Expr, Expr]
+"""Whether a pixel is stored (None: yes), its row and its column."""
+Meanwhile: TypeAlias = Callable[[Expr, int], None]
+"""Writes what is done in a step beside its products: the step, and how many there are."""
 NARROWEST = 16
 """Channels of the narrowest blocks: of fewer, most of a tile would be empty."""
 
@@ -157,6 +162,7 @@ class TileKernel:
         row_stride: Expr,
         plane: Expr,
         across: Expr,
+        meanwhile: Meanwhile | None = None,
     ) -> None:
         """Multiply up four tiles of pixels x filters, and add that to the tiles of sums.
 
@@ -167,6 +173,7 @@ class TileKernel:
             row_stride: numbers between rows of the input.
             plane: numbers between blocks of channels.
             across: numbers between columns of the input.
+            meanwhile: writes what else is done in each step, while the unit is busy.
         """
         conv, lanes, (filters, pixels, _) = self.spec.conv, self.spec.x.lanes, self.tile
         step = conv.strides[1] * lanes
@@ -191,31 +198,75 @@ class TileKernel:
                     for i in range(pixels):
                         total = _register(i * filters + f)
                         unit(self.spec.product, total, _register(4 + i), register)
+            if meanwhile:
+                meanwhile(inner * kh + ky, part[1] * kh)
 
-    def store(
-        self, sums: Expr, group: Expr, place: Callable[[Expr], tuple[Expr, Expr, Expr]]
+    def one_after_the_other(
+        self,
+        count: Expr,
+        sums: Expr,
+        compute: Callable[[Expr, Meanwhile], None],
+        place: Callable[[Expr], tuple[Expr, Callable[[Expr], Place]]],
     ) -> None:
-        """Take the sums out of the tiles and store what the epilogue makes of them.
+        """Compute tiles and store them: each while the unit multiplies up the next.
+
+        Vectors cannot read what a tile has stored before it is in the cache; the next tile's
+        products fill the time.
+
+        Args:
+            count: how many tiles; at least one.
+            sums: memory for the tiles of one, (pixels, filters, 16, 16).
+            compute: begins and multiplies up the i-th.
+            place: the i-th's group of filters, and the place of its n-th pixel.
+        """
+        pixels = self.tile.pixels * ROWS
+        with T.serial(0, count) as i:
+
+            def meanwhile(step: Expr, steps: int) -> None:
+                # Whole tiles or equal parts of one, so that none is left over.
+                each = min(pixels, 1 << (-(-pixels // steps) - 1).bit_length())
+                due = i > 0 if each * steps <= pixels else tirx.all(i > 0, step * each < pixels)
+                with T.If(due), T.Then():
+                    self._store(sums, *place(T.bind(i - 1)), step * each, each)
+
+            compute(i, meanwhile)
+            self.keep(sums)
+        self._store(sums, *place(T.bind(count - 1)), 0, pixels)
+
+    def _store(
+        self,
+        sums: Expr,
+        group: Expr,
+        place: Callable[[Expr], Place],
+        first: Expr,
+        count: int,
+    ) -> None:
+        """Store what the epilogue makes of some pixels' sums.
 
         Args:
             sums: memory for the tiles, (pixels, filters, 16, 16).
-            place: whether the n-th pixel is stored (None: yes), its row and column.
+            group: the group of filters.
+            place: that of the n-th pixel.
+            first: the first of the pixels.
+            count: how many there are: a part of a tile, or whole ones.
         """
-        filters, pixels, _ = self.tile
-        self.keep(sums)
+        filters = self.tile.filters
         lanes = tirx.Ramp(0, 1, ROWS)
 
-        def pixel(n: Expr, i: Expr, row: Expr, column: Expr) -> None:
+        def pixel(i: Expr, n: Expr, row: Expr, column: Expr) -> None:
             totals = [self.p.as_float(sums[i, f, n, lanes]) for f in range(filters)]
             if filters == PARTS:
                 self.p.store_block(totals, group, row, column)
             else:
                 self.p.store_all(totals, group * filters, row, column)
 
-        with T.serial(0, pixels) as i, T.serial(0, ROWS) as n:
-            kept, row, column = place(T.bind(i * ROWS + n))
-            if kept is None:
-                pixel(n, i, row, column)
+        rows = min(count, ROWS)
+        with T.serial(0, count // rows) as part, T.serial(0, rows) as n:
+            at = T.bind(first + part * rows)
+            i, line = T.bind(tirx.floordiv(at, ROWS)), T.bind(tirx.floormod(at, ROWS) + n)
+            stored, row, column = place(T.bind(at + n))
+            if stored is None:
+                pixel(i, line, row, column)
             else:
-                with T.If(kept), T.Then():
-                    pixel(n, i, row, column)
+                with T.If(stored), T.Then():
+                    pixel(i, line, row, column)

@@ -19,7 +19,7 @@ Reference: Intel 64 and IA-32 Architectures Optimization Reference Manual, chapt
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +30,13 @@ from tvm.tirx.script import builder as T
 
 from graphopt.codegen.kernels.conv import conv_1x1, conv_dense
 from graphopt.codegen.kernels.conv.template import Number, Tile, blocks, pack_channels
-from graphopt.codegen.kernels.emit import Expr, grid, kernel, scratch, view
+from graphopt.codegen.kernels.emit import Expr, grid, kernel, scratch
 from graphopt.codegen.kernels.low_precision import byte_blocks
 from graphopt.codegen.kernels.low_precision.amx_tiles import (
     NARROWEST,
     ROWS,
+    Meanwhile,
+    Place,
     TileKernel,
     columns_of_a_row,
     unit,
@@ -44,8 +46,9 @@ from graphopt.codegen.kernels.low_precision.conv_dot import Conv, is_product, se
 from graphopt.codegen.kernels.low_precision.grouping import Parts, parts_of
 from graphopt.codegen.kernels.low_precision.int8_spec import Int8Conv, Integers
 from graphopt.codegen.kernels.low_precision.int8_spec import starting_sums as starting_sums
+from graphopt.codegen.kernels.low_precision.margined_rows import copy_rows
 from graphopt.codegen.kernels.low_precision.parameters import StoredParameters
-from graphopt.codegen.kernels.low_precision.stored_conv import WORD, StoredConv
+from graphopt.codegen.kernels.low_precision.stored_conv import StoredConv
 from graphopt.codegen.targets import Target
 
 TASK_BYTES = 384 * 1024
@@ -185,15 +188,26 @@ def _one_row(k: TileKernel, groups: int) -> None:
     with grid(k.target, tasks) as (task,):
         k.configure()
         sums = _sums(k)
-        with (
-            T.serial(0, groups) as group,
-            T.serial(0, T.min(per_task, chunks - task * per_task)) as i,
-        ):
+        here = T.bind(T.min(per_task, chunks - task * per_task))
+
+        def place(i: Expr) -> tuple[Expr, Expr]:
+            """The group of filters and the first column of the task's i-th tile."""
+            group = T.bind(tirx.floordiv(i, here))
+            chunk = task * per_task + (i - group * here)
             # The last tile goes back as far as it must to be full.
-            column = T.bind(T.min((task * per_task + i) * step, width - step))
+            return group, T.bind(T.min(chunk * step, width - step))
+
+        def compute(i: Expr, meanwhile: Meanwhile) -> None:
+            group, column = place(i)
+            at = column * lanes
             k.begin(group)
-            k.multiply(group, (0, in_blocks), k.p.x, column * lanes, plane, plane, lanes)
-            k.store(sums, group, lambda n: (None, 0, column + n))
+            k.multiply(group, (0, in_blocks), k.p.x, at, plane, plane, lanes, meanwhile)
+
+        def stored(i: Expr) -> tuple[Expr, Callable[[Expr], Place]]:
+            group, column = place(i)
+            return group, lambda n: (None, 0, column + n)
+
+        k.one_after_the_other(groups * here, sums, compute, stored)
         unit("tilerelease")
 
 
@@ -217,7 +231,7 @@ def _rows(k: TileKernel, groups: int) -> None:
             spare = step + columns
             size = all_blocks * in_rows * columns * lanes + spare * lanes
             source = scratch((size,), k.spec.x.dtype)
-            _copy(k, source, first * conv.strides[0] - conv.pads[0], in_rows)
+            copy_rows(k, source, first * conv.strides[0] - conv.pads[0], in_rows)
             base, row_stride, plane = 0, columns * lanes, in_rows * columns * lanes
         else:
             source, row_stride = k.p.x, conv.size[1] * lanes
@@ -227,12 +241,25 @@ def _rows(k: TileKernel, groups: int) -> None:
             _run(k, groups, sums, source, (first, count, rows), in_rows)
         else:
             across = -(-out_width // step)
-            with T.serial(0, groups) as group, T.serial(0, count) as r, T.serial(0, across) as i:
-                column = T.bind(T.min(i * step, out_width - step))
+
+            def tile_of(i: Expr) -> tuple[Expr, Expr, Expr]:
+                """The group of filters, row and first column of the task's i-th tile."""
+                row = T.bind(tirx.floordiv(i, across))
+                group = T.bind(tirx.floordiv(row, count))
+                column = tirx.floormod(i, across) * step
+                return group, T.bind(row - group * count), T.bind(T.min(column, out_width - step))
+
+            def compute(i: Expr, meanwhile: Meanwhile) -> None:
+                group, r, column = tile_of(i)
                 at = base + r * conv.strides[0] * row_stride + column * conv.strides[1] * lanes
                 k.begin(group)
-                k.multiply(group, (0, in_blocks), source, at, row_stride, plane, lanes)
-                k.store(sums, group, lambda n: (None, first + r, column + n))
+                k.multiply(group, (0, in_blocks), source, at, row_stride, plane, lanes, meanwhile)
+
+            def stored(i: Expr) -> tuple[Expr, Callable[[Expr], Place]]:
+                group, r, column = tile_of(i)
+                return group, lambda n: (None, first + r, column + n)
+
+            k.one_after_the_other(groups * count * across, sums, compute, stored)
         unit("tilerelease")
 
 
@@ -278,63 +305,29 @@ def _run(
         longest = -(-((most - 1) * columns + width) // step)
         kept = scratch((longest, k.tile.pixels, k.tile.filters, ROWS, ROWS), k.spec.sums)
 
-    def place(start: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
+    def place(start: Expr, n: Expr) -> Place:
         at = T.bind(start + n)
         row, column = T.bind(tirx.floordiv(at, columns)), T.bind(tirx.floormod(at, columns))
         return tirx.all(column < width, row < count), first + row, column
 
-    def pass_over(group: Expr, part: Expr, *, begins: bool, ends: bool) -> None:
-        with T.serial(0, tiles_) as i:
-            start = T.bind(i * step)
-            if begins:
-                k.begin(group)
-            else:
-                k.resume(kept, i)
-            row, plane = columns * lanes, in_rows * columns * lanes
-            k.multiply(group, (part * each, each), source, start * lanes, row, plane, lanes)
-            if ends:
-                k.store(sums, group, lambda n: place(start, n))
-            else:
-                k.keep(kept, i)
+    def multiply(group: Expr, i: Expr, part: int, meanwhile: Meanwhile | None = None) -> None:
+        """Begin or go on with the i-th tile of a group of filters, by a part of the channels."""
+        if part == 0:
+            k.begin(group)
+        else:
+            k.resume(kept, i)
+        row, plane = columns * lanes, in_rows * columns * lanes
+        at, taken = i * step * lanes, (part * each, each)
+        k.multiply(group, taken, source, at, row, plane, lanes, meanwhile)
 
     with T.serial(0, groups) as group:
-        pass_over(group, 0, begins=True, ends=parts == 1)
-        if parts > 2:
-            with T.serial(1, parts - 1) as part:
-                pass_over(group, part, begins=False, ends=False)
-        if parts > 1:
-            pass_over(group, parts - 1, begins=False, ends=True)
-
-
-def _copy(k: TileKernel, source: Expr, first: Expr, in_rows: int) -> None:
-    """Copy a task's rows of the input, with margins of zero points."""
-    conv, lanes = k.spec.conv, k.spec.x.lanes
-    height, width = conv.size
-    _, left, _, right = conv.pads
-    # Whole rows, by the widest vectors that fit.
-    at_once = ROWS * WORD // k.spec.itemsize
-    at_once = at_once if width * lanes % at_once == 0 else lanes
-    x = view(k.p.x, (math.prod(map(int, k.p.x.shape)),))
-    zero = tirx.Broadcast(tirx.IntImm(k.spec.x.dtype, k.spec.zero), lanes)
-    columns = k.margined
-    with T.serial(0, k.all_blocks) as block, T.serial(0, in_rows) as r:
-        row = T.bind(first + r)
-        start = T.bind((block * in_rows + r) * columns * lanes)
-
-        def fill(low: Expr, count: Expr) -> None:
-            with T.serial(0, count) as c:
-                T.buffer_store(source, zero, [tirx.Ramp(start + (low + c) * lanes, 1, lanes)])
-
-        with T.If(tirx.all(row >= 0, row < height)):
-            with T.Then():
-                if left:
-                    fill(0, left)
-                there = T.bind((block * height + row) * width * lanes)
-                with T.serial(0, width * lanes // at_once) as c:
-                    value = x[tirx.Ramp(there + c * at_once, 1, at_once)]
-                    place = tirx.Ramp(start + left * lanes + c * at_once, 1, at_once)
-                    T.buffer_store(source, value, [place])
-                if right:
-                    fill(left + width, right)
-            with T.Else():
-                fill(0, columns)
+        for part in range(parts - 1):
+            with T.serial(0, tiles_) as i:
+                multiply(group, i, part)
+                k.keep(kept, i)
+        k.one_after_the_other(
+            tiles_,
+            sums,
+            lambda i, meanwhile: multiply(group, i, parts - 1, meanwhile),
+            lambda i: (group, lambda n: place(i * step, n)),
+        )
