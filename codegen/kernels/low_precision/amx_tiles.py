@@ -27,6 +27,8 @@ Place: TypeAlias = tuple[Expr, Expr, Expr]
 """Whether a pixel is stored (None: yes), its row and its column."""
 Meanwhile: TypeAlias = Callable[[Expr, int], None]
 """Writes what is done in a step beside its products: the step, and how many there are."""
+SHORT = 3
+"""Steps of an epilogue that takes little longer than storing its result."""
 NARROWEST = 16
 """Channels of the narrowest blocks: of fewer, most of a tile would be empty."""
 
@@ -91,6 +93,15 @@ class TileKernel:
     def runs_on(self) -> bool:
         """Whether pixels are one run through a task's rows: at stride 1."""
         return self.spec.conv.strides == (1, 1)
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether a tile is stored while the next is multiplied: of 1x1 convolutions whose
+        epilogue is short, the others lose more by its being cut into parts.
+        """
+        conv = self.spec.conv
+        short = len(conv.epilogue.steps) <= SHORT and not self.spec.tensors
+        return conv.kernel == (1, 1) and short
 
     @property
     def load(self) -> str:
@@ -205,10 +216,10 @@ class TileKernel:
         self,
         count: Expr,
         sums: Expr,
-        compute: Callable[[Expr, Meanwhile], None],
+        compute: Callable[[Expr, Meanwhile | None], None],
         place: Callable[[Expr], tuple[Expr, Callable[[Expr], Place]]],
     ) -> None:
-        """Compute tiles and store them: each while the unit multiplies up the next.
+        """Compute tiles and store them; where they are `overlapped`, while the next is multiplied.
 
         Vectors cannot read what a tile has stored before it is in the cache; the next tile's
         products fill the time.
@@ -229,9 +240,12 @@ class TileKernel:
                 with T.If(due), T.Then():
                     self._store(sums, *place(T.bind(i - 1)), step * each, each)
 
-            compute(i, meanwhile)
+            compute(i, meanwhile if self.overlapped else None)
             self.keep(sums)
-        self._store(sums, *place(T.bind(count - 1)), 0, pixels)
+            if not self.overlapped:
+                self._store(sums, *place(i), 0, pixels)
+        if self.overlapped:
+            self._store(sums, *place(T.bind(count - 1)), 0, pixels)
 
     def _store(
         self,

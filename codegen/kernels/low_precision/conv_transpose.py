@@ -105,7 +105,7 @@ class Transposed:
         self, values: NDArray[Number], spec: StoredConv, target: Target
     ) -> NDArray[Number]:
         """A number a channel, (O,), as kernels read them: (vectors, lanes)."""
-        packed: NDArray[Number] = self.plain.pack_vectors(values, spec, target)
+        packed: NDArray[Number] = self.plain.pack_vectors(values, _phases(spec)[0].spec, target)
         return packed
 
     def build(self, spec: StoredConv, target: Target, tile: Tile) -> Any:

@@ -126,9 +126,9 @@ def test_dense_by_a_matrix_unit(case: str, zero: int, tmp_path: Path) -> None:
 BLOCKS = {
     "1x1": ConvSpec((64,), 64, (9, 37)),
     "1x1, 32 channels": ConvSpec((32,), 128, (7, 50)),
-    "3x3, channels in parts": ConvSpec((130,), 128, (20, 33), (3, 3), pads=(1, 1, 1, 1)),
-    "stride 2": ConvSpec((40,), 120, (11, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
-    "a photo": ConvSpec((3,), 64, (13, 70), (3, 3), (2, 2), pads=(1, 1, 1, 1)),
+    "1x1, a part of a word": ConvSpec((130,), 120, (7, 33)),
+    "1x1, stride 2": ConvSpec((40,), 120, (11, 70), (1, 1), (2, 2)),
+    "1x1, pads": ConvSpec((70,), 64, (6, 40), (1, 1), pads=(1, 2, 0, 1)),
 }
 """Convolutions whose bytes are stored 64 at once."""
 BETWEEN = (Operand("step", 0), scalar(5.0), scalar(200.0))
