@@ -84,6 +84,7 @@ FEATURES: Mapping[str, Mapping[str, frozenset[str]]] = MappingProxyType(
         },
         "aarch64": {
             "asimd": _NEON,
+            "asimdhp": _NEON | {"asimdhp"},
             "asimddp": _NEON | {"asimddp"},
             "i8mm": _NEON | {"asimddp", "i8mm"},
             "bf16": _NEON | {"bf16"},
@@ -105,6 +106,7 @@ FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "aarch64": {
             "float32": ("asimd",),
             "bfloat16": ("bf16",),
+            "float16": ("asimdhp",),
             "int8": ("asimd", "asimddp", "i8mm"),
         },
     }

@@ -181,5 +181,6 @@ def lower_network(
 
 def _halves(model: onnx.ModelProto, target: Target, largest: Mapping[str, float]) -> Halves:
     of_node = {n.name: largest[n.output[0]] for n in model.graph.node if n.output[0] in largest}
-    # A CPU computes more than it moves: there halved activations were seen to cost 4% of the time.
-    return Halves(of_node, activations=target.kind == "gpu")
+    # A CPU computes more than it moves: there halved activations were seen to cost 4% of the time,
+    # unless they are what it computes with.
+    return Halves(of_node, activations=target.kind == "gpu" or target.arithmetic == "float16")

@@ -98,7 +98,7 @@ def _compile(job: dict[str, Any], folder: Path, progress: Progress) -> None:
         features = level.replace("+", ",") or job["cpu_features"]
         target = load_target(job["target"], job["host"], features)
         if job["half_arithmetic"]:
-            target = with_half_arithmetic(target)
+            target = with_half_arithmetic(target, features)
         if job["floats_only"]:
             target = with_floats_only(target)
         if job["bfloat16"]:

@@ -38,7 +38,7 @@ from graphopt.codegen.lowering.lower_quantised import QuantisedLowering
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.codegen.lowering.schedule import columns_at_once
 from graphopt.codegen.lowering.tensor_forms import Forms, TensorForms, may_be_halved
-from graphopt.codegen.targets import Target
+from graphopt.codegen.targets import Target, in_floats
 
 
 class LoweredLayer(NamedTuple):
@@ -175,7 +175,9 @@ class _Rewrite:
             x = self._forms.stored(source)
         dense_weight = weight_of(region.call)
         spec = punched(spec, dense_weight, self._target)
-        choice = kernel_choice.choose(spec, self._target, self._measured)
+        halved = x.ty.dtype == "float16" and region.result in self._forms.to_halve
+        here = self._target if halved else in_floats(self._target)
+        choice = kernel_choice.choose(spec, here, self._measured)
         packed = choice.pack_weight(dense_weight, spec, self._target)
         index = choice.pack_index(dense_weight, spec, self._target)
         weight = self._halves.weight(packed, node) if self._halves else packed

@@ -31,7 +31,8 @@ class Target:
         tvm: TVM's description of the target (a dict for `tvm.target.Target`).
         host: the machine that CPU kernels run on, one of `codegen.hosts.HOSTS`; "" is this one.
         arithmetic: what convolutions multiply and sum up in (not Winograd's, and only where input,
-            weight and output are float16); what they do besides is in float32.
+            weight and output are float16; a CPU sums up in float32 what runs of products come to,
+            see `kernels.conv.register_tile`); what they do besides is in float32.
         images: kernels read their input as images, through the texture cache (gpu).
         extensions: OpenCL extensions without which the kernels cannot run.
         cpu_features: features (as in /proc/cpuinfo) without which the kernels cannot run.
@@ -68,18 +69,47 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def with_half_arithmetic(target: Target) -> Target:
+def with_half_arithmetic(target: Target, features: str = "") -> Target:
     """The same target, whose convolutions multiply and sum up in float16.
 
+    Args:
+        features: as in `load_target`.
+
     Raises:
-        InputError: a CPU, for which that would be slower.
+        UsageError, Unsupported: as `check_half_arithmetic`.
     """
-    if target.kind == "cpu":
-        raise UsageError(
-            f"the target {target.name} has no arithmetic in half precision",
-            hint="--fp16 alone stores in half precision",
-        )
-    return replace(target, arithmetic="float16", extensions=("cl_khr_fp16",))
+    check_half_arithmetic(target.name, target.host, features)
+    if target.kind == "gpu":
+        return replace(target, arithmetic="float16", extensions=("cl_khr_fp16",))
+    module = importlib.import_module(f"{__name__}.{target.name}")
+    found: Target = module.with_half_unit(target)
+    return found
+
+
+def check_half_arithmetic(name: str, host: str, features: str) -> None:
+    """Refuse to compute in float16 where a CPU has no instructions for it; a GPU says so itself.
+
+    Args:
+        name, host, features: as in `load_target`.
+
+    Raises:
+        UsageError: no CPU of that kind has them.
+        Unsupported: this CPU has none; says what it has.
+    """
+    module = importlib.import_module(f"{__name__}.{name}")
+    if hasattr(module, "check_half_unit"):
+        module.check_half_unit(host, features)
+
+
+def in_floats(target: Target) -> Target:
+    """The same target, for a kernel that computes in float32.
+
+    Where a CPU's vectors are registers of float16, one of float32 takes two.
+    """
+    if target.arithmetic == "float32":
+        return target
+    registers = target.registers // (2 if target.kind == "cpu" else 1)
+    return replace(target, arithmetic="float32", registers=registers)
 
 
 def with_bfloat16(target: Target, features: str = "") -> Target:

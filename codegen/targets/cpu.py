@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from graphopt.codegen.hosts import HOSTS, known_features, named_features
-from graphopt.codegen.targets import Target
-from graphopt.errors import Unsupported
+from graphopt.codegen.targets import Target, with_floats_only
+from graphopt.errors import Unsupported, UsageError
 from graphopt.runtime.cpu import cpu_features, this_host
 
 
@@ -177,13 +177,24 @@ def bfloat16_unit(host: str = "", features: str = "") -> Bfloat16Unit:
     for unit in BFLOAT16_UNITS:
         if have >= unit.features.union(VECTOR_UNITS[unit.vectors].features):
             return unit
+    needed = "bf16" if _is_arm(host) else "avx512_bf16 or amx_bf16"
+    raise _lacking("--bf16", needed, have, host, features)
+
+
+def _is_arm(host: str) -> bool:
+    return (host or this_host()).startswith("aarch64")
+
+
+def _lacking(
+    option: str, needed: str, have: AbstractSet[str], host: str, features: str
+) -> Unsupported:
+    """What is said of a CPU that lacks the instructions for an option."""
     has = ", ".join(known_features(have, host)) or "no more than every CPU of its kind"
     whose = f"a CPU of {host}" if host else "this CPU"
-    arm = (host or this_host()).startswith("aarch64")
-    raise Unsupported(
-        f"--bf16 needs a CPU with {'bf16' if arm else 'avx512_bf16 or amx_bf16'}, and {whose}"
+    return Unsupported(
+        f"{option} needs a CPU with {needed}, and {whose}"
         f"{', as far as --cpu-features lets it,' if features else ''} has {has}",
-        hint="leave out --bf16; every CPU can run the network that optimize --int8 makes",
+        hint=f"leave out {option}; every CPU can run the network that optimize --int8 makes",
     )
 
 
@@ -192,6 +203,43 @@ def with_bfloat16_unit(target: Target, features: str = "") -> Target:
     unit = bfloat16_unit(target.host, features)
     attributes = [*target.tvm.get("mattr", []), *unit.attributes]
     return replace(target, bfloat16=unit.name, tvm={**target.tvm, "mattr": attributes})
+
+
+HALF = "asimdhp"
+"""What Linux calls vectors of float16 that are computed with."""
+
+
+def check_half_unit(host: str = "", features: str = "") -> None:
+    """Refuse to compute in float16 on a CPU without the instructions.
+
+    Args:
+        host, features: see `on`; of this machine, "" are all that it has.
+
+    Raises:
+        UsageError: there are kernels for Arm alone.
+        Unsupported: it lacks them; says what it has.
+    """
+    if not _is_arm(host):
+        raise UsageError(
+            "the target cpu has no arithmetic in half precision but on Arm",
+            hint="--fp16 alone stores in half precision",
+        )
+    named = host or features
+    have: AbstractSet[str] = named_features(features, host) if named else cpu_features()
+    if HALF not in have:
+        raise _lacking("--fp16-arithmetic", HALF, have, host, features)
+
+
+def with_half_unit(target: Target) -> Target:
+    """The same target, whose vectors are of float16, twice as many a register."""
+    attributes = [*target.tvm.get("mattr", []), "+fullfp16"]
+    return replace(
+        with_floats_only(target),  # products of bytes come in vectors of half as many sums
+        lanes=2 * target.lanes,
+        arithmetic="float16",
+        cpu_features=(*target.cpu_features, HALF),
+        tvm={**target.tvm, "mattr": attributes},
+    )
 
 
 def on(host: str, features: str = "") -> Target:

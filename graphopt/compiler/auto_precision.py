@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.latency.device import Device, Precision, load_device
 from graphopt.analysis.latency.predict import network_ms
-from graphopt.codegen.targets import check_bfloat16
+from graphopt.codegen.targets import check_bfloat16, check_half_arithmetic
 from graphopt.codegen.targets.cpu import bfloat16_unit
 from graphopt.compiler.comparison import opened
 from graphopt.compiler.options import CompileOptions
@@ -120,11 +121,15 @@ def candidates(options: CompileOptions) -> list[Precision]:
     found: list[Precision] = ["float32"]
     if options.target != "cpu":
         return [*found, "float16"]
-    try:
-        check_bfloat16(options.target, options.host, options.cpu_features)
-    except GraphoptError:
-        return found
-    return [*found, "bfloat16"]
+    checks: dict[Precision, Callable[[str, str, str], None]] = {
+        "bfloat16": check_bfloat16,
+        "float16": check_half_arithmetic,
+    }
+    for precision, check in checks.items():
+        with suppress(GraphoptError):
+            check(options.target, options.host, options.cpu_features)
+            found.append(precision)
+    return found
 
 
 def predicted_fastest(graph: gs.Graph, options: CompileOptions) -> tuple[Precision, str]:

@@ -70,7 +70,8 @@ def levels_for(options: CompileOptions, *, quantised: bool) -> list[str]:
     """
     asked: Sequence[str] = options.cpu_levels
     if options.target == "cpu" and options.host and not (asked or options.cpu_features):
-        precision = "int8" if quantised else "bfloat16" if options.bf16 else "float32"
+        halves = "float16" if options.fp16_arithmetic else "float32"
+        precision = "int8" if quantised else "bfloat16" if options.bf16 else halves
         asked = family(options.host, precision)
     return ranked(asked, options.host) if len(asked) > 1 else [*asked]
 

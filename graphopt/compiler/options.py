@@ -105,7 +105,11 @@ class CompileOptions:
     ] = False
     fp16_arithmetic: Annotated[
         bool,
-        Option("Compute in half precision too, on a GPU that can (cl_khr_fp16).", Panel.TARGET),
+        Option(
+            "Compute in half precision too, on a GPU that can (cl_khr_fp16), or an Arm CPU "
+            "(asimdhp).",
+            Panel.TARGET,
+        ),
     ] = False
     bf16: Annotated[
         bool,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from graphopt.codegen.targets import check_bfloat16
+from graphopt.codegen.targets import check_bfloat16, check_half_arithmetic
 from graphopt.compiler.auto_precision import predicted_fastest
 from graphopt.compiler.bfloat16 import bfloat16_agreement
 from graphopt.compiler.comparison import STORED_TOLERANCE, agreement_with_onnxruntime
@@ -37,14 +37,14 @@ def check_precision(options: CompileOptions) -> None:
         raise UsageError(
             "--precision says what --bf16 and --fp16-arithmetic say", hint="leave out those"
         )
-    if not options.bf16:
-        return
-    if in_halves(options):
+    if options.bf16 and in_halves(options):
         raise UsageError(
             "--bf16 and --fp16 are two precisions for the same numbers", hint="leave out one"
         )
-    for level in levels_for(options, quantised=False) or [options.cpu_features]:
-        check_bfloat16(options.target, options.host, level.replace("+", ","))
+    checks = {check_bfloat16: options.bf16, check_half_arithmetic: options.fp16_arithmetic}
+    for check in (check for check, asked in checks.items() if asked):
+        for level in levels_for(options, quantised=False) or [options.cpu_features]:
+            check(options.target, options.host, level.replace("+", ","))
 
 
 def with_precision(options: CompileOptions, graph: gs.Graph) -> tuple[CompileOptions, list[str]]:
@@ -104,9 +104,14 @@ def shown_photos(options: CompileOptions, graph: gs.Graph) -> bool:
     """Whether a bundle is compared with onnxruntime on photos, and by people.
 
     Raises:
-        UsageError: bfloat16 of a network whose file says what is 8 bits.
+        UsageError: bfloat16, or a CPU's float16, of a network whose file says what is 8 bits.
     """
     quantised = is_quantised(graph)
+    if quantised and options.fp16_arithmetic and options.target == "cpu" and not options.dequantize:
+        raise UsageError(
+            "--fp16-arithmetic on a CPU is for networks of floats, and this one is quantised",
+            hint="add --dequantize, or compile it without --fp16-arithmetic",
+        )
     if quantised and options.bf16:
         raise UsageError(
             "--bf16 is for networks of float32, and this one is quantised",

@@ -100,9 +100,11 @@ def tuning_for(options: CompileOptions) -> Tuning | None:
     Raises:
         InputError: see `find_tuning`.
     """
-    # What was measured here is not true elsewhere.
-    away = (options.host or options.cpu_features or options.cpu_levels) and options.tuning == "auto"
-    return find_tuning("off" if away else options.tuning, options.target)
+    # What was measured here is not true elsewhere, and of float32 not of a CPU's float16.
+    away = options.host or options.cpu_features or options.cpu_levels
+    halves = options.target == "cpu" and (options.fp16_arithmetic or options.precision == "float16")
+    off = (away or halves) and options.tuning == "auto"
+    return find_tuning("off" if off else options.tuning, options.target)
 
 
 def measured_kernels(tuning: Tuning | None) -> dict[str, Any]:

@@ -118,7 +118,10 @@ def test_an_unknown_host_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "names", "hint"),
-    [("aarch64-linux-android", "asimddp,avx2", "asimd, asimddp, i8mm"), ("", "sse9", "")],
+    [
+        ("aarch64-linux-android", "asimddp,avx2", "asimd, asimdhp, asimddp, i8mm, bf16"),
+        ("", "sse9", ""),
+    ],
 )
 def test_an_unknown_feature_is_a_sentence(host: str, names: str, hint: str, tmp_path: Path) -> None:
     name = names.split(",")[-1]

@@ -66,7 +66,7 @@ def _cpu(row: ConvSpec, target: Target, tile: Tile, p: Parameters) -> None:
 
     def compute(group: Expr, column: Expr, pixels: int) -> None:
         sums = RegisterTile(target, tile.filters, pixels)
-        with T.serial(0, in_blocks) as block, T.serial(0, lanes) as lane:
+        with sums.over_blocks(in_blocks, lanes) as block, T.serial(0, lanes) as lane:
             weights = conv_dense.tile_weights(p, tile, group, block, 0, 0, lane)
             for pixel in range(pixels):
                 value = broadcast(p.scalars[0, block, 0, column + pixel, lane], lanes)

@@ -15,6 +15,7 @@ Learning Convolutions on SIMD Architectures", SC 2018.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -206,7 +207,11 @@ def cpu_row(
         sums = RegisterTile(target, tile.filters, pixels)
         first = T.bind(row * spec.strides[0] - spec.pads[0])
         part = _first_block(spec, target, tile, group)
-        with T.serial(0, in_blocks) as block, T.serial(*rows_inside(spec, first)) as ky:
+        steps = math.prod(spec.kernel) * in_lanes
+        with (
+            sums.over_blocks(in_blocks, steps) as block,
+            T.serial(*rows_inside(spec, first)) as ky,
+        ):
             in_row = T.bind(first + ky * spec.dilations[0])
             with T.serial(0, in_lanes) as lane:
                 for kx in range(kw):

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,7 +53,7 @@ from graphopt.codegen.kernels.emit import (
     tile_chunks,
 )
 from graphopt.codegen.kernels.epilogue import Floats
-from graphopt.codegen.targets import Target
+from graphopt.codegen.targets import Target, in_floats
 
 TRANSFORM_COST = 14
 """What transforming one vector of input pixels costs, there or back: as much as so many vector
@@ -79,7 +78,7 @@ def tiles(spec: ConvSpec, target: Target) -> list[Tile]:
         Tile(filters, pixels, square)
         for square in POINTS
         for filters, pixels, _ in conv_dense.row_tiles(
-            spec, target, math.prod(squares_of(spec, square))
+            spec, in_floats(target), math.prod(squares_of(spec, square))
         )
     ]
 
@@ -97,7 +96,9 @@ def cost(spec: ConvSpec, target: Target, tile: Tile) -> float:
     task = frequencies * (products + transforms + weights)
     if target.kind == "gpu":
         return GAIN * task + LAUNCHES_COST
-    return GAIN * task * max(tiling.tasks, CORES)
+    # A vector of float32 is two registers where others are of float16.
+    registers = 2 if target.arithmetic == "float16" else 1
+    return registers * GAIN * task * max(tiling.tasks, CORES)
 
 
 class _Tiling(NamedTuple):
@@ -141,7 +142,7 @@ def pack_weight(weight: Floats, spec: ConvSpec, target: Target, tile: Tile) -> F
 def build(spec: ConvSpec, target: Target, tile: Tile) -> Any:
     """The kernel as a TIR PrimFunc; parameters as in `conv.Parameters`."""
     # Half precision would lose too much: transforms take differences of large numbers.
-    target = replace(target, arithmetic="float32")
+    target = in_floats(target)
     with kernel("conv_winograd") as get:
         p = Parameters(spec, target, _weight_shape(spec, target, tile))
         (_cpu if target.kind == "cpu" else _gpu)(spec, target, tile, p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from graphopt.cli import app
 from graphopt.codegen.lowering.mixed_precision import Halves
 from graphopt.compiler.compile import Compilation, compile_model
 from graphopt.compiler.options import CompileOptions
-from graphopt.errors import InputError, Unsupported
+from graphopt.errors import InputError, Unsupported, UsageError
 from graphopt.ir.arrays import Array
 from graphopt.ir.onnx_io import load_model
 from graphopt.runtime.open import open_bundle
@@ -196,8 +197,24 @@ def test_arithmetic_needs_a_device_that_has_it(proto: Proto, tmp_path: Path) -> 
 def test_a_cpu_has_no_arithmetic_in_halves(proto: Proto, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(proto("float[1,3,9,9] x", "float[1,3,9,9] y", "y = Relu(x)"), path)
-    with pytest.raises(InputError, match="no arithmetic in half precision"):
-        compile_model(path, tmp_path / "bundle", CompileOptions(fp16_arithmetic=True))
+    here = CompileOptions(fp16_arithmetic=True)
+    with pytest.raises(InputError, match="no arithmetic in half precision but on Arm"):
+        compile_model(path, tmp_path / "bundle", replace(here, host="x86_64-linux-gnu"))
+    arm = replace(here, host="aarch64-linux-gnu", cpu_features="i8mm")
+    needs = "needs a CPU with asimdhp, and a CPU of aarch64-linux-gnu, as far as --cpu-features"
+    with pytest.raises(Unsupported, match=f"{needs} lets it, has asimd, asimddp, i8mm"):
+        compile_model(path, tmp_path / "bundle", arm)
+
+
+def test_an_arm_cpu_does_not_multiply_bytes_in_halves(proto: Proto, tmp_path: Path) -> None:
+    body = "q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"
+    constants = {"s": np.float32(0.1), "z": np.uint8(3)}
+    path = tmp_path / "q.onnx"
+    onnx.save(proto("float[1,3,9,9] x", "float[1,3,9,9] y", body, **constants), path)
+    options = CompileOptions(fp16_arithmetic=True, host="aarch64-linux-gnu")
+    with pytest.raises(UsageError, match="this one is quantised") as caught:
+        compile_model(path, tmp_path / "b", options)
+    assert "--dequantize" in (caught.value.hint or "")
 
 
 def test_photos_without_fp16_are_refused(proto: Proto, tmp_path: Path) -> None:
