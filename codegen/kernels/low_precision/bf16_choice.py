@@ -21,6 +21,7 @@ from graphopt.codegen.kernels.low_precision import (
     conv_depthwise,
     conv_depthwise_pairs,
     conv_dot,
+    conv_squares,
 )
 from graphopt.codegen.kernels.low_precision.bf16_spec import Bf16Conv
 from graphopt.codegen.kernels.low_precision.bfloat16 import bits_of
@@ -33,6 +34,7 @@ ORDINARY: Mapping[str, ModuleType] = MappingProxyType(
         "conv_bf16_pairs": conv_depthwise_pairs,
         "conv_bf16_depthwise": conv_depthwise,
         "conv_bf16_amx": conv_amx,
+        "conv_bf16_squares": conv_squares,
         "conv_bf16_dot": conv_dot,
     }
 )

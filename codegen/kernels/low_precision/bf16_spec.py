@@ -4,7 +4,8 @@ Input and weight are bfloat16. Their products, of 16 bits, are exact in float32,
 added up: in an order of the instruction's own, and with numbers below 1.2e-38 taken as zeros.
 AVX512-BF16 and AMX round each sum half to even. Arm's `bfdot` rounds to odd (towards zero, and the
 last bit is set of what is not exact): the sum of a word's two products, and then what that makes of
-the sum so far (Arm Architecture Reference Manual, BFDOT with FPCR.EBF at 0).
+the sum so far; `bfmmla` does so for two words (Arm Architecture Reference Manual, with FPCR.EBF at
+0).
 Bias, activation and residual are float32, as that which is stored is, or it is rounded to bfloat16,
 half to even. A depthwise convolution has float32 weights: it is no matter of that instruction.
 

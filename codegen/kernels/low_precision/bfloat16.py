@@ -101,6 +101,7 @@ define linkonce_odr hidden <32 x i16> @graphopt_bf16_round_two(
 """
 
 _ARM = """
+declare <4 x float> @llvm.aarch64.neon.bfmmla(<4 x float>, <8 x bfloat>, <8 x bfloat>)
 declare <4 x float> @llvm.aarch64.neon.bfdot.v4f32.v8bf16(<4 x float>, <8 x bfloat>, <8 x bfloat>)
 
 define linkonce_odr hidden <4 x float> @graphopt_bf16_dot(
@@ -109,6 +110,17 @@ define linkonce_odr hidden <4 x float> @graphopt_bf16_dot(
   %b = bitcast <4 x i32> %weights to <8 x bfloat>
   %r = call <4 x float> @llvm.aarch64.neon.bfdot.v4f32.v8bf16(
       <4 x float> %sums, <8 x bfloat> %b, <8 x bfloat> %a)
+  ret <4 x float> %r
+}
+
+define linkonce_odr hidden <4 x float> @graphopt_bf16_squares(
+    <4 x float> %sums, i64 %first, i64 %second, <8 x i16> %weights) alwaysinline {
+  %one = insertelement <2 x i64> poison, i64 %first, i32 0
+  %two = insertelement <2 x i64> %one, i64 %second, i32 1
+  %a = bitcast <2 x i64> %two to <8 x bfloat>
+  %b = bitcast <8 x i16> %weights to <8 x bfloat>
+  %r = call <4 x float> @llvm.aarch64.neon.bfmmla(
+      <4 x float> %sums, <8 x bfloat> %a, <8 x bfloat> %b)
   ret <4 x float> %r
 }
 
@@ -132,6 +144,17 @@ def instructions(lanes: int) -> AbstractContextManager[object]:
 def dot(sums: Expr, words: Expr, weights: Expr, lanes: int) -> Expr:
     """Two products a lane, added to sums; `words` and `weights` are 32-bit numbers, two each."""
     return tirx.call_pure_extern(f"float32x{lanes}", "graphopt_bf16_dot", sums, words, weights)
+
+
+def squares(sums: Expr, first: Expr, second: Expr, weights: Expr) -> Expr:
+    """Arm's: two pixels times two filters, of four channels each, added to their four sums.
+
+    Args:
+        sums: of the first pixel, then of the second.
+        first, second: a pixel's channels, as a 64-bit number.
+        weights: of the first filter, then of the second, as bits.
+    """
+    return tirx.call_pure_extern("float32x4", "graphopt_bf16_squares", sums, first, second, weights)
 
 
 def nearest(values: Expr, lanes: int) -> Expr:

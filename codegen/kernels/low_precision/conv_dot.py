@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tvm import tirx
@@ -29,21 +29,23 @@ from graphopt.codegen.kernels.low_precision.stored_conv import WORD, Segment, St
 from graphopt.codegen.targets import Target
 
 
-def segments(spec: StoredConv) -> list[Segment]:
-    """The input's blocks, those with equally many words together."""
+def segments(spec: StoredConv, word: int = 0) -> list[Segment]:
+    """The input's blocks, those with equally many words together; `word`: channels of one, where
+    it is not the usual one.
+    """
     lanes, taps = spec.x.lanes, spec.conv.kernel[0] * spec.conv.kernel[1]
     words = [
-        -(-min(lanes, run - first) // spec.word)
+        -(-min(lanes, run - first) // (word or spec.word))
         for run in spec.conv.in_channels
         for first in range(0, run, lanes)
     ]
     return joined(words, taps)
 
 
-def steps(spec: StoredConv) -> int:
-    """Words that a pixel of the output is made of."""
+def steps(spec: StoredConv, word: int = 0) -> int:
+    """Words that a pixel of the output is made of; `word` as of `segments`."""
     taps = spec.conv.kernel[0] * spec.conv.kernel[1]
-    return sum(segment.blocks * taps * segment.words for segment in segments(spec))
+    return sum(segment.blocks * taps * segment.words for segment in segments(spec, word))
 
 
 Conv = TypeVar("Conv", bound=StoredConv)
@@ -104,18 +106,28 @@ def pack_weight(weight: Integers, spec: StoredConv, target: Target, tile: Tile) 
 def _packed(weight: Integers, spec: StoredConv, target: Target, tile: Tile) -> Integers:
     unit = unit_of(spec, target)
     assert unit is not None  # there are no tiles without one
+    return pack_steps(weight, spec, target, tile, unit.pack, spec.word)
+
+
+def pack_steps(
+    weight: Integers,
+    spec: StoredConv,
+    target: Target,
+    tile: Tile,
+    pack: Callable[[Integers], Integers],
+    word: int,
+) -> Integers:
+    """Weights by words of so many channels; `pack` puts a vector's, (…, lanes, word), in order."""
     filters = spec.packed(weight, target.lanes)  # (OB, I, kh, kw, lanes)
     inputs = pack_channels(np.moveaxis(filters, 1, 0), spec.x.lanes, spec.conv.in_channels)
     parts = []
-    for segment in segments(spec):
+    for segment in segments(spec, word):
         # (blocks, OB, kh, kw, lanes, channels)
-        here = inputs[
-            segment.first : segment.first + segment.blocks, ..., : segment.words * spec.word
-        ]
+        here = inputs[segment.first : segment.first + segment.blocks, ..., : segment.words * word]
         ib, ob, kh, kw, lanes, _ = here.shape
-        words = here.reshape(ib, ob // tile.filters, tile.filters, kh, kw, lanes, -1, spec.word)
-        ordered = unit.pack(words.transpose(1, 0, 3, 4, 6, 2, 5, 7))
-        parts.append(ordered.reshape(ob // tile.filters, -1, tile.filters, lanes * spec.word))
+        words = here.reshape(ib, ob // tile.filters, tile.filters, kh, kw, lanes, -1, word)
+        ordered = pack(words.transpose(1, 0, 3, 4, 6, 2, 5, 7))
+        parts.append(ordered.reshape(ob // tile.filters, -1, tile.filters, lanes * word))
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
 
 
@@ -150,7 +162,21 @@ def emit(spec: StoredConv, target: Target, tile: Tile, p: StoredParameters) -> N
     assert unit is not None  # there are no tiles without one
     groups, parts = spec.vectors(target.lanes) // tile.filters, parts_here(spec, target)
     sums = _Sums(seen(parts.spec), target, tile, p, unit, lambda group: parts.start(group, groups))
-    (_one_row if is_product(parts.spec) else _rows)(sums, groups)
+    walk(sums, groups)
+
+
+class TileSums(Protocol):
+    """What computes a register tile."""
+
+    target: Target
+    at_once: Tile
+
+    @property
+    def spec(self) -> StoredConv:
+        """The convolution, as the tile sees it."""
+
+    def tile(self, group: Expr, row: Expr, column: Expr, pixels: int, *, inside: bool) -> None:
+        """Compute and store one tile; unless `inside`, its column is a number."""
 
 
 class _Sums:
@@ -249,7 +275,12 @@ class _Sums:
                         total.value = self._unit.dot(total.value, wide, weight, target)
 
 
-def _one_row(sums: _Sums, groups: int) -> None:
+def walk(sums: TileSums, groups: int) -> None:
+    """Cover the output with tiles; a product's is one row."""
+    (_one_row if is_product(sums.spec) else _rows)(sums, groups)
+
+
+def _one_row(sums: TileSums, groups: int) -> None:
     """A product: all pixels are one row."""
     conv = sums.spec.conv
 
@@ -266,7 +297,7 @@ def _one_row(sums: _Sums, groups: int) -> None:
     )
 
 
-def _rows(sums: _Sums, groups: int) -> None:
+def _rows(sums: TileSums, groups: int) -> None:
     """Any other: a task takes some rows."""
     conv, target = sums.spec.conv, sums.target
     row_bytes = conv.size[1] * sum(conv.in_channels) * sums.spec.itemsize

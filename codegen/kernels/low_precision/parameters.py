@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import TypeAlias
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
@@ -161,10 +162,11 @@ class StoredParameters:
         seen._y = PixelVectors(seen._stored, lanes)
         return seen
 
-    def words(self) -> Expr:
-        """The input as 32-bit numbers of four channels each, or two: one index."""
-        count = math.prod(map(int, self.x.shape)) // self._spec.word
-        return T.decl_buffer((count,), "int32", data=self.x.data, layout=None)
+    def words(self, dtype: str = "int32") -> Expr:
+        """The input as 32-bit numbers of four channels each, or two, or wider ones: one index."""
+        size = math.prod(map(int, self.x.shape)) * self._spec.itemsize
+        count = size // np.dtype(dtype).itemsize
+        return T.decl_buffer((count,), dtype, data=self.x.data, layout=None)
 
     def weight_words(self) -> Expr:
         """The weight's bytes as 32-bit numbers, four of a filter each: one index."""

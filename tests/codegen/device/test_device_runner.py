@@ -150,18 +150,22 @@ def test_bfloat16_people_are_those_of_python(
     wanted = expected(path, photo)
     assert wanted["people"]
     assert alike(people(run(runner, path, "--rgb", photo, "--json")), wanted)
-    check_places(wanted, expected(bundle("cpu", precision="float32"), photo))
+    known = expected(bundle("cpu", precision="float32"), photo)
+    assert len(known["people"]) == len(wanted["people"])
+    check_places(wanted["people"], known["people"])
 
 
-def check_places(said: Any, known: Any) -> None:
-    """People, the best in whichever order, are where float32 sees them, within a fraction of a
-    map's pixel.
+def check_places(people: Any, known: Any) -> None:
+    """People are where float32 sees them, within a fraction of a map's pixel.
+
+    In whichever order, and those alone that are no chance of roundings.
     """
-    assert len(known["people"]) == len(said["people"]) > 0
-    for person in known["people"]:
+    said, sure = ([p for p in found if p["score"] > 0.2] for found in (people, known))
+    assert len(said) == len(sure) > 1
+    for person in sure:
         shifts = [
             np.median(np.abs(np.subtract(person["keypoints"], other["keypoints"])[:, :2]))
-            for other in said["people"]
+            for other in said
         ]
         assert min(shifts) < 1
 
@@ -174,7 +178,8 @@ def test_low_precision_on_arm(
     assert bundle_precision(read_bundle(path)) == precision
     arguments = ("--rgb", photo, "--json", "--threads", "2")
     got = people(run(emulated, path, *arguments, QEMU_CPU="max"))
-    check_places(got, expected(bundle("cpu", precision="float32"), photo))
+    known = expected(bundle("cpu", precision="float32"), photo)
+    check_places(got["people"], known["people"])
     old = run(emulated, path, *arguments, QEMU_CPU="cortex-a53")
     assert old.returncode == 4
     assert f"CPU with {feature}, which" in old.stderr

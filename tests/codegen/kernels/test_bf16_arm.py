@@ -36,12 +36,15 @@ def arm(host: str = HOST) -> Target:
 
 
 @pytest.mark.android
+@pytest.mark.parametrize("kernel", ["conv_bf16_dot", "conv_bf16_squares"])
 @pytest.mark.parametrize("case", [*DENSE, *POINTWISE])
-def test_dense(case: str, emulated_kernel: Run, tmp_path: Path) -> None:
+def test_dense(case: str, kernel: str, emulated_kernel: Run, tmp_path: Path) -> None:
     target = arm()
     spec = halved({**DENSE, **POINTWISE}[case])
-    choice = best(spec, target, "conv_bf16_dot")
-    assert choice is not None
+    choice = best(spec, target, kernel)
+    assert (choice is None) == (kernel == "conv_bf16_squares" and spec.x.lanes < 4)
+    if choice is None:
+        return
     check_exact(choice, spec, target, tmp_path, emulated_kernel)
 
 
@@ -85,12 +88,15 @@ def to_odd(exact: NDArray[np.float64]) -> Values:
 
 
 @pytest.mark.android
-def test_sums_are_rounded_to_odd(emulated_kernel: Run, tmp_path: Path) -> None:
-    """One word's products, bit by bit: their sum is rounded, and what it makes of the last sum."""
+@pytest.mark.parametrize("kernel", ["conv_bf16_dot", "conv_bf16_squares"])
+def test_sums_are_rounded_to_odd(kernel: str, emulated_kernel: Run, tmp_path: Path) -> None:
+    """Two words' products, bit by bit: a word's sum is rounded, and that of both."""
     target = arm()
     spec = halved(ConvSpec((4,), 16, (5, 31)), floats=True, lanes=target.lanes)
     o = any_numbers(spec)
-    got = run_on(o, candidates(spec, target)[0], spec, target, tmp_path, emulated_kernel)
+    choice = best(spec, target, kernel)
+    assert choice is not None
+    got = run_on(o, choice, spec, target, tmp_path, emulated_kernel)
     x, weight = (v.astype(np.float64) for v in (o.x[0], rounded(o.weight)[:, :, 0, 0]))
     products = weight[:, :, None, None] * x  # (filters, channels, height, width), exact
     pairs = [to_odd(products[:, c] + products[:, c + 1]).astype(np.float64) for c in (0, 2)]
@@ -124,17 +130,19 @@ def test_a_cpu_without_the_instructions_is_refused(emulated_kernel: Run, tmp_pat
         check_exact(candidates(spec, target)[0], spec, target, tmp_path, run)
 
 
+@pytest.mark.parametrize(("name", "product"), [("squares", "bfmmla"), ("dot", "bfdot")])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
-def test_one_instruction_a_product(kernel: tuple[int, int]) -> None:
+def test_one_instruction_a_product(kernel: tuple[int, int], name: str, product: str) -> None:
     target = arm("aarch64-linux-android")
     spec = halved(ConvSpec((64,), 64, (24, 24), kernel, pads=(kernel[0] // 2,) * 4))
-    (choice, *_) = candidates(spec, target)
-    assert choice.kernel == "conv_bf16_dot"
+    assert candidates(spec, target)[0].kernel == "conv_bf16_squares"
+    choice = best(spec, target, f"conv_bf16_{name}")
+    assert choice is not None
     assert choice.features(target) == ("bf16",)
     module = tvm.IRModule({"k": choice.build(spec, target).with_attr("global_symbol", "k")})
     device = machine_code.tvm_target(target)
     assembly = tvm.tirx.build(module, target=device, pipeline="s_tir").inspect_source("asm")
-    assert len(re.findall(r"^\s+bfdot\s", assembly, re.MULTILINE)) >= (
+    assert len(re.findall(rf"^\s+{product}\s", assembly, re.MULTILINE)) >= (
         choice.tile.filters * choice.tile.pixels * kernel[1]
     )
     assert re.search(r"^\s+bfcvtn\s", assembly, re.MULTILINE)
