@@ -38,7 +38,7 @@ from graphopt.codegen.lowering.preprocess_stage import can_prepare, with_prepara
 from graphopt.codegen.lowering.schedule import schedule_rest
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode_options import DecodeOptions
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import AnySpec, PoseSpec
 from graphopt.runtime.bundle import Plan
 
 Progress = Callable[..., None]
@@ -93,7 +93,7 @@ def compile_network(
     largest: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
     *,
-    pose: PoseSpec | None = None,
+    pose: AnySpec | None = None,
     side: int = 0,
     limits: DecodeOptions | None = None,
 ) -> Compiled:
@@ -130,7 +130,7 @@ def compile_network(
                 plan, weights, functions, pose.preprocess, side, target, features
             )
             functions |= preparing
-        if pose is not None and limits is not None and can_decode(plan, pose):
+        if isinstance(pose, PoseSpec) and limits is not None and can_decode(plan, pose):
             progress("decoder")
             plan, weights, decoding = with_decoder(plan, weights, pose, target, limits)
             functions |= decoding

@@ -26,8 +26,8 @@ from graphopt.codegen.hosts import named_features
 from graphopt.codegen.jobs.records import Tuned
 from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode_options import DecodeOptions
+from graphopt.pose.head_choice import spec_from_plain
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Model
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _compiled(job: dict[str, Any], target: Target, progress: Progress) -> Compil
         measured,
         job.get("largest"),
         progress,
-        pose=None if pose is None else PoseSpec.from_plain(pose),
+        pose=None if pose is None else spec_from_plain(pose),
         side=job.get("side", 0),
         limits=None if limits is None else DecodeOptions(**limits),
     )

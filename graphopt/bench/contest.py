@@ -20,7 +20,7 @@ from graphopt.ir.arrays import Array
 from graphopt.ir.files import is_unchanged
 from graphopt.ir.network import Network
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.pose.spec import read_pose_spec
+from graphopt.pose.head_choice import read_spec
 from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
@@ -229,7 +229,7 @@ def usual_feeds(
     pose = bundle / "pose.json"
     if not pose.is_file() or len(graph.inputs) != 1:
         return dict(sample_feeds(graph, shapes)[-1])
-    images = Calibration.synthetic(graph, read_pose_spec(pose))
+    images = Calibration.synthetic(graph, read_spec(pose))
     return next(images.feeds(images.fitting))
 
 

@@ -15,7 +15,7 @@ from graphopt.ir.records import Record
 from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
-from graphopt.pose.spec import read_pose_spec
+from graphopt.pose.head_choice import read_spec
 from graphopt.runtime.runner import BundleRunner
 
 STAGES = ("pre-processing", "network", "decoding", "drawing")
@@ -46,7 +46,7 @@ def measure_budget(runner: BundleRunner, path: Path, photo: Image.Image, rounds:
     """
     if "pose.json" not in runner.bundle.manifest.files:
         raise InputError("--photo: the bundle is not that of a pose network")
-    spec = read_pose_spec(runner.bundle.path / "pose.json")
+    spec = read_spec(runner.bundle.path / "pose.json")
     estimator = BundledEstimator(runner, spec, DecodeOptions())
     people = 0
 

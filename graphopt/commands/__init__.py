@@ -12,6 +12,7 @@ from graphopt.commands.design import design
 from graphopt.commands.doctor import doctor
 from graphopt.commands.eval import eval
 from graphopt.commands.explain import explain
+from graphopt.commands.heads import heads
 from graphopt.commands.inspect import inspect
 from graphopt.commands.optimize import optimize
 from graphopt.commands.pack import pack
@@ -35,6 +36,7 @@ ALL: Mapping[str, Callable[..., None] | typer.Typer] = {
     "bench": bench,
     "inspect": inspect,
     "explain": explain,
+    "heads": heads,
     "passes": passes_app,
     "sensitivity": sensitivity,
     "zoo": zoo_app,

@@ -29,10 +29,10 @@ def eval(
     from graphopt.display.tables import say
     from graphopt.pose.estimate import Estimator
     from graphopt.pose.evaluate import evaluate
-    from graphopt.pose.open import open_engine
+    from graphopt.pose.open import open_any
 
     console = Console(stderr=True)
-    opened, spec = open_engine(model, **options.running.opening())
+    opened, spec = open_any(model, **options.running.opening())
     # Of a bundle, compile has told them.
     for line in () if model.is_dir() else spec.guesses:
         say(line, style="dim", stderr=True)

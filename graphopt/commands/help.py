@@ -12,7 +12,7 @@ from graphopt.display.options import Panel
 COMMANDS = {
     "From a network to poses": ("optimize", "search", "compile", "run"),
     "Measure": ("bench", "eval", "compare"),
-    "Look inside": ("inspect", "explain", "passes", "sensitivity"),
+    "Look inside": ("inspect", "explain", "heads", "passes", "sensitivity"),
     "Networks": ("zoo", "design", "reproduce", "pack", "unpack"),
     "This machine, and phones": ("doctor", "tune", "profile", "android"),
 }
@@ -23,7 +23,7 @@ OPTIONS = {
     Panel.TARGET: ("device", "runner", "rpc", "format"),
     Panel.MEASUREMENT: ("post_processing", "full"),
     Panel.NETWORK: ("build",),
-    Panel.WRITTEN: ("output", "report", "json", "dump_dir", "force", "plot"),
+    Panel.WRITTEN: ("output", "report", "json", "dump_dir", "force", "plot", "raw"),
 }
 """Panels of the options outside the dataclasses, by the names of their parameters."""
 
@@ -37,6 +37,7 @@ EXAMPLES = {
     "compare": "graphopt compare pose.onnx pose.opt.onnx --images photos/",
     "inspect": "graphopt inspect pose.onnx pose.opt.onnx --device adreno-640",
     "explain": "graphopt explain pose.onnx --pass undilate-conv",
+    "heads": "graphopt heads pose.onnx",
     "passes list": "graphopt passes list",
     "passes show": "graphopt passes show undilate-conv",
     "sensitivity": "graphopt sensitivity pose.onnx --calib photos/ --plot losses.svg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,13 @@ def run(
     ] = None,
     json: shared.Json = None,
     options: RunOptions,
+    raw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the network's outputs to F.npz, whatever they mean, and nothing else.",
+            metavar="F.npz",
+        ),
+    ] = None,
     device: shared.Device = "local",
     runner: shared.Runner = None,
 ) -> None:
@@ -62,6 +70,10 @@ def run(
     from graphopt.pose.images import usual_picture
     from graphopt.pose.sources import fetched
 
+    if raw is not None:
+        shared.goes_with(context, "raw", *_RAW)
+        _write_raw(model, photos, raw, options)
+        return
     to_stdout = json == STDOUT
     with ExitStack() as stack:
         with shown("reading") as tell:
@@ -70,15 +82,7 @@ def run(
             output = usual_picture(sources.paths)
         file = Path(json) if json and not to_stdout else None
         job = Job.plan(sources.paths, output, file, options.tracking, sources.names)
-        if device == "local":
-            estimator = _here(model, options)
-        else:
-            fixed = ("engine", "height", "skeleton", "maps", "color", "mean", "scale", "pad_value")
-            shared.not_on_a_phone(context, *fixed)
-            estimator = _on_phone(stack, model, device, runner, options)
-        # Of a bundle, compile has told them.
-        for line in () if model.is_dir() else estimator.spec.guesses:
-            say(line, style="dim", stderr=True)
+        estimator = _opened(context, stack, model, device, runner, options)
         told = _Told(estimator.spec.skeleton, to_stdout, options.each)
         for result in job.run(estimator, Console(stderr=True)):
             told.take(result)
@@ -87,14 +91,70 @@ def run(
         say(f"{output}: the poses drawn", stderr=True)
 
 
+def _opened(
+    context: typer.Context,
+    stack: ExitStack,
+    model: Path,
+    device: str,
+    runner: Path | None,
+    options: RunOptions,
+) -> FindsPeople:
+    """The network, ready for photos here or on a phone; what was guessed of it is told."""
+    from graphopt.display.tables import say
+
+    if device == "local":
+        estimator = _here(model, options)
+    else:
+        shared.not_on_a_phone(context, *_FIXED)
+        estimator = _on_phone(stack, model, device, runner, options)
+    # Of a bundle, compile has told them.
+    for line in () if model.is_dir() else estimator.spec.guesses:
+        say(line, style="dim", stderr=True)
+    return estimator
+
+
 def _here(model: Path, options: RunOptions) -> FindsPeople:
+    from graphopt.errors import UsageError
+    from graphopt.pose.boxes import InBoxes, padding_of, read_boxes
     from graphopt.pose.decode_options import DecodeOptions
     from graphopt.pose.estimate import Estimator
-    from graphopt.pose.open import open_engine
+    from graphopt.pose.open import open_any
 
     running = options.running
-    opened, spec = open_engine(model, **running.opening())
-    return Estimator(opened, spec, DecodeOptions(min_score=options.min_score), running.height)
+    opened, spec = open_any(model, **running.opening())
+    chosen = DecodeOptions(min_score=options.min_score)
+    estimator = Estimator(opened, spec, chosen, running.height)
+    if options.boxes is None:
+        return estimator
+    if padding_of(spec) is None:
+        raise UsageError("--boxes: the network finds its people itself", hint="leave it out")
+    return InBoxes(estimator, read_boxes(options.boxes))
+
+
+_VIEW = ("skeleton", "maps", "head", "color", "mean", "scale", "pad_value")
+_FIXED = ("engine", "height", "boxes", *_VIEW)
+"""Options that a phone has no use for."""
+_RAW = ("engine", "threads", "height", *_VIEW, "quiet", "verbose")
+"""Options that --raw goes with."""
+
+
+def _write_raw(model: Path, photos: Sequence[str], file: Path, options: RunOptions) -> None:
+    from graphopt.display.tables import say
+    from graphopt.pose.raw import write_outputs
+    from graphopt.pose.sources import fetched
+
+    running = options.running
+    with shown("reading") as tell, fetched(list(photos), tell) as sources:
+        names = write_outputs(
+            model,
+            sources.paths,
+            file,
+            engine=running.engine,
+            threads=running.threads,
+            height=running.height,
+            choices=running.pose.choices(),
+        )
+    say(f"{file}: {', '.join(names)}", stderr=True)
 
 
 def _on_phone(

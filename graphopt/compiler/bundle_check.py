@@ -15,6 +15,7 @@ from graphopt.compiler.prepare import Prepared
 from graphopt.errors import CheckFailed
 from graphopt.ir.arrays import Feeds
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
+from graphopt.pose.spec import PoseSpec
 from graphopt.runtime.bundle import Comparison, Manifest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def check_bundle(
         try:
             comparison, said = _compared(engine, network, samples, options, failures)
             found.append(comparison)
-            if engine.bundle.plan.decoder and network.pose is not None:
+            if engine.bundle.plan.decoder and isinstance(network.pose, PoseSpec):
                 progress(f"{told}comparing people with the decoder's meaning")
                 feeds = [feeds for feeds, *_ in samples.together]
                 check_decoder(engine, engine.bundle.plan.decoder, network.pose, feeds)
@@ -131,7 +132,7 @@ def _compared(
             raise failure
         failures.append(failure.message)
     remarks = [*([found.within] if found.within else []), *failures]
-    if samples.pictures and network.pose is not None:
+    if samples.pictures and isinstance(network.pose, PoseSpec):
         outputs = [engine.run(feeds) for feeds in samples.pictures]
         told = check_people(network.graph, network.pose, samples.pictures, outputs)
         remarks += [told] if told else []

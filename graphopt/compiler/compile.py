@@ -46,7 +46,7 @@ from graphopt.ir.files import sha256_of
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
 from graphopt.ir.version import VERSION
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import AnySpec
 from graphopt.runtime.bundle import (
     FORMAT,
     Manifest,
@@ -83,7 +83,7 @@ class Compilation:
 
     manifest: Manifest
     plan: Plan
-    pose: PoseSpec | None
+    pose: AnySpec | None
     difference: float | str
     kept: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -260,7 +260,7 @@ class _Made(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def _collect(work: Path, path: Path, pose: PoseSpec | None, options: CompileOptions) -> _Made:
+def _collect(work: Path, path: Path, pose: AnySpec | None, options: CompileOptions) -> _Made:
     """Read what the compiler's process left in a folder.
 
     Raises:
@@ -307,7 +307,7 @@ def _notice(path: Path, tvm: str) -> str:
 
 
 def _images(
-    graph: gs.Graph, pose: PoseSpec | None, photos: Path | None, count: int
+    graph: gs.Graph, pose: AnySpec | None, photos: Path | None, count: int
 ) -> tuple[list[Feeds], tuple[str, ...]]:
     """The network's inputs for photos, or for made-up ones; none where it is no pose network.
 

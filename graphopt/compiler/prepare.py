@@ -17,8 +17,9 @@ from graphopt.ir.onnx_io import load_model
 from graphopt.optimizer.options import OnFail as PassOnFail
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
-from graphopt.pose.detect import detect_pose_spec, usual_shapes
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.detect import usual_shapes
+from graphopt.pose.head_choice import detect_head
+from graphopt.pose.spec import AnySpec
 
 
 def prepare_network(
@@ -33,7 +34,7 @@ def prepare_network(
     Args:
         path: the ONNX file.
         input_shapes: sizes to fix inputs at, see `load_model`.
-        pose_choices: what the user says about the network, see `detect_pose_spec`.
+        pose_choices: what the user says about the network, see `detect_head`.
         progress: told what is being done.
         failures: takes what a check of the cleaned graph says against it; without it, that stops.
 
@@ -72,14 +73,14 @@ class Prepared(NamedTuple):
     """
 
     graph: Network
-    pose: PoseSpec | None
+    pose: AnySpec | None
     remarks: tuple[str, ...]
     unread: str
 
 
-def _pose_spec(model: Path | Network, choices: dict[str, Any]) -> tuple[PoseSpec | None, str]:
+def _pose_spec(model: Path | Network, choices: dict[str, Any]) -> tuple[AnySpec | None, str]:
     try:
-        return detect_pose_spec(model, **choices), ""
+        return detect_head(model, **choices), ""
     except GraphoptError as error:
         # Any network can be compiled and timed; but what the user says must not be ignored.
         if any(value is not None for value in choices.values()):
@@ -87,7 +88,7 @@ def _pose_spec(model: Path | Network, choices: dict[str, Any]) -> tuple[PoseSpec
         return None, str(error)
 
 
-def _sizes(graph: Network, pose: PoseSpec | None, path: Path) -> dict[str, tuple[int, ...]]:
+def _sizes(graph: Network, pose: AnySpec | None, path: Path) -> dict[str, tuple[int, ...]]:
     """A static shape for every input."""
     sizes = {}
     for name, shape in usual_shapes(graph.inputs, pose).items():

@@ -8,12 +8,12 @@ from typing import Literal
 
 from graphopt.compiler.options import Post
 from graphopt.errors import CheckFailed
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import AnySpec
 from graphopt.runtime.bundle import Place, Plan, Stage
 
 
 def places(
-    plan: Plan, kind: Literal["cpu", "gpu"], pose: PoseSpec | None, post: Post
+    plan: Plan, kind: Literal["cpu", "gpu"], pose: AnySpec | None, post: Post
 ) -> dict[Stage, Place]:
     """Where each stage from photo to people runs: in the bundle's kernels, if it has them."""
     found: dict[Stage, Place] = {"network": kind}

@@ -19,7 +19,7 @@ from graphopt.errors import InputError
 from graphopt.ir.arrays import Array, Shape
 from graphopt.pose.images import expand, is_picture, read_photo
 from graphopt.pose.preprocess import arranged, extents, prepare
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import AnySpec, PoseSpec
 from graphopt.runtime.engine import as_type
 from graphopt.runtime.synthetic_images import natural_photo
 
@@ -40,7 +40,7 @@ class Calibration:
     They are read when they are asked for, one at a time: memory does not grow with their number.
     """
 
-    spec: PoseSpec
+    pose: AnySpec
     """How an image becomes an input, and outputs become people."""
     input: str
     """The network's input."""
@@ -64,7 +64,7 @@ class Calibration:
         cls,
         folder: Path,
         graph: gs.Graph,
-        spec: PoseSpec,
+        spec: AnySpec,
         *,
         count: int = 200,
         height: int | None = None,
@@ -109,20 +109,20 @@ class Calibration:
 
     @classmethod
     def synthetic(
-        cls, graph: gs.Graph, spec: PoseSpec, *, count: int = 50, seed: int = 0
+        cls, graph: gs.Graph, spec: AnySpec, *, count: int = 50, seed: int = 0
     ) -> Calibration:
         """Made-up images with the power spectrum of natural ones (see `SYNTHETIC_WARNING`)."""
         return cls._split(graph, spec, range(seed, seed + max(count, LEAST)), None)
 
     @classmethod
     def _split(
-        cls, graph: gs.Graph, spec: PoseSpec, images: Sequence[Path | int], height: int | None
+        cls, graph: gs.Graph, spec: AnySpec, images: Sequence[Path | int], height: int | None
     ) -> Calibration:
         aside = max(1, round(HELD_OUT_SHARE * len(images)))
         tensor = graph.inputs[0]
         whole = tuple(d if isinstance(d, int) else None for d in tensor.shape or (None,) * 4)
         return cls(
-            spec=spec,
+            pose=spec,
             input=tensor.name,
             shape=extents(whole),
             whole=whole,
@@ -131,6 +131,12 @@ class Calibration:
             height=height,
             dtype=str(np.dtype(tensor.dtype)),
         )
+
+    @property
+    def spec(self) -> PoseSpec:
+        """The same, for networks that answer with maps."""
+        assert isinstance(self.pose, PoseSpec)
+        return self.pose
 
     @property
     def made_up(self) -> bool:
@@ -148,7 +154,7 @@ class Calibration:
         """The network's input for each of `fitting` or `held_out`, in its layout and type."""
         for image in images:
             values, _ = prepare(
-                self.picture(image), self.spec.preprocess, self.shape, height=self.height
+                self.picture(image), self.pose.preprocess, self.shape, height=self.height
             )
             yield {self.input: as_type(arranged(values, self.whole), np.dtype(self.dtype))}
 

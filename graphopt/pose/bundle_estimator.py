@@ -6,14 +6,15 @@ from functools import lru_cache
 
 from PIL import Image
 
-from graphopt.pose.decode import Poses, decode
+from graphopt.pose.decode import Poses
 from graphopt.pose.decode_options import DecodeOptions
+from graphopt.pose.head_choice import decode_outputs, read_spec
 from graphopt.pose.images import as_rgb
 from graphopt.pose.kernel_decoder import limited, poses, thresholds
 from graphopt.pose.pixels import pixels_of
 from graphopt.pose.preprocess import Placement, arranged, extents, fitted, prepare
 from graphopt.pose.resample import tables
-from graphopt.pose.spec import PoseSpec, read_pose_spec
+from graphopt.pose.spec import AnySpec, PoseSpec
 from graphopt.runtime.runner import BundleRunner
 
 _tables = lru_cache(maxsize=8)(tables)
@@ -35,16 +36,18 @@ class BundledEstimator:
         options: the decoder's thresholds; limits are those that were compiled in, if any.
     """
 
-    def __init__(self, runner: BundleRunner, spec: PoseSpec, options: DecodeOptions) -> None:
+    def __init__(self, runner: BundleRunner, spec: AnySpec, options: DecodeOptions) -> None:
         self._runner, self._spec, self._options = runner, spec, options
         plan, path = runner.bundle.plan, runner.bundle.path / "pose.json"
         ((self._input, self._shape),) = runner.inputs.items()
         self._size = extents(self._shape)
-        compiled = read_pose_spec(path) if path.name in runner.bundle.manifest.files else None
+        compiled = read_spec(path) if path.name in runner.bundle.manifest.files else None
         read = ("skeleton", "heat", "paf")
-        same = compiled is not None and all(
-            getattr(spec, part) == getattr(compiled, part) for part in read
+        maps = spec if isinstance(spec, PoseSpec) else None
+        same = maps is not None and all(
+            getattr(maps, part) == getattr(compiled, part, None) for part in read
         )
+        self._maps = maps
         decoder = plan.decoder if same else None
         self._thresholds = None if decoder is None else thresholds(options)
         if decoder is not None:
@@ -79,7 +82,11 @@ class BundledEstimator:
 
     def people(self, placement: Placement) -> Poses:
         """The people in the network's maps, in pixels of the photo that lies there."""
-        if self._thresholds is None:
-            return decode(self._runner.maps(), self._spec, placement, self._options)
+        if self._thresholds is None or self._maps is None:
+            rows, columns = self._size
+            assert rows
+            assert columns
+            outputs, size = self._runner.maps(), (rows, columns)
+            return decode_outputs(outputs, self._spec, placement, self._options, size)
         found = self._runner.people(self._thresholds)
-        return poses(found, self._spec, placement, self._options)
+        return poses(found, self._maps, placement, self._options)

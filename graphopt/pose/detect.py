@@ -20,12 +20,16 @@ from graphopt.pose.skeleton import first_complaint, load_skeleton
 from graphopt.pose.spec import (
     CHOICES,
     METADATA_KEY,
+    AnySpec,
     Color,
     Finding,
     PoseSpec,
     Triple,
     parse_pose_spec,
 )
+
+HEADS = ("part-affinity", "heat-maps")
+"""Heads of networks that answer with maps alone."""
 
 
 def detect_pose_spec(
@@ -37,8 +41,9 @@ def detect_pose_spec(
     scale: Triple | None = None,
     pad_value: float | None = None,
     maps: str | None = None,
+    head: str | None = None,
 ) -> PoseSpec:
-    """Find out how to feed and to read a pose network.
+    """Find out how to feed and to read a pose network that answers with maps.
 
     In this order: what the caller gives; the file's own metadata (`graphopt.pose`); the graph (its
     outputs, see `graphopt.pose.maps`; an affine map or BatchNormalization on its input; an input of
@@ -52,12 +57,17 @@ def detect_pose_spec(
         skeleton: a built-in skeleton's name or a TOML file.
         color, mean, scale, pad_value: see `Preprocess`.
         maps: which outputs are heat maps and PAFs, as `graphopt.pose.maps` says.
+        head: one of `HEADS`, if any.
 
     Raises:
         InputError: the file cannot be read, or its outputs fit no skeleton or several, or some
             would stay unused (names the flag).
         Unsupported: the input is no single [N,3,H,W] tensor, or maps are larger than it.
     """
+    if head not in (None, *HEADS):
+        raise InputError(
+            f"--head {head}: this needs heat maps", hint="run, eval and compile take every head"
+        )
     proto = as_proto(model)
     stored = next((p.value for p in proto.metadata_props if p.key == METADATA_KEY), None)
     said: dict[str, Any] = {"color": color, "mean": mean, "scale": scale, "pad_value": pad_value}
@@ -136,7 +146,7 @@ def _check_outputs(spec: PoseSpec, proto: Any, where: str) -> None:
             )
 
 
-def usual_shapes(inputs: Iterable[Any], spec: PoseSpec | None) -> dict[str, Shape]:
+def usual_shapes(inputs: Iterable[Any], spec: AnySpec | None) -> dict[str, Shape]:
     """A shape for every input of a graph: its own, dynamic extents at the usual size.
 
     See `Preprocess.usual_size`; an extent stays None where nothing tells.

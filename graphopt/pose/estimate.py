@@ -18,10 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from graphopt.errors import InputError, UsageError
 from graphopt.ir.files import replacing
+from graphopt.pose.boxes import Box, look_in_boxes, padding_of
 from graphopt.pose.bundle_estimator import BundledEstimator
-from graphopt.pose.decode import Poses, decode
+from graphopt.pose.decode import Poses
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
+from graphopt.pose.head_choice import decode_outputs
 from graphopt.pose.images import (
     check_picture_suffix,
     expand,
@@ -34,7 +36,7 @@ from graphopt.pose.images import (
 )
 from graphopt.pose.preprocess import arranged, extents, prepare
 from graphopt.pose.skeleton import Skeleton
-from graphopt.pose.spec import PoseSpec
+from graphopt.pose.spec import AnySpec
 from graphopt.pose.track import Tracker
 from graphopt.runtime.engine import Engine
 from graphopt.runtime.runner import BundleRunner
@@ -47,7 +49,7 @@ class FindsPeople(Protocol):
     """Photo in, people out, wherever that happens."""
 
     @property
-    def spec(self) -> PoseSpec:
+    def spec(self) -> AnySpec:
         """How photos and people fit the network."""
         ...
 
@@ -61,20 +63,32 @@ class Estimator:
     """A pose network that is ready for photos."""
 
     engine: Engine
-    spec: PoseSpec
+    spec: AnySpec
     options: DecodeOptions = field(default_factory=DecodeOptions)
     height: int | None = None
     """Rows of the input where the network takes any; None leaves it to the spec."""
 
     def __call__(self, photo: Image.Image) -> Poses:
         """The people in a photo of any mode (`as_rgb`), in its pixels."""
+        return self.within(photo, None)
+
+    def within(self, photo: Image.Image, boxes: Sequence[Box] | None) -> Poses:
+        """The same, of a network that sees one person, in boxes; None: in the whole photo."""
+        padding = padding_of(self.spec)
+        if padding is None:
+            return self._look(photo)
+        ((_, shape),) = self.engine.inputs.items()
+        return look_in_boxes(photo, boxes, padding, extents(shape), self._look)
+
+    def _look(self, photo: Image.Image) -> Poses:
         if self._bundled is not None:
             return self._bundled(photo)
         ((name, shape),) = self.engine.inputs.items()
         size = extents(shape)
         tensor, placement = prepare(photo, self.spec.preprocess, size, height=self.height)
         outputs = self.engine.run({name: arranged(tensor, shape)})
-        return decode(outputs, self.spec, placement, self.options)
+        seen = (tensor.shape[2], tensor.shape[3])
+        return decode_outputs(outputs, self.spec, placement, self.options, seen)
 
     @cached_property
     def _bundled(self) -> BundledEstimator | None:
@@ -317,7 +331,8 @@ def _look(
     follow: Tracker | None = None,
 ) -> Result:
     start = time.perf_counter()
-    poses = estimator(photo)
+    named = getattr(estimator, "named", None)  # where boxes are given by photo
+    poses = estimator(photo) if named is None else named(name)(photo)
     if follow is not None:
         poses = replace(poses, people=follow(poses.people))
     overhead = getattr(estimator, "overhead", 0.0)  # of a phone: the way there and back

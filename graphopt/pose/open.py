@@ -9,7 +9,7 @@ from graphopt.errors import InputError, UsageError
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 
 if TYPE_CHECKING:
-    from graphopt.pose.spec import PoseSpec
+    from graphopt.pose.spec import AnySpec, PoseSpec
     from graphopt.runtime.bundle import Bundle
 
 
@@ -20,7 +20,19 @@ ENGINES = ("graphopt", "onnxruntime")
 def open_engine(
     path: Path, *, engine: str | None = None, threads: int = 0, **choices: Any
 ) -> tuple[Engine, PoseSpec]:
-    """Open a pose network: a compiled bundle (a folder) or an ONNX file.
+    """Open a pose network whose outputs are maps; see `open_any`.
+
+    Raises:
+        InputError: as there, or the outputs are not maps.
+    """
+    opened, spec = open_any(path, engine=engine, threads=threads, **choices)
+    return opened, with_maps(spec, path)
+
+
+def open_any(
+    path: Path, *, engine: str | None = None, threads: int = 0, **choices: Any
+) -> tuple[Engine, AnySpec]:
+    """Open a pose network of any head: a compiled bundle (a folder) or an ONNX file.
 
     Args:
         path: the bundle or the file.
@@ -33,7 +45,7 @@ def open_engine(
     Raises:
         InputError: no such path, no bundle, no ONNX file, or an engine that cannot run it.
     """
-    from graphopt.pose.detect import detect_pose_spec
+    from graphopt.pose.head_choice import detect_head
     from graphopt.runtime.bundle import read_bundle
 
     if engine not in (None, *ENGINES):
@@ -46,15 +58,16 @@ def open_engine(
                 f"{path} is an ONNX file; graphopt runs compiled bundles",
                 hint=f"compile it first: graphopt compile {path} -o BUNDLE",
             )
-        spec = detect_pose_spec(path, **choices)
+        spec = detect_head(path, **choices)
         return OnnxRuntimeEngine(path, threads=threads), spec
-    if choices.pop("maps", None) is not None:
-        raise InputError(
-            "--maps: a bundle reads the maps that it was compiled for",
-            hint="compile the network again with --maps",
-        )
+    for option, what in (("maps", "maps"), ("head", "outputs")):
+        if choices.pop(option, None) is not None:
+            raise InputError(
+                f"--{option}: a bundle reads the {what} that it was compiled for",
+                hint=f"compile the network again with --{option}",
+            )
     bundle = read_bundle(path)
-    spec = bundled_spec(bundle).with_choices(**choices)
+    spec = any_bundled_spec(bundle).with_choices(**choices)
     if engine == "onnxruntime":
         reference = OnnxRuntimeEngine(bundle.source(), threads=threads)
         # The same input size as the bundle's, also where the ONNX file takes any.
@@ -66,16 +79,57 @@ def open_engine(
 
 
 def bundled_spec(bundle: Bundle) -> PoseSpec:
-    """How photos and people fit a bundle.
+    """How photos and people fit a bundle whose network answers with maps.
+
+    Raises:
+        InputError: it is none of a pose network, or of one with another head.
+    """
+    return with_maps(any_bundled_spec(bundle), bundle.path)
+
+
+def any_bundled_spec(bundle: Bundle) -> AnySpec:
+    """How photos and people fit a bundle, whatever its network's head.
 
     Raises:
         InputError: it is none of a pose network.
     """
-    from graphopt.pose.spec import read_pose_spec
+    from graphopt.pose.head_choice import read_spec
 
     if "pose.json" not in bundle.manifest.files:
         raise InputError(
             f"{bundle.path} was compiled from a network whose pose maps were not recognised",
             hint="compile it again with --maps, --skeleton or both",
         )
-    return read_pose_spec(bundle.path / "pose.json")
+    return read_spec(bundle.path / "pose.json")
+
+
+def find_spec(path: Path, **choices: Any) -> AnySpec:
+    """How photos and people fit a network or a bundle, whatever the head.
+
+    Raises:
+        InputError: see `open_any`.
+    """
+    from graphopt.pose.head_choice import detect_head
+    from graphopt.runtime.bundle import read_bundle
+
+    if not path.is_dir():
+        return detect_head(path, **choices)
+    known = {k: v for k, v in choices.items() if k not in ("maps", "head")}
+    return any_bundled_spec(read_bundle(path)).with_choices(**known)
+
+
+def with_maps(spec: AnySpec, path: Path) -> PoseSpec:
+    """A pose spec that reads maps.
+
+    Raises:
+        InputError: it is another head's.
+    """
+    from graphopt.pose.head_choice import head_of
+    from graphopt.pose.spec import PoseSpec
+
+    if not isinstance(spec, PoseSpec):
+        raise InputError(
+            f"{path} has the head {head_of(spec).name}; this needs heat maps",
+            hint="graphopt run, eval and compile take every head",
+        )
+    return spec

@@ -14,7 +14,8 @@ class PoseOptions:
     skeleton: Annotated[
         str | None,
         Option(
-            "coco17, coco18, body25, mpii16, body14, or a TOML file written like them.",
+            "coco17, coco18, body25, mpii16, body14, halpe26, coco-wholebody133, blazepose33, "
+            "hand21, or a TOML file written like them.",
             Panel.VIEW,
             "NAME|F.toml",
         ),
@@ -27,6 +28,14 @@ class PoseOptions:
             "Outputs that are not named are not needed.",
             Panel.VIEW,
             "heat=NAME[,paf=NAME]",
+        ),
+    ] = None
+    head: Annotated[
+        str | None,
+        Option(
+            "What the outputs are, where it cannot be told; `graphopt heads` lists the heads.",
+            Panel.VIEW,
+            "NAME",
         ),
     ] = None
     color: Annotated[
@@ -52,7 +61,8 @@ class PoseOptions:
         """
         from graphopt.pose.spec import choices
 
-        return choices(self.skeleton, self.color, self.mean, self.scale, self.pad_value, self.maps)
+        said = choices(self.skeleton, self.color, self.mean, self.scale, self.pad_value, self.maps)
+        return said | {"head": self.head}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +100,15 @@ class RunOptions:
     min_score: Annotated[
         float, Option("Leave out people with a lower score.", Panel.PEOPLE, min=0, max=1)
     ] = 0.0
+    boxes: Annotated[
+        Path | None,
+        Option(
+            "Boxes of the people, [left, top, width, height], by photo: for networks that see one "
+            "person, cut out. If left out, that is the whole photo.",
+            Panel.PEOPLE,
+            "F.json",
+        ),
+    ] = None
     track: Annotated[
         bool, Option("Follow people from frame to frame of a video.", Panel.PEOPLE)
     ] = False

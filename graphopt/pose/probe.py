@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphopt.errors import Unsupported
+from graphopt.ir.arrays import Array, channels_last
 from graphopt.ir.operators import Kind, standard_operators
 from graphopt.runtime.synthetic_images import natural_photo
 
@@ -52,10 +53,17 @@ class Probe:
     """See `downsampling`."""
     response: float
     """Median deviation of the first convolution's channels (after its BatchNormalization)."""
+    values: Mapping[str, Array] = field(default_factory=dict)
+    """Each output's."""
 
 
-def probe_network(proto: Any) -> Probe:
-    """Run a network once, on a small image of natural statistics, to see what it gives."""
+def probe_network(proto: Any, *, any_layout: bool = False) -> Probe:
+    """Run a network once, on a small image of natural statistics, to see what it gives.
+
+    Args:
+        proto: the ModelProto.
+        any_layout: take inputs [N,H,W,3], and networks that do not begin with a Conv, too.
+    """
     import onnx
 
     from graphopt.runtime.engine import OnnxRuntimeEngine, as_type
@@ -64,23 +72,17 @@ def probe_network(proto: Any) -> Probe:
     weights = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in weights]
     shape = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (0, 3):
+    last = any_layout and channels_last([extent or None for extent in shape])
+    if len(inputs) != 1 or len(shape) != 4 or (shape[1] not in (0, 3) and not last):
         raise Unsupported(
             f"a pose network has one input [N,3,H,W]; this one has "
             f"{', '.join(f'{i.name}' for i in inputs) or 'none'} {shape}",
             hint="export the network with channels first (tf2onnx: --inputs-as-nchw)",
         )
     first = next((n for n in graph.node if n.op_type == "Conv"), None)
-    if first is None:
+    if first is None and not any_layout:
         raise Unsupported("a pose network begins with a Conv; this one has none")
-    response = next(
-        (
-            n.output[0]
-            for n in graph.node
-            if n.op_type == "BatchNormalization" and n.input[0] == first.output[0]
-        ),
-        first.output[0],
-    )
+    response = inputs[0].name if first is None else _normalised(graph, first.output[0])
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
     known = {o.name for o in graph.output} | {inputs[0].name} | weights
@@ -91,10 +93,11 @@ def probe_network(proto: Any) -> Probe:
         if name not in known:
             tapped.graph.output.append(onnx.ValueInfoProto(name=name))
     engine = OnnxRuntimeEngine(tapped.SerializeToString(), optimize=False)
-    height, width = shape[2] or 256, shape[3] or 256
+    rows, columns = shape[1:3] if last else shape[2:]
+    height, width = rows or 256, columns or 256
     dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
     image = natural_photo(height, width)[None] - np.float32(zero_input(dtype))
-    feeds = {inputs[0].name: as_type(image, dtype)}
+    feeds = {inputs[0].name: as_type(np.moveaxis(image, 1, 3) if last else image, dtype)}
     values = feeds | engine.run(feeds)
     spread = values[response].astype(np.float64).std(axis=(0, 2, 3))
     shapes = {name: value.shape for name, value in values.items()}
@@ -102,11 +105,22 @@ def probe_network(proto: Any) -> Probe:
         input=inputs[0].name,
         dtype=dtype,
         size=(height, width),
-        default=shape[2] or 368,
+        default=rows or 368,
         outputs={o.name: shapes[o.name] for o in graph.output},
         downsampling=downsampling(proto, shapes),
         response=float(np.median(spread)),
+        values={o.name: values[o.name] for o in graph.output},
     )
+
+
+def _normalised(graph: Any, tensor: str) -> str:
+    """A convolution's output, after its BatchNormalization where it has one."""
+    behind = (
+        n.output[0]
+        for n in graph.node
+        if n.op_type == "BatchNormalization" and n.input[0] == tensor
+    )
+    return next(behind, tensor)
 
 
 def zero_input(dtype: np.dtype[Any]) -> float:

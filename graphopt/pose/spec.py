@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +77,70 @@ multiply-adds keeps no more AP than with its own, with the dense heat maps 0.438
 made with 0.75 kept less (0.387 in place of 0.393): layers that both need share the loss."""
 
 
+class AnySpec(Record):
+    """What every pose spec says, whichever head its network has."""
+
+    preprocess: Preprocess
+    skeleton: Skeleton
+    notes: dict[str, Finding]
+
+    def with_choices(
+        self: S,
+        *,
+        skeleton: str | Path | None = None,
+        color: Color | None = None,
+        mean: Triple | None = None,
+        scale: Triple | None = None,
+        pad_value: float | None = None,
+    ) -> S:
+        """A copy with what a user says in place of what was found (None keeps it).
+
+        Raises:
+            InputError: no such skeleton, or one that the network's outputs do not fit.
+        """
+        values = (color, mean, scale, pad_value)
+        given: dict[str, Any] = {
+            name: v for name, v in zip(CHOICES, values, strict=True) if v is not None
+        }
+        preprocess = vars(self.preprocess) | given
+        fields = vars(self) | {"preprocess": preprocess}
+        if skeleton is not None:
+            fields["skeleton"] = load_skeleton(skeleton)
+            given["skeleton"] = skeleton
+        fields["notes"] = self.notes | dict.fromkeys(given, Finding(how="given", why="by flag"))
+        try:
+            return type(self).from_plain(fields)
+        except ValidationError as error:
+            raise InputError(first_complaint(error)) from error
+
+    @property
+    def guesses(self) -> list[str]:
+        """What was only guessed, a line for each reason, with the flags that change it."""
+        reasons: dict[str, list[str]] = {}
+        for name, finding in self.notes.items():
+            if finding.how == "guessed":
+                reasons.setdefault(finding.why, []).append(name)
+        lines = []
+        for why, names in reasons.items():
+            said = ", ".join(f"{name} {self._of(name)}" for name in names)
+            flags = dict.fromkeys(_FLAGS.get(n, f"--{n.replace('_', '-')}") for n in names)
+            lines.append(f"guessed: {said} ({why}; change it with {', '.join(flags)})")
+        return lines
+
+    def _of(self, part: str) -> str:
+        """A part as its guess is told."""
+        return self.skeleton.name if part == "skeleton" else _brief(getattr(self.preprocess, part))
+
+
+S = TypeVar("S", bound=AnySpec)
+
+
 @dataclass(frozen=True, kw_only=True)
-class PoseSpec(Record):
-    """Everything between a photo and a network, and between a network and people."""
+class PoseSpec(AnySpec):
+    """Everything between a photo and a network, and between a network's maps and people.
+
+    Networks that answer with something else have a `graphopt.pose.head.HeadSpec`.
+    """
 
     preprocess: Preprocess
     skeleton: Skeleton
@@ -102,35 +163,6 @@ class PoseSpec(Record):
                 raise ValueError(
                     f"skeleton {self.skeleton.name} has {least} {what}, the network {maps.count}"
                 )
-
-    def with_choices(
-        self,
-        *,
-        skeleton: str | Path | None = None,
-        color: Color | None = None,
-        mean: Triple | None = None,
-        scale: Triple | None = None,
-        pad_value: float | None = None,
-    ) -> PoseSpec:
-        """A copy with what a user says in place of what was found (None keeps it).
-
-        Raises:
-            InputError: no such skeleton, or one that the network's maps do not fit.
-        """
-        values = (color, mean, scale, pad_value)
-        given: dict[str, Any] = {
-            name: v for name, v in zip(CHOICES, values, strict=True) if v is not None
-        }
-        preprocess = vars(self.preprocess) | given
-        fields = vars(self) | {"preprocess": preprocess}
-        if skeleton is not None:
-            fields["skeleton"] = load_skeleton(skeleton)
-            given["skeleton"] = skeleton
-        fields["notes"] = self.notes | dict.fromkeys(given, Finding(how="given", why="by flag"))
-        try:
-            return PoseSpec.from_plain(fields)
-        except ValidationError as error:
-            raise InputError(first_complaint(error)) from error
 
     def importance(self, channels: Mapping[str, int]) -> dict[str, FloatArray]:
         """What errors count: a weight for each channel of the outputs, 1 in all.
@@ -157,27 +189,11 @@ class PoseSpec(Record):
         total = sum(float(weights.sum()) for weights in importance.values())
         return {name: weights / np.float32(total) for name, weights in importance.items()}
 
-    @property
-    def guesses(self) -> list[str]:
-        """What was only guessed, a line for each reason, with the flags that change it."""
-        reasons: dict[str, list[str]] = {}
-        for name, finding in self.notes.items():
-            if finding.how == "guessed":
-                reasons.setdefault(finding.why, []).append(name)
-        lines = []
-        for why, names in reasons.items():
-            said = ", ".join(f"{name} {self._of(name)}" for name in names)
-            flags = dict.fromkeys(_FLAGS.get(n, f"--{n.replace('_', '-')}") for n in names)
-            lines.append(f"guessed: {said} ({why}; change it with {', '.join(flags)})")
-        return lines
-
     def _of(self, part: str) -> str:
-        """A part as its guess is told."""
-        if part in CHOICES:
-            return _brief(getattr(self.preprocess, part))
+        if part in (*CHOICES, "skeleton"):
+            return super()._of(part)
         slices = (self.heat,) if self.paf is None else (self.heat, self.paf)
         return {
-            "skeleton": self.skeleton.name,
             "maps": ", ".join(f"{k}={m}" for k, m in zip(("heat", "paf"), slices, strict=False)),
             "decoder": "for people" if self.paf else "for one person",
         }[part]

@@ -101,6 +101,7 @@ class Contestant(Estimator):
         prepared = time.perf_counter()
         outputs = self.engine.run({name: tensor})
         ran = time.perf_counter()
+        assert isinstance(self.spec, PoseSpec)
         poses = self.by(outputs, self.spec, placement)
         decoded = time.perf_counter()
         self.stages.extend((prepared - start, ran - prepared - self.overhead, decoded - ran))
