@@ -64,6 +64,10 @@ def _same_aspect(shape: Sequence[int], layout: Layout, size: tuple[int, int]) ->
     return least > 1 and _aspect_error(shape, layout, size) <= 1 / least
 
 
+_OTHER_HEADS = ("blazepose33", "coco-wholebody133", "halpe26", "hand21")
+"""Skeletons that networks seldom have maps for: they are looked for where a user names them."""
+
+
 def find_maps(
     outputs: Sequence[Output], graph: Graph, chosen: Skeleton | None, said: str | None = None
 ) -> MapReading:
@@ -79,7 +83,8 @@ def find_maps(
         InputError: they fit no skeleton that is known, can be read in several ways, or some would
             stay unused that may be needed.
     """
-    bodies = [chosen] if chosen else [load_skeleton(name) for name in builtin_skeletons()]
+    usual = [name for name in builtin_skeletons() if name not in _OTHER_HEADS]
+    bodies = [chosen] if chosen else [load_skeleton(name) for name in usual]
     if said is not None:
         reading = _as_said(outputs, parse_maps(said), bodies, chosen)
     else:

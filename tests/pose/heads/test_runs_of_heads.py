@@ -40,6 +40,17 @@ def outputs_of(head: str) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
             "dets": np.array([[[6, 12, 26, 52, 0.8]]]),
             "keypoints": np.tile(point, (1, 1, 17, 1)),
         }
+    elif head == "coordinates":
+        rows = np.tile([16, 32, 0, np.log(9), 0], (39, 1))
+        found = {"points": rows.reshape(1, 195), "flag": np.array([[0.9]])}
+    elif head == "personlab":
+        maps = {"heat": 17, "offsets": 34, "fwd": 32, "bwd": 32}
+        found = {name: np.zeros((1, 5, 5, channels)) for name, channels in maps.items()}
+        found["heat"][0, 2, 1] = 0.9
+    elif head == "associative-embedding":
+        found = {"coarse": np.zeros((1, 34, 16, 16)), "fine": np.zeros((1, 17, 32, 32))}
+        found["coarse"][0, :17, 8, 4] = 1.2  # doubled: 0.75 * 0.75 of it
+        found["fine"][0, :, 16, 8] = 1.8 - 1.2 * 0.75**2
     else:
         x, y = np.zeros((1, 17, 128)), np.zeros((1, 17, 128))
         x[..., 32], y[..., 64] = 0.9, 0.9
@@ -48,6 +59,7 @@ def outputs_of(head: str) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
 
 
 HEADS = ("movenet", "yolo", "yolo-end-to-end", "rtmo", "simcc")
+OTHERS = ("coordinates", "personlab", "associative-embedding")
 
 
 @pytest.fixture
@@ -63,7 +75,7 @@ def graphopt(*words: object) -> Any:
     return result
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [*HEADS, *OTHERS])
 def test_run(head: str, tmp_path: Path, photo: Path) -> None:
     model = saved(tmp_path / "net.onnx", outputs_of(head))
     graphopt("run", model, photo, "--json", tmp_path / "found.json", "-o", tmp_path / "found.png")
@@ -73,7 +85,10 @@ def test_run(head: str, tmp_path: Path, photo: Path) -> None:
     if head == "simcc":  # the photo is 1/1.25 of the input
         assert x == pytest.approx(np.full(17, (16.5 * 1.25) - 0.5 - 8), abs=0.01)
     else:
-        np.testing.assert_allclose((x, y), (np.full(17, 16), np.full(17, 32)), atol=0.01)
+        # Coordinates of maps are those of the pixel that is greatest.
+        within = 1 if head == "associative-embedding" else 0.01
+        np.testing.assert_allclose(x, np.full(len(x), 16), atol=within)
+        np.testing.assert_allclose(y, np.full(len(y), 32), atol=within)
     said = graphopt("heads", model).stdout
     assert said.startswith(f"{head}:")
     plain = json.loads(graphopt("heads", model, "--json").stdout)
@@ -141,7 +156,7 @@ def test_raw_outputs_of_any_network(tmp_path: Path, photo: Path) -> None:
 
 def test_heads_are_listed() -> None:
     listed = json.loads(graphopt("heads", "--json").stdout)
-    assert {entry["name"] for entry in listed} >= {*HEADS, "part-affinity", "heat-maps"}
+    assert {entry["name"] for entry in listed} >= {*HEADS, *OTHERS, "part-affinity", "heat-maps"}
 
 
 def test_a_stored_spec_is_believed(tmp_path: Path, photo: Path) -> None:
