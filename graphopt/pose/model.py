@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphopt.errors import InputError, UsageError
-from graphopt.pose.bundle_estimator import BundledEstimator
 from graphopt.pose.coco import coco_result
 from graphopt.pose.decode import Poses
-from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.draw import draw
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.images import as_rgb, read_photo
-from graphopt.pose.open import open_engine
+from graphopt.pose.open import open_any
 from graphopt.pose.skeleton import Skeleton
-from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.runner import BundleRunner
+from graphopt.pose.spec import AnySpec
 
 Photo: TypeAlias = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 """Pixels [height, width, 3] (RGB), [height, width] (grey) or [height, width, 4] (RGBA, whose
@@ -95,16 +92,12 @@ class Model:
     ) -> None:
         self.path = Path(fspath(path)).absolute()
         self._arguments = {"engine": engine, "threads": threads, **choices}
-        opened, spec = open_engine(self.path, engine=engine, threads=threads, **choices)
+        opened, spec = open_any(self.path, engine=engine, threads=threads, **choices)
         self._spec = spec
-        self._find: Callable[[Image.Image], Poses] | None = (
-            BundledEstimator(opened, spec, DecodeOptions())
-            if isinstance(opened, BundleRunner)
-            else Estimator(opened, spec)
-        )
+        self._find: Callable[[Image.Image], Poses] | None = Estimator(opened, spec)
 
     @property
-    def spec(self) -> PoseSpec:
+    def spec(self) -> AnySpec:
         """How photos and people fit the network."""
         return self._spec
 

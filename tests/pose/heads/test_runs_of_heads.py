@@ -19,6 +19,7 @@ from graphopt.errors import InputError
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.estimate import Estimator
 from graphopt.pose.head_choice import parse_spec
+from graphopt.pose.model import load
 from graphopt.pose.open import open_any, open_engine
 
 
@@ -157,6 +158,13 @@ def test_raw_outputs_of_any_network(tmp_path: Path, photo: Path) -> None:
 def test_heads_are_listed() -> None:
     listed = json.loads(graphopt("heads", "--json").stdout)
     assert {entry["name"] for entry in listed} >= {*HEADS, *OTHERS, "part-affinity", "heat-maps"}
+
+
+def test_python_takes_every_head(tmp_path: Path, photo: Path) -> None:
+    model = saved(tmp_path / "net.onnx", outputs_of("yolo-end-to-end"))
+    with load(model) as opened:
+        (person,) = opened(photo).people
+    assert person.keypoints[0] == pytest.approx((16, 32, 0.9))
 
 
 def test_a_stored_spec_is_believed(tmp_path: Path, photo: Path) -> None:
