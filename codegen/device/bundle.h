@@ -12,7 +12,7 @@
 
 namespace graphopt {
 
-// The bundle format that this runner reads (graphopt/runtime/bundle.py, FORMAT).
+// The bundle format that this runner reads (graphopt/runtime/plan.py, FORMAT).
 constexpr int kFormat = 3;
 
 enum class Stage { prepare, input, network, decode };

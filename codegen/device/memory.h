@@ -10,7 +10,7 @@
 
 namespace graphopt {
 
-// Where tensors start: a multiple of this many bytes (graphopt/runtime/bundle.py, ALIGNMENT).
+// Where tensors start: a multiple of this many bytes (graphopt/runtime/plan.py, ALIGNMENT).
 constexpr size_t kAlignment = 512;
 
 // Uninitialised bytes at a multiple of kAlignment.

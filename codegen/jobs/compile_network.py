@@ -39,7 +39,7 @@ from graphopt.codegen.lowering.schedule import schedule_rest
 from graphopt.codegen.targets import Target
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.spec import AnySpec, PoseSpec
-from graphopt.runtime.bundle import Plan
+from graphopt.runtime.plan import Plan
 
 Progress = Callable[..., None]
 """Called with a phase's name, and what it is working on."""

@@ -28,7 +28,7 @@ from graphopt.errors import GraphoptError, Unsupported
 from graphopt.pose.decode_options import DecodeOptions
 from graphopt.pose.head_choice import spec_from_plain
 from graphopt.pose.skeleton import load_skeleton
-from graphopt.runtime.bundle import Model
+from graphopt.runtime.plan import Model
 
 if TYPE_CHECKING:
     from graphopt.codegen.jobs.compile_network import Compiled

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.ir.records import Record
-from graphopt.runtime.bundle import Manifest
+from graphopt.runtime.plan import Manifest
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from graphopt.codegen.linking.kernel_bundle import write_kernels
 from graphopt.codegen.lowering.memory_plan import pack_weights
 from graphopt.codegen.targets import Target, load_target
 from graphopt.errors import GraphoptError
-from graphopt.runtime import bundle
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 MACS = 50_000_000
 """About how many multiply-adds: so few that some runs are over before another program's turn."""
@@ -83,20 +83,20 @@ def make_bundle(target: Target, path: Path) -> None:
     start[-2:] = [[0.999], [0.001]]
     weights, _ = pack_weights([start])
     shapes = ((tasks, lanes), (tasks, vectors, lanes), (tasks, vectors, lanes))
-    plan = bundle.Plan(
+    plan = Plan(
         arenas=tuple(4 * int(np.prod(shape)) for shape in shapes),
         tensors=(
-            bundle.Tensor(shape=start.shape, dtype="float32", arena=-1),
-            *(bundle.Tensor(shape=s, dtype="float32", arena=i) for i, s in enumerate(shapes)),
+            Tensor(shape=start.shape, dtype="float32", arena=-1),
+            *(Tensor(shape=s, dtype="float32", arena=i) for i, s in enumerate(shapes)),
         ),
         launches=(
-            bundle.Launch(
+            Launch(
                 kernel="multiply_adds",
                 arguments=(0, 1),
                 layer="multiply_adds",
                 macs=tasks * steps * SUMS * lanes,
             ),
-            bundle.Launch(kernel="copy", arguments=(2, 3), layer="copy"),
+            Launch(kernel="copy", arguments=(2, 3), layer="copy"),
         ),
         inputs={},
         outputs={"sums": 1},

@@ -18,9 +18,9 @@ from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.ir.files import is_unchanged
 from graphopt.ir.onnx_io import load_model, serialised
-from graphopt.runtime.bundle import Manifest
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.plan import Manifest
 from graphopt.runtime.sample_inputs import sample_feeds
 
 

@@ -29,7 +29,7 @@ from graphopt.codegen.linking.kernel_bundle import write_kernels
 from graphopt.codegen.lowering.lower_convolutions import use_our_kernels
 from graphopt.codegen.lowering.memory_plan import pack_weights
 from graphopt.codegen.targets import Target
-from graphopt.runtime.bundle import Launch, Plan, Tensor
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 TILES = 4
 """Candidates of each algorithm, by estimated time."""

@@ -20,11 +20,11 @@ from graphopt.codegen.targets import Target
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
 from graphopt.ir.version import VERSION
-from graphopt.runtime import bundle
+from graphopt.runtime import plan
 from graphopt.runtime.cpu import this_host
 
 MANIFEST = "graphopt_manifest"
-"""The library's function that returns its `graphopt.runtime.bundle.Manifest` as JSON; no file
+"""The library's function that returns its `graphopt.runtime.plan.Manifest` as JSON; no file
 beside the library that says it could be lost."""
 
 MACHINE = (
@@ -40,12 +40,12 @@ MACHINE = (
 def write_library(
     model: onnx.ModelProto,
     target: Target,
-    source: bundle.Model,
+    source: plan.Model,
     path: Path,
     host: str = "",
     measured: Mapping[str, KernelChoice] = MappingProxyType({}),
     progress: Progress = lambda *_: None,
-) -> bundle.Manifest:
+) -> plan.Manifest:
     """Compile a network; the library's `main` takes its inputs and returns its outputs, in order.
 
     Args:
@@ -72,8 +72,8 @@ def write_library(
         progress("code")
         main = module["main"]
         features = sorted({feature for layer in layers for feature in layer.features})
-        manifest = bundle.Manifest(
-            format=bundle.FORMAT,
+        manifest = plan.Manifest(
+            format=plan.FORMAT,
             graphopt=VERSION,
             tvm=tvm.__version__,
             target=replace(machine_code.description(target, features), host=host or this_host()),
@@ -108,7 +108,7 @@ DEVICES = {"cpu": "cpu", "gpu": "opencl"}
 
 
 def run_library(
-    path: Path, target: bundle.BundleTarget, inputs: Sequence[Sequence[Array]]
+    path: Path, target: plan.BundleTarget, inputs: Sequence[Sequence[Array]]
 ) -> Iterator[tuple[Array, ...]]:
     """A library's outputs on this machine, for one set of inputs after the other.
 

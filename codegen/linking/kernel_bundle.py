@@ -12,10 +12,11 @@ from graphopt.codegen.linking import machine_code
 from graphopt.codegen.targets import Target
 from graphopt.ir.version import VERSION
 from graphopt.runtime import bundle
+from graphopt.runtime.plan import FORMAT, Manifest, Model, Plan
 
 
 def write_kernels(
-    functions: Mapping[str, Any], plan: bundle.Plan, weights: bytes, target: Target, path: Path
+    functions: Mapping[str, Any], plan: Plan, weights: bytes, target: Target, path: Path
 ) -> None:
     """Compile kernels and write them as a bundle.
 
@@ -27,12 +28,12 @@ def write_kernels(
         path: the bundle's folder.
     """
     plan, file, code = machine_code.compiled(functions, plan, target)
-    manifest = bundle.Manifest(
-        format=bundle.FORMAT,
+    manifest = Manifest(
+        format=FORMAT,
         graphopt=VERSION,
         tvm=tvm.__version__,
         target=machine_code.description(target),
-        model=bundle.Model(path="", sha256=""),
+        model=Model(path="", sha256=""),
         inputs={name: plan.tensors[i].shape for name, i in plan.inputs.items()},
         outputs={name: plan.tensors[i].shape for name, i in plan.outputs.items()},
         macs=sum(launch.macs for launch in plan.launches),

@@ -22,9 +22,8 @@ from graphopt.codegen.linking.opencl_memory import MACROS
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError
 from graphopt.ir.records import Record
-from graphopt.runtime import bundle
-from graphopt.runtime.bundle import Plan, Tensor
 from graphopt.runtime.cpu import this_host
+from graphopt.runtime.plan import BundleTarget, Plan, Tensor
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ def _object_file(name: str, function: Any, device: Any) -> bytes:
         return file.read_bytes()
 
 
-def description(target: Target, features: Sequence[str] = ()) -> bundle.BundleTarget:
+def description(target: Target, features: Sequence[str] = ()) -> BundleTarget:
     """What a bundle says of the target that it was compiled for.
 
     Args:
         target: what was compiled for.
         features: what a CPU must have beside the target's features.
     """
-    return bundle.BundleTarget(
+    return BundleTarget(
         name=target.name,
         kind=target.kind,
         host=(target.host or this_host()) if target.kind == "cpu" else "",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from graphopt.codegen.kernels.pose.preprocess import PIXEL, SHIFT
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime.bundle import Launch, Plan, Tensor
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 VALUES = 256
 _STEEPEST = 4

@@ -21,7 +21,7 @@ from graphopt.pose.kernel_decoder import thresholds
 from graphopt.pose.map_slices import MapSlice
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec, Preprocess
-from graphopt.runtime.bundle import Decoder, Plan, Tensor
+from graphopt.runtime.plan import Decoder, Plan, Tensor
 
 _THRESHOLDS = Tensor(shape=(THRESHOLDS,), dtype="float32", arena=None)
 _PEOPLE, _MAXIMA = ("people", "worth", "found", "counts"), ("peaks", "counts")

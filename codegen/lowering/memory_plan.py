@@ -17,7 +17,8 @@ from graphopt.codegen.kernels import copy
 from graphopt.codegen.lowering.lower_convolutions import LoweredLayer
 from graphopt.codegen.targets import Target
 from graphopt.errors import GraphoptError, Unsupported
-from graphopt.runtime.bundle import ALIGNMENT, Launch, Plan, Tensor, sha256
+from graphopt.runtime.bundle import sha256
+from graphopt.runtime.plan import ALIGNMENT, Launch, Plan, Tensor
 
 Expr = Any
 

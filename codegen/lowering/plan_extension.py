@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphopt.codegen.lowering.memory_plan import pack_weights
-from graphopt.runtime.bundle import ALIGNMENT, Launch, Plan, Stage, Tensor
+from graphopt.runtime.plan import ALIGNMENT, Launch, Plan, Stage, Tensor
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from graphopt.codegen.lowering.plan_extension import Kernels, Placed
 from graphopt.codegen.targets import Target
 from graphopt.pose.resample import most_neighbours
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime.bundle import Plan, Preparation, Tensor
+from graphopt.runtime.plan import Plan, Preparation, Tensor
 
 _GIVEN = ("photo", "geometry", "columns", "rows")
 

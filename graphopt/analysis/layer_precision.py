@@ -17,7 +17,8 @@ from graphopt.ir.convolution import Convolution
 from graphopt.ir.graph import label
 from graphopt.ir.onnx_io import load_model
 from graphopt.ir.records import Record
-from graphopt.runtime.bundle import Bundle, Launch, read_bundle
+from graphopt.runtime.bundle import Bundle, read_bundle
+from graphopt.runtime.plan import Launch
 from graphopt.runtime.precision import bundle_precision
 
 

@@ -12,8 +12,9 @@ from rich.text import Text
 from graphopt.display.numbers import human, named_sizes
 from graphopt.display.tables import Grid, Kind
 from graphopt.ir.records import Record
-from graphopt.runtime.bundle import Manifest, Place, Stage, read_bundle
+from graphopt.runtime.bundle import read_bundle
 from graphopt.runtime.levels import Level
+from graphopt.runtime.plan import Manifest, Place, Stage
 from graphopt.runtime.precision import bundle_precision
 
 STAGES: tuple[Stage, ...] = ("prepare", "input", "network", "decode")

@@ -16,7 +16,7 @@ from graphopt.compiler.options import CompileOptions
 
 if TYPE_CHECKING:
     from graphopt.compiler.compile import Compilation
-    from graphopt.runtime.bundle import Manifest
+    from graphopt.runtime.plan import Manifest
 
 
 class Format(str, Enum):

@@ -26,7 +26,7 @@ from graphopt.codegen.targets.cpu import bfloat16_unit
 from graphopt.compiler.comparison import opened
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import CheckFailed, GraphoptError, Unsupported
-from graphopt.runtime.bundle import read_bundle, write_bundle
+from graphopt.runtime.bundle import copy_bundle, read_bundle
 from graphopt.runtime.steps import is_quantised
 
 
@@ -184,9 +184,7 @@ def compile_fastest(
         progress("measuring")
         ms = measured({name: Path(folder) / name for name in made}) if len(made) > 1 else {}
         best: Precision = min(ms, key=ms.__getitem__, default="float32")
-        kept = read_bundle(Path(folder) / best)
-        files = {name: kept.read(name) for name in kept.manifest.files}
-        write_bundle(bundle, kept.manifest, files)
+        copy_bundle(read_bundle(Path(folder) / best), bundle)
     times = ", ".join(f"{one:.1f} ms in {name}" for name, one in ms.items()) or "no other runs"
     return made[best], (f"precision {best}, as measured here: {times}", *failed)
 

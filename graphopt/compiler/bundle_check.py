@@ -16,7 +16,7 @@ from graphopt.errors import CheckFailed
 from graphopt.ir.arrays import Feeds
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.bundle import Comparison, Manifest
+from graphopt.runtime.plan import Comparison, Manifest
 
 if TYPE_CHECKING:
     from graphopt.runtime.runner import BundleRunner

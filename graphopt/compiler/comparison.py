@@ -17,9 +17,9 @@ from graphopt.ir.arrays import Array, Feeds
 from graphopt.ir.onnx_io import serialised
 from graphopt.optimizer.verify import APPROXIMATE_LIMIT
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.bundle import Decoder
 from graphopt.runtime.differences import Agreement, agreement, nudged
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.plan import Decoder
 from graphopt.runtime.steps import NUDGE as STEP_NUDGE
 from graphopt.runtime.steps import is_quantised, step_agreement, steps_of
 

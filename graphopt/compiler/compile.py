@@ -47,14 +47,8 @@ from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
 from graphopt.ir.version import VERSION
 from graphopt.pose.spec import AnySpec
-from graphopt.runtime.bundle import (
-    FORMAT,
-    Manifest,
-    Model,
-    Plan,
-    check_place,
-    write_bundle,
-)
+from graphopt.runtime.bundle import check_place, write_bundle
+from graphopt.runtime.plan import FORMAT, Manifest, Model, Plan
 from graphopt.runtime.sample_inputs import sample_feeds
 from graphopt.runtime.steps import is_quantised
 

@@ -12,8 +12,8 @@ from graphopt.codegen.hosts import family, ranked
 from graphopt.codegen.targets import check_features
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import UsageError
-from graphopt.runtime.bundle import ALIGNMENT, BundleTarget, Plan
 from graphopt.runtime.levels import Level
+from graphopt.runtime.plan import ALIGNMENT, BundleTarget, Plan
 from graphopt.runtime.runner import byte_size
 
 WEIGHTS = -1

@@ -9,7 +9,7 @@ from typing import Literal
 from graphopt.compiler.options import Post
 from graphopt.errors import CheckFailed
 from graphopt.pose.spec import AnySpec
-from graphopt.runtime.bundle import Place, Plan, Stage
+from graphopt.runtime.plan import Place, Plan, Stage
 
 
 def places(

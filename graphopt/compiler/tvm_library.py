@@ -25,7 +25,7 @@ from graphopt.errors import UsageError
 from graphopt.ir.files import replacing, sha256_of
 from graphopt.ir.input_shapes import parse_input_shapes
 from graphopt.ir.onnx_io import save_model
-from graphopt.runtime.bundle import Manifest, Model
+from graphopt.runtime.plan import Manifest, Model
 from graphopt.runtime.sample_inputs import sample_feeds
 
 
@@ -59,7 +59,7 @@ def compile_library(
     """Compile a network into a library for TVM's runtime.
 
     Its function `main` takes the network's inputs and returns its outputs, float32 as they are in
-    the ONNX file; `graphopt_manifest` returns a `graphopt.runtime.bundle.Manifest` as JSON.
+    the ONNX file; `graphopt_manifest` returns a `graphopt.runtime.plan.Manifest` as JSON.
 
     Args:
         path: the ONNX file.

@@ -21,8 +21,8 @@ from graphopt.pose.peaks import Peaks
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.skeleton import Skeleton
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.bundle import Decoder
 from graphopt.runtime.engine import Engine
+from graphopt.runtime.plan import Decoder
 
 LIMITS = ("samples", "max_peaks", "max_people")
 """Options that are compiled in; `thresholds` are the others."""

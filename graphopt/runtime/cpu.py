@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array, Shape
-from graphopt.runtime.bundle import ALIGNMENT, Bundle
+from graphopt.runtime.bundle import Bundle
 from graphopt.runtime.levels import Level, best_level
+from graphopt.runtime.plan import ALIGNMENT
 from graphopt.runtime.runner import BundleRunner, byte_size, tensor_view
 from graphopt.runtime.threads import CpuThreads, Result, tvm_ffi
 

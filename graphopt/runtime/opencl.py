@@ -14,7 +14,8 @@ import numpy as np
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.ir.arrays import Array
-from graphopt.runtime.bundle import Bundle, Launch, Tensor
+from graphopt.runtime.bundle import Bundle
+from graphopt.runtime.plan import Launch, Tensor
 from graphopt.runtime.runner import BundleRunner, byte_size
 from graphopt.runtime.threads import environment
 

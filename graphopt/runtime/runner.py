@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from graphopt.errors import InputError
 from graphopt.ir.arrays import Array, Shape
-from graphopt.runtime.bundle import Bundle, Stage, Tensor
+from graphopt.runtime.bundle import Bundle
 from graphopt.runtime.engine import as_type
+from graphopt.runtime.plan import Stage, Tensor
 from graphopt.runtime.threads import Result
 
 
@@ -94,7 +95,7 @@ class BundleRunner(ABC):
         Only a bundle that has a preparation can.
 
         Args:
-            photo: what its tensors should hold, by the fields of `runtime.bundle.Preparation`;
+            photo: what its tensors should hold, by the fields of `runtime.plan.Preparation`;
                 fewer numbers than one holds are its first.
         """
         with self._lock:

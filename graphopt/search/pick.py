@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graphopt.ir.onnx_io import load_model, save_model
-from graphopt.runtime.bundle import read_bundle, write_bundle
+from graphopt.runtime.bundle import copy_bundle, read_bundle
 from graphopt.search.candidates import Candidate
 from graphopt.search.frontier import Point, Wish, levers
 from graphopt.search.options import LOCAL
@@ -52,8 +52,7 @@ def write(
     if report.device == LOCAL:
         compiled = workshop.bundle(candidate, progress)
         assert isinstance(compiled, Path)
-        kept = read_bundle(compiled)
-        write_bundle(bundle, kept.manifest, {name: kept.read(name) for name in kept.manifest.files})
+        copy_bundle(read_bundle(compiled), bundle)
         written = str(bundle)
         commands.append(workshop.compile_command(candidate, str(network), written))
     return Picked(

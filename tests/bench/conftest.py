@@ -12,17 +12,9 @@ from graphopt.bench import benchmark, contest
 from graphopt.bench.roofline import Peak
 from graphopt.ir.arrays import Array
 from graphopt.ir.files import sha256_of
-from graphopt.runtime.bundle import (
-    FORMAT,
-    BundleTarget,
-    Manifest,
-    Model,
-    Plan,
-    Tensor,
-    read_bundle,
-    write_bundle,
-)
+from graphopt.runtime.bundle import read_bundle, write_bundle
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.plan import FORMAT, BundleTarget, Manifest, Model, Plan, Tensor
 from graphopt.runtime.runner import LayerTime
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.onnx"

@@ -25,12 +25,9 @@ from graphopt.ir.files import sha256_of
 from graphopt.ir.input_shapes import format_input_shapes
 from graphopt.ir.onnx_io import load_model, save_model
 from graphopt.pose.detect import detect_pose_spec
-from graphopt.runtime.bundle import (
-    Model,
-    read_bundle,
-    write_bundle,
-)
+from graphopt.runtime.bundle import read_bundle, write_bundle
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
+from graphopt.runtime.plan import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.onnx"

@@ -22,8 +22,9 @@ from graphopt.errors import InputError, UsageError
 from graphopt.ir.arrays import Array
 from graphopt.ir.files import sha256_of
 from graphopt.pose.detect import detect_pose_spec
-from graphopt.runtime.bundle import Launch, Model, Plan, Tensor, read_bundle, write_bundle
+from graphopt.runtime.bundle import read_bundle, write_bundle
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
+from graphopt.runtime.plan import Launch, Model, Plan, Tensor
 from graphopt.runtime.precision import bundle_precision
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,10 +26,11 @@ from graphopt.codegen.targets import load_target
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import PRESETS, parse_pipeline
-from graphopt.runtime.bundle import FORMAT, BundleTarget, Manifest, Model, Plan, write_bundle
+from graphopt.runtime.bundle import write_bundle
 from graphopt.runtime.differences import difference
 from graphopt.runtime.engine import Engine, OnnxRuntimeEngine
 from graphopt.runtime.open import open_bundle
+from graphopt.runtime.plan import FORMAT, BundleTarget, Manifest, Model, Plan
 from graphopt.runtime.sample_inputs import sample_feeds
 
 ROUNDS = 5

@@ -25,9 +25,9 @@ from graphopt.compiler.tvm_library import compile_library
 from graphopt.devices import rpc_benchmark as remote
 from graphopt.devices.rpc_benchmark import bench_library
 from graphopt.errors import CheckFailed, InputError
-from graphopt.runtime.bundle import Manifest
 from graphopt.runtime.differences import Agreement
 from graphopt.runtime.engine import OnnxRuntimeEngine
+from graphopt.runtime.plan import Manifest
 
 Proto = Callable[..., onnx.ModelProto]
 

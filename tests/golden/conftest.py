@@ -40,7 +40,7 @@ from graphopt.optimizer.outcome import PassStep
 from graphopt.optimizer.pass_contract import Context
 from graphopt.optimizer.pipeline import run_pipeline
 from graphopt.optimizer.syntax import parse_pipeline
-from graphopt.runtime.bundle import Launch, Plan
+from graphopt.runtime.plan import Launch, Plan
 
 Array = NDArray[Any]
 

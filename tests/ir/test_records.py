@@ -24,7 +24,7 @@ from graphopt.optimizer.pass_contract import Numerics
 from graphopt.optimizer.sensitivity_file import Sensitivity
 from graphopt.paper.table2 import Records
 from graphopt.pose.spec import PoseSpec
-from graphopt.runtime.bundle import Manifest, Plan
+from graphopt.runtime.plan import Manifest, Plan
 from graphopt.sparsity.plan import PruningPlan
 
 FILES = Path(__file__).parents[1] / "fixtures" / "json"

@@ -12,15 +12,8 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.runtime import bundle
-from graphopt.runtime.bundle import (
-    FORMAT,
-    BundleTarget,
-    Manifest,
-    Model,
-    Plan,
-    read_bundle,
-    write_bundle,
-)
+from graphopt.runtime.bundle import read_bundle, write_bundle
+from graphopt.runtime.plan import FORMAT, BundleTarget, Manifest, Model, Plan
 
 PLAN = Plan(arenas=(), tensors=(), launches=(), inputs={}, outputs={})
 FILES = {"plan.json": PLAN.to_json().encode(), "weights.bin": b"1234"}

@@ -31,8 +31,9 @@ from graphopt.pose.options import PoseOptions
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime.bundle import FORMAT, read_bundle, sha256
+from graphopt.runtime.bundle import read_bundle, sha256
 from graphopt.runtime.cpu import cpu_features
+from graphopt.runtime.plan import FORMAT
 from graphopt.runtime.precision import bundle_precision
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,7 +15,7 @@ from graphopt.compiler.compile import compile_model
 from graphopt.compiler.options import CompileOptions
 from graphopt.errors import GraphoptError
 from graphopt.ir.arrays import Array
-from graphopt.runtime.bundle import Launch, Plan, Tensor
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 Proto = Callable[..., onnx.ModelProto]
 X = "float[1,3,10,12] x"

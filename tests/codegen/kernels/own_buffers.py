@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.runtime import open as opening
-from graphopt.runtime.bundle import Tensor
 from graphopt.runtime.opencl import OpenClRunner
+from graphopt.runtime.plan import Tensor
 from graphopt.runtime.runner import byte_size
 
 

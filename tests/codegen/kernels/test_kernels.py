@@ -39,6 +39,7 @@ from graphopt.codegen.targets.cpu import VECTOR_UNITS, describe
 from graphopt.ir.arrays import Array
 from graphopt.ir.block_structure import BLOCKS, Block, expand
 from graphopt.runtime import bundle
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 
 @pytest.fixture(params=["cpu", pytest.param("opencl", marks=pytest.mark.opencl)])
@@ -376,15 +377,15 @@ def test_winograd_where_it_pays(what: dict[str, Any], square: int) -> None:
 
 def test_functions_share_their_working_memory() -> None:
     def function(*sizes: int) -> machine_code.DeviceFunction:
-        buffers = tuple(bundle.Tensor(shape=(n,), dtype="float32", arena=None) for n in sizes)
+        buffers = tuple(Tensor(shape=(n,), dtype="float32", arena=None) for n in sizes)
         call = machine_code.DeviceCall("k", tuple(range(1, 1 + len(sizes))), (1,), (1,))
         return machine_code.DeviceFunction((call,), buffers)
 
     functions = {"small": function(8), "large": function(5, 20)}
-    plan = bundle.Plan(
+    plan = Plan(
         arenas=(64,),
-        tensors=(bundle.Tensor(shape=(16,), dtype="float32", arena=0),),
-        launches=tuple(bundle.Launch(kernel=k, arguments=(0,), layer="") for k in functions),
+        tensors=(Tensor(shape=(16,), dtype="float32", arena=0),),
+        launches=tuple(Launch(kernel=k, arguments=(0,), layer="") for k in functions),
         inputs={},
         outputs={},
     )

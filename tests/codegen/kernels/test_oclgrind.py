@@ -14,16 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from graphopt.runtime.bundle import (
-    FORMAT,
-    BundleTarget,
-    Launch,
-    Manifest,
-    Model,
-    Plan,
-    Tensor,
-    write_bundle,
-)
+from graphopt.runtime.bundle import write_bundle
+from graphopt.runtime.plan import FORMAT, BundleTarget, Launch, Manifest, Model, Plan, Tensor
 
 pytestmark = pytest.mark.oclgrind
 

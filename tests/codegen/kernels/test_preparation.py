@@ -31,8 +31,8 @@ from graphopt.pose.pixels import pixels_of
 from graphopt.pose.preprocess import fitted, prepare
 from graphopt.pose.resample import table, tables
 from graphopt.pose.spec import Preprocess
-from graphopt.runtime.bundle import Launch, Plan, Tensor
 from graphopt.runtime.open import open_bundle
+from graphopt.runtime.plan import Launch, Plan, Tensor
 from graphopt.runtime.runner import BundleRunner
 
 SIZE, SIDE = (64, 104), 300

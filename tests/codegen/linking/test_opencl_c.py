@@ -21,8 +21,8 @@ from graphopt.codegen.linking.opencl_words import DataType, Names, number
 from graphopt.codegen.targets import Target, load_target
 from graphopt.errors import Unsupported
 from graphopt.ir.arrays import Array
-from graphopt.runtime import bundle
 from graphopt.runtime.open import open_bundle
+from graphopt.runtime.plan import Launch, Plan, Tensor
 
 GPU = load_target("opencl")
 Write = Callable[[Any, Any], None]
@@ -48,13 +48,13 @@ def source_of(function: Any, target: Target = GPU) -> str:
 
 
 def run(function: Any, x: Array, size: int, dtype: str, target: Target, folder: Path) -> Array:
-    plan = bundle.Plan(
+    plan = Plan(
         arenas=(),
         tensors=(
-            bundle.Tensor(shape=x.shape, dtype=str(x.dtype), arena=None),
-            bundle.Tensor(shape=(size,), dtype=dtype, arena=None),
+            Tensor(shape=x.shape, dtype=str(x.dtype), arena=None),
+            Tensor(shape=(size,), dtype=dtype, arena=None),
         ),
-        launches=(bundle.Launch(kernel="k", arguments=(0, 1), layer=""),),
+        launches=(Launch(kernel="k", arguments=(0, 1), layer=""),),
         inputs={"x": 0},
         outputs={"y": 1},
     )
