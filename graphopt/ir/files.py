@@ -17,16 +17,28 @@ from graphopt.errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, of the same name in a folder beside `path`; then it takes its place.
 
+    A symbolic link stays, and the file that it leads to is replaced. What is there and is no
+    ordinary file (`/dev/null`, `/dev/stdout`, a pipe) gets the content, whole, written into it.
+
     Raises:
         InputError: when the operating system refuses; then nothing is left behind.
     """
     folder: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        target = path if special else path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = None if special else target.parent
+        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=beside)
         fresh = Path(folder) / path.name
         yield fresh
-        fresh.replace(path)
+        if special:
+            with fresh.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            _keep(fresh)
+            fresh.replace(target)
+            _keep(target.parent)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written: {error.strerror or error}",
@@ -35,6 +47,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(path: Path) -> None:
+    """Have a file, or a folder's list of files, on the disk before anything else is done."""
+    if os.name == "nt" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def sha256_of(path: Path) -> str:
@@ -69,9 +92,12 @@ def check_writable(path: Path) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that is at `path` afterwards, in place of what was there.
 
+    Where `path` is a symbolic link, it stays, and the folder that it leads to is replaced.
+
     Yields:
         An empty folder beside it. Where filling or moving it fails, nothing has changed.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh, old = Path(folder) / "fresh", Path(folder) / "old"
