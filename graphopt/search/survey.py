@@ -65,14 +65,12 @@ class Survey:
         """Everything, stage by stage."""
         everything = self.candidates()
         judge = self.judge()
-        made = self.networks(everything)
-        rough = self.expected(made, judge)
-        made = {one: made[one] for one in rough}
-        judged = self.qualities(self.wanted(made, rough), judge)
-        if self.device is None:
-            times, judged = self.timed(judged, rough, judge)
-        else:
-            times = {one: rough[one] for one in judged}
+        unfitted = [one for one in everything if one.plain and not one.int8]
+        if self.budget.minutes is not None and unfitted:
+            # What needs no fitting first, so that a short time has an answer, too.
+            self.figures(unfitted, judge)
+            self.rejected.clear()
+        times, judged = self.figures(everything, judge)
         points = self.points = {one: self.point(one, times[one], judged[one]) for one in times}
         plain = tuple(point for one, point in points.items() if one.plain)
         above = [point for point in points.values() if below_the_line(point, plain) is None]
@@ -104,6 +102,18 @@ class Survey:
                 for one, why in self.rejected.items()
             ),
         )
+
+    def figures(
+        self, tried: Sequence[Candidate], judge: Judge
+    ) -> tuple[dict[Candidate, float], dict[Candidate, Quality]]:
+        """Milliseconds and quality of those candidates that are worth it; `rejected` has others."""
+        made = self.networks(tried)
+        rough = self.expected(made, judge)
+        made = {one: made[one] for one in rough}
+        judged = self.qualities(self.wanted(made, rough), judge)
+        if self.device is None:
+            return self.timed(judged, rough, judge)
+        return {one: rough[one] for one in judged}, judged
 
     @cached_property
     def precisions(self) -> list[Precision]:

@@ -113,6 +113,25 @@ def test_a_budget(pictures: Path, tmp_path: Path) -> None:
     assert whys == {"not tried: 1 minutes did not suffice"}
 
 
+def test_smaller_photos_are_looked_at_before_anything_is_fitted(
+    pictures: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def clock() -> float:
+        """Time is over as soon as something is fitted."""
+        return 600.0 if any("reconstruct" in what for what in told) else 0.0
+
+    options = _options(pictures, budget_minutes=10)
+    report = search(DEMO, tmp_path, options, progress=told.append, clock=clock)
+    assert [(point.height, point.pipeline) for point in report.frontier] == [
+        (192, "exact"),
+        (128, "exact"),
+    ]
+    whys = {one.why for one in report.rejected}
+    assert whys == {"not tried: 10 minutes did not suffice"}
+
+
 def test_annotations(found: tuple[SearchReport, Path], pictures: Path, tmp_path: Path) -> None:
     _, folder = found
     own = json.loads((folder / "search.json").read_text())["entries"]["original"]
