@@ -14,7 +14,6 @@ from graphopt.commands.output import Level, level, remark
 from graphopt.commands.parameters import takes_options
 from graphopt.commands.progress import shown
 from graphopt.errors import UsageError
-from graphopt.fitting.distill_options import leads
 from graphopt.optimizer.options import OptimizeOptions
 
 
@@ -50,6 +49,7 @@ def optimize(
     photo alone would keep.
     """
     from graphopt.display.tables import console, say
+    from graphopt.fitting.distill_options import leads
     from graphopt.optimizer.optimize import optimize as run
     from graphopt.optimizer.wishes import check_wishes, wishes
 

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from graphopt.runtime.cpu import cpu_features
-
 
 @dataclass(frozen=True)
 class DistillOptions:
@@ -45,6 +43,9 @@ class DistillOptions:
         """Whether training computes in bfloat16 on this device."""
         native = self.device == "cuda"
         if self.device == "cpu":
+            # Here: the command line reads these options, and needs no numpy for that.
+            from graphopt.runtime.cpu import cpu_features
+
             native = bool(cpu_features() & BFLOAT16_FEATURES)
         return self.precision == "bfloat16" or (self.precision == "auto" and native)
 

@@ -242,7 +242,7 @@ def test_a_hint_says_whose_an_option_is(
         ("compile it again with --host", "compile it again with --host"),
         ("try --height 368", "try --height 368"),
     ):
-        monkeypatch.setattr("graphopt.pose.open.open_engine", fail(hint))
+        monkeypatch.setattr("graphopt.pose.open.open_any", fail(hint))
         done = graphopt("run", DEMO, PHOTO)
         assert done.code == 1
         assert " ".join(done.stderr.split()).endswith(f"hint: {said}")

@@ -56,7 +56,7 @@ def test_operators_are_refused_before_the_work(
         raise AssertionError("work has begun")
 
     monkeypatch.setattr(compiling, "run_worker", too_late)
-    for name in ("detect_pose_spec", "run_pipeline"):
+    for name in ("detect_head", "run_pipeline"):
         monkeypatch.setattr(prepare, name, too_late)
     model = proto(X, output, body, n=np.int64(2), yes=np.bool_(True))
     model.graph.node[-1].name = "culprit"
