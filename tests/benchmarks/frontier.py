@@ -7,7 +7,8 @@
         [--rivals openvino] [--threads 2] [--rounds 5] [--limit N] [-o frontier.svg] [--json F.json]
 
 Every bundle of the search, at every height, and the other engines with the network as it was at the
-same heights, and with the quantised one of `--quantized` (NNCF's, say). All take turns, photo by
+same heights, and with the quantised one of `--quantized` (NNCF's, say; at its own size alone if it
+takes no other). All take turns, photo by
 photo, in one run, from a photo's pixels to its people; each other engine with graphopt's decoder in
 NumPy and with tf-pose's compiled one where that is installed (photo_to_poses.py says how). AP is of
 what was timed: the bundle itself, the engine itself with that decoder.
@@ -34,6 +35,7 @@ from engines import ROOT
 from photo_to_poses import COMPILED, Contestant, Rivals, each, race
 
 from graphopt.display.plots import COLORS, Axis, Plot
+from graphopt.errors import GraphoptError
 from graphopt.ir.files import replacing
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.open import open_engine
@@ -93,7 +95,11 @@ def others(
     for shapes in sizes.values():
         fixed = {name: tuple(d for d in shape if d) for name, shape in shapes.items()}
         for number, network in enumerate(networks):
-            found, _ = Rivals(fixed, threads, True, scratch).of(network, names)
+            try:
+                found, _ = Rivals(fixed, threads, True, scratch).of(network, names)
+            except GraphoptError as error:  # a file of one size has no other
+                print(f"{network.name}: {error.message}", file=sys.stderr)
+                continue
             for one in found:
                 kind = getattr(one.engine, "precision", "float32") if not number else "int8"
                 (shape,) = fixed.values()
