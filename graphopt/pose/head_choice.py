@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from graphopt.errors import GraphoptError, InputError, UsageError
 from graphopt.ir.arrays import Feeds
 from graphopt.pose import heads
@@ -22,8 +20,14 @@ from graphopt.pose.detect import detect_pose_spec
 from graphopt.pose.head import Head, HeadSpec, Look, Size
 from graphopt.pose.preprocess import Placement
 from graphopt.pose.probe import as_proto
-from graphopt.pose.skeleton import first_complaint
-from graphopt.pose.spec import METADATA_KEY, AnySpec, PoseSpec, parse_pose_spec
+from graphopt.pose.spec import (
+    METADATA_KEY,
+    AnySpec,
+    PoseSpec,
+    parse_pose_spec,
+    parsed,
+    pose_text,
+)
 
 
 @cache
@@ -149,10 +153,7 @@ def parse_spec(text: str, *, where: str) -> AnySpec:
     """
     if not is_of_head(text):
         return parse_pose_spec(text, where=where)
-    try:
-        spec = HeadSpec.from_json(text)
-    except ValidationError as error:
-        raise InputError(f"{where} holds no pose spec: {first_complaint(error)}") from error
+    spec = parsed(HeadSpec, text, where=where)
     find_head(spec.head)
     return spec
 
@@ -168,10 +169,4 @@ def read_spec(path: Path) -> AnySpec:
     Raises:
         InputError: the file cannot be read, or holds no pose spec.
     """
-    try:
-        return parse_spec(path.read_text(encoding="utf-8"), where=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}",
-            hint="a bundle is made by: graphopt compile MODEL.onnx -o BUNDLE",
-        ) from error
+    return parse_spec(pose_text(path), where=str(path))

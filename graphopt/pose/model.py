@@ -75,7 +75,7 @@ class Model:
             ONNX file.
         threads: CPU threads; 0: every core for a bundle, onnxruntime's own choice for a file.
         choices: what cannot be told from the network, as the options of `graphopt run` of the same
-            names (`skeleton`, `normalize`, `maps` …).
+            names (`skeleton`, `color`, `mean`, `maps` …).
 
     Raises:
         InputError: no such file, or none of a pose network.

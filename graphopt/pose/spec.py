@@ -259,8 +259,17 @@ def read_pose_spec(path: Path) -> PoseSpec:
     Raises:
         InputError: the file cannot be read, or holds no pose spec.
     """
+    return parse_pose_spec(pose_text(path), where=str(path))
+
+
+def pose_text(path: Path) -> str:
+    """What a bundle keeps as `pose.json`, whichever head it is of.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
-        return parse_pose_spec(path.read_text(encoding="utf-8"), where=str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read: {error}",
@@ -269,8 +278,17 @@ def read_pose_spec(path: Path) -> PoseSpec:
 
 
 def parse_pose_spec(text: str, *, where: str) -> PoseSpec:
-    """A pose spec from JSON; errors say where it is from."""
+    """A pose spec of maps from JSON; errors say where it is from."""
+    return parsed(PoseSpec, text, where=where)
+
+
+def parsed(kind: type[S], text: str, *, where: str) -> S:
+    """A pose spec of one kind from JSON.
+
+    Raises:
+        InputError: it holds none; says where it is from.
+    """
     try:
-        return PoseSpec.from_json(text)
+        return kind.from_json(text)
     except ValidationError as error:
         raise InputError(f"{where} holds no pose spec: {first_complaint(error)}") from error

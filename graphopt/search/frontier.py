@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, TypeVar
 
 from graphopt.errors import CheckFailed, UsageError
 from graphopt.ir.records import Record
@@ -71,7 +72,24 @@ def levers(one: Point | Rejected, original: Point) -> dict[str, str]:
     return said
 
 
-def beaten_by(point: Point, others: Iterable[Point]) -> Point | None:
+class Timed(Protocol):
+    """What is as fast, and as good, as it says."""
+
+    @property
+    def ms(self) -> float:
+        """How long it takes."""
+        ...
+
+    @property
+    def quality(self) -> float:
+        """How good its poses are, 0..1."""
+        ...
+
+
+T = TypeVar("T", bound=Timed)
+
+
+def beaten_by(point: T, others: Iterable[T]) -> T | None:
     """One that is no slower and no worse, and one of both better; None: there is none."""
     for other in others:
         no_worse = other.ms <= point.ms and other.quality >= point.quality

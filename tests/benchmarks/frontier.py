@@ -39,6 +39,7 @@ from graphopt.errors import GraphoptError
 from graphopt.ir.files import replacing
 from graphopt.pose.evaluate import evaluate
 from graphopt.pose.open import open_engine
+from graphopt.search.frontier import beaten_by
 
 TOGETHER = "graphopt, everything"
 SERIES = {"exact": "graphopt, smaller photos alone", "exact-quantize": "graphopt, int8"}
@@ -66,6 +67,11 @@ class Result:
     ms: float
     """Median over photos and rounds."""
     ap: float
+
+    @property
+    def quality(self) -> float:
+        """What results are compared by."""
+        return self.ap
 
 
 def bundles(folder: Path, threads: int) -> Iterator[Entry]:
@@ -131,11 +137,8 @@ def write(path: Path | None, content: Mapping[str, object]) -> None:
 
 def best(results: Sequence[Result]) -> list[Result]:
     """Those that none of the others beats in both, the slowest first."""
-    return [
-        one
-        for one in sorted(results, key=lambda r: -r.ms)
-        if not any(r.ms <= one.ms and r.ap >= one.ap and r != one for r in results)
-    ]
+    slowest_first = sorted(results, key=lambda r: -r.ms)
+    return [one for one in slowest_first if beaten_by(one, results) is None]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from known import constant_in, values_of
-from PIL import Image
+from noise_lessons import calibration_on_noise
 
 from graphopt.errors import InputError, Unsupported
 from graphopt.fitting.calibration import Calibration
@@ -22,9 +22,6 @@ from graphopt.fitting.distillation_data import DistillationData
 from graphopt.ir.onnx_io import load_model, to_proto
 from graphopt.optimizer.pass_contract import Context
 from graphopt.passes.distill import Distill
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 from graphopt.runtime.engine import OnnxRuntimeEngine
 
 if TYPE_CHECKING:
@@ -298,20 +295,7 @@ def lesson(proto: Proto, tmp_path: Path) -> tuple[gs.Graph, gs.Graph, Calibratio
     )
     values_of(weight)[:8] = 0
     values_of(weight)[9, 3] = 0  # no block: trained like the others
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(10):
-        noise = rng.integers(0, 255, (9, 12, 3), np.uint8)
-        Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC).save(photos / f"{i}.png")
-    spec = PoseSpec(
-        preprocess=Preprocess(
-            color="bgr", mean=(128, 128, 128), scale=(1 / 64,) * 3, multiple=8, height=64
-        ),
-        skeleton=load_skeleton("coco18"),
-        heat=MapSlice(output="y", count=19),
-        stride=2,
-    )
-    return teacher, student, Calibration.from_photos(photos, teacher, spec)
+    return teacher, student, calibration_on_noise(tmp_path, teacher, rng)
 
 
 def test_nothing_to_train_is_said(

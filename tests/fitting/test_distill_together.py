@@ -13,15 +13,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from known import values_of
-from PIL import Image
+from noise_lessons import calibration_on_noise
 
 from graphopt.errors import InputError
 from graphopt.fitting.calibration import Calibration
 from graphopt.fitting.distill_options import DistillOptions, leads
 from graphopt.ir.onnx_io import load_model
-from graphopt.pose.map_slices import MapSlice
-from graphopt.pose.skeleton import load_skeleton
-from graphopt.pose.spec import PoseSpec, Preprocess
 
 pytest.importorskip("torch", reason="PyTorch is not installed (extra [distill])")
 
@@ -74,21 +71,8 @@ def lesson(
         onnx.save(
             proto("float[1,3,h,v] x", "float[1,19,p,q] y", body, **w), tmp_path / f"{name}.onnx"
         )
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(10):
-        noise = rng.integers(0, 255, (9, 12, 3), np.uint8)
-        Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC).save(photos / f"{i}.png")
-    spec = PoseSpec(
-        preprocess=Preprocess(
-            color="bgr", mean=(128, 128, 128), scale=(1 / 64,) * 3, multiple=8, height=64
-        ),
-        skeleton=load_skeleton("coco18"),
-        heat=MapSlice(output="y", count=19),
-        stride=2,
-    )
     student, teacher = (load_model(tmp_path / f"{name}.onnx") for name in ("student", "teacher"))
-    calibration = Calibration.from_photos(photos, teacher, spec)
+    calibration = calibration_on_noise(tmp_path, teacher, rng)
     (tmp_path / "lesson").write_bytes(pickle.dumps((calibration, OPTIONS)))
     (tmp_path / "worker.py").write_text(WORKER)
     return student, teacher, calibration
